@@ -1,0 +1,184 @@
+"""The settings of every part of Taskmill: one class, read once, passed in.
+
+Each name equals its environment variable, `TASKMILL_` and the field in capitals. The table in README.md and the file
+.env.example are held against this class by a test.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import ConfigurationError
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+DEFAULT_SECRET_KEY = "change-me"
+DEFAULT_FLOWER_PASSWORD = "change-me"
+
+GIBIBYTE = 1 << 30
+MEBIBYTE = 1 << 20
+
+
+class Settings(BaseSettings):
+    """What an operator may decide. Durations are in seconds and sizes in bytes, as the field names say."""
+
+    model_config = SettingsConfigDict(env_prefix="TASKMILL_", extra="ignore", frozen=True)
+
+    environment: Annotated[
+        Literal["development", "production"],
+        Field(description="`production` refuses to start on default secrets and open doors."),
+    ] = "development"
+    secret_key: Annotated[
+        SecretStr, Field(description="Signs what the platform hands out and takes back, such as list cursors.")
+    ] = SecretStr(DEFAULT_SECRET_KEY)
+
+    database_url: Annotated[
+        str, Field(description="Postgres, in libpq's form: `postgresql://user:password@host:5432/taskmill`.")
+    ] = "postgresql://taskmill@127.0.0.1:5432/taskmill"
+    database_pool_size: Annotated[
+        int, Field(ge=1, le=200, description="Connections that one API process keeps for reads and writes.")
+    ] = 8
+    database_timeout_seconds: Annotated[
+        float, Field(gt=0, description="How long a statement or a wait for a connection may take before a 503.")
+    ] = 5.0
+    broker_url: Annotated[
+        str, Field(description="Redis or Valkey (`redis://:password@host:6379/0`), or RabbitMQ (`amqp://…`).")
+    ] = "redis://127.0.0.1:6379/0"
+    storage_url: Annotated[
+        str,
+        Field(
+            description="Where files lie: `file:///srv/taskmill`, or "
+            "`s3://bucket/prefix?endpoint_url=https://…&region=…` (credentials as boto3 finds them)."
+        ),
+    ] = "file:///var/lib/taskmill/objects"
+    smtp_url: Annotated[
+        SecretStr,
+        Field(description="The mail server: `smtp://user:password@host:587?starttls=1`, or `smtps://…` for TLS at once."),
+    ] = SecretStr("smtp://127.0.0.1:25")
+    mail_from: Annotated[str, Field(description="The sender of a message that names none.")] = (
+        "Taskmill <taskmill@localhost>"
+    )
+
+    allowed_hosts: Annotated[
+        Annotated[list[str], NoDecode],
+        Field(description="Host names that the API answers to, separated by commas; `*` for any (not in production)."),
+    ] = ["*"]
+    forwarded_allow_ips: Annotated[
+        str, Field(description="Proxies whose `X-Forwarded-For` is believed, separated by commas.")
+    ] = "127.0.0.1"
+    docs_enabled: Annotated[bool, Field(description="Serve `/openapi.json` and `/docs`.")] = True
+    max_json_bytes: Annotated[int, Field(ge=1024, description="The largest JSON body.")] = MEBIBYTE
+    max_batch_bytes: Annotated[int, Field(ge=1024, description="The largest body of `POST /tasks/batch`.")] = (
+        16 * MEBIBYTE
+    )
+    max_upload_bytes: Annotated[int, Field(ge=1, description="The largest upload.")] = 5 * GIBIBYTE
+    rate_limit_client: Annotated[
+        int, Field(ge=1, description="Requests a minute of one client, for each class of route and API process.")
+    ] = 600
+    rate_limit_privileged: Annotated[
+        int,
+        Field(ge=1, description="The same for operators and admins; the default is a bound that no one reaches."),
+    ] = 10_000_000
+    rate_limit_unauthenticated: Annotated[
+        int, Field(ge=1, description="Refused credentials a minute from one address, before it is answered 429.")
+    ] = 600
+
+    lease_seconds: Annotated[
+        float, Field(ge=1, le=3600, description="How long a running attempt may be silent before it is taken back.")
+    ] = 15.0
+    shutdown_grace_seconds: Annotated[
+        float, Field(ge=0, le=3600, description="How long a stopping worker finishes work before it hands it back.")
+    ] = 8.0
+    worker_concurrency: Annotated[
+        int, Field(ge=1, le=512, description="Attempts that one worker process runs at a time, unless told.")
+    ] = 4
+    window: Annotated[
+        int, Field(ge=1, le=100_000, description="Messages of one queue that the relay keeps in the broker.")
+    ] = 1000
+    rering_seconds: Annotated[
+        float, Field(ge=1, description="After this long, a published task that no worker claimed is published again.")
+    ] = 15.0
+    scratch_dir: Annotated[
+        Path | None, Field(description="Where handlers keep their scratch folders; the system's temporary folder if unset.")
+    ] = None
+    child_memory_bytes: Annotated[
+        int, Field(ge=256 * MEBIBYTE, description="Memory of a child that reads untrusted bytes.")
+    ] = 2 * GIBIBYTE
+
+    flower_host: Annotated[str, Field(description="The address that Flower listens on.")] = "127.0.0.1"
+    flower_port: Annotated[int, Field(ge=1, le=65535, description="The port that Flower listens on.")] = 5555
+    flower_user: Annotated[str, Field(description="The user that Flower asks for.")] = "operator"
+    flower_password: Annotated[SecretStr, Field(description="The password that Flower asks for.")] = SecretStr(
+        DEFAULT_FLOWER_PASSWORD
+    )
+    flower_url_prefix: Annotated[str, Field(description="The path under which a proxy serves Flower, such as `flower`.")] = ""
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="The least severe event that is logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Field(description="`auto` is `console` on a terminal and `json` elsewhere."),
+    ] = "auto"
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
+
+    @field_validator("log_level", "log_format", "environment", mode="before")
+    @classmethod
+    def _lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @cached_property
+    def broker_is_redis(self) -> bool:
+        """Whether the broker speaks Redis: only then are there wake-ups, and messages pushed without kombu."""
+        return urlsplit(self.broker_url).scheme in {"redis", "rediss", "redis+socket", "unix"}
+
+    def refuse_unsafe_production(self) -> None:
+        """Raise `ConfigurationError`, naming every door that is open and how to close it, in production only."""
+        if self.environment != "production":
+            return
+        complaints = []
+        if self.secret_key.get_secret_value() == DEFAULT_SECRET_KEY or len(self.secret_key.get_secret_value()) < 32:
+            complaints.append(
+                "TASKMILL_SECRET_KEY is the default or shorter than 32 characters: "
+                f"set it to a random value, such as {secrets.token_urlsafe(32)}"
+            )
+        if self.flower_password.get_secret_value() == DEFAULT_FLOWER_PASSWORD:
+            complaints.append(
+                "TASKMILL_FLOWER_PASSWORD is the default: "
+                f"set it to a random value, such as {secrets.token_urlsafe(24)}"
+            )
+        broker = urlsplit(self.broker_url)
+        if broker.hostname and broker.hostname not in LOOPBACK_HOSTS and not broker.password:
+            complaints.append(
+                f"TASKMILL_BROKER_URL has no password, and {broker.hostname} is not this machine: "
+                "give the broker one (`requirepass`) and name it in the URL, as in redis://:PASSWORD@host:6379/0"
+            )
+        if "*" in self.allowed_hosts:
+            complaints.append(
+                "TASKMILL_ALLOWED_HOSTS is `*`: list the names that the API is reached by, such as tasks.example.com"
+            )
+        if complaints:
+            raise ConfigurationError("Taskmill does not start in production:\n" + "\n".join(f"- {c}" for c in complaints))
+
+
+def read_settings() -> Settings:
+    """Read the environment. Raises `ConfigurationError` with each variable that is wrong, and never its value."""
+    from pydantic import ValidationError
+
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        lines = [f"- TASKMILL_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise ConfigurationError("Some settings are wrong:\n" + "\n".join(lines)) from None
+    settings.refuse_unsafe_production()
+    return settings
