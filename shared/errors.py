@@ -1,11 +1,11 @@
 """What can go wrong, as the platform's own errors. HTTP status codes are known only to `api/error_responses.py`.
 
-    TaskmillError
-    ├── ConfigurationError        a setting is wrong; a part does not start
-    ├── SchemaTooNew              the database was migrated by a later version
-    ├── StorageFull               no room for another byte
-    ├── StorageUnavailable        the object store does not answer
-    └── ObjectMissing             the object store has no such key
+TaskmillError
+├── ConfigurationError        a setting is wrong; a part does not start
+├── SchemaTooNew              the database was migrated by a later version
+├── StorageFull               no room for another byte
+├── StorageUnavailable        the object store does not answer
+└── ObjectMissing             the object store has no such key
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     ] = "file:///var/lib/taskmill/objects"
     smtp_url: Annotated[
         SecretStr,
-        Field(description="The mail server: `smtp://user:password@host:587?starttls=1`, or `smtps://…` for TLS at once."),
+        Field(
+            description="The mail server: `smtp://user:password@host:587?starttls=1`, or `smtps://…` for TLS at once."
+        ),
     ] = SecretStr("smtp://127.0.0.1:25")
     mail_from: Annotated[str, Field(description="The sender of a message that names none.")] = (
         "Taskmill <taskmill@localhost>"
@@ -105,7 +107,8 @@ class Settings(BaseSettings):
         float, Field(ge=1, description="After this long, a published task that no worker claimed is published again.")
     ] = 15.0
     scratch_dir: Annotated[
-        Path | None, Field(description="Where handlers keep their scratch folders; the system's temporary folder if unset.")
+        Path | None,
+        Field(description="Where handlers keep their scratch folders; the system's temporary folder if unset."),
     ] = None
     child_memory_bytes: Annotated[
         int, Field(ge=256 * MEBIBYTE, description="Memory of a child that reads untrusted bytes.")
@@ -117,7 +120,9 @@ class Settings(BaseSettings):
     flower_password: Annotated[SecretStr, Field(description="The password that Flower asks for.")] = SecretStr(
         DEFAULT_FLOWER_PASSWORD
     )
-    flower_url_prefix: Annotated[str, Field(description="The path under which a proxy serves Flower, such as `flower`.")] = ""
+    flower_url_prefix: Annotated[
+        str, Field(description="The path under which a proxy serves Flower, such as `flower`.")
+    ] = ""
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="The least severe event that is logged.")
@@ -168,7 +173,9 @@ class Settings(BaseSettings):
                 "TASKMILL_ALLOWED_HOSTS is `*`: list the names that the API is reached by, such as tasks.example.com"
             )
         if complaints:
-            raise ConfigurationError("Taskmill does not start in production:\n" + "\n".join(f"- {c}" for c in complaints))
+            raise ConfigurationError(
+                "Taskmill does not start in production:\n" + "\n".join(f"- {c}" for c in complaints)
+            )
 
 
 def read_settings() -> Settings:

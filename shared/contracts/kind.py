@@ -1,0 +1,138 @@
+"""What a kind of task is: a contract between those who submit and those who work.
+
+A kind's name is its path: the module `shared/contracts/files/make_images.py` promises `files.make_images`, and
+`workers/files/make_images.py` keeps the promise. A contract module holds its params, its result, and one `KIND`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+Queue = Literal["email", "files", "reports", "maintenance"]
+QUEUES: tuple[Queue, ...] = ("email", "files", "reports", "maintenance")
+
+
+class Params(BaseModel):
+    """The params of a kind: unknown fields are refused, and an instance is never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Result(BaseModel):
+    """The result of a kind, as the task shows it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class FileReference:
+    """Marks a param as the id of a stored file that the task reads.
+
+    `accepts` names the media types that the kind can read, such as `image/png` or `text/*`; none means any.
+    """
+
+    accepts: tuple[str, ...] = ()
+
+    def can_read(self, media_type: str) -> bool:
+        """Whether a file of that media type can be read."""
+        family = media_type.split("/")[0] + "/*"
+        return not self.accepts or media_type in self.accepts or family in self.accepts
+
+
+FileId = Annotated[UUID, FileReference()]
+"""A file of any type. For some types only: `Annotated[UUID, FileReference(accepts=("application/pdf", "text/*"))]`."""
+
+
+class ReferredFile(NamedTuple):
+    """One stored file that params refer to."""
+
+    pointer: str
+    """JSON Pointer (RFC 6901) into the params, such as `/sources/0/file_id`."""
+    file_id: UUID
+    reference: FileReference
+
+
+def list_referred_files(params: BaseModel, pointer: str = "") -> Iterator[ReferredFile]:
+    """Give every file that the params refer to, in the order of the fields."""
+    for name, info in type(params).model_fields.items():
+        value = getattr(params, name)
+        marks = [m for m in info.metadata if isinstance(m, FileReference)] or _marks_inside(info.annotation)
+        yield from _walk(value, marks, f"{pointer}/{name}")
+
+
+def _walk(value: object, marks: list[FileReference], pointer: str) -> Iterator[ReferredFile]:
+    if isinstance(value, BaseModel):
+        yield from list_referred_files(value, pointer)
+    elif isinstance(value, UUID) and marks:
+        yield ReferredFile(pointer, value, marks[0])
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            yield from _walk(item, marks, f"{pointer}/{position}")
+
+
+def _marks_inside(annotation: Any) -> list[FileReference]:
+    """Find marks within `list[Annotated[UUID, FileReference()]]` and `FileId | None`."""
+    own = [m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, FileReference)]
+    return own + [m for inner in getattr(annotation, "__args__", ()) for m in _marks_inside(inner)]
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long a failed attempt waits for the next: exponential, with jitter, between two bounds in seconds."""
+
+    first_seconds: float = 5.0
+    longest_seconds: float = 3600.0
+
+    def delay_seconds(self, attempt: int, uniform: float) -> float:
+        """Give the wait after the attempt of that number (1 for the first).
+
+        `uniform` is a random number from 0 to 1: it spreads the wait over the upper half of its span ("equal jitter",
+        M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015).
+        """
+        span = min(self.longest_seconds, self.first_seconds * 2.0 ** min(attempt - 1, 30))
+        return span / 2 + span / 2 * uniform
+
+
+P = TypeVar("P", bound=Params)
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[P, R]):
+    """One kind of task: everything that others may rely on, and nothing of how it is done."""
+
+    params: type[P]
+    result: type[R]
+    title: str
+    description: str
+    queue: Queue | Callable[[P], Queue]
+    """The queue, or how the params choose it."""
+    max_attempts: int = 3
+    timeout_seconds: int = 300
+    """The longest that one attempt may take; a caller's `timeout` may only be shorter."""
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    short: bool = False
+    """Whether an attempt usually ends within milliseconds: several such tasks may travel in one message."""
+    public: bool = True
+    """Whether callers may submit it; if not, only the platform does."""
+    privileged: bool = False
+    """Whether only operators and admins may submit it."""
+    version: int = 1
+    """Raised when the meaning of stored params changes."""
+
+    def queue_for(self, params: P) -> Queue:
+        """Give the queue of a task with these params."""
+        return self.queue(params) if callable(self.queue) else self.queue
+
+    @property
+    def default_queue(self) -> Queue:
+        """Give the queue of a task whose params are all left to their defaults, for listings."""
+        return self.queue(self.params()) if callable(self.queue) else self.queue
+
+
+AnyKind = Kind[Any, Any]

@@ -1,0 +1,116 @@
+"""The in-memory twin of an attempt, for tests of handlers: files in a folder, progress and artifacts in lists."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from workers.handler_context import InputFile
+from workers.limited_child import ChildLimits, run_limited_child
+from workers.outcomes import Failed, Stopped, TimedOut
+
+
+@dataclass(frozen=True)
+class KeptArtifact:
+    """What a handler kept."""
+
+    name: str
+    media_type: str
+    content: bytes
+
+
+class MemoryContext:
+    """Fulfils `HandlerContext` without a database or an object store; children are real."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        task_id: UUID | None = None,
+        attempt: int = 1,
+        timeout_seconds: float = 60.0,
+        memory_bytes: int = 2 << 30,
+        engine: Engine | None = None,
+    ) -> None:
+        self.task_id = task_id or uuid4()
+        self.attempt = attempt
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        self.log = structlog.get_logger().bind(task_id=str(self.task_id))
+        self.artifacts: list[KeptArtifact] = []
+        self.progress_calls: list[tuple[int, str | None]] = []
+        self.stop_with: Stopped | None = None
+        self._files: dict[UUID, InputFile] = {}
+        self._folder = folder
+        self._deadline = time.monotonic() + timeout_seconds
+        self._memory_bytes = memory_bytes
+        self._engine = engine
+
+    def add_input(self, content: bytes, name: str = "input", media_type: str = "application/octet-stream") -> UUID:
+        """Store bytes as an input and give its id."""
+        file_id = uuid4()
+        path = self._folder / "inputs" / str(file_id)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        self._files[file_id] = InputFile(
+            file_id, path, name, media_type, len(content), hashlib.sha256(content).hexdigest()
+        )
+        return file_id
+
+    def input_file(self, file_id: UUID) -> InputFile:
+        self.check()
+        if file_id not in self._files:
+            raise Failed("/problems/input-gone", "Input gone", "A file that the task reads was deleted.")
+        return self._files[file_id]
+
+    def progress(self, percent: int, message: str | None = None) -> None:
+        self.check()
+        self.progress_calls.append((percent, message))
+
+    def add_artifact(self, path: Path, name: str, media_type: str) -> None:
+        self.check()
+        self.artifacts.append(KeptArtifact(name, media_type, path.read_bytes()))
+
+    def check(self) -> None:
+        if self.stop_with is not None:
+            raise self.stop_with
+        if self.remaining_seconds() <= 0:
+            raise TimedOut
+
+    def sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, 0.02))
+
+    def remaining_seconds(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def run_child(
+        self,
+        module: str,
+        request: Mapping[str, Any],
+        *,
+        memory_bytes: int | None = None,
+        timeout_seconds: float | None = None,
+        max_file_bytes: int | None = None,
+        on_progress: Callable[[int, str | None], None] | None = None,
+    ) -> dict[str, Any]:
+        wall = min(timeout_seconds or self.remaining_seconds(), self.remaining_seconds())
+        limits = ChildLimits(memory_bytes or self._memory_bytes, wall, int(wall * 2) + 1, max_file_bytes or 1 << 30)
+        return run_limited_child(module, request, limits, self.scratch, self.check, on_progress or self.progress)
+
+    @contextmanager
+    def fenced_transaction(self) -> Iterator[Connection]:
+        assert self._engine is not None, "this handler writes to the database: give the context an engine"
+        with self._engine.begin() as connection:
+            yield connection

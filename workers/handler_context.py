@@ -1,0 +1,83 @@
+"""What a handler is given: input files, a scratch folder, progress, artifacts, cancellation, a log.
+
+A handler is a function `handle(params, context) -> Result` in the module that bears its kind's name. It runs in a
+thread of a worker process; whatever touches untrusted bytes it leaves to `context.run_child`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import Connection
+from structlog.typing import FilteringBoundLogger
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A stored file, as a local one that may be read and never written."""
+
+    id: UUID
+    path: Path
+    name: str
+    """The safe form of the name it was uploaded under; only for people."""
+    media_type: str
+    """What its bytes are."""
+    size: int
+    sha256: str
+
+
+class HandlerContext(Protocol):
+    """One attempt, seen from its handler. Every method but `log` raises `Stopped` when the attempt must end."""
+
+    task_id: UUID
+    attempt: int
+    """1 for the first."""
+    scratch: Path
+    """An empty folder of this attempt, erased when it ends."""
+    log: FilteringBoundLogger
+    """Bears the task's id already. Never log params, results or anything of a person's."""
+
+    def input_file(self, file_id: UUID) -> InputFile:
+        """Give an input as a local file. Raises `Failed` (`/problems/input-gone`) when it was purged."""
+
+    def progress(self, percent: int, message: str | None = None) -> None:
+        """Tell how far the work is, 0 to 100; may be called often, only some calls are written."""
+
+    def add_artifact(self, path: Path, name: str, media_type: str) -> None:
+        """Keep a file from the scratch folder; the task shows it once, and only if, the attempt succeeds."""
+
+    def check(self) -> None:
+        """Raise `Stopped` when the attempt must end. To be called in every loop that may be long."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but end at once when the attempt must."""
+
+    def remaining_seconds(self) -> float:
+        """How much of the attempt's time is left."""
+
+    def run_child(
+        self,
+        module: str,
+        request: Mapping[str, Any],
+        *,
+        memory_bytes: int | None = None,
+        timeout_seconds: float | None = None,
+        max_file_bytes: int | None = None,
+        on_progress: Callable[[int, str | None], None] | None = None,
+    ) -> dict[str, Any]:
+        """Run `module`'s `run_in_child(request, report_progress)` in a limited child and give its answer.
+
+        See `workers/limited_child.py`. The child's progress goes to `progress` unless `on_progress` is given. Raises
+        `Failed` as the child raised it, or `/problems/out-of-memory` or `/problems/timed-out` when a limit ended it.
+        """
+
+    def fenced_transaction(self) -> AbstractContextManager[Connection]:
+        """Open a transaction that commits durably, and only if this attempt still holds its claim.
+
+        For effects that have a row of their own, such as an email's intent and receipt.
+        """
