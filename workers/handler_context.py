@@ -16,6 +16,8 @@ from uuid import UUID
 from sqlalchemy import Connection
 from structlog.typing import FilteringBoundLogger
 
+from shared.settings import Settings
+
 
 @dataclass(frozen=True)
 class InputFile:
@@ -37,6 +39,8 @@ class HandlerContext(Protocol):
     task_id: UUID
     attempt: int
     """1 for the first."""
+    max_attempts: int
+    settings: Settings
     scratch: Path
     """An empty folder of this attempt, erased when it ends."""
     log: FilteringBoundLogger

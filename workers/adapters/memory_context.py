@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import structlog
 from sqlalchemy import Connection, Engine
 
+from shared.settings import Settings
 from workers.handler_context import InputFile
 from workers.limited_child import ChildLimits, run_limited_child
 from workers.outcomes import Failed, Stopped, TimedOut
@@ -37,12 +38,16 @@ class MemoryContext:
         *,
         task_id: UUID | None = None,
         attempt: int = 1,
+        max_attempts: int = 3,
+        settings: Settings | None = None,
         timeout_seconds: float = 60.0,
         memory_bytes: int = 2 << 30,
         engine: Engine | None = None,
     ) -> None:
         self.task_id = task_id or uuid4()
         self.attempt = attempt
+        self.max_attempts = max_attempts
+        self.settings = settings or Settings()
         self.scratch = folder / "scratch"
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.log = structlog.get_logger().bind(task_id=str(self.task_id))
