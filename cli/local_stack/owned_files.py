@@ -1,0 +1,89 @@
+"""Files and folders that are the owner's alone, and what the parts of the stack remember in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from shared.errors import ConfigurationError
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder and those above it, if absent. What it makes is the owner's alone.
+
+    Root's may be passed through but not listed, since the account that Postgres runs as must get to its own folder.
+    An existing folder is left as it is. Raises `ConfigurationError` when it cannot be made.
+    """
+    mode = 0o711 if os.geteuid() == 0 else 0o700
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(mode=mode, exist_ok=True)
+            folder.chmod(mode)
+        if not path.is_dir():
+            raise NotADirectoryError(f"{path} is not a folder")
+    except OSError as error:
+        raise ConfigurationError(f"The folder {path} cannot be made: {error.strerror or error}") from error
+    return path
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace the file in one step: a reader sees the old text or this one, and only those whom `mode` lets."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def read_memory(path: Path) -> dict[str, Any]:
+    """What `write_memory` kept, or nothing. Raises `ConfigurationError` for a file that is not ours."""
+    try:
+        memory = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    if not isinstance(memory, dict):
+        raise ConfigurationError(f"{path} was not written by Taskmill: it holds no JSON object")
+    return memory
+
+
+def write_memory(path: Path, memory: dict[str, Any]) -> None:
+    """Keep it as JSON, readable by the owner alone, since it holds passwords."""
+    write_atomically(path, json.dumps(memory, indent=2) + "\n")
+
+
+def find_short_runtime_folder(uid: int, remembered: str | None) -> Path:
+    """A folder of `uid` alone whose path is short enough for a socket in it (107 bytes), however deep the data lies.
+
+    The remembered one is taken again while it still is that account's and closed to others. A fresh one has a random
+    name, as a name that can be foretold could be taken first by someone else.
+    """
+    if remembered is not None and _is_private(Path(remembered), uid):
+        return Path(remembered)
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    usable = uid == os.geteuid() and runtime and len(runtime) < 60 and _is_private(Path(runtime), uid)
+    base = runtime if usable else "/tmp"  # noqa: S108 - macOS' own temporary folder is too deep for a socket.
+    folder = Path(tempfile.mkdtemp(prefix="taskmill-", dir=base))
+    if uid != os.geteuid():
+        os.chown(folder, uid, -1)
+    return folder
+
+
+def _is_private(folder: Path, uid: int) -> bool:
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid and stat.S_IMODE(status.st_mode) & 0o077 == 0

@@ -1,0 +1,238 @@
+"""The local stack's database: Postgres from its wheel, run in the foreground as a child, never by its wrapper."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from cli.local_stack.child_process import Account, Command
+from cli.local_stack.free_ports import choose_port
+from cli.local_stack.owned_files import find_short_runtime_folder, make_folder, read_memory, write_memory
+from cli.local_stack.postgres_binaries import find_binaries
+from cli.local_stack.server_process import ServerFailed, ServerProcess
+from cli.local_stack.unprivileged_account import can_reach, find_account, find_owner, make_system_folder
+
+USER = "taskmill"
+DATABASE = "taskmill"
+
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "200",
+    "password_encryption": "scram-sha-256",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_min_messages": "warning",
+    "log_checkpoints": "off",
+    "log_line_prefix": "",
+    "logging_collector": "off",
+    "jit": "off",
+    "min_wal_size": "80MB",
+}
+_UNSAFE_BUT_FAST = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "32MB",
+    "io_method": "sync",
+    "autovacuum_naptime": "10min",
+}
+
+
+class PostgresServer(ServerProcess):
+    """Postgres on loopback and on a Unix socket, both with a password, holding the database `taskmill`.
+
+    Started by root it runs as the account `postgres` or `nobody`, and when that account cannot reach the folder the
+    cluster lies elsewhere; where, is remembered in the folder. `fast` gives up what survives a power cut, and throws
+    a cluster that lies elsewhere away at the end of the `with` block: for tests.
+    """
+
+    def __init__(self, directory: Path, *, fast: bool = False) -> None:
+        super().__init__(directory)
+        self._fast = fast
+        self._memory_path = self.directory / "server.json"
+        self._memory = read_memory(self._memory_path)
+
+    @property
+    def url(self) -> str:
+        """The database in libpq's form, by TCP, once prepared."""
+        return self._make_url(DATABASE)
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once prepared."""
+        return int(self._memory["port"])
+
+    @property
+    def cluster(self) -> Path:
+        """The folder of the cluster, once prepared."""
+        return Path(self._memory["cluster"])
+
+    def prepare(self) -> None:
+        make_folder(self.directory)
+        account = self._settle_cluster()
+        self.end_leftovers()
+        socket_folder = find_short_runtime_folder(
+            account.uid if account else os.geteuid(), self._memory.get("socket_folder")
+        )
+        self._memory |= {
+            "port": choose_port(self._memory.get("port")),
+            "password": self._memory.get("password") or secrets.token_hex(24),
+            "socket_folder": str(socket_folder),
+        }
+        write_memory(self._memory_path, self._memory)
+        if not (self.cluster / "PG_VERSION").exists():
+            self._initialise(account)
+        # Whoever wrote these is gone, as has just been seen to; Postgres itself only looks whether some process has
+        # the pid that stands in them, which after a restart of the machine may be anyone.
+        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+        for stale in socket_folder.glob(".s.PGSQL.*"):
+            stale.unlink()
+
+    def command(self) -> Command:
+        account = find_owner(self.cluster)
+        settings = _SETTINGS | {
+            "port": str(self.port),
+            "unix_socket_directories": self._memory["socket_folder"],
+            "unix_socket_permissions": "0700",
+        }
+        if self._fast:
+            settings |= _UNSAFE_BUT_FAST
+        arguments = [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
+        return Command(
+            argv=(str(find_binaries(account) / "postgres"), "-D", str(self.cluster), *arguments),
+            environment=_environment(),
+            account=account,
+            # A fast shutdown: it ends the sessions and does not wait for them.
+            stop_signal=signal.SIGINT,
+        )
+
+    def is_ready(self) -> bool:
+        """Whether `SELECT 1` answers."""
+        import psycopg
+
+        try:
+            with psycopg.connect(self._make_url("postgres"), connect_timeout=2, autocommit=True) as connection:
+                connection.execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def complete(self) -> None:
+        """Create the database, if absent."""
+        import psycopg
+
+        with psycopg.connect(self._make_url("postgres"), connect_timeout=10, autocommit=True) as connection:
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
+                connection.execute(f"CREATE DATABASE {DATABASE}")
+
+    def end_leftovers(self) -> None:
+        """Kill every server process on this cluster: each is in a session of its own, and works in the cluster."""
+        import psutil
+
+        if "cluster" not in self._memory or not self.cluster.exists():
+            return
+        cluster = str(self.cluster.resolve())
+        leftovers = [process for process in psutil.process_iter() if _works_in(process, cluster)]
+        for process in leftovers:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                pass
+        psutil.wait_procs(leftovers, timeout=10)
+
+    def remove(self) -> None:
+        """Throw away the cluster and the socket's folder, wherever they lie. The server must be stopped."""
+        for name in ("cluster", "socket_folder"):
+            if name in self._memory:
+                shutil.rmtree(self._memory.pop(name), ignore_errors=True)
+        if self.directory.exists():
+            write_memory(self._memory_path, self._memory)
+
+    def stop(self) -> None:
+        super().stop()
+        self.remove_socket_folder()
+
+    def remove_socket_folder(self) -> None:
+        """Remove the runtime folder of a stopped server; the next start makes another."""
+        if "socket_folder" in self._memory:
+            shutil.rmtree(self._memory["socket_folder"], ignore_errors=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self._fast and not self.cluster.is_relative_to(self.directory):
+            self.remove()
+
+    def _make_url(self, database: str) -> str:
+        return f"postgresql://{USER}:{self._memory['password']}@127.0.0.1:{self.port}/{database}"
+
+    def _settle_cluster(self) -> Account | None:
+        """Decide, at the first start, where the cluster lies; answer who owns it, and so who runs the server."""
+        if "cluster" in self._memory:
+            return find_owner(self.cluster)
+        account = find_account()
+        inside = self.directory / "cluster"
+        if account is None or can_reach(account, inside):
+            cluster = inside
+            cluster.mkdir(mode=0o700, exist_ok=True)
+        elif self._fast:
+            cluster = Path(tempfile.mkdtemp(prefix="taskmill-cluster-"))
+        else:
+            cluster = Path(tempfile.mkdtemp(prefix="cluster-", dir=make_system_folder()))
+        if account is not None:
+            os.chown(cluster, account.uid, account.gid)
+        self._memory["cluster"] = str(cluster)
+        write_memory(self._memory_path, self._memory)
+        return account
+
+    def _initialise(self, account: Account | None) -> None:
+        """Run initdb. Raises `ServerFailed` with what it printed."""
+        # An earlier run may have been killed in the middle of this.
+        for left in self.cluster.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        password_file = Path(self._memory["socket_folder"]) / "password"
+        password_file.touch(mode=0o600)
+        try:
+            password_file.write_text(self._memory["password"] + "\n", encoding="ascii")
+            if account is not None:
+                os.chown(password_file, account.uid, account.gid)
+            argv = [str(find_binaries(account) / "initdb"), "--pgdata", str(self.cluster), "--username", USER]
+            argv += ["--pwfile", str(password_file), "--auth", "scram-sha-256", "--encoding", "UTF8"]
+            argv += ["--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
+            if self._fast:
+                argv.append("--no-sync")
+            outcome = subprocess.run(
+                argv,
+                env=_environment(),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+            )
+        finally:
+            password_file.unlink()
+        if outcome.returncode != 0:
+            said = (outcome.stdout + outcome.stderr).decode(errors="replace")[-2000:].strip()
+            raise ServerFailed(f"initdb failed in {self.cluster}:\n{said}")
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _works_in(process: object, cluster: str) -> bool:
+    import psutil
+
+    assert isinstance(process, psutil.Process)
+    try:
+        return process.cwd() == cluster and process.name().startswith("postgres")
+    except psutil.Error:
+        return False

