@@ -1,0 +1,60 @@
+"""What is known of each email's way out: the intents written before a message goes, the receipts written after.
+
+An intent without a receipt for one of its recipients says that nobody can know whether that recipient has the message:
+the process died, or the connection broke, between the first byte of the message and the server's answer.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from shared.tables.base import metadata
+
+MAX_REPLY_LENGTH = 500
+"""Characters of a server's reply that are kept."""
+
+email_intents = Table(
+    "email_intents",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("task_id", Uuid, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("recipients", ARRAY(Text), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # Set when a person asks for the task to be tried again: what is unknown of this intent no longer holds it back.
+    Column("given_up_at", DateTime(timezone=True)),
+    CheckConstraint("attempt >= 1", name="attempt_is_positive"),
+    CheckConstraint("cardinality(recipients) BETWEEN 1 AND 150", name="recipients_are_bounded"),
+    Index(None, "task_id"),
+)
+
+email_receipts = Table(
+    "email_receipts",
+    metadata,
+    Column("intent_id", Uuid, ForeignKey(email_intents.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("recipient", Text, primary_key=True),
+    Column("task_id", Uuid, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("code", SmallInteger),
+    Column("reply", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("status IN ('accepted', 'rejected', 'deferred')", name="status_is_known"),
+    CheckConstraint("code BETWEEN 200 AND 599", name="code_is_a_reply_code"),
+    CheckConstraint("status <> 'accepted' OR coalesce(code, 0) BETWEEN 200 AND 299", name="acceptance_has_its_code"),
+    CheckConstraint(f"char_length(reply) <= {MAX_REPLY_LENGTH}", name="reply_is_bounded"),
+    Index(None, "task_id"),
+)
