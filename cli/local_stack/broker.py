@@ -80,7 +80,7 @@ maxmemory-policy noeviction
             return False
         return answer == b"+OK\r\n+PONG\r\n"
 
-    def end_leftovers(self) -> None:
+    def clear_remains(self) -> None:
         """Nothing: whatever it forks is of its own process group."""
 
 

@@ -10,13 +10,18 @@ import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from cli.local_stack.child_process import Account, Command
 from cli.local_stack.free_ports import choose_port
 from cli.local_stack.owned_files import find_short_runtime_folder, make_folder, read_memory, write_memory
 from cli.local_stack.postgres_binaries import find_binaries
+from cli.local_stack.process_identity import identify, signal_all, wait_until_gone
 from cli.local_stack.server_process import ServerFailed, ServerProcess
 from cli.local_stack.unprivileged_account import can_reach, find_account, find_owner, make_system_folder
+
+if TYPE_CHECKING:
+    import psutil
 
 USER = "taskmill"
 DATABASE = "taskmill"
@@ -75,7 +80,7 @@ class PostgresServer(ServerProcess):
     def prepare(self) -> None:
         make_folder(self.directory)
         account = self._settle_cluster()
-        self.end_leftovers()
+        self.clear_remains()
         socket_folder = find_short_runtime_folder(
             account.uid if account else os.geteuid(), self._memory.get("socket_folder")
         )
@@ -87,11 +92,6 @@ class PostgresServer(ServerProcess):
         write_memory(self._memory_path, self._memory)
         if not (self.cluster / "PG_VERSION").exists():
             self._initialise(account)
-        # Whoever wrote these is gone, as has just been seen to; Postgres itself only looks whether some process has
-        # the pid that stands in them, which after a restart of the machine may be anyone.
-        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
-        for stale in socket_folder.glob(".s.PGSQL.*"):
-            stale.unlink()
 
     def command(self) -> Command:
         account = find_owner(self.cluster)
@@ -130,20 +130,25 @@ class PostgresServer(ServerProcess):
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                 connection.execute(f"CREATE DATABASE {DATABASE}")
 
-    def end_leftovers(self) -> None:
-        """Kill every server process on this cluster: each is in a session of its own, and works in the cluster."""
+    def clear_remains(self) -> None:
+        """Kill every server process on this cluster, each being in a session of its own, and remove their lock files."""
         import psutil
 
-        if "cluster" not in self._memory or not self.cluster.exists():
+        if not {"cluster", "socket_folder"} <= self._memory.keys() or not self.cluster.exists():
             return
         cluster = str(self.cluster.resolve())
-        leftovers = [process for process in psutil.process_iter() if _works_in(process, cluster)]
-        for process in leftovers:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                pass
-        psutil.wait_procs(leftovers, timeout=10)
+        remains = [
+            identity
+            for process in psutil.process_iter()
+            if _works_in(process, cluster) and (identity := identify(process.pid))
+        ]
+        signal_all(remains, signal.SIGKILL)
+        wait_until_gone(remains, limit_seconds=10)
+        # Postgres itself only looks whether some process has the pid that stands in these files, which after a
+        # restart of the machine may be anyone.
+        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+        for stale in Path(self._memory["socket_folder"]).glob(".s.PGSQL.*"):
+            stale.unlink()
 
     def remove(self) -> None:
         """Throw away the cluster and the socket's folder, wherever they lie. The server must be stopped."""
@@ -228,10 +233,9 @@ def _environment() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
-def _works_in(process: object, cluster: str) -> bool:
+def _works_in(process: psutil.Process, cluster: str) -> bool:
     import psutil
 
-    assert isinstance(process, psutil.Process)
     try:
         return process.cwd() == cluster and process.name().startswith("postgres")
     except psutil.Error:

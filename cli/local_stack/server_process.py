@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cli.local_stack.child_process import Command, end_group, kill_group, wait_until
+from cli.local_stack.child_process import Command, end_group, kill_group, spawn, wait_until
 
 _STARTS = 5
 
@@ -42,8 +42,8 @@ class ServerProcess(ABC):
         """Whether it answers a query now."""
 
     @abstractmethod
-    def end_leftovers(self) -> None:
-        """Kill what has outlived the server's main process."""
+    def clear_remains(self) -> None:
+        """Kill what has outlived the server's main process, and remove what would hinder the next start."""
 
     def complete(self) -> None:
         """What is done once it answers, before others use it."""
@@ -54,7 +54,7 @@ class ServerProcess(ABC):
         return self._process.pid if self._process else None
 
     def start(self, limit_seconds: float = 120) -> None:
-        """Start it and return when it answers. Raises `ServerFailed`, and `ConfigurationError` if it cannot run here."""
+        """Start it and return when it answers. Raises `ServerFailed`, or `ConfigurationError` if it cannot run here."""
         if self._process is not None:
             if self._process.poll() is None:
                 return
@@ -94,12 +94,10 @@ class ServerProcess(ABC):
 
     def _forget(self) -> None:
         self._process = None
-        self.end_leftovers()
+        self.clear_remains()
         atexit.unregister(self.kill)
 
     def _start_once(self, limit_seconds: float) -> None:
-        from cli.local_stack.child_process import spawn
-
         self.prepare()
         log_path = self.directory / "server.log"
         with log_path.open("wb") as log:

@@ -1,0 +1,93 @@
+"""The stack's data directory: its layout, its lock, and the secrets and ports that stay the same at each start."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cli.local_stack.free_ports import choose_port
+from cli.local_stack.owned_files import make_folder, read_memory, write_memory
+from shared.errors import ConfigurationError
+
+
+def default_data_directory() -> Path:
+    """`TASKMILL_DATA_DIR`, or `taskmill` in the user's data folder as the XDG base directory specification has it."""
+    if chosen := os.environ.get("TASKMILL_DATA_DIR"):
+        return Path(chosen).expanduser()
+    data_home = os.environ.get("XDG_DATA_HOME", "")
+    # The specification has relative paths ignored.
+    base = Path(data_home) if data_home.startswith("/") else Path.home() / ".local" / "share"
+    return base / "taskmill"
+
+
+class DataDirectory:
+    """A data directory that this process alone uses, while in the `with` block.
+
+    Entering makes the folder and raises `ConfigurationError` when another stack holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._memory_path = self.path / "local_stack.json"
+        self._memory: dict[str, object] = {}
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        make_folder(self.path)
+        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise ConfigurationError(
+                f"Another Taskmill (process {holder}) runs on {self.path}: stop it, or choose another --data-dir"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        self._lock = lock
+        self._memory = read_memory(self._memory_path)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def folder(self, name: str) -> Path:
+        """A folder in it, made if absent."""
+        return make_folder(self.path / name)
+
+    def secret(self, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(32)) -> str:
+        """The secret of that name: random at the first start, the same ever after."""
+        kept = self._memory.get(name)
+        if not isinstance(kept, str):
+            kept = self._memory[name] = make()
+            write_memory(self._memory_path, self._memory)
+        return kept
+
+    def port(self, name: str, host: str = "127.0.0.1") -> int:
+        """A free port for that use: the one of the last start, if it is free again."""
+        remembered = self._memory.get(name)
+        port = choose_port(remembered if isinstance(remembered, int) else None, host)
+        if port != remembered:
+            self._memory[name] = port
+            write_memory(self._memory_path, self._memory)
+        return port
+
+
+def remove_data_directory(path: Path) -> None:
+    """Throw away the data directory of a stopped stack, and what of it lies elsewhere."""
+    from cli.local_stack.postgres import PostgresServer
+
+    if (path / "postgres").exists():
+        PostgresServer(path / "postgres").remove()
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,48 @@
+"""The ready file: what a program, or a person, needs to use the running stack."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cli.local_stack.owned_files import write_atomically
+
+PARTS = (
+    "api",
+    "relay",
+    "beat",
+    "flower",
+    "worker-files",
+    "worker-reports",
+    "worker-email",
+    "worker-maintenance",
+    "postgres",
+    "broker",
+    "mail",
+)
+"""The names of all parts, in the order in which `pids` lists them."""
+
+
+@dataclass(frozen=True)
+class ReadyFile:
+    """Its content. `pids` are the processes that the supervisor started; a part that a server of yours replaces is None.
+
+    So are `mail_url` and `mail_dir` when the mail goes to a server of yours.
+    """
+
+    api_url: str
+    flower_url: str
+    flower_user: str
+    flower_password: str
+    mail_url: str | None
+    mail_dir: str | None
+    api_key: str
+    database_url: str
+    broker_url: str
+    storage_url: str
+    pids: dict[str, list[int] | None]
+
+    def write(self, path: Path) -> None:
+        """Replace the file by this, in one step, readable by its owner alone."""
+        write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
