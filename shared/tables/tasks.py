@@ -1,4 +1,8 @@
-"""Tasks, their payloads, their history, and the files that they read and make."""
+"""Tasks, their payloads, their history, and the files that they read and make.
+
+No foreign key leads to `tasks`, so that it can be partitioned by id, and because each would cost a lock for each insert;
+whoever deletes a task deletes what belongs to it in the same transaction (`shared/queries/purging.py`).
+"""
 
 from __future__ import annotations
 
@@ -114,7 +118,7 @@ tasks = Table(
 task_payloads = Table(
     "task_payloads",
     metadata,
-    Column("task_id", Uuid, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("task_id", Uuid, primary_key=True),
     Column("params", JSONB, nullable=False),
     Column("result", JSONB),
     Column("error", JSONB),
@@ -136,7 +140,7 @@ task_events = Table(
 task_files = Table(
     "task_files",
     metadata,
-    Column("task_id", Uuid, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("task_id", Uuid, primary_key=True),
     Column("file_id", Uuid, ForeignKey("files.id", ondelete="CASCADE"), primary_key=True),
     Column("role", Text, primary_key=True),
     Column("position", SmallInteger, nullable=False, server_default="0"),
@@ -168,7 +172,7 @@ unique_tasks = Table(
     Column("owner_id", Uuid, primary_key=True),
     Column("kind", Text, primary_key=True),
     Column("params_sha256", LargeBinary, primary_key=True),
-    Column("task_id", Uuid, ForeignKey("tasks.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED"), nullable=False),
+    Column("task_id", Uuid, nullable=False),
     Column("created_at", moment, nullable=False, server_default=func.now()),
     Index("ix_unique_tasks_task_id", "task_id"),
 )

@@ -1,0 +1,77 @@
+"""`files.extract_text`: takes the text out of a PDF or a text file.
+
+Errors: `/problems/unreadable-pdf` for a damaged document; `/problems/encrypted-pdf` for one that asks for a password;
+`/problems/unreadable-text` for bytes that are no text; `/problems/no-such-page` for a page beyond the end (data:
+`pages`, how many there are); `/problems/output-too-large` for more text than one task may make (data: `most_bytes`);
+`/problems/out-of-memory` and `/problems/timed-out` for what does not fit the limits of one task.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from shared.contracts.kind import FileReference, Kind, Params, Result
+
+READABLE_TYPES = ("application/pdf", "text/*", "application/json")
+
+
+def _refuse_descending(pages: int | str) -> int | str:
+    if isinstance(pages, str):
+        first, last = (int(number) for number in pages.split("-"))
+        if first > last:
+            raise PydanticCustomError("range_descending", "A range of pages must ascend")
+    return pages
+
+
+PageNumber = Annotated[int, Field(ge=1, le=9_999_999)]
+PageRange = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}-[1-9][0-9]{0,6}$")]
+Pages = Annotated[PageNumber | PageRange, AfterValidator(_refuse_descending)]
+
+
+class ExtractTextParams(Params):
+    """Which file, and which of its pages."""
+
+    file_id: Annotated[
+        UUID,
+        FileReference(accepts=READABLE_TYPES),
+        Field(description="A stored PDF document or text of any encoding; what marks up a text stays in it."),
+    ]
+    pages: Annotated[
+        list[Pages] | None,
+        Field(
+            min_length=1,
+            max_length=1000,
+            description='The pages to take, in this order, each once: numbers from 1, or ranges such as `"2-5"`. All, '
+            "unless given. In a text file form feeds part the pages.",
+        ),
+    ] = None
+
+
+class ExtractTextResult(Result):
+    """How much text there is."""
+
+    pages: Annotated[int, Field(description="How many pages were taken.")]
+    characters: Annotated[
+        int, Field(description="Unicode characters in `text.txt`, ends of lines and form feeds counted too.")
+    ]
+
+
+KIND = Kind(
+    params=ExtractTextParams,
+    result=ExtractTextResult,
+    title="Extract text",
+    description=(
+        "Takes the text out of a PDF or a text file, as the artifact `text.txt`: UTF-8, lines ended by line feeds, pages "
+        "parted by form feeds. Text that is only a picture in the PDF is not read. Fails with "
+        "`/problems/unreadable-pdf` when the document is damaged, `/problems/encrypted-pdf` when it asks for a password, "
+        "`/problems/unreadable-text` when the bytes are no text, `/problems/no-such-page` when a page lies beyond the "
+        "end (data: `pages`), and `/problems/output-too-large` when there is more text than one task may make (data: "
+        "`most_bytes`)."
+    ),
+    queue="files",
+    timeout_seconds=300,
+)

@@ -1,0 +1,101 @@
+"""`files.inspect`: tells what a stored file is, from its bytes.
+
+Errors: `/problems/unreadable-image`, `/problems/unreadable-pdf`, `/problems/unreadable-table` for a file whose bytes
+begin as their type does and then break it; `/problems/image-too-large` for a picture that says it has more pixels than
+are read, judged before any is decoded (data: `width`, `height`, `most_pixels`); `/problems/out-of-memory` and
+`/problems/timed-out` for what does not fit the limits of one task.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from shared.contracts.kind import FileId, Kind, Params, Result
+
+
+class InspectParams(Params):
+    """Which file, and how much of it to tell."""
+
+    file_id: Annotated[FileId, Field(description="The stored file to look at, of any type.")]
+    include_gps: Annotated[
+        bool, Field(description="Whether `image.exif` tells where a picture was taken, under `GPSInfo`.")
+    ] = False
+
+
+class ImageFacts(Result):
+    """What a picture says of itself."""
+
+    width: Annotated[int, Field(description="Pixels in a row, as stored, before `orientation` is applied.")]
+    height: Annotated[int, Field(description="Rows of pixels of one frame, as stored.")]
+    format: Annotated[str, Field(description="`jpeg`, `png`, `webp`, `avif`, `gif`, `tiff`, `bmp`, `heic` or `heif`.")]
+    frames: Annotated[int, Field(description="Pictures in the file: 1, or the frames of an animation, or pages.")]
+    orientation: Annotated[
+        int, Field(ge=1, le=8, description="How to turn it for the eye, as EXIF counts; 1 is upright.")
+    ]
+    has_alpha: Annotated[bool, Field(description="Whether some of it may be transparent.")]
+    exif: Annotated[
+        dict[str, Any],
+        Field(description="EXIF fields by their names in the EXIF standard; without a place unless asked for."),
+    ]
+
+
+class PdfFacts(Result):
+    """What a PDF document says of itself."""
+
+    pages: Annotated[int | None, Field(description="How many pages it has; null when a password is needed to know.")]
+    title: Annotated[str | None, Field(description="Its title, if it has one that can be read.")]
+    encrypted: Annotated[bool, Field(description="Whether it is encrypted, be it with an empty password.")]
+
+
+class ColumnFacts(Result):
+    """One column of a table."""
+
+    name: Annotated[str, Field(description="Its name, from the header where there is one.")]
+    type: Annotated[str, Field(description="The type that its values have, as DuckDB names it, such as `BIGINT`.")]
+    nulls: Annotated[int, Field(description="How many rows have no value in it.")]
+
+
+class TableFacts(Result):
+    """What rows and columns there are in CSV, Parquet or JSON."""
+
+    rows: Annotated[int, Field(description="How many rows there are, without the header.")]
+    columns: Annotated[list[ColumnFacts], Field(description="The columns, in the file's order.")]
+
+
+class TextFacts(Result):
+    """What kind of text it is."""
+
+    encoding: Annotated[
+        str, Field(description="The character encoding, as IANA names it in small letters; ASCII is `utf-8` too.")
+    ]
+    lines: Annotated[int, Field(description="How many lines there are; the last may lack its end.")]
+
+
+class InspectResult(Result):
+    """What the file is; of `image`, `pdf`, `table` and `text` one at most is not null."""
+
+    media_type: Annotated[str, Field(description="What the bytes are, whatever the name says.")]
+    size: Annotated[int, Field(description="Bytes.")]
+    sha256: Annotated[str, Field(description="SHA-256 of the bytes, in hexadecimal.")]
+    image: Annotated[ImageFacts | None, Field(description="For pictures made of pixels.")] = None
+    pdf: Annotated[PdfFacts | None, Field(description="For PDF documents.")] = None
+    table: Annotated[TableFacts | None, Field(description="For CSV, Parquet, JSON arrays and lines of JSON.")] = None
+    text: Annotated[TextFacts | None, Field(description="For any other text.")] = None
+
+
+KIND = Kind(
+    params=InspectParams,
+    result=InspectResult,
+    title="Inspect a file",
+    description=(
+        "Tells what a stored file is, from its bytes: media type, size and checksum, and what a picture, a PDF, a table "
+        "or a text says of itself. A picture is read to its end, so that a cut one is found; only its first frame is. "
+        "Fails with `/problems/unreadable-image`, `/problems/unreadable-pdf` or `/problems/unreadable-table` when the "
+        "file is damaged, and with `/problems/image-too-large` (data: `width`, `height`, `most_pixels`) when a picture "
+        "claims more pixels than are read."
+    ),
+    queue="files",
+    timeout_seconds=300,
+)

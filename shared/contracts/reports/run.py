@@ -1,0 +1,152 @@
+"""`reports.run`: one SELECT over uploaded tables, as CSV, XLSX and JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from shared.contracts.kind import FileReference, Kind, Params, Result
+
+TABLE_MEDIA_TYPES = (
+    "text/csv",
+    "text/plain",
+    "text/tab-separated-values",
+    "application/csv",
+    "application/json",
+    "application/jsonl",
+    "application/ndjson",
+    "application/x-ndjson",
+    "application/vnd.apache.parquet",
+    "application/x-parquet",
+)
+"""Every name in use for CSV, JSON, newline-delimited JSON and Parquet; Parquet's is the one registered with IANA."""
+
+Format = Literal["csv", "xlsx", "json"]
+
+
+class ReportSource(Params):
+    """An uploaded table, under the name that the query calls it by."""
+
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
+            description=(
+                "The table's name in the query: letters, digits and underscores. Upper and lower case are the same. "
+                "A reserved word of SQL, such as `order`, must stand in double quotes in the query."
+            ),
+        ),
+    ]
+    file_id: Annotated[
+        UUID,
+        FileReference(accepts=TABLE_MEDIA_TYPES),
+        Field(description="A stored file: CSV, Parquet, JSON (an array of objects) or newline-delimited JSON."),
+    ]
+
+
+class RunParams(Params):
+    """Tables, a query over them, and the formats of the answer."""
+
+    title: Annotated[
+        str | None,
+        Field(max_length=200, description="The report's title: the name of the XLSX sheet and of the document."),
+    ] = None
+    sources: Annotated[
+        tuple[ReportSource, ...],
+        Field(
+            min_length=1, max_length=32, description="The tables that the query may read, each by a name of its own."
+        ),
+    ]
+    query: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=100_000,
+            description="Exactly one SELECT statement in DuckDB's SQL. It can read the sources and nothing else.",
+        ),
+    ]
+    formats: Annotated[
+        tuple[Format, ...],
+        Field(
+            min_length=1,
+            max_length=3,
+            description="The formats to write, each once. The query runs once, however many there are.",
+            json_schema_extra={"uniqueItems": True},
+        ),
+    ] = ("csv",)
+
+    @field_validator("sources")
+    @classmethod
+    def _names_differ(cls, sources: tuple[ReportSource, ...]) -> tuple[ReportSource, ...]:
+        seen: set[str] = set()
+        for source in sources:
+            if source.name.lower() in seen:
+                raise PydanticCustomError(
+                    "duplicate_source_name", "two sources bear the name {name}", {"name": source.name}
+                )
+            seen.add(source.name.lower())
+        return sources
+
+    @field_validator("formats")
+    @classmethod
+    def _formats_differ(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
+        if len(set(formats)) < len(formats):
+            raise PydanticCustomError("duplicate_format", "a format is named twice")
+        return formats
+
+
+class ReportColumn(Result):
+    """One column of the report."""
+
+    name: Annotated[str, Field(description="Unique in the report: a second `a` is called `a_2`.")]
+    type: Annotated[str, Field(description="DuckDB's name of the type, such as `BIGINT` or `DECIMAL(10,2)`.")]
+
+
+class RunResult(Result):
+    """The shape of the report; its rows are in the artifacts."""
+
+    rows: Annotated[int, Field(ge=0, description="How many rows the query gave.")]
+    columns: Annotated[tuple[ReportColumn, ...], Field(description="The columns, from left to right.")]
+
+
+KIND = Kind(
+    params=RunParams,
+    result=RunResult,
+    title="Run a report",
+    description="""\
+Runs exactly one SELECT over uploaded tables and writes the rows as `report.csv`, `report.xlsx` and `report.json`,
+whichever are asked for.
+
+**Sources.** CSV (also with tabs or semicolons), Parquet, JSON and newline-delimited JSON. Text may be UTF-8, UTF-16 with
+a byte order mark, or else Windows-1252, which contains Latin-1. In CSV, an empty cell and the cell `NA` are NULL, so that
+a column of numbers with gaps is a column of numbers; fields are quoted with `"`; every line must have as many cells
+as the first.
+
+**Query.** DuckDB's SQL: `SELECT`, `WITH … SELECT`, `FROM … SELECT`, `VALUES`, `DESCRIBE`, `SUMMARIZE`, and `PIVOT` with its
+values listed (`IN (…)`). It sees the sources and nothing else: no file, no network, no setting.
+
+**CSV** follows RFC 4180 in UTF-8, lines ending in CR LF, names first. NULL is an empty cell and an empty text is `""`. A text
+that a spreadsheet might take for a formula, one that begins with `=`, `+`, `-`, `@`, tab or return, is quoted and
+begins with an apostrophe, unless it is a number (OWASP, CSV Injection).
+
+**XLSX** has numbers, booleans, dates and times as such, and every text as a text, never as a formula or a link. A number
+of more than 15 significant digits, which a spreadsheet would round, is a text; a DOUBLE is rounded to 16 digits. Beyond
+1,048,575 rows a further sheet begins.
+
+**JSON** is an array of objects. An integer beyond 2^53 - 1, or a DECIMAL of more than 15 significant digits, is a
+string with all its digits.
+
+Everywhere, dates and times are ISO 8601, TIMESTAMP WITH TIME ZONE is in UTC, and times are to the microsecond (to the
+millisecond in XLSX); BLOB is Base64; lists, structs and maps are JSON; INTERVAL is an ISO 8601 duration, in which a
+month has 30 days; NaN and the infinities are `NaN`, `Infinity` and `-Infinity`.
+
+Errors: `/problems/invalid-query` (`data`: `{line, column}`, from 1, where known), `/problems/unreadable-table`
+(`data`: `{source}`), `/problems/report-too-large` (`data`: `{limit, maximum}`), `/problems/out-of-memory`,
+`/problems/timed-out`.""",
+    queue="reports",
+    max_attempts=3,
+    timeout_seconds=600,
+)

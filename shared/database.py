@@ -1,0 +1,101 @@
+"""Connections to Postgres: SQLAlchemy engines for ordinary work, bare psycopg connections for the hot statements.
+
+The hot statements (`shared/queries/hot_tasks.py`) touch rows by index only. A plan made while the table was nearly empty
+would scan it for ever after, so their connections take generic plans and know neither scans of a whole table nor joins
+that read one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from shared.settings import Settings
+
+INDEX_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
+CONNECT_TIMEOUT_SECONDS = 5
+TCP_KEEPALIVE = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
+
+def sqlalchemy_url(database_url: str) -> URL:
+    """Turn a URL of libpq's form into one of SQLAlchemy's, with psycopg as the driver."""
+    parts = urlsplit(database_url)
+    return make_url(urlunsplit(parts._replace(scheme="postgresql+psycopg")))
+
+
+def _options(timeout_seconds: float | None, *extra: str) -> str:
+    options = ["-c timezone=UTC", "-c idle_in_transaction_session_timeout=60s", *extra]
+    if timeout_seconds is not None:
+        options.append(f"-c statement_timeout={int(timeout_seconds * 1000)}")
+    return " ".join(options)
+
+
+def _connect_arguments(name: str, timeout_seconds: float | None) -> dict[str, Any]:
+    return {
+        "application_name": f"taskmill-{name}",
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "options": _options(timeout_seconds),
+        **TCP_KEEPALIVE,
+    }
+
+
+def make_engine(settings: Settings, name: str, *, pool_size: int = 5, timeout_seconds: float | None = 30) -> Engine:
+    """Make an engine for the sync parts; `name` shows in `pg_stat_activity`."""
+    return create_engine(
+        sqlalchemy_url(settings.database_url),
+        pool_size=pool_size,
+        pool_pre_ping=True,
+        pool_timeout=settings.database_timeout_seconds,
+        connect_args=_connect_arguments(name, timeout_seconds),
+    )
+
+
+def make_async_engine(settings: Settings, name: str) -> AsyncEngine:
+    """Make the API's engine. A statement, and a wait for a connection, end after `database_timeout_seconds`."""
+    return create_async_engine(
+        sqlalchemy_url(settings.database_url),
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=settings.database_timeout_seconds,
+        pool_pre_ping=True,
+        connect_args=_connect_arguments(name, settings.database_timeout_seconds),
+    )
+
+
+def hot_connection_arguments(
+    name: str, *, durable: bool = True, timeout_seconds: float | None = None
+) -> dict[str, Any]:
+    """Give the arguments of a psycopg connection for the hot statements.
+
+    It is in autocommit, prepares each statement at once, and, unless `durable`, answers a commit before the disk has it:
+    right for what a crash may undo without harm (claims, rings, progress), never for what someone was promised.
+    """
+    extra = [INDEX_PLANS] if durable else [INDEX_PLANS, "-c synchronous_commit=off"]
+    return {
+        "autocommit": True,
+        "prepare_threshold": 0,
+        "application_name": f"taskmill-{name}",
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "options": _options(timeout_seconds, *extra),
+        **TCP_KEEPALIVE,
+    }
+
+
+def connect_hot(
+    settings: Settings, name: str, *, durable: bool = True, timeout_seconds: float | None = 30
+) -> psycopg.Connection[tuple[Any, ...]]:
+    """Open a sync connection for the hot statements."""
+    arguments = hot_connection_arguments(name, durable=durable, timeout_seconds=timeout_seconds)
+    return psycopg.connect(settings.database_url, **arguments)
+
+
+async def connect_hot_async(
+    settings: Settings, name: str, *, durable: bool = True
+) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    """Open an async connection for the hot statements."""
+    arguments = hot_connection_arguments(name, durable=durable, timeout_seconds=settings.database_timeout_seconds)
+    return await psycopg.AsyncConnection.connect(settings.database_url, **arguments)

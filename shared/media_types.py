@@ -1,0 +1,277 @@
+"""What bytes are, told from their beginning, and what a file may safely be called.
+
+The signatures are those of the formats' own specifications: JPEG (ITU-T T.81, B.1.1), PNG (W3C PNG, 5.2), GIF89a,
+WebP (RFC 9649), TIFF 6.0, ISO base media files (ISO/IEC 14496-12, 4.3) with the brands of HEIF (ISO/IEC 23008-12) and
+AVIF, PDF (ISO 32000-2, 7.5.2), Parquet, ZIP (APPNOTE 4.3) with Office Open XML and OpenDocument in it, gzip (RFC 1952).
+What is text and what is HTML follows the WHATWG MIME Sniffing Standard (7.1 and 3, "binary data byte").
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+HEAD_BYTES = 64 << 10
+"""How much of a file's beginning is worth giving to `detect_media_type`."""
+
+UNKNOWN = "application/octet-stream"
+
+_PREFIXES: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+    (b"II+\x00", "image/tiff"),
+    (b"MM\x00+", "image/tiff"),
+    (b"%PDF-", "application/pdf"),
+    (b"PAR1", "application/vnd.apache.parquet"),
+    (b"PARE", "application/vnd.apache.parquet"),
+    (b"\x1f\x8b\x08", "application/gzip"),
+    (b"\x28\xb5\x2f\xfd", "application/zstd"),
+    (b"\xfd7zXZ\x00", "application/x-xz"),
+    (b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"),
+    (b"SQLite format 3\x00", "application/vnd.sqlite3"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "application/x-ole-storage"),
+)
+_DIB_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+_BRANDS = {
+    b"avif": "image/avif",
+    b"avis": "image/avif",
+    b"heic": "image/heic",
+    b"heix": "image/heic",
+    b"heim": "image/heic",
+    b"heis": "image/heic",
+    b"hevc": "image/heic",
+    b"hevx": "image/heic",
+    b"mif1": "image/heif",
+    b"msf1": "image/heif",
+    b"qt  ": "video/quicktime",
+    b"isom": "video/mp4",
+    b"iso2": "video/mp4",
+    b"mp41": "video/mp4",
+    b"mp42": "video/mp4",
+    b"avc1": "video/mp4",
+    b"M4V ": "video/mp4",
+    b"M4A ": "audio/mp4",
+}
+_OFFICE_FOLDERS = (
+    (b"xl/", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+    (b"word/", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
+    (b"ppt/", "application/vnd.openxmlformats-officedocument.presentationml.presentation"),
+)
+_BINARY_BYTES = bytes([*range(0x09), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20)])
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_MARKUP_TO_SKIP = re.compile(r"\s*(?:<\?xml[^>]*\?>|<!--.*?-->|<!DOCTYPE\s+svg[^>\[]*(?:\[[^\]]*\])?\s*>)", re.S | re.I)
+_HTML_START = re.compile(
+    r"<(?:!DOCTYPE\s+html|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p)(?=[\s>/])", re.I
+)
+_SVG_START = re.compile(r"<(?:\w+:)?svg(?=[\s>])")
+_JSON_TOKEN = re.compile(
+    r"[ \t\r\n]*([{}\[\],:]|\"(?:[^\"\\\x00-\x1f]|\\.)*\"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null)"
+)
+_JSON_LOOKED_AT = 4096
+_CSV_DELIMITERS = ",;\t|"
+_CSV_LINES_LOOKED_AT = 50
+_TEXT_TYPES_BY_ENDING = {
+    ".csv": "text/csv",
+    ".tsv": "text/csv",
+    ".txt": "text/plain",
+    ".text": "text/plain",
+    ".log": "text/plain",
+    ".md": "text/markdown",
+}
+
+
+def detect_media_type(head: bytes, name: str | None = None) -> str:
+    """Tell the media type of a file from its first bytes, of which `HEAD_BYTES` are looked at; never raises.
+
+    Only where the bytes are text does the name's ending have a say, and only between kinds of plain text. Separated
+    values are `text/csv` whatever separates them, and lines of JSON are `application/json`. What is not known is
+    `application/octet-stream`, and so is nothing at all.
+    """
+    head = bytes(head[:HEAD_BYTES])
+    return _detect_binary(head) or _detect_text(head, name) or UNKNOWN
+
+
+def _detect_binary(head: bytes) -> str | None:
+    for prefix, media_type in _PREFIXES:
+        if head.startswith(prefix):
+            return media_type
+    if head[:4] == b"RIFF":
+        return {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}.get(head[8:12])
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _DIB_HEADER_SIZES:
+        return "image/bmp"
+    if head[4:8] == b"ftyp":
+        return _detect_iso_media(head)
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return _detect_in_zip(head)
+    # Readers take a PDF whose header stands within the first 1,024 bytes (ISO 32000-1, Annex H, note 13).
+    if re.search(rb"[\r\n]%PDF-\d\.\d", head[:1024]) and b" obj" in head:
+        return "application/pdf"
+    return None
+
+
+def _detect_iso_media(head: bytes) -> str | None:
+    size = min(int.from_bytes(head[:4], "big"), 256)
+    brands = [head[8:12], *(head[at : at + 4] for at in range(16, size, 4))]
+    known = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
+    # `mif1` says only that it is some still picture: a brand beside it says which.
+    return next((media_type for media_type in known if media_type != "image/heif"), known[0] if known else None)
+
+
+def _detect_in_zip(head: bytes) -> str:
+    if head[30:38] == b"mimetype":
+        declared = re.match(rb"application/(?:vnd\.oasis\.opendocument\.[a-z-]+|epub\+zip)", head[38:128])
+        return declared.group().decode("ascii") if declared else "application/zip"
+    if b"[Content_Types].xml" in head or b"_rels/.rels" in head:
+        for folder, media_type in _OFFICE_FOLDERS:
+            # A member's name stands 30 bytes behind the signature of its local header (APPNOTE 4.3.7).
+            if re.search(rb"PK\x03\x04.{26}" + folder, head, re.S):
+                return media_type
+    return "application/zip"
+
+
+def _detect_text(head: bytes, name: str | None) -> str | None:
+    text = _decode_text(head)
+    if text is None or not text.strip():
+        return "text/plain" if text else None
+    start = text.lstrip()
+    if start.startswith("<"):
+        markup = _detect_markup(start)
+        if markup:
+            return markup
+    if _looks_like_json(start, whole=len(head) < HEAD_BYTES):
+        return "application/json"
+    by_ending = _TEXT_TYPES_BY_ENDING.get(PurePosixPath(name or "").suffix.lower())
+    if by_ending:
+        return by_ending
+    return "text/csv" if _looks_like_csv(text) else "text/plain"
+
+
+def _decode_text(head: bytes) -> str | None:
+    """Give the text that the bytes are, the encoding guessed as roughly as a media type needs, or None."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            try:
+                return codecs.getincrementaldecoder(encoding)().decode(head)
+            except UnicodeError:
+                return None
+    if head.translate(None, _BINARY_BYTES) != head:
+        return None
+    try:
+        # The last character may be cut in two: an incremental decoder waits for its rest.
+        return codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeError:
+        return head.decode("latin-1")
+
+
+def _detect_markup(start: str) -> str | None:
+    is_xml = start.startswith("<?xml")
+    while skipped := _MARKUP_TO_SKIP.match(start):
+        start = start[skipped.end() :]
+    start = start.lstrip()
+    if _SVG_START.match(start):
+        return "image/svg+xml"
+    if _HTML_START.match(start):
+        return "text/html"
+    return "text/xml" if is_xml else None
+
+
+def _looks_like_json(start: str, whole: bool) -> bool:
+    """Whether text is JSON or lines of JSON: a prefix of its tokens is, or all of a short one."""
+    if start[0] not in "{[":
+        return False
+    if whole:
+        try:
+            json.loads(start)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return True
+    position, before = 0, ""
+    while position < min(len(start), _JSON_LOOKED_AT):
+        token = _JSON_TOKEN.match(start, position)
+        if token is None:
+            rest = start[position:].strip()
+            return not rest or (not whole and _is_cut_token(rest))
+        found = token.group(1)
+        if before == "{" and found[0] not in '"}':
+            return False
+        if before == "[" and found in (",", ":", "}"):
+            return False
+        position, before = token.end(), found
+    return True
+
+
+def _is_cut_token(rest: str) -> bool:
+    return rest.startswith('"') and '"' not in rest[1:].replace('\\"', "")
+
+
+def _looks_like_csv(text: str) -> bool:
+    """Whether each of the first lines, of which there are two at least, has the same number of separators."""
+    lines = text.splitlines(keepends=True)[: _CSV_LINES_LOOKED_AT + 1]
+    whole_lines = lines[:-1] if len(lines) > 1 and not lines[-1].endswith(("\n", "\r")) else lines
+    if len(whole_lines) < 2:
+        whole_lines = lines
+    return any(_is_regular(whole_lines, delimiter) for delimiter in _CSV_DELIMITERS)
+
+
+def _is_regular(lines: Iterable[str], delimiter: str) -> bool:
+    widths = []
+    try:
+        for row in csv.reader(lines, delimiter=delimiter):
+            if row:
+                widths.append(len(row))
+    except csv.Error:
+        return False
+    if len(widths) > 2 and widths[-1] != widths[0]:
+        # A quoted field may span the end of what is looked at.
+        widths.pop()
+    return len(widths) >= 2 and widths[0] >= 2 and set(widths) == {widths[0]}
+
+
+LONGEST_NAME_CHARACTERS = 150
+LONGEST_NAME_BYTES = 255
+_RESERVED = re.compile(r'[<>:"|?*]')
+_EXTENSION = re.compile(r"\.[^\s.]{1,16}$")
+
+
+def safe_file_name(name: str | None) -> str:
+    """Give a form of a file's name that can be shown, logged and saved anywhere, and is never empty.
+
+    Folders are dropped, whichever slash parts them. So are control and format characters (categories Cc, Cf, Cs, Co, Cn
+    of Unicode, among them the bidirectional overrides that make `exe` look like `txt`, UTS #39), except for the joiners
+    inside words of some scripts. Letters are composed (NFC, UAX #15), what file systems reserve becomes `_`, and the
+    ending survives when the name is cut to 150 characters and 255 bytes.
+    """
+    base = re.split(r"[/\\]", name or "")[-1]
+    visible = "".join(c for c in base if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+    composed = unicodedata.normalize("NFC", _RESERVED.sub("_", visible))
+    cleaned = re.sub(r"\s+", " ", composed).strip().rstrip(". ")
+    if not cleaned.strip(". "):
+        return "file"
+    return _cut(cleaned)
+
+
+def _cut(name: str) -> str:
+    if len(name) <= LONGEST_NAME_CHARACTERS and len(name.encode()) <= LONGEST_NAME_BYTES:
+        return name
+    found = _EXTENSION.search(name)
+    extension = found.group() if found and found.start() > 0 else ""
+    stem = name[: len(name) - len(extension)][: LONGEST_NAME_CHARACTERS - len(extension)]
+    room = LONGEST_NAME_BYTES - len(extension.encode())
+    stem = stem.encode()[:room].decode(errors="ignore")
+    return stem.rstrip(". ") + extension

@@ -1,0 +1,240 @@
+"""The hot statements on tasks: submit, read, release, claim, renew, report, finish.
+
+Each is plain SQL for psycopg, sync or async, run on a connection of `shared.database` that knows only index plans. Each
+takes what has gathered as one JSON document or as arrays, so that one round trip and one commit serve many. Every move
+writes its event in the same statement; an event's `seq` is the task's `version` after it, so a task's history has no gap.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from shared.task_states import DONE_VALUES
+
+DUE_CHANNEL: Final = "taskmill_due"
+"""The NOTIFY channel on which every commit that makes tasks due rings the relay."""
+
+NAME_THE_CLAIM: Final = "CASE WHEN t.named_claim = t.claim THEN ~t.claim ELSE t.claim END"
+"""What an UPDATE of a running row must set `named_claim` to, or the fence refuses it."""
+
+_DONE: Final = ", ".join(f"'{status}'" for status in sorted(DONE_VALUES))
+
+_SUBMITTED_COLUMNS: Final = """
+    id uuid, kind text, kind_version int2, queue text, status text, organization_id uuid, owner_id uuid, api_key_id uuid,
+    priority int2, max_attempts int2, timeout_seconds int, keep_seconds int, run_at timestamptz, delay float8, ttl int,
+    batch_id uuid, parent_id uuid, schedule_id uuid, traceparent text, request_id text, tags text, metadata jsonb,
+    params jsonb, files json, idempotency_key text, fingerprint text"""
+
+
+def _submit(*, keyed: bool) -> str:
+    keys = """,
+k AS (
+    INSERT INTO idempotency_keys (owner_id, key, fingerprint, subject_id, status_code)
+    SELECT owner_id, idempotency_key, decode(fingerprint, 'hex'), coalesce(batch_id, id), 202
+    FROM v WHERE idempotency_key IS NOT NULL ORDER BY owner_id, idempotency_key
+    ON CONFLICT (owner_id, key) DO NOTHING
+    RETURNING owner_id, key
+),
+n AS MATERIALIZED (
+    SELECT v.* FROM v
+    WHERE v.idempotency_key IS NULL OR EXISTS (SELECT FROM k WHERE k.owner_id = v.owner_id AND k.key = v.idempotency_key)
+)"""
+    files = """,
+f AS (
+    INSERT INTO task_files (task_id, file_id, role, position)
+    SELECT n.id, x.file_id::uuid, 'input', min(x.position)
+    FROM n CROSS JOIN LATERAL json_array_elements_text(n.files) WITH ORDINALITY AS x (file_id, position)
+    GROUP BY n.id, x.file_id
+)"""
+    return f"""
+WITH v AS MATERIALIZED (SELECT * FROM json_to_recordset(%(document)s::json) AS v ({_SUBMITTED_COLUMNS})){keys if keyed else ""},
+t AS (
+    INSERT INTO tasks (id, kind, kind_version, queue, status, organization_id, owner_id, api_key_id, priority, max_attempts,
+        timeout_seconds, keep_seconds, run_at, ttl, expires_at, batch_id, parent_id, schedule_id, traceparent, request_id,
+        tags, metadata)
+    SELECT id, kind, kind_version, queue, status, organization_id, owner_id, api_key_id, priority, max_attempts,
+        timeout_seconds, keep_seconds, coalesce(run_at, now() + delay * interval '1 second'), ttl,
+        now() + ttl * interval '1 second', batch_id, parent_id, schedule_id, traceparent, request_id,
+        coalesce(tags, '{{}}')::text[], coalesce(metadata, '{{}}')
+    FROM {"n" if keyed else "v"}
+    RETURNING id
+),
+p AS (INSERT INTO task_payloads (task_id, params) SELECT id, params FROM {"n" if keyed else "v"}),
+e AS (
+    INSERT INTO task_events (task_id, seq, type, data)
+    SELECT id, 1, 'status', jsonb_build_object('status', status) FROM {"n" if keyed else "v"}
+){files if keyed else ""}
+SELECT now(), pg_notify('{DUE_CHANNEL}', ''), (SELECT array_agg(id) FROM t)"""
+
+
+SUBMIT: Final = _submit(keyed=False)
+"""Insert tasks without idempotency keys or input files. Gives (now, _, ids)."""
+
+SUBMIT_KEYED: Final = _submit(keyed=True)
+"""Insert tasks that may bear a key or input files; a task whose key is taken is left out. Gives (now, _, ids inserted).
+
+A file that is gone violates a foreign key and fails the whole statement.
+"""
+
+_SHOWN_COLUMNS: Final = """
+    t.id, t.kind, t.queue, t.status, t.progress_percent, t.progress_message, t.attempt, t.max_attempts, t.next_attempt_at,
+    t.priority, p.params::text, p.result::text, p.error::text,
+    CASE WHEN t.status = 'succeeded' THEN (
+        SELECT json_agg(json_build_object('id', f.id, 'name', f.name, 'media_type', f.media_type, 'size', f.size,
+            'sha256', encode(f.sha256, 'hex'), 'url', '/files/' || f.id || '/content',
+            'expires_at', to_char(t.purge_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) ORDER BY x.position)
+        FROM task_files x JOIN files f ON f.id = x.file_id WHERE x.task_id = t.id AND x.role = 'artifact')::text
+    END,
+    t.tags, t.metadata::text, t.batch_id, t.created_at, t.run_at, t.started_at, t.finished_at, t.cancel_requested_at,
+    t.purge_at, t.version, t.organization_id"""
+
+READ: Final = (
+    f"SELECT {_SHOWN_COLUMNS} FROM tasks t JOIN task_payloads p ON p.task_id = t.id WHERE t.id = ANY(%(ids)s::uuid[])"
+)
+"""Read tasks by id, in the columns of `api.representations.TaskRow`, in no order."""
+
+READ_VERSIONS: Final = "SELECT id, version, status, organization_id FROM tasks WHERE id = ANY(%(ids)s::uuid[])"
+"""Read what is needed to answer 304, or to see whether a task is done."""
+
+RELEASE: Final = """
+WITH RECURSIVE room AS MATERIALIZED (
+    SELECT greatest(0, %(window)s - count(*))::int AS n FROM (
+        SELECT FROM tasks WHERE queue = %(queue)s AND status = 'queued' AND rung_at IS NOT NULL LIMIT %(window)s) AS rung
+),
+owners AS (
+    (SELECT owner_id FROM tasks WHERE queue = %(queue)s AND status = 'queued' AND rung_at IS NULL
+     ORDER BY owner_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT t.owner_id FROM tasks t
+            WHERE t.queue = %(queue)s AND t.status = 'queued' AND t.rung_at IS NULL AND t.owner_id > owners.owner_id
+            ORDER BY t.owner_id LIMIT 1)
+    FROM owners WHERE owners.owner_id IS NOT NULL
+),
+candidates AS MATERIALIZED (
+    SELECT c.* FROM owners CROSS JOIN LATERAL (
+        SELECT t.id, t.kind, t.owner_id, t.priority FROM tasks t
+        WHERE t.queue = %(queue)s AND t.owner_id = owners.owner_id AND t.status = 'queued' AND t.rung_at IS NULL
+        ORDER BY t.priority DESC, t.id LIMIT (SELECT n FROM room) FOR UPDATE SKIP LOCKED) AS c
+),
+picked AS (
+    SELECT id, kind, row_number() OVER (PARTITION BY owner_id ORDER BY priority DESC, id) AS turn
+    FROM candidates ORDER BY turn LIMIT (SELECT n FROM room)
+)
+UPDATE tasks t SET rung_at = clock_timestamp() FROM picked WHERE t.id = picked.id RETURNING t.id::text, t.kind, picked.turn"""
+"""Mark what may be published of one queue: callers in turn, within one by priority, then age. Gives (id, kind, turn).
+
+No more than `window` tasks of a queue are published and not yet claimed. Publish only after this has committed.
+"""
+
+CLAIM: Final = """
+WITH c AS (
+    UPDATE tasks t SET status = 'running', claim = v.claim, named_claim = NULL, attempt = t.attempt + 1,
+        version = t.version + 1, started_at = clock_timestamp(), lease_until = clock_timestamp() + %(lease)s * interval '1 second',
+        progress_percent = NULL, progress_message = NULL
+    FROM unnest(%(ids)s::uuid[], %(claims)s::bigint[]) AS v (id, claim), task_payloads p
+    WHERE t.id = v.id AND p.task_id = v.id AND t.status = 'queued' AND t.cancel_requested_at IS NULL
+        AND (t.expires_at IS NULL OR t.expires_at > now())
+    RETURNING t.id, t.claim, t.attempt, t.max_attempts, t.kind, t.timeout_seconds, t.organization_id, t.owner_id,
+        t.request_id, p.params::text, t.version
+),
+e AS (
+    INSERT INTO task_events (task_id, seq, type, data)
+    SELECT id, version, 'status', jsonb_build_object('status', 'running', 'attempt', attempt) FROM c
+)
+SELECT id, claim, attempt, max_attempts, kind, timeout_seconds, organization_id, owner_id, request_id, params FROM c"""
+"""Take tasks from queued to running. Gives a row for each that was taken: nothing for a duplicate, cancelled or expired."""
+
+RENEW: Final = f"""
+UPDATE tasks t SET lease_until = clock_timestamp() + %(lease)s * interval '1 second', named_claim = {NAME_THE_CLAIM}
+FROM unnest(%(ids)s::uuid[], %(claims)s::bigint[]) AS v (id, claim)
+WHERE t.id = v.id AND t.claim = v.claim AND t.status = 'running'
+RETURNING t.id, t.cancel_requested_at IS NOT NULL"""
+"""Renew leases. Gives (id, whether a cancel is requested) for each claim that still holds."""
+
+REPORT_PROGRESS: Final = f"""
+WITH u AS (
+    UPDATE tasks t SET progress_percent = %(percent)s, progress_message = %(message)s, version = t.version + 1,
+        named_claim = {NAME_THE_CLAIM}
+    WHERE t.id = %(id)s AND t.claim = %(claim)s AND t.status = 'running'
+    RETURNING t.id, t.version, t.cancel_requested_at IS NOT NULL AS cancel
+),
+e AS (
+    INSERT INTO task_events (task_id, seq, type, data)
+    SELECT id, version, 'progress', jsonb_build_object('percent', %(percent)s::int, 'message', %(message)s::text) FROM u
+)
+SELECT cancel FROM u"""
+"""Write an attempt's progress. Gives (whether a cancel is requested), or nothing when the claim is lost."""
+
+CANCELLED_ERROR: Final = orjson.dumps(
+    {
+        "type": "/problems/cancelled",
+        "title": "Cancelled",
+        "detail": "A caller cancelled the task.",
+        "retryable": False,
+        "data": {},
+    }
+).decode()
+
+_NEXT_STATUS: Final = """CASE WHEN v.status IN ('retrying', 'queued') AND t.cancel_requested_at IS NOT NULL
+            THEN 'cancelled' ELSE v.status END"""
+
+_FINISH_COLUMNS: Final = "id uuid, claim bigint, status text, result jsonb, error jsonb, delay float8, artifacts json"
+
+
+def _finish(*, with_artifacts: bool) -> str:
+    artifacts = """,
+made AS MATERIALIZED (
+    SELECT u.id AS task_id, u.organization_id, u.owner_id, u.purge_at, a.*
+    FROM u JOIN v ON v.id = u.id CROSS JOIN LATERAL json_to_recordset(v.artifacts) AS a (
+        file_id uuid, name text, media_type text, size bigint, sha256 text, storage_key text, position int2)
+    WHERE u.status = 'succeeded'
+),
+f AS (
+    INSERT INTO files (id, organization_id, owner_id, name, media_type, size, sha256, origin, task_id, storage_key, expires_at)
+    SELECT file_id, organization_id, owner_id, name, media_type, size, decode(sha256, 'hex'), 'task', task_id, storage_key,
+        purge_at FROM made
+),
+x AS (
+    INSERT INTO task_files (task_id, file_id, role, position) SELECT task_id, file_id, 'artifact', position FROM made
+)"""
+    return f"""
+WITH v AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(document)s::json) AS v ({_FINISH_COLUMNS})
+),
+u AS (
+    UPDATE tasks t SET
+        status = {_NEXT_STATUS},
+        claim = NULL, lease_until = NULL, rung_at = NULL, named_claim = {NAME_THE_CLAIM}, version = t.version + 1,
+        attempt = t.attempt - CASE WHEN {_NEXT_STATUS} = 'queued' THEN 1 ELSE 0 END,
+        next_attempt_at = CASE WHEN {_NEXT_STATUS} = 'retrying' THEN clock_timestamp() + v.delay * interval '1 second' END,
+        finished_at = CASE WHEN {_NEXT_STATUS} IN ({_DONE}) THEN clock_timestamp() END,
+        purge_at = CASE WHEN {_NEXT_STATUS} IN ({_DONE}) THEN clock_timestamp() + t.keep_seconds * interval '1 second' END,
+        started_at = CASE WHEN {_NEXT_STATUS} <> 'queued' THEN t.started_at END
+    FROM v WHERE t.id = v.id AND t.claim = v.claim AND t.status = 'running'
+    RETURNING t.id, t.version, t.status, t.attempt, t.organization_id, t.owner_id, t.purge_at, v.result, v.error,
+        v.status AS wanted
+),
+p AS (
+    UPDATE task_payloads p SET result = u.result,
+        error = CASE WHEN u.status = 'cancelled' AND u.wanted <> 'cancelled'
+            THEN '{CANCELLED_ERROR}'::jsonb || jsonb_build_object('attempt', u.attempt) ELSE u.error END
+    FROM u WHERE p.task_id = u.id
+),
+e AS (
+    INSERT INTO task_events (task_id, seq, type, data)
+    SELECT id, version, 'status', jsonb_build_object('status', status, 'attempt', attempt) FROM u
+){artifacts if with_artifacts else ""}
+SELECT id, status FROM u"""
+
+
+FINISH: Final = _finish(with_artifacts=False)
+"""End attempts by their claims, with no artifacts. Gives (id, status) for each that was still theirs.
+
+`status` is the state wanted; one that would wait again (`retrying`, or `queued` for work handed back) becomes `cancelled`
+when a cancel was requested. A lost claim gives no row and changes nothing.
+"""
+
+FINISH_WITH_ARTIFACTS: Final = _finish(with_artifacts=True)
+"""The same, and the artifacts of those that succeeded become files."""

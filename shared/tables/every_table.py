@@ -1,0 +1,24 @@
+"""Every table, so that whoever needs the whole schema has it by importing this."""
+
+from __future__ import annotations
+
+from shared.tables import callers, emails, files, schedules, tasks
+
+EVERY_TABLE = (
+    callers.organizations,
+    callers.callers,
+    callers.api_keys,
+    files.files,
+    tasks.tasks,
+    tasks.task_payloads,
+    tasks.task_events,
+    tasks.task_files,
+    tasks.idempotency_keys,
+    tasks.unique_tasks,
+    tasks.tombstones,
+    emails.email_intents,
+    emails.email_receipts,
+    schedules.schedules,
+    schedules.schedule_slots,
+    schedules.signs_of_life,
+)

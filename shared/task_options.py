@@ -1,0 +1,115 @@
+"""The options that every submission may bear, whatever its kind, and the models of whole submissions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Annotated, Any, Final, Literal, cast
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
+from pydantic_core import PydanticCustomError
+
+from shared.contracts.catalog import list_kinds
+from shared.contracts.kind import AnyKind, Params
+
+DAY_SECONDS: Final = 86_400
+DEFAULT_KEEP_SECONDS: Final = 7 * DAY_SECONDS
+LONGEST_KEEP_SECONDS: Final = 365 * DAY_SECONDS
+LONGEST_WAIT_SECONDS: Final = 3650 * DAY_SECONDS
+MAX_METADATA_BYTES: Final = 4096
+
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class TaskOptions(BaseModel):
+    """How and when a task is done; no param of any kind bears one of these names. Unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Annotated[int, Field(ge=0, le=9, description="Higher is sooner, among one caller's tasks.")] = 5
+    run_at: Annotated[AwareDatetime | None, Field(description="Not before this time; not with `delay`.")] = None
+    delay: Annotated[
+        float | None,
+        Field(ge=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False, description="Not before so many seconds from now."),
+    ] = None
+    ttl: Annotated[
+        int | None,
+        Field(ge=1, le=LONGEST_WAIT_SECONDS, description="Seconds from `created_at`; not started by then, it expires."),
+    ] = None
+    max_attempts: Annotated[int | None, Field(ge=1, le=25, description="Attempts in all; by default the kind's.")] = (
+        None
+    )
+    timeout: Annotated[
+        int | None, Field(ge=1, description="Seconds that one attempt may take; not more than the kind allows.")
+    ] = None
+    keep_for: Annotated[
+        int,
+        Field(ge=0, le=LONGEST_KEEP_SECONDS, description="Seconds that a finished task and its artifacts are kept."),
+    ] = DEFAULT_KEEP_SECONDS
+    tags: Annotated[list[Tag], Field(max_length=16, description="Words to find the task by.")] = []
+    metadata: Annotated[
+        dict[str, str], Field(description="A flat object of strings, up to 4 KiB as JSON, given back as it is.")
+    ] = {}
+    unique_for: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=LONGEST_WAIT_SECONDS,
+            description="Seconds: while a task of the same owner, kind and params is live and younger, it is answered "
+            "in place of a new one.",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _hold_together(self) -> TaskOptions:
+        if self.run_at is not None:
+            if self.delay is not None:
+                raise PydanticCustomError("run_at_and_delay", "give run_at or delay, not both", {"pointer": "/delay"})
+            if self.run_at > datetime.now(UTC) + timedelta(seconds=LONGEST_WAIT_SECONDS) or self.run_at.year < 2000:
+                raise PydanticCustomError("run_at_out_of_range", "at most ten years from now", {"pointer": "/run_at"})
+        if self.metadata:
+            size = sum(len(key.encode()) + len(value.encode()) + 6 for key, value in self.metadata.items())
+            if size > MAX_METADATA_BYTES:
+                raise PydanticCustomError("metadata_too_large", "at most 4 KiB", {"pointer": "/metadata"})
+        return self
+
+
+OPTION_NAMES: Final = frozenset(TaskOptions.model_fields) | {"webhook"}
+
+
+class Submission(TaskOptions):
+    """`{kind, params, …options}`, before the kind is known."""
+
+    kind: str
+    params: dict[str, Any] = {}
+
+
+@cache
+def submission_model(kind_name: str) -> type[TaskOptions]:
+    """Give the model of `{kind, params, …options}` for one kind, its params fully typed."""
+    kind = list_kinds()[kind_name]
+    fields: dict[str, Any] = {"kind": (Literal[kind_name], ...), "params": (kind.params, _default_params(kind))}
+    return cast(type[TaskOptions], create_model(_class_name(kind_name) + "Submission", __base__=TaskOptions, **fields))
+
+
+@cache
+def side_by_side_model(kind_name: str) -> type[TaskOptions]:
+    """Give the model of a body that holds a kind's params and the options side by side."""
+    kind = list_kinds()[kind_name]
+    return cast(
+        type[TaskOptions], create_model(_class_name(kind_name) + "Request", __base__=(TaskOptions, kind.params))
+    )
+
+
+def params_of(request: BaseModel, kind: AnyKind) -> bytes:
+    """Give the params of a side-by-side request as JSON."""
+    return request.model_dump_json(include=set(kind.params.model_fields), by_alias=True).encode()
+
+
+def _default_params(kind: AnyKind) -> Params | Any:
+    needed = any(info.is_required() for info in kind.params.model_fields.values())
+    return ... if needed else kind.params()
+
+
+def _class_name(kind_name: str) -> str:
+    return "".join(word.capitalize() for word in kind_name.replace(".", "_").split("_"))
