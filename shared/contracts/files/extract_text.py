@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AfterValidator, Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from shared.contracts.kind import FileReference, Kind, Params, Result
@@ -19,17 +19,22 @@ from shared.contracts.kind import FileReference, Kind, Params, Result
 READABLE_TYPES = ("application/pdf", "text/*", "application/json")
 
 
-def _refuse_descending(pages: int | str) -> int | str:
-    if isinstance(pages, str):
-        first, last = (int(number) for number in pages.split("-"))
+def _name_one_error(pages: object, validate: ValidatorFunctionWrapHandler) -> int | str:
+    """Answer for both forms of pages at once, at the place of the item and not below it."""
+    try:
+        valid: int | str = validate(pages)
+    except ValidationError:
+        raise PydanticCustomError("page_form", 'Pages are numbers from 1, or ranges such as "2-5"') from None
+    if isinstance(valid, str):
+        first, last = (int(number) for number in valid.split("-"))
         if first > last:
             raise PydanticCustomError("range_descending", "A range of pages must ascend")
-    return pages
+    return valid
 
 
-PageNumber = Annotated[int, Field(ge=1, le=9_999_999)]
+PageNumber = Annotated[int, Field(strict=True, ge=1, le=9_999_999)]
 PageRange = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}-[1-9][0-9]{0,6}$")]
-Pages = Annotated[PageNumber | PageRange, AfterValidator(_refuse_descending)]
+Pages = Annotated[PageNumber | PageRange, WrapValidator(_name_one_error)]
 
 
 class ExtractTextParams(Params):
@@ -65,10 +70,10 @@ KIND = Kind(
     result=ExtractTextResult,
     title="Extract text",
     description=(
-        "Takes the text out of a PDF or a text file, as the artifact `text.txt`: UTF-8, lines ended by line feeds, pages "
-        "parted by form feeds. Text that is only a picture in the PDF is not read. Fails with "
-        "`/problems/unreadable-pdf` when the document is damaged, `/problems/encrypted-pdf` when it asks for a password, "
-        "`/problems/unreadable-text` when the bytes are no text, `/problems/no-such-page` when a page lies beyond the "
+        "Takes the text out of a PDF or a text file, as the artifact `text.txt`: UTF-8, lines ended by line feeds, "
+        "pages parted by form feeds. Text that is only a picture in the PDF is not read. Fails with "
+        "`/problems/unreadable-pdf` when the document is damaged, `/problems/encrypted-pdf` when it asks for a "
+        "password, `/problems/unreadable-text` when the bytes are no text, `/problems/no-such-page` when a page lies beyond the "
         "end (data: `pages`), and `/problems/output-too-large` when there is more text than one task may make (data: "
         "`most_bytes`)."
     ),

@@ -90,8 +90,8 @@ KIND = Kind(
     result=InspectResult,
     title="Inspect a file",
     description=(
-        "Tells what a stored file is, from its bytes: media type, size and checksum, and what a picture, a PDF, a table "
-        "or a text says of itself. A picture is read to its end, so that a cut one is found; only its first frame is. "
+        "Tells what a stored file is, from its bytes: media type, size and checksum, and what a picture, a PDF, a "
+        "table or a text says of itself. A picture is read to its end, so that a cut one is found; only its first frame is. "
         "Fails with `/problems/unreadable-image`, `/problems/unreadable-pdf` or `/problems/unreadable-table` when the "
         "file is damaged, and with `/problems/image-too-large` (data: `width`, `height`, `most_pixels`) when a picture "
         "claims more pixels than are read."

@@ -44,7 +44,7 @@ class Variant(Params):
         Fit,
         Field(
             description="How the picture meets the box of `width` and `height`. `inside`: as large as fits, its shape "
-            "kept. `cover`: fills the box, its shape kept, what stands out cut off evenly. `contain`: as `inside`, then "
+            "kept. `cover`: fills the box, its shape kept, what stands out cut off evenly. `contain`: as `inside`, and "
             "padded to the box. `fill`: stretched to the box. All but `inside` need both sides of the box."
         ),
     ] = "inside"
@@ -101,7 +101,7 @@ def _refuse_equal_names(variants: list[Variant]) -> list[Variant]:
 
 def _refusal(location: tuple[int | str, ...], code: str, message: str, value: object) -> ValidationError:
     """Make the error of one place within what is validated, so that the answer points there."""
-    detail = InitErrorDetails(type=PydanticCustomError(code, message), loc=location, input=value)  # type: ignore[arg-type]
+    detail = InitErrorDetails(type=PydanticCustomError(code, message), loc=location, input=value)
     return ValidationError.from_exception_data("variants", [detail])
 
 
@@ -144,8 +144,8 @@ KIND = Kind(
     title="Make images",
     description=(
         "Makes up to 20 pictures of other sizes and formats from one: turned upright as EXIF says, converted to sRGB, "
-        "without any metadata, and never enlarged unless asked. Artifacts are named `<name>.<extension>` (`jpg`, `png`, "
-        "`webp`, `avif`). Fails with `/problems/unreadable-image` when the picture is damaged, and with "
+        "without any metadata, and never enlarged unless asked. Artifacts are named `<name>.<extension>` (`jpg`, "
+        "`png`, `webp`, `avif`). Fails with `/problems/unreadable-image` when the picture is damaged, and with "
         "`/problems/image-too-large` when it claims more pixels than are read (data: `width`, `height`, `most_pixels`) "
         "or a variant would be larger than its format can hold (data: `variant`, `width`, `height`)."
     ),
