@@ -1,0 +1,53 @@
+"""The Celery application: queues, limits, and how it holds on to its broker.
+
+Celery carries ids and shows the work to Flower; it stores, schedules, retries and revokes nothing (`docs/decisions/`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from shared.contracts.kind import QUEUES
+from shared.settings import Settings
+
+SOCKET_TIMEOUT_SECONDS = 10
+
+
+def make_celery_app(settings: Settings) -> Celery:
+    """Make the application for the broker that the settings name."""
+    app = Celery("taskmill", broker=settings.broker_url, set_as_current=False)
+    options: dict[str, Any] = {"visibility_timeout": 3600}
+    if settings.broker_is_redis:
+        options |= {
+            "health_check_interval": 5,
+            "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
+            "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+            "socket_keepalive": True,
+            "retry_on_timeout": True,
+        }
+    # Messages go to the default exchange: after a FLUSHALL kombu silently drops what goes to a named one.
+    nameless = Exchange("", type="direct")
+    app.conf.update(
+        # A message is only a doorbell, which the relay rings again when no one answers, so none is acknowledged.
+        task_queues=[Queue(name, nameless, routing_key=name, no_ack=True) for name in QUEUES],
+        task_create_missing_queues=False,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        result_backend=None,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=options,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_rate_limits=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        enable_utc=True,
+        timezone="UTC",
+    )
+    return app
