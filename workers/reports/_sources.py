@@ -1,0 +1,175 @@
+"""Uploaded files as views of DuckDB."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+
+from workers.reports import _problems
+from workers.reports._engine_errors import explain
+from workers.reports._sandbox import quote_identifier, quote_literal
+
+FOLDER = Path("sources")
+BLOCK_BYTES = 1 << 20
+WHOLE_SNIFF_BYTES = 64 << 20
+"""Up to this size a file's column types are found from all of it, so that no later line can contradict them."""
+SNIFF_ROWS = 100_000
+"""In a larger file, from so many rows."""
+
+Shape = Literal["csv", "json", "parquet"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that lies ready to be read."""
+
+    name: str
+    path: Path
+    """Relative to the working folder."""
+    shape: Shape
+    column_types: dict[str, str] = field(default_factory=dict)
+    """Filled in by `create_view`."""
+
+
+def prepare_source(name: str, path: Path, media_type: str) -> Source:
+    """Lay a file ready under a path that shows its source's name, as UTF-8 if it is text.
+
+    Raises `/problems/unreadable-table` for bytes that are neither Parquet nor text.
+    """
+    FOLDER.mkdir(exist_ok=True)
+    if _is_parquet(path):
+        return Source(name, _link(path, FOLDER / f"{name}.parquet"), "parquet")
+    encoding = _find_encoding(name, path)
+    shape: Shape = "json" if _is_json(path, encoding, media_type) else "csv"
+    place = FOLDER / f"{name}.{shape}"
+    if encoding == "utf-8":
+        return Source(name, _link(path, place), shape)
+    _transcode(name, path, encoding, place)
+    return Source(name, place, shape)
+
+
+def create_view(connection: duckdb.DuckDBPyConnection, source: Source) -> Source:
+    """Make the view that bears the source's name, and give the source with its column types.
+
+    Raises `/problems/unreadable-table`.
+    """
+    view = quote_identifier(source.name)
+    try:
+        connection.execute(f"CREATE VIEW {view} AS FROM {_reader(source)}")
+        described = connection.execute(f"DESCRIBE {view}").fetchall()
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as error:
+        raise _problems.unreadable_table(source.name, explain(error).message) from error
+    return replace(source, column_types={row[0]: row[1] for row in described})
+
+
+def _reader(source: Source) -> str:
+    path = quote_literal(str(source.path))
+    if source.shape == "parquet":
+        return f"read_parquet({path})"
+    sample = -1 if source.path.stat().st_size <= WHOLE_SNIFF_BYTES else SNIFF_ROWS
+    if source.shape == "json":
+        return f"read_json({path}, sample_size = {sample})"
+    # Left to itself, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
+    return (
+        f"read_csv({path}, sample_size = {sample}, nullstr = ['', 'NA'], skip = 0, comment = '', "
+        """quote = '"', escape = '"', null_padding = false, ignore_errors = false)"""
+    )
+
+
+def _link(path: Path, place: Path) -> Path:
+    place.symlink_to(path.resolve())
+    return place
+
+
+def _is_parquet(path: Path) -> bool:
+    """By the magic number at the file's start (Parquet format, File Format)."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def _is_json(path: Path, encoding: str, media_type: str) -> bool:
+    """By the name that it was given, or, for plain text, by its first value.
+
+    Plain text is JSON if its first line begins with a bracket and is a value, or goes on in the next.
+    """
+    if "json" in media_type:
+        return True
+    if media_type != "text/plain":
+        return False
+    with path.open("r", encoding=_without_mark(encoding)) as file:
+        start = file.read(BLOCK_BYTES).lstrip()
+    if not start.startswith(("{", "[")):
+        return False
+    try:
+        json.JSONDecoder().raw_decode(start)
+    except ValueError:
+        return len(start) > BLOCK_BYTES // 2
+    return True
+
+
+def _without_mark(encoding: str) -> str:
+    return "utf-8-sig" if encoding == "utf-8" else encoding
+
+
+def _find_encoding(name: str, path: Path) -> str:
+    """Give `utf-8`, `utf-16`, or `windows-1252` for what is neither.
+
+    UTF-16 is known by its mark. Bytes that are not UTF-8 are taken for Windows-1252, as the Encoding Standard of WHATWG
+    takes what calls itself Latin-1 (https://encoding.spec.whatwg.org/#names-and-labels).
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        file.seek(0)
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        valid = True
+        while block := file.read(BLOCK_BYTES):
+            if b"\0" in block:
+                raise _problems.unreadable_table(name, "it is neither text nor Parquet.")
+            if valid:
+                try:
+                    decoder.decode(block)
+                except UnicodeDecodeError:
+                    valid = False
+        if valid:
+            try:
+                decoder.decode(b"", final=True)
+            except UnicodeDecodeError:
+                valid = False
+    return "utf-8" if valid else "windows-1252"
+
+
+def _transcode(name: str, path: Path, encoding: str, place: Path) -> None:
+    try:
+        with place.open("w", encoding="utf-8", newline="") as out:
+            for text in _decode_blocks(path, encoding):
+                out.write(text)
+    except UnicodeError as error:
+        raise _problems.unreadable_table(name, f"its bytes are not {encoding.upper()}.") from error
+
+
+def _decode_blocks(path: Path, encoding: str) -> Iterator[str]:
+    with path.open("rb") as file:
+        if encoding == "windows-1252":
+            # Five bytes have no meaning in Python's table; the Encoding Standard gives them Latin-1's.
+            while block := file.read(BLOCK_BYTES):
+                yield codecs.charmap_decode(block, "strict", _WINDOWS_1252)[0]
+            return
+        decoder = codecs.getincrementaldecoder(encoding)()
+        while block := file.read(BLOCK_BYTES):
+            yield decoder.decode(block)
+        yield decoder.decode(b"", final=True)
+
+
+_WINDOWS_1252 = "".join(
+    bytes([byte]).decode("latin-1" if byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D) else "windows-1252") for byte in range(256)
+)
