@@ -39,7 +39,7 @@ class DataDirectory:
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
-        make_folder(self.path)
+        make_folder(self.path, passable=True)
         lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,22 +12,22 @@ from typing import Any
 from shared.errors import ConfigurationError
 
 
-def make_folder(path: Path) -> Path:
+def make_folder(path: Path, *, passable: bool = False) -> Path:
     """Make a folder and those above it, if absent. What it makes is the owner's alone.
 
-    Root's may be passed through but not listed, since the account that Postgres runs as must get to its own folder.
-    An existing folder is left as it is. Raises `ConfigurationError` when it cannot be made.
+    With `passable`, root's can be passed through by others, though not listed: the account that Postgres runs as must
+    get to its own folder. An existing folder is left as it is. Raises `ConfigurationError` when it cannot be made.
     """
-    mode = 0o711 if os.geteuid() == 0 else 0o700
+    mode = 0o711 if passable and os.geteuid() == 0 else 0o700
     try:
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
             folder.mkdir(mode=mode, exist_ok=True)
             folder.chmod(mode)
         if not path.is_dir():
-            raise NotADirectoryError(f"{path} is not a folder")
+            raise ConfigurationError(f"{path} is not a folder")
     except OSError as error:
-        raise ConfigurationError(f"The folder {path} cannot be made: {error.strerror or error}") from error
+        raise ConfigurationError(f"The folder {path} cannot be made: {error.strerror}") from error
     return path
 
 

@@ -78,7 +78,7 @@ class PostgresServer(ServerProcess):
         return Path(self._memory["cluster"])
 
     def prepare(self) -> None:
-        make_folder(self.directory)
+        make_folder(self.directory, passable=True)
         account = self._settle_cluster()
         self.clear_remains()
         socket_folder = find_short_runtime_folder(

@@ -1,0 +1,70 @@
+"""What is done between the start of the servers and that of the parts: the database, its tables, the admin's key.
+
+Run as `python -m cli.local_stack.first_steps --api-key-file FILE [--postgres-directory DIR]`, a process of its own, so
+that what it imports loads while the servers start and does not stay in the supervisor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cli.local_stack.child_process import wait_until
+from cli.local_stack.owned_files import write_atomically
+from cli.local_stack.postgres import PostgresServer
+from shared.errors import ConfigurationError, TaskmillError
+from shared.settings import Settings, read_settings
+
+_RECOVERY_SECONDS = 600
+_FOREIGN_SERVER_SECONDS = 30
+
+
+def take_first_steps(settings: Settings, api_key_file: Path, postgres_directory: Path | None) -> None:
+    """Wait for the database, create it if it is the built-in one, migrate it, and see that the admin's key is known.
+
+    Raises `TaskmillError` when the database does not answer or cannot be migrated.
+    """
+    from shared.api_keys import ensure_first_admin_key, new_key
+    from shared.schema_migrations import migrate
+
+    if postgres_directory is None:
+        if not wait_until(lambda: _answers(settings.database_url), _FOREIGN_SERVER_SECONDS, pause_seconds=0.2):
+            raise ConfigurationError("The database at TASKMILL_DATABASE_URL does not answer")
+    else:
+        server = PostgresServer(postgres_directory)
+        # After a power cut Postgres first replays its log, which may take minutes.
+        if not wait_until(server.is_ready, _RECOVERY_SECONDS):
+            raise ConfigurationError("The built-in Postgres does not answer")
+        server.complete()
+    migrate(settings)
+    if not api_key_file.exists():
+        write_atomically(api_key_file, new_key() + "\n")
+    ensure_first_admin_key(settings, api_key_file.read_text(encoding="ascii").strip())
+
+
+def _answers(database_url: str) -> bool:
+    import psycopg
+
+    try:
+        with psycopg.connect(database_url, connect_timeout=5, autocommit=True) as connection:
+            connection.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def main() -> None:
+    """Read the arguments and the settings, and take the steps; exit 1, with one plain line, when one fails."""
+    parser = argparse.ArgumentParser(description="Prepare the database of the local stack.")
+    parser.add_argument("--api-key-file", type=Path, required=True)
+    parser.add_argument("--postgres-directory", type=Path)
+    arguments = parser.parse_args()
+    try:
+        take_first_steps(read_settings(), arguments.api_key_file, arguments.postgres_directory)
+    except TaskmillError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

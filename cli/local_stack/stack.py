@@ -1,0 +1,128 @@
+"""A local stack for a program: `with LocalStack(port=0) as stack: stack.ready["api_url"]`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cli.local_stack.child_process import Command, kill_group, spawn, wait_until
+from cli.local_stack.data_directory import remove_data_directory
+from cli.local_stack.owned_files import make_folder
+from cli.local_stack.server_process import ServerFailed
+
+_STOP_SECONDS = 25.0
+
+
+class LocalStack:
+    """Runs `taskmill up` as a process of its own, with its log in `stack.log` of the data directory.
+
+    Without a data directory it takes a temporary one, which leaving the `with` block throws away. `environment` is
+    added to the caller's own, and port 0 is any free one.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path | None = None,
+        *,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._temporary = data_dir is None
+        self.data_dir = (data_dir or _make_temporary_directory()).absolute()
+        self._host = host
+        self._port = port
+        self._environment = dict(environment or {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def ready(self) -> dict[str, Any]:
+        """The ready file as it is now: a part that was restarted has its pid of now."""
+        content = json.loads((self.data_dir / "ready.json").read_text(encoding="utf-8"))
+        assert isinstance(content, dict)
+        return content
+
+    @property
+    def supervisor_pid(self) -> int | None:
+        """The supervisor's process, while the stack is to run."""
+        return self._process.pid if self._process else None
+
+    @property
+    def log_path(self) -> Path:
+        """What the stack has printed since its last start."""
+        return self.data_dir / "stack.log"
+
+    def start(self, limit_seconds: float = 120) -> None:
+        """Start it and return when it is ready. Raises `ServerFailed` with the end of its log when it does not get so."""
+        make_folder(self.data_dir, passable=True)
+        ready_path = self.data_dir / "ready.json"
+        ready_path.unlink(missing_ok=True)
+        project = str(Path(__file__).resolve().parents[2])
+        environment = os.environ | self._environment
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [project, environment.get("PYTHONPATH")]))
+        argv = [sys.executable, "-m", "cli.main", "up", "--data-dir", str(self.data_dir)]
+        argv += ["--host", self._host, "--port", str(self._port)]
+        with self.log_path.open("wb") as log:
+            self.log_path.chmod(0o600)
+            process = self._process = spawn(Command(tuple(argv), environment), log)
+        wait_until(lambda: process.poll() is not None or ready_path.exists(), limit_seconds, pause_seconds=0.01)
+        if process.poll() is not None or not ready_path.exists():
+            self.stop()
+            said = self.log_path.read_text(encoding="utf-8", errors="replace")[-4000:]
+            raise ServerFailed(f"The local stack in {self.data_dir} did not get ready:\n{said}")
+
+    def stop(self) -> int | None:
+        """End all of it, in order; answer the supervisor's exit code. All that was kept is there at the next start."""
+        if self._process is None:
+            return None
+        process, self._process = self._process, None
+        process.terminate()
+        try:
+            return process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            kill_group(process.pid)
+            return process.wait()
+
+    def kill_supervisor(self) -> None:
+        """Kill the supervisor alone, as if it had crashed. The next start ends what it leaves behind."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def remove(self) -> None:
+        """Throw the stopped stack's data away."""
+        remove_data_directory(self.data_dir)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self.stop()
+        if self._temporary:
+            self.remove()
+
+
+def _make_temporary_directory() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="taskmill-data-"))
+    if os.geteuid() == 0:
+        # The account that Postgres runs as must get through to its cluster; all else in it is closed to others.
+        directory.chmod(0o711)
+    return directory

@@ -1,0 +1,191 @@
+"""Starting the parts of the stack, starting again what dies, and ending all of them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cli.local_stack.child_process import Command, kill_group, spawn
+from cli.local_stack.log_printer import LinePump, LogPrinter
+from cli.local_stack.process_identity import is_alive, list_descendants, signal_all, wait_until_gone
+from cli.local_stack.process_record import ProcessRecord
+
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 5.0
+_SETTLED_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process to keep running.
+
+    `clear_remains` is called when it has ended, to clear what it left behind beyond its process group, which is killed
+    with it; `patience_seconds` is how long it may take to stop before it is killed.
+    """
+
+    name: str
+    command: Command
+    clear_remains: Callable[[], None] = lambda: None
+    patience_seconds: float = 3.0
+
+
+class Supervisor:
+    """Keeps parts running. `on_restart` is called whenever one that had died runs again."""
+
+    def __init__(self, printer: LogPrinter, record: ProcessRecord, on_restart: Callable[[], None]) -> None:
+        self._printer = printer
+        self._record = record
+        self._on_restart = on_restart
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._parts: dict[str, Part] = {}
+        self._pumps: set[LinePump] = set()
+        self._hurry = asyncio.Event()
+        self._stopping: set[str] = set()
+        self._fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def hurry(self) -> None:
+        """Wait for nothing any more while stopping: kill."""
+        self._hurry.set()
+
+    async def wait_for_fault(self) -> None:
+        """Raise what went wrong in keeping a part running, should that ever happen; never return."""
+        await asyncio.shield(self._fault)
+
+    def find_pid(self, name: str) -> int | None:
+        """The part's process, as it was last started."""
+        process = self._processes.get(name)
+        return process.pid if process else None
+
+    async def start(self, part: Part) -> None:
+        """Start it, and keep it running from now on. Raises `OSError` when it cannot be executed."""
+        self._parts[part.name] = part
+        await self._spawn(part)
+        keeper = self._keepers[part.name] = asyncio.create_task(self._keep(part), name=f"keep {part.name}")
+        keeper.add_done_callback(self._note_fault)
+
+    async def run_once(self, part: Part) -> int:
+        """Run it to its end and answer its exit code; it is ended when this is cancelled."""
+        await self._spawn(part)
+        process = self._processes[part.name]
+        try:
+            return await _wait_for_exit(process)
+        finally:
+            if process.poll() is None:
+                kill_group(process.pid)
+                process.wait()
+            del self._processes[part.name]
+
+    async def stop(self, stages: Sequence[Sequence[str]], limit_seconds: float) -> None:
+        """End the parts, stage by stage, all of them within the limit, and whatever they started and left behind."""
+        deadline = time.monotonic() + limit_seconds
+        descendants = list_descendants(os.getpid())
+        for stage in stages:
+            await asyncio.gather(*(self._end(name, deadline) for name in stage if name in self._parts))
+        strays = {identity for identity in descendants if is_alive(identity)} | set(self._record.list_strays())
+        signal_all(strays, signal.SIGKILL)
+        wait_until_gone(strays, limit_seconds=2)
+        await self._drain_pumps()
+        self._record.clear()
+
+    async def _keep(self, part: Part) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            began = time.monotonic()
+            code = await _wait_for_exit(self._processes[part.name])
+            if part.name in self._stopping:
+                return
+            pause = _FIRST_PAUSE_SECONDS if time.monotonic() - began > _SETTLED_SECONDS else pause
+            self._printer.say("taskmill", f"{part.name} {_describe(code)}; it is started again in {pause:.1f} s")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            if part.name in self._stopping:
+                return
+            try:
+                part.clear_remains()
+                await self._spawn(part)
+            except OSError as error:
+                self._printer.say("taskmill", f"{part.name} cannot be started: {error}")
+                continue
+            self._on_restart()
+
+    async def _spawn(self, part: Part) -> None:
+        process = spawn(part.command, subprocess.PIPE)
+        self._processes[part.name] = process
+        self._record.add(part.name, process.pid)
+        pump = LinePump(self._printer, part.name)
+        self._pumps.add(pump)
+        pump.finished.add_done_callback(lambda _: self._pumps.discard(pump))
+        await asyncio.get_running_loop().connect_read_pipe(lambda: pump, process.stdout)
+
+    async def _end(self, name: str, deadline: float) -> None:
+        part = self._parts[name]
+        self._stopping.add(name)
+        process = self._processes[name]
+        if process.poll() is None:
+            process.send_signal(part.command.stop_signal)
+            patience = max(0.1, min(part.patience_seconds, deadline - time.monotonic()))
+            exit_or_hurry = [
+                asyncio.create_task(_wait_for_exit(process)),
+                asyncio.create_task(self._hurry.wait()),
+            ]
+            _, pending = await asyncio.wait(exit_or_hurry, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            if process.poll() is None:
+                self._printer.say("taskmill", f"{name} did not stop in time and is killed")
+                kill_group(process.pid)
+                await _wait_for_exit(process)
+        self._keepers[name].cancel()
+        part.clear_remains()
+
+    def _note_fault(self, keeper: asyncio.Task[None]) -> None:
+        if not keeper.cancelled() and (error := keeper.exception()) and not self._fault.done():
+            self._fault.set_exception(error)
+
+    async def _drain_pumps(self) -> None:
+        if self._pumps:
+            await asyncio.wait([pump.finished for pump in self._pumps], timeout=0.5)
+
+
+async def _wait_for_exit(process: subprocess.Popen[bytes]) -> int:
+    """Wait for its end, kill what is left of its process group, which must not work beside its successor, and answer
+    its exit code, or minus the signal that ended it.
+    """
+    if sys.platform == "linux":
+        try:
+            descriptor = os.pidfd_open(process.pid)
+        except OSError:
+            # An old kernel, or it is gone already: looking now and then does as well.
+            descriptor = -1
+        if descriptor >= 0:
+            loop = asyncio.get_running_loop()
+            ended = asyncio.Event()
+            loop.add_reader(descriptor, ended.set)
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+            if process.returncode is None:
+                # Until it is waited for, nobody else can get its pid, and with it its group's number.
+                kill_group(process.pid)
+    while (code := process.poll()) is None:
+        await asyncio.sleep(_POLL_SECONDS)
+    return code
+
+
+def _describe(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"

@@ -1,0 +1,238 @@
+"""The `taskmill` command. Each command imports what it needs when it is called, so that each starts fast."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared.errors import TaskmillError
+
+app = typer.Typer(
+    name="taskmill",
+    help="Takes work over HTTP, does it on workers, and lets you follow it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where all of it is kept; TASKMILL_DATA_DIR or ~/.local/share/taskmill unless told."),
+]
+
+
+class Role(StrEnum):
+    """What a key may do; `api.md` says what each role is."""
+
+    CLIENT = "client"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+@app.command()
+def up(
+    data_dir: _DataDir = None,
+    host: Annotated[str, typer.Option(help="The address that the API listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The API's port; 0 for any that is free.")] = 8000,
+    ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once all of it is ready.")] = None,
+) -> None:
+    """Run every part on this machine, with nothing else installed, until stopped."""
+    from cli.local_stack.data_directory import default_data_directory
+    from cli.local_stack.up import UpOptions, run_up
+
+    raise typer.Exit(run_up(UpOptions(data_dir or default_data_directory(), host, port, ready_file)))
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up at the end, until Ctrl-C.")] = False,
+    data_dir: _DataDir = None,
+) -> None:
+    """Do the main job on real input before your eyes."""
+    from cli.demo import run_demo
+
+    raise typer.Exit(run_demo(data_dir, keep=keep))
+
+
+@app.command(context_settings=_PASS_ON)
+def test(context: typer.Context) -> None:
+    """Run the tests. Whatever follows goes to pytest."""
+    from cli.test_command import run_tests
+
+    raise typer.Exit(run_tests(context.args))
+
+
+@app.command()
+def check() -> None:
+    """Check format, lint, types, import rules and the deployment files."""
+    from cli.check import run_checks
+
+    raise typer.Exit(run_checks())
+
+
+@app.command()
+def api(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="How many processes serve.")] = 1,
+) -> None:
+    """Serve HTTP."""
+    from api.serve import serve
+    from shared.settings import read_settings
+
+    serve(read_settings(), host, port, workers)
+
+
+@app.command()
+def relay() -> None:
+    """Publish what is due to the broker, and take back what was lost."""
+    from shared.settings import read_settings
+    from workers.relay import run_relay
+
+    run_relay(read_settings())
+
+
+@app.command()
+def worker(
+    queues: Annotated[str, typer.Option(help="The queues to work on, separated by commas, such as files,reports.")],
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Attempts at a time.")] = None,
+) -> None:
+    """Do the work of some queues."""
+    from shared.settings import read_settings
+    from workers.worker_process import run_worker
+
+    run_worker(read_settings(), _split_commas(queues), concurrency)
+
+
+@app.command()
+def beat() -> None:
+    """Submit what is due by the clock. Any number may run."""
+    from shared.settings import read_settings
+    from workers.beat_scheduler import run_beat
+
+    run_beat(read_settings())
+
+
+@app.command()
+def flower() -> None:
+    """Serve Flower, where operators watch the workers."""
+    from shared.settings import read_settings
+    from workers.flower import run_flower
+
+    run_flower(read_settings())
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's tables to this version. Safe to run again, and by several at once."""
+    from shared.schema_migrations import migrate as migrate_schema
+    from shared.settings import read_settings
+
+    migrate_schema(read_settings())
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Who or what the key is for.")],
+    role: Annotated[Role, typer.Option(help="What it may do.")] = Role.CLIENT,
+    scopes: Annotated[str | None, typer.Option(help="Fewer scopes than the role's own, separated by commas.")] = None,
+    organization: Annotated[str | None, typer.Option(help="Whose tasks it sees; one of its own unless told.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a key. It is shown now and never again."""
+    from shared import api_keys
+    from shared.settings import read_settings
+
+    chosen = _split_commas(scopes) if scopes is not None else None
+    try:
+        created = api_keys.create_key(read_settings(), name, role.value, chosen, organization)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if as_json:
+        print(json.dumps(_plain(created)))
+        return
+    print(created.key)
+    print(f"The key of {created.name} ({created.role}), id {created.id}: it is not shown again.", file=sys.stderr)
+
+
+@keys.command("list")
+def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the keys, without what opens with them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shared import api_keys
+    from shared.settings import read_settings
+
+    rows = [_plain(row) for row in api_keys.list_keys(read_settings())]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    columns = list(rows[0]) if rows else ["id", "name", "role"]
+    table = Table(*(column.replace("_", " ") for column in columns))
+    for row in rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    Console().print(table)
+
+
+@keys.command("revoke")
+def revoke_key(key: Annotated[str, typer.Argument(help="The key's id, or its prefix.")]) -> None:
+    """Revoke a key: from now on it opens nothing."""
+    from shared import api_keys
+    from shared.settings import read_settings
+
+    if not api_keys.revoke_key(read_settings(), key):
+        print("There is no such key, or it is revoked already.", file=sys.stderr)
+        raise typer.Exit(1)
+    print("Revoked.", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command. An error of the operator's making is one plain message and exit code 2, never a traceback."""
+    try:
+        app(prog_name="taskmill")
+    except TaskmillError as error:
+        print(f"taskmill: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _split_commas(text: str) -> list[str]:
+    return [word for part in text.split(",") if (word := part.strip())]
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    """A record as JSON has it: identifiers and times as text, sets as sorted lists."""
+    from dataclasses import asdict
+
+    return {name: _plain_value(value) for name, value in asdict(row).items()}
+
+
+def _plain_value(value: object) -> object:
+    from datetime import datetime
+
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    if isinstance(value, set | frozenset):
+        return sorted(str(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [_plain_value(item) for item in value]
+    return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else str(value)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    main()
