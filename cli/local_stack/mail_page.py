@@ -20,7 +20,9 @@ _HEADERS = (
     "Cache-Control: no-store",
     "Connection: close",
 )
-_STYLE = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}pre{white-space:pre-wrap}"
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}pre{white-space:pre-wrap}"
+)
 
 
 class MailPage:

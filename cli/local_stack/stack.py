@@ -90,6 +90,11 @@ class LocalStack:
             kill_group(process.pid)
             return process.wait()
 
+    def wait(self) -> None:
+        """Return when the stack has ended by itself."""
+        if self._process is not None:
+            self._process.wait()
+
     def kill_supervisor(self) -> None:
         """Kill the supervisor alone, as if it had crashed. The next start ends what it leaves behind."""
         if self._process is not None:

@@ -33,7 +33,9 @@ _WORKERS = tuple(f"worker-{queue}" for queue in _WORKER_CONCURRENCY)
 _STOP_STAGES = (("api",), ("beat", "flower", *_WORKERS), ("relay",), ("mail", "broker"), ("postgres",))
 """First the door, then those who make work, those who do it, and last what all of them stand on."""
 
-_PATIENCE_SECONDS = {"api": 3.0, "relay": 2.0, "mail": 1.0, "broker": 1.5, "postgres": 4.0} | dict.fromkeys(_WORKERS, 9.5)
+_PATIENCE_SECONDS = {"api": 3.0, "relay": 2.0, "mail": 1.0, "broker": 1.5, "postgres": 4.0} | dict.fromkeys(
+    _WORKERS, 9.5
+)
 _REPLACING = {
     "postgres": "TASKMILL_DATABASE_URL",
     "broker": "TASKMILL_BROKER_URL",

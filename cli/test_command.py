@@ -1,0 +1,23 @@
+"""`taskmill test`: all the tests, on all cores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_tests(arguments: Sequence[str]) -> int:
+    """Run pytest in the checkout with these arguments and answer its exit code. The last line is pytest's summary.
+
+    The tests of one file stay together, as they share the servers that their module starts; `-n` among the arguments
+    decides otherwise how many processes there are.
+    """
+    argv = [sys.executable, "-m", "pytest"]
+    if not any(argument == "-n" or argument.startswith(("-n", "--numprocesses")) for argument in arguments):
+        argv += ["-n", str(os.cpu_count() or 1), "--dist", "loadfile"]
+    return subprocess.run([*argv, *arguments], cwd=_ROOT).returncode
