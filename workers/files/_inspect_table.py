@@ -1,0 +1,106 @@
+"""The child's side of `files.inspect` for tables: DuckDB reads them, shut off from all but the one file."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from workers.files._encodings import find_encoding, read_text
+from workers.files._errors import unreadable_table
+
+MOST_COLUMNS = 5_000
+DUCKDB_OWN_BYTES = 5 << 28
+"""Address space that DuckDB takes beside what its `memory_limit` counts: 1.25 GiB, with two threads."""
+
+LEAST_MEMORY_LIMIT = 128 << 20
+_NULLS = "['', 'NA']"
+"""What stands for no value in CSV, as a list in SQL: nothing, and what R writes."""
+
+_TABLE = "table"
+
+
+def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | None], None]) -> dict[str, Any]:
+    """Count the rows and the missing values, and tell the types, of the table at `path`, of type `media_type`.
+
+    The working folder takes a link to the table, or a copy in UTF-8 where it is text in another encoding.
+    """
+    media_type = request["media_type"]
+    if media_type == "application/vnd.apache.parquet":
+        Path(_TABLE).symlink_to(request["path"])
+    else:
+        _bring_as_utf8(request["path"])
+    try:
+        return _describe(media_type)
+    except duckdb.OutOfMemoryException:
+        raise MemoryError from None
+    except duckdb.Error:
+        # The message quotes rows, which are not for logs and errors.
+        raise unreadable_table("The table is damaged, or its rows do not fit each other.") from None
+
+
+def _bring_as_utf8(path: str) -> None:
+    encoding = find_encoding(path)
+    if encoding in ("utf-8", "utf-8-sig"):
+        Path(_TABLE).symlink_to(path)
+        return
+    with Path(_TABLE).open("w", encoding="utf-8", newline="") as copy:
+        for piece in read_text(path, encoding, errors="replace"):
+            copy.write(piece)
+
+
+def _describe(media_type: str) -> dict[str, Any]:
+    connection = duckdb.connect(
+        config={
+            "threads": 2,
+            "memory_limit": f"{_memory_limit()}B",
+            "temp_directory": str(Path.cwd() / "spill"),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "preserve_insertion_order": False,
+        }
+    )
+    connection.execute(f"SET allowed_paths = ['{_TABLE}']")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    if media_type == "application/vnd.apache.parquet":
+        return _count(connection, f"read_parquet('{_TABLE}')")
+    if media_type == "application/json":
+        return _count(connection, f"read_json('{_TABLE}')")
+    try:
+        return _count(connection, f"read_csv('{_TABLE}', nullstr = {_NULLS})")
+    except (duckdb.ConversionException, duckdb.InvalidInputException):
+        # A value beyond the sample fits no type that the sample suggested: all of them are looked at.
+        return _count(connection, f"read_csv('{_TABLE}', nullstr = {_NULLS}, sample_size = -1)")
+
+
+def _memory_limit() -> int:
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space == resource.RLIM_INFINITY:
+        return 1 << 30
+    return max(LEAST_MEMORY_LIMIT, address_space - DUCKDB_OWN_BYTES)
+
+
+def _count(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, Any]:
+    described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()  # noqa: S608
+    columns = [(str(name), str(type_)) for name, type_, *_ in described]
+    if len(columns) > MOST_COLUMNS:
+        raise unreadable_table(f"The table has more than {MOST_COLUMNS} columns.")
+    counts = ", ".join(["count(*)", *(f"count({_quote(name)})" for name, _ in columns)])
+    row = connection.execute(f"SELECT {counts} FROM {source}").fetchone()  # noqa: S608
+    assert row is not None, "an aggregate without groups has one row"
+    rows, *values = row
+    return {
+        "rows": rows,
+        "columns": [
+            {"name": name, "type": type_, "nulls": rows - present}
+            for (name, type_), present in zip(columns, values, strict=True)
+        ],
+    }
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
