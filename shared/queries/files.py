@@ -1,0 +1,138 @@
+"""Statements on stored files, and on what is left of them when they are gone.
+
+Whoever deletes a file's row deletes its object after the commit, so that no row ever names an object that is gone; an
+object that a crash leaves behind is found as an orphan. Nobody deletes a file that a live task reads: lock it first, then
+look, then delete, for a task that begins to read it shares a lock on its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Executable, Select, cast, delete, exists, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import INTERVAL, JSONB
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+from shared.tables.files import files
+from shared.tables.tasks import DONE, task_events, task_files, tasks, tombstones
+
+TOMBSTONE_DAYS: Final = 30
+"""How long it is remembered that a file was there."""
+
+INSERT_UPLOAD: Final = """
+INSERT INTO files (id, organization_id, owner_id, name, media_type, size, sha256, origin, storage_key, expires_at)
+VALUES (%(id)s, %(organization_id)s, %(owner_id)s, %(name)s, %(media_type)s, %(size)s, %(sha256)s, 'upload',
+    %(storage_key)s, now() + %(keep_seconds)s * interval '1 second')"""
+"""Insert an upload: plain SQL, for the connection of the hot statements that stores the task which reads it."""
+
+
+def find_file(file_id: UUID, organization_id: UUID | None) -> Select[Any]:
+    """Find a file, every column of `files`: of one organization, or of any if None."""
+    statement = select(files).where(files.c.id == file_id)
+    return statement if organization_id is None else statement.where(files.c.organization_id == organization_id)
+
+
+def find_files(file_ids: Collection[UUID]) -> Select[Any]:
+    """Find files by id, whoever's they are, in no order: every column of `files`."""
+    return select(files).where(files.c.id.in_(file_ids))
+
+
+def list_files(organization_id: UUID | None, before: UUID | None, limit: int) -> Select[Any]:
+    """List files, newest first: of one organization, or of all if None; those older than the file `before`."""
+    statement = select(files).order_by(files.c.id.desc()).limit(limit)
+    if organization_id is not None:
+        statement = statement.where(files.c.organization_id == organization_id)
+    return statement if before is None else statement.where(files.c.id < before)
+
+
+def lock_file(file_id: UUID, organization_id: UUID | None) -> Select[Any]:
+    """The same as `find_file`, and hold the row until the transaction ends: no task begins to read the file."""
+    return find_file(file_id, organization_id).with_for_update()
+
+
+def is_read_by_live_task(file_id: UUID) -> Select[tuple[bool]]:
+    """Tell whether a task that is not done has the file among its inputs."""
+    return select(_has_live_reader(literal(file_id)))
+
+
+def delete_files(file_ids: Collection[UUID]) -> Executable:
+    """Delete files and leave a tombstone for each; give `id`, `storage_key` and `task_id` of those that were there."""
+    gone = (
+        delete(files)
+        .where(files.c.id.in_(file_ids))
+        .returning(files.c.id, files.c.organization_id, files.c.owner_id, files.c.storage_key, files.c.task_id)
+        .cte("gone")
+    )
+    buried = (
+        postgresql_insert(tombstones)
+        .from_select(
+            ["id", "subject", "organization_id", "owner_id"],
+            select(gone.c.id, literal("file"), gone.c.organization_id, gone.c.owner_id),
+        )
+        .on_conflict_do_nothing()
+        .returning(tombstones.c.id)
+        .cte("buried")
+    )
+    return select(gone.c.id, gone.c.storage_key, gone.c.task_id).add_cte(buried)
+
+
+def note_deleted_artifact(task_id: UUID, name: str) -> Executable:
+    """Raise the version of the task that made a file, which its representation no longer shows, and write down why."""
+    raised = (
+        update(tasks)
+        .where(tasks.c.id == task_id, tasks.c.status.in_(DONE))
+        .values(version=tasks.c.version + 1)
+        .returning(tasks.c.id, tasks.c.version)
+        .cte("raised")
+    )
+    message = cast({"message": f"The artifact {name} was deleted."}, JSONB)
+    return insert(task_events).from_select(
+        ["task_id", "seq", "type", "data"], select(raised.c.id, raised.c.version, literal("log"), message)
+    )
+
+
+def find_tombstone(file_id: UUID, organization_id: UUID | None) -> Select[tuple[bool]]:
+    """Tell whether a file was there within the last `TOMBSTONE_DAYS` days: of one organization, or of any if None."""
+    condition = (
+        (tombstones.c.id == file_id)
+        & (tombstones.c.subject == "file")
+        & (tombstones.c.purged_at > func.now() - cast(f"{TOMBSTONE_DAYS} days", INTERVAL))
+    )
+    if organization_id is not None:
+        condition &= tombstones.c.organization_id == organization_id
+    return select(exists().where(condition))
+
+
+def lock_expired_files(limit: int) -> Select[Any]:
+    """Hold up to so many files that are past `expires_at` and that no live task reads; give `id` and `storage_key`.
+
+    Those that another transaction holds are left to it. Look with `list_unread` before they are deleted: a task may have
+    begun to read one while this statement ran.
+    """
+    return (
+        select(files.c.id, files.c.storage_key)
+        .where(files.c.expires_at <= func.now(), ~_has_live_reader(files.c.id))
+        .order_by(files.c.expires_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def list_unread(file_ids: Collection[UUID]) -> Select[tuple[UUID]]:
+    """List those of the files that no live task reads."""
+    return select(files.c.id).where(files.c.id.in_(file_ids), ~_has_live_reader(files.c.id))
+
+
+def list_known_keys(storage_keys: Collection[str]) -> Select[tuple[str]]:
+    """List those of the storage keys that a file bears: an object under any other is an orphan once it is old."""
+    return select(files.c.storage_key).where(files.c.storage_key.in_(storage_keys))
+
+
+def _has_live_reader(file_id: ColumnElement[UUID]) -> ColumnElement[bool]:
+    return exists(
+        select(literal(1))
+        .select_from(task_files.join(tasks, tasks.c.id == task_files.c.task_id))
+        .where(task_files.c.file_id == file_id, task_files.c.role == "input", tasks.c.finished_at.is_(None))
+    )
