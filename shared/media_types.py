@@ -153,12 +153,13 @@ def _detect_text(head: bytes, name: str | None) -> str | None:
         markup = _detect_markup(start)
         if markup:
             return markup
-    if _looks_like_json(start, whole=len(head) < HEAD_BYTES):
+    whole = len(head) < HEAD_BYTES
+    if _looks_like_json(start, whole):
         return "application/json"
     by_ending = _TEXT_TYPES_BY_ENDING.get(PurePosixPath(name or "").suffix.lower())
     if by_ending:
         return by_ending
-    return "text/csv" if _looks_like_csv(text) else "text/plain"
+    return "text/csv" if _looks_like_csv(text, whole) else "text/plain"
 
 
 def _decode_text(head: bytes) -> str | None:
@@ -220,25 +221,20 @@ def _is_cut_token(rest: str) -> bool:
     return rest.startswith('"') and '"' not in rest[1:].replace('\\"', "")
 
 
-def _looks_like_csv(text: str) -> bool:
+def _looks_like_csv(text: str, whole: bool) -> bool:
     """Whether each of the first lines, of which there are two at least, has the same number of separators."""
-    lines = text.splitlines(keepends=True)[: _CSV_LINES_LOOKED_AT + 1]
-    whole_lines = lines[:-1] if len(lines) > 1 and not lines[-1].endswith(("\n", "\r")) else lines
-    if len(whole_lines) < 2:
-        whole_lines = lines
-    return any(_is_regular(whole_lines, delimiter) for delimiter in _CSV_DELIMITERS)
+    lines = text.splitlines(keepends=True)
+    cut = not whole or len(lines) > _CSV_LINES_LOOKED_AT
+    return any(_is_regular(lines[:_CSV_LINES_LOOKED_AT], delimiter, cut) for delimiter in _CSV_DELIMITERS)
 
 
-def _is_regular(lines: Iterable[str], delimiter: str) -> bool:
-    widths = []
+def _is_regular(lines: Iterable[str], delimiter: str, cut: bool) -> bool:
     try:
-        for row in csv.reader(lines, delimiter=delimiter):
-            if row:
-                widths.append(len(row))
+        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter) if row]
     except csv.Error:
         return False
-    if len(widths) > 2 and widths[-1] != widths[0]:
-        # A quoted field may span the end of what is looked at.
+    if cut and len(widths) > 2:
+        # The last row, or a quoted field of it, may go on behind what is looked at.
         widths.pop()
     return len(widths) >= 2 and widths[0] >= 2 and set(widths) == {widths[0]}
 
