@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import duckdb
 
 LONGEST_MESSAGE = 1_000
-ADVICE_BEGINS = ("\n\nColumn ", "\nPossible solutions:", "\nPossible fixes:", "\n\n  file =", "\n  file =", "\n\nLINE ")
+ADVICE_BEGINS = (
+    "\nThe search space used was:",
+    "\n\nColumn ",
+    "\nPossible solutions:",
+    "\nPossible fixes:",
+    "\n\n  file =",
+    "\n  file =",
+    "\n\nLINE ",
+)
 """Where a message turns to advice that the submitter of a query cannot follow, such as options of DuckDB's reader."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,10 +18,17 @@ from workers.reports._sandbox import quote_identifier, quote_literal
 
 FOLDER = Path("sources")
 BLOCK_BYTES = 1 << 20
-WHOLE_SNIFF_BYTES = 64 << 20
-"""Up to this size a file's column types are found from all of it, so that no later line can contradict them."""
+WHOLE_SNIFF_BYTES = 256 << 20
+"""Up to this size a file's column types are found from all of it, so that no later line can contradict them.
+
+DuckDB holds the whole file in memory meanwhile, which counts against its limit.
+"""
 SNIFF_ROWS = 100_000
 """In a larger file, from so many rows."""
+
+SEPARATORS = (",", ";", "\t", "|")
+LARGEST_TRANSCODED_BYTES = 1 << 30
+"""A file in another encoding than UTF-8 takes its size again, and more, of the scratch folder."""
 
 Shape = Literal["csv", "json", "parquet"]
 
@@ -50,6 +58,8 @@ def prepare_source(name: str, path: Path, media_type: str) -> Source:
     place = FOLDER / f"{name}.{shape}"
     if encoding == "utf-8":
         return Source(name, _link(path, place), shape)
+    if path.stat().st_size > LARGEST_TRANSCODED_BYTES:
+        raise _problems.unreadable_table(name, "text of more than 1 GiB must be UTF-8.")
     _transcode(name, path, encoding, place)
     return Source(name, place, shape)
 
@@ -66,8 +76,33 @@ def create_view(connection: duckdb.DuckDBPyConnection, source: Source) -> Source
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        raise _problems.unreadable_table(source.name, explain(error).message) from error
+        message = explain(error).message.replace(str(source.path), source.name)
+        raise _problems.unreadable_table(source.name, message) from error
+    if source.shape == "csv" and len(described) == 1:
+        _refuse_ragged_lines(source, described[0][0])
     return replace(source, column_types={row[0]: row[1] for row in described})
+
+
+def _refuse_ragged_lines(source: Source, only_column: str) -> None:
+    """Raise `/problems/unreadable-table` for lines of unequal length, where DuckDB sees a single column.
+
+    When no separator gives every line as many cells, DuckDB takes whole lines for cells: nothing is lost, but nobody
+    would find the columns by name.
+    """
+    separator = max(SEPARATORS, key=only_column.count)
+    if separator not in only_column:
+        return
+    with source.path.open("r", encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, delimiter=separator)
+        try:
+            first = next(lines)
+            for cells in lines:
+                if cells and len(cells) != len(first):
+                    raise _problems.unreadable_table(
+                        source.name, f"line {lines.line_num} has {len(cells)} cells, and the first has {len(first)}."
+                    )
+        except csv.Error as error:
+            raise _problems.unreadable_table(source.name, f"line {lines.line_num} is not CSV.") from error
 
 
 def _reader(source: Source) -> str:

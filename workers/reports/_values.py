@@ -13,8 +13,6 @@ from uuid import UUID
 
 import orjson
 
-from workers.reports import _problems
-
 LONGEST_NAME = 255
 LONGEST_TYPE = 200
 EXACT_INTEGER = (1 << 53) - 1
@@ -36,27 +34,25 @@ class Column:
 def name_columns(description: Sequence[Sequence[Any]]) -> list[Column]:
     """Give the columns of a result, from its DB-API description; the second of a name `a` is called `a_2`.
 
-    Names that differ in case alone count as the same, as they do in SQL. Raises `/problems/invalid-query` for a name
-    that is too long.
+    Names that differ in case alone count as the same, as they do in SQL. A name longer than `LONGEST_NAME`, such as that
+    of a long expression without an alias, is cut.
     """
-    given = [str(row[0]) for row in description]
+    given = [_cut(str(row[0]), LONGEST_NAME) for row in description]
     taken: set[str] = set()
     reserved = {name.lower() for name in given}
     columns = []
     for name, row in zip(given, description, strict=True):
-        if len(name) > LONGEST_NAME:
-            raise _problems.invalid_query(
-                f'The column "{name[:60]}…" needs a shorter name, of {LONGEST_NAME} characters at most: '
-                "give it one with AS."
-            )
         unique, count = name, 1
         while unique.lower() in taken or (count > 1 and unique.lower() in reserved):
             count += 1
             unique = f"{name}_{count}"
         taken.add(unique.lower())
-        type_name = str(row[1]).replace('"NULL"', "NULL")
-        columns.append(Column(unique, type_name if len(type_name) <= LONGEST_TYPE else type_name[:LONGEST_TYPE] + "…"))
+        columns.append(Column(unique, _cut(str(row[1]).replace('"NULL"', "NULL"), LONGEST_TYPE)))
     return columns
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def fits_a_double(value: Decimal) -> bool:
