@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -62,10 +63,8 @@ def end_group(process: subprocess.Popen[bytes], stop_signal: signal.Signals, pat
     """Ask it to stop, and kill its whole process group when it has not by then. Nothing of the group is left."""
     if process.poll() is None:
         process.send_signal(stop_signal)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(patience_seconds)
-        except subprocess.TimeoutExpired:
-            pass
     kill_group(process.pid)
     process.wait()
 

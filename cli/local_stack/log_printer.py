@@ -6,6 +6,7 @@ import asyncio
 import queue
 import sys
 import threading
+from contextlib import suppress
 
 _LONGEST_LINE_BYTES = 64 * 1024
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
@@ -66,10 +67,8 @@ class LogPrinter:
             except (OSError, ValueError):
                 # Nobody reads any more; the stack runs on.
                 continue
-        try:
+        with suppress(OSError, ValueError):
             sys.stdout.flush()
-        except (OSError, ValueError):
-            pass
 
 
 class LinePump(asyncio.Protocol):

@@ -28,7 +28,7 @@ class KeepingHandler:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's name.
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Keep the message. `Return-Path` and `Delivered-To` are put before it, as a real mailbox has them.
 
         They show the envelope, which alone tells who got a blind copy.
@@ -64,8 +64,6 @@ async def serve(directory: Path, smtp_port: int, page_port: int) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    for draft in directory.glob(".*.part"):
-        draft.unlink()
     handler = KeepingHandler(directory)
 
     def make_session() -> SMTP:
@@ -95,6 +93,8 @@ def main() -> None:
     parser.add_argument("--smtp-port", type=int, required=True)
     parser.add_argument("--page-port", type=int, required=True)
     arguments = parser.parse_args()
+    for draft in arguments.directory.glob(".*.part"):
+        draft.unlink()
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(arguments.directory, arguments.smtp_port, arguments.page_port))
 

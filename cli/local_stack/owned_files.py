@@ -34,15 +34,16 @@ def make_folder(path: Path, *, passable: bool = False) -> Path:
 def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
     """Replace the file in one step: a reader sees the old text or this one, and only those whom `mode` lets."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), mode)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        draft.replace(path)
     except BaseException:
-        os.unlink(name)
+        draft.unlink()
         raise
 
 

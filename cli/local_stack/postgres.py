@@ -90,8 +90,10 @@ class PostgresServer(ServerProcess):
             "socket_folder": str(socket_folder),
         }
         write_memory(self._memory_path, self._memory)
-        if not (self.cluster / "PG_VERSION").exists():
+        if not self._memory.get("initialised"):
             self._initialise(account)
+            self._memory["initialised"] = True
+            write_memory(self._memory_path, self._memory)
 
     def command(self) -> Command:
         account = find_owner(self.cluster)
@@ -155,6 +157,7 @@ class PostgresServer(ServerProcess):
         for name in ("cluster", "socket_folder"):
             if name in self._memory:
                 shutil.rmtree(self._memory.pop(name), ignore_errors=True)
+        self._memory.pop("initialised", None)
         if self.directory.exists():
             write_memory(self._memory_path, self._memory)
 

@@ -81,7 +81,7 @@ def _copy_for_all(installation: Path) -> Path:
 
 def _open_to_all(tree: Path) -> None:
     for folder, _, names in os.walk(tree):
-        os.chmod(folder, 0o755)
+        Path(folder).chmod(0o755)
         for name in names:
             path = Path(folder) / name
             if not path.is_symlink():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -67,14 +69,10 @@ def list_marked(variable: str, value: str) -> list[ProcessIdentity]:
 
 def signal_all(identities: Iterable[ProcessIdentity], number: int) -> None:
     """Send the signal to those that still are who they were."""
-    import os
-
     for identity in identities:
         if is_alive(identity):
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(identity.pid, number)
-            except ProcessLookupError:
-                pass
 
 
 def wait_until_gone(identities: Iterable[ProcessIdentity], limit_seconds: float) -> bool:

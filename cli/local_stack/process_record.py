@@ -52,7 +52,7 @@ class ProcessRecord:
     def end_earlier(self) -> int:
         """End what an earlier supervisor left running, with all that it started; answer how many processes it was.
 
-        They are asked first, so that workers hand back what they hold, and killed after three seconds.
+        The parts are asked first, so that workers hand back what they hold, and killed after three seconds.
         """
         recorded = [ProcessIdentity(**entry) for entry in read_memory(self._path).get("running", {}).values()]
         alive = [identity for identity in recorded if is_alive(identity)]
@@ -60,7 +60,7 @@ class ProcessRecord:
         everything.update(descendant for identity in alive for descendant in list_descendants(identity.pid))
         if everything:
             signal_all(alive, signal.SIGTERM)
-            wait_until_gone(everything, _ORDERLY_SECONDS)
+            wait_until_gone(alive, _ORDERLY_SECONDS)
             everything.update(self.list_strays())
             signal_all(everything, signal.SIGKILL)
             wait_until_gone(everything, 5)

@@ -45,7 +45,7 @@ class ServerProcess(ABC):
     def clear_remains(self) -> None:
         """Kill what has outlived the server's main process, and remove what would hinder the next start."""
 
-    def complete(self) -> None:
+    def complete(self) -> None:  # noqa: B027 - most have nothing to do.
         """What is done once it answers, before others use it."""
 
     @property

@@ -177,7 +177,7 @@ async def _wait_for_exit(process: subprocess.Popen[bytes]) -> int:
             if process.returncode is None:
                 # Until it is waited for, nobody else can get its pid, and with it its group's number.
                 kill_group(process.pid)
-    while (code := process.poll()) is None:
+    while (code := process.poll()) is None:  # noqa: ASYNC110 - nothing else tells of it here.
         await asyncio.sleep(_POLL_SECONDS)
     return code
 

@@ -161,7 +161,7 @@ class _Stack:
         if code != 0:
             raise ServerFailed("The database could not be prepared; what went wrong stands above")
         if "broker" not in self._own_servers:
-            while not self._broker.is_ready():
+            while not self._broker.is_ready():  # noqa: ASYNC110 - a server in another process sets no event.
                 await asyncio.sleep(_POLL_SECONDS)
         for name, arguments in self._python_parts().items():
             command = self._command([*_python("cli.main"), *arguments], environment)

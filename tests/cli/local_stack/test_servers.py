@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import psycopg
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from cli.local_stack.broker import BrokerServer
+from cli.local_stack.postgres import PostgresServer
+from cli.local_stack.process_identity import identify, wait_until_gone
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with PostgresServer(tmp_path_factory.mktemp("a space in it") / "postgres", fast=True) as server:
+        yield server
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[BrokerServer]:
+    with BrokerServer(tmp_path / 'a space and a "quote"') as server:
+        yield server
+
+
+def interrupted_initdb(argv: list[str], **arguments: object) -> None:
+    """Leave what initdb has written by the time that it runs its first program."""
+    cluster = Path(argv[argv.index("--pgdata") + 1])
+    (cluster / "base").mkdir()
+    (cluster / "PG_VERSION").write_text("18\n")
+    raise KeyboardInterrupt
+
+
+def test_what_was_committed_survives_a_kill(postgres: PostgresServer) -> None:
+    with psycopg.connect(postgres.url) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+    before = postgres.url
+
+    postgres.kill()
+    postgres.start()
+
+    with psycopg.connect(postgres.url) as connection:
+        assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
+    assert postgres.url == before
+
+
+def test_a_busy_backend_does_not_outlive_a_killed_postmaster_and_hinder_the_next(postgres: PostgresServer) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        backend = identify(connection.info.backend_pid)
+        assert backend is not None
+        assert postgres.pid is not None
+        # Stopped, it cannot notice that the postmaster is gone, as one in a long computation would not.
+        os.kill(backend.pid, signal.SIGSTOP)
+        os.kill(postgres.pid, signal.SIGKILL)
+        time.sleep(0.1)
+        postgres.start()
+        assert wait_until_gone([backend], limit_seconds=1)
+    with psycopg.connect(postgres.url) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_pid_file_whose_pid_is_now_anothers_does_not_hinder_the_start(postgres: PostgresServer) -> None:
+    postgres.stop()
+    # Our own pid: surely alive, as another's may be after the machine was restarted.
+    (postgres.cluster / "postmaster.pid").write_text(f"{os.getpid()}\n{postgres.cluster}\n")
+
+    postgres.start()
+
+    assert postgres.is_ready()
+
+
+def test_both_doors_want_the_password(postgres: PostgresServer) -> None:
+    wrong = postgres.url.replace(postgres.url.split(":")[2].split("@")[0], "wrong")
+
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(wrong)
+
+
+def test_the_password_stands_in_no_argument_and_in_no_file_of_others(postgres: PostgresServer) -> None:
+    password = postgres.url.split(":")[2].split("@")[0]
+    memory = postgres.directory / "server.json"
+
+    assert password in memory.read_text()
+    assert stat.S_IMODE(memory.stat().st_mode) == 0o600
+    assert password not in " ".join(postgres.command().argv)
+
+
+def test_two_clusters_run_at_once(postgres: PostgresServer, tmp_path: Path) -> None:
+    with PostgresServer(tmp_path / "other", fast=True) as other:
+        assert other.url != postgres.url
+        with psycopg.connect(other.url) as connection:
+            assert connection.execute("SELECT to_regclass('kept')").fetchone() == (None,)
+
+
+def test_an_initdb_that_was_interrupted_is_done_again(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / "postgres", fast=True)
+    with patch("cli.local_stack.postgres.subprocess.run", interrupted_initdb), pytest.raises(KeyboardInterrupt):
+        server.start()
+    assert (server.cluster / "PG_VERSION").exists()
+
+    with PostgresServer(tmp_path / "postgres", fast=True) as again:
+        assert again.is_ready()
+
+
+def test_a_killed_broker_has_what_was_written_more_than_a_second_ago(broker: BrokerServer) -> None:
+    redis.Redis.from_url(broker.url).set("kept", "yes")
+    time.sleep(1.2)
+
+    broker.kill()
+    broker.start()
+
+    assert redis.Redis.from_url(broker.url).get("kept") == b"yes"
+
+
+def test_the_broker_wants_the_password_and_evicts_nothing(broker: BrokerServer) -> None:
+    client = redis.Redis.from_url(broker.url)
+    assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(port=broker.port, retry=Retry(NoBackoff(), 0)).ping()
+
+
+def test_a_broker_whose_port_was_taken_meanwhile_takes_another(broker: BrokerServer) -> None:
+    broker.stop()
+    with socket.create_server(("127.0.0.1", broker.port)):
+        taken = broker.port
+        broker.start()
+
+    assert broker.port != taken
+    assert broker.is_ready()

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cli.local_stack.child_process import Command, spawn, wait_until
+from cli.local_stack.log_printer import LogPrinter
+from cli.local_stack.process_identity import identify, is_alive, list_marked, wait_until_gone
+from cli.local_stack.process_record import MARK, ProcessRecord
+from cli.local_stack.supervisor import Part, Supervisor
+
+
+def make_part(name: str, script: str, mark: str, patience_seconds: float = 3.0) -> Part:
+    environment = {"PATH": os.environ["PATH"], MARK: mark}
+    return Part(name, Command(("/bin/sh", "-c", script), environment), patience_seconds=patience_seconds)
+
+
+async def until(condition: Callable[[], bool], limit_seconds: float = 10) -> None:
+    deadline = time.monotonic() + limit_seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        await asyncio.sleep(0.02)
+
+
+def make_supervisor(tmp_path: Path, mark: str, on_restart: Callable[[], None] = lambda: None) -> Supervisor:
+    return Supervisor(LogPrinter(width=8), ProcessRecord(tmp_path / "processes.json", mark), on_restart)
+
+
+def test_a_part_that_dies_is_started_again_and_told_of(tmp_path: Path) -> None:
+    restarts: list[float] = []
+
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, "restart", lambda: restarts.append(time.monotonic()))
+        await supervisor.start(make_part("sleeper", "exec sleep 60", "restart"))
+        first = supervisor.find_pid("sleeper")
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: len(restarts) == 1)
+        assert supervisor.find_pid("sleeper") != first
+        await supervisor.stop([["sleeper"]], limit_seconds=5)
+
+    asyncio.run(scenario())
+
+
+def test_a_part_that_cannot_live_is_started_at_growing_pauses(tmp_path: Path) -> None:
+    restarts: list[float] = []
+
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, "backoff", lambda: restarts.append(time.monotonic()))
+        await supervisor.start(make_part("failing", "exit 3", "backoff"))
+        await until(lambda: len(restarts) == 3)
+        await supervisor.stop([["failing"]], limit_seconds=5)
+
+    asyncio.run(scenario())
+
+    first, second = restarts[1] - restarts[0], restarts[2] - restarts[1]
+    assert second > first * 1.5
+
+
+def test_what_a_dead_part_started_is_not_left_beside_its_successor(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, "group")
+        await supervisor.start(make_part("parent", "sleep 61 & wait", "group"))
+        parent = supervisor.find_pid("parent")
+        assert parent is not None
+        await until(lambda: len(list_marked(MARK, "group")) == 2)
+        (child,) = [identity for identity in list_marked(MARK, "group") if identity.pid != parent]
+        os.kill(parent, signal.SIGKILL)
+        await until(lambda: supervisor.find_pid("parent") != parent)
+        assert not is_alive(child)
+        await supervisor.stop([["parent"]], limit_seconds=5)
+
+    asyncio.run(scenario())
+    assert list_marked(MARK, "group") == []
+
+
+def test_parts_stop_in_the_order_of_the_stages(tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    script = 'trap \'echo {0} >> "{1}"; exit 0\' TERM; echo {0} up >> "{1}"; while :; do sleep 0.05; done'
+
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, "order")
+        for name in ("database", "front"):
+            await supervisor.start(make_part(name, script.format(name, order), "order"))
+        await until(lambda: order.exists() and order.read_text().count("up") == 2)
+        await supervisor.stop([["front"], ["database"]], limit_seconds=5)
+
+    asyncio.run(scenario())
+    assert order.read_text().splitlines()[-2:] == ["front", "database"]
+
+
+def test_a_part_that_will_not_stop_is_killed_in_time(tmp_path: Path) -> None:
+    async def scenario() -> float:
+        supervisor = make_supervisor(tmp_path, "stubborn")
+        stubborn = make_part("stubborn", "trap '' TERM; echo $$; while :; do sleep 0.05; done", "stubborn", 0.5)
+        await supervisor.start(stubborn)
+        await asyncio.sleep(0.2)
+        began = time.monotonic()
+        await supervisor.stop([["stubborn"]], limit_seconds=5)
+        return time.monotonic() - began
+
+    assert 0.4 < asyncio.run(scenario()) < 2
+    assert list_marked(MARK, "stubborn") == []
+
+
+def test_hurrying_waits_for_nobody(tmp_path: Path) -> None:
+    async def scenario() -> float:
+        supervisor = make_supervisor(tmp_path, "hurry")
+        await supervisor.start(make_part("slow", "trap '' TERM; while :; do sleep 0.05; done", "hurry", 30))
+        await asyncio.sleep(0.2)
+        asyncio.get_running_loop().call_later(0.2, supervisor.hurry)
+        began = time.monotonic()
+        await supervisor.stop([["slow"]], limit_seconds=60)
+        return time.monotonic() - began
+
+    assert asyncio.run(scenario()) < 2
+
+
+def test_stopping_ends_even_what_left_its_session(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, "escape")
+        await supervisor.start(make_part("parent", "setsid sleep 62 & wait", "escape"))
+        await until(lambda: len(list_marked(MARK, "escape")) == 2)
+        await supervisor.stop([["parent"]], limit_seconds=5)
+
+    asyncio.run(scenario())
+    assert list_marked(MARK, "escape") == []
+
+
+def test_a_later_supervisor_ends_what_the_record_and_the_mark_name(tmp_path: Path) -> None:
+    script = "setsid sleep 63 & exec sleep 64"
+    part = spawn(make_part("one", script, "leftover").command, subprocess.DEVNULL)
+    ProcessRecord(tmp_path / "processes.json", "leftover").add("one", part.pid)
+    assert wait_until(lambda: len(list_marked(MARK, "leftover")) == 2, limit_seconds=5)
+    left = list_marked(MARK, "leftover")
+
+    ended = ProcessRecord(tmp_path / "processes.json", "leftover").end_earlier()
+
+    assert ended == 2
+    assert wait_until_gone(left, limit_seconds=1)
+    part.wait()
+
+
+def test_a_record_whose_pids_are_others_by_now_ends_nobody(tmp_path: Path) -> None:
+    us = identify(os.getpid())
+    assert us is not None
+    record = tmp_path / "processes.json"
+    record.write_text(f'{{"running": {{"api": {{"pid": {us.pid}, "started": "{us.started}0"}}}}}}')
+
+    assert ProcessRecord(record, "nobody's").end_earlier() == 0
