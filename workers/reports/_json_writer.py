@@ -6,10 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
-import orjson
-
 from workers.reports import _limits, _problems
-from workers.reports._values import Column, json_of
+from workers.reports._values import Column, dump_json, json_of
 
 
 class JsonWriter:
@@ -27,7 +25,7 @@ class JsonWriter:
     def write(self, rows: Sequence[Sequence[Any]]) -> None:
         """Append rows. Raises `/problems/report-too-large`."""
         lines = [
-            orjson.dumps(
+            dump_json(
                 {name: convert(value) for name, convert, value in zip(self._names, self._convert, row, strict=True)}
             )
             for row in rows

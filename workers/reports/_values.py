@@ -13,6 +13,8 @@ from uuid import UUID
 
 import orjson
 
+from workers.reports import _problems
+
 LONGEST_NAME = 255
 LONGEST_TYPE = 200
 EXACT_INTEGER = (1 << 53) - 1
@@ -107,9 +109,17 @@ def json_of(value: object) -> Any:
     return text_of_other(value)
 
 
+def dump_json(value: object) -> bytes:
+    """Write what `json_of` gave. Raises `/problems/invalid-query` for what is nested deeper than 254 levels."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise _problems.invalid_query("A value of the report is nested too deeply.") from error
+
+
 def text_of_nested(value: object) -> str:
     """Lists, structs and maps as the text of their JSON form."""
-    return orjson.dumps(json_of(value)).decode()
+    return dump_json(json_of(value)).decode()
 
 
 def text_of_other(value: object) -> str:

@@ -397,6 +397,14 @@ def test_every_type_has_its_form_in_xlsx(run_report: RunReport) -> None:
     assert names[0].font.bold
 
 
+@pytest.mark.parametrize("format_name", ["csv", "json", "xlsx"])
+def test_a_value_nested_too_deeply_is_the_querys_fault(run_report: RunReport, format_name: str) -> None:
+    with pytest.raises(Failed, match="nested too deeply") as caught:
+        run_report("SELECT " + "[" * 300 + "1" + "]" * 300 + " AS deep", formats=[format_name])
+
+    assert caught.value.type == "/problems/invalid-query"
+
+
 def test_a_text_too_long_for_a_cell_fails_as_xlsx_and_not_as_csv(run_report: RunReport) -> None:
     assert len(run_report("SELECT repeat('x', 40_000)").csv_rows[1][0]) == 40_000
     with pytest.raises(Failed) as caught:
