@@ -1,12 +1,12 @@
 """Turns what went wrong into problem details (RFC 9457): the only place that knows status codes.
 
-    Problem     an answer that is not a success: a name from `PROBLEMS`, a detail, and where in the request it lies
+Problem     an answer that is not a success: a name from `PROBLEMS`, a detail, and where in the request it lies
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -36,15 +36,23 @@ class ProblemType(NamedTuple):
 
 
 PROBLEMS: Final[dict[str, ProblemType]] = {
-    "bad-request": ProblemType(400, "Bad request", "The request is not HTTP that the server can read. Check the client."),
+    "bad-request": ProblemType(
+        400, "Bad request", "The request is not HTTP that the server can read. Check the client."
+    ),
     "unauthorized": ProblemType(
-        401, "Unauthorized", "There are no credentials, or they are wrong or revoked. Send `Authorization: Bearer <key>`."
+        401,
+        "Unauthorized",
+        "There are no credentials, or they are wrong or revoked. Send `Authorization: Bearer <key>`.",
     ),
     "forbidden": ProblemType(
-        403, "Forbidden", "The credentials are good, but lack the scope or the role. Ask an admin for a key that has it."
+        403,
+        "Forbidden",
+        "The credentials are good, but lack the scope or the role. Ask an admin for a key that has it.",
     ),
     "not-found": ProblemType(404, "Not found", "There is no such thing, or it belongs to another caller."),
-    "method-not-allowed": ProblemType(405, "Method not allowed", "The path exists, with the methods that `Allow` names."),
+    "method-not-allowed": ProblemType(
+        405, "Method not allowed", "The path exists, with the methods that `Allow` names."
+    ),
     "conflict": ProblemType(409, "Conflict", "The task or file is not in a state that allows this."),
     "task-done": ProblemType(409, "Task is done", "A task that is done cannot be cancelled."),
     "task-not-done": ProblemType(409, "Task is not done", "Only a done task can be deleted: cancel it, and wait."),
@@ -52,7 +60,9 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
         409, "Task cannot be retried", "Only a failed, cancelled or expired task can be sent back to its queue."
     ),
     "input-gone": ProblemType(409, "Input gone", "A file that the task reads was deleted. Submit the task again."),
-    "file-in-use": ProblemType(409, "File in use", "A task that is not done reads the file: wait for it, or cancel it."),
+    "file-in-use": ProblemType(
+        409, "File in use", "A task that is not done reads the file: wait for it, or cancel it."
+    ),
     "idempotency-key-in-flight": ProblemType(
         409, "Request in flight", "A request with this Idempotency-Key is still being answered: try again soon."
     ),
@@ -68,7 +78,9 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
     ),
     "rate-limited": ProblemType(429, "Too many requests", "Wait as long as `Retry-After` says."),
     "internal-error": ProblemType(
-        500, "Internal error", "The fault is ours. The log tells more under the request's id; a task may be tried again."
+        500,
+        "Internal error",
+        "The fault is ours. The log tells more under the request's id; a task may be tried again.",
     ),
     "unavailable": ProblemType(
         503, "Unavailable", "The database or the storage does not answer. Nothing was accepted: try again soon."
@@ -206,11 +218,17 @@ def problem_response(problem: Problem, request_id: str) -> Response:
     return Response(problem.body(request_id), problem.status, headers, media_type="application/problem+json")
 
 
-def install_error_responses(app: FastAPI) -> None:
-    """Make every error that a route raises a problem document."""
+def install_error_responses(app: FastAPI, allowed_methods: Callable[[str], Sequence[str]]) -> None:
+    """Make every error that a route raises a problem document; `allowed_methods` gives a path's methods, for 405."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        return problem_response(from_exception(error), request.state.request_id)
+        from api.rate_limits import headers_of
+
+        problem = from_exception(error)
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            problem.headers["Allow"] = ", ".join(allowed_methods(request.url.path))
+        problem.headers = headers_of(request) | problem.headers
+        return problem_response(problem, request.state.request_id)
 
     async def answer_rate_limited(request: Request, error: Exception) -> Response:
         from api.rate_limits import rate_limited

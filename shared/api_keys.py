@@ -111,7 +111,7 @@ def insert_key(
         raise ValueError("a key has the form tm_<prefix>_<secret>")
     organization_id: UUID = connection.execute(queries.ensure_organization(new_id(), organization or name)).scalar_one()
     connection.execute(queries.lock_organization(organization_id))
-    caller_id = connection.scalar(queries.find_caller(organization_id, name))
+    caller_id = connection.execute(queries.find_caller(organization_id, name)).scalars().first()
     if caller_id is None:
         caller_id = new_id()
         connection.execute(queries.insert_caller(caller_id, organization_id, name))

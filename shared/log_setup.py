@@ -48,7 +48,18 @@ def set_up_logs(settings: Settings, part: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     # Libraries speak up when something is wrong; what they do otherwise is not ours to log.
-    for noisy in ("celery", "kombu", "amqp", "uvicorn", "botocore", "boto3", "s3transfer", "urllib3", "tornado", "flower"):
+    for noisy in (
+        "celery",
+        "kombu",
+        "amqp",
+        "uvicorn",
+        "botocore",
+        "boto3",
+        "s3transfer",
+        "urllib3",
+        "tornado",
+        "flower",
+    ):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)
 

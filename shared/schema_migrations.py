@@ -9,6 +9,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
 
 from shared.database import make_engine
 from shared.errors import SchemaTooNew
@@ -65,3 +66,18 @@ def newest_revision() -> str:
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
+
+
+def require_current_schema(settings: Settings) -> None:
+    """Raise `SchemaTooNew` when the database is newer than this version, which must then not touch it.
+
+    A database that does not answer is no reason not to start: the process waits for it.
+    """
+    engine = make_engine(settings, "schema", pool_size=1)
+    try:
+        with engine.connect() as connection:
+            refuse_newer_schema(connection)
+    except OperationalError:
+        pass
+    finally:
+        engine.dispose()

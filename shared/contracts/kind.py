@@ -6,8 +6,9 @@ A kind's name is its path: the module `shared/contracts/files/make_images.py` pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -58,27 +59,42 @@ class ReferredFile(NamedTuple):
 
 
 def list_referred_files(params: BaseModel, pointer: str = "") -> Iterator[ReferredFile]:
-    """Give every file that the params refer to, in the order of the fields."""
-    for name, info in type(params).model_fields.items():
-        value = getattr(params, name)
-        marks = [m for m in info.metadata if isinstance(m, FileReference)] or _marks_inside(info.annotation)
-        yield from _walk(value, marks, f"{pointer}/{name}")
+    """Give every file that the params refer to, in the order of the fields; `pointer` leads to the params."""
+    for name, mark in _fields_with_files(type(params)):
+        yield from _walk(getattr(params, name), mark, f"{pointer}/{name}")
 
 
-def _walk(value: object, marks: list[FileReference], pointer: str) -> Iterator[ReferredFile]:
+def _walk(value: object, mark: FileReference | None, pointer: str) -> Iterator[ReferredFile]:
     if isinstance(value, BaseModel):
         yield from list_referred_files(value, pointer)
-    elif isinstance(value, UUID) and marks:
-        yield ReferredFile(pointer, value, marks[0])
+    elif isinstance(value, UUID) and mark is not None:
+        yield ReferredFile(pointer, value, mark)
     elif isinstance(value, (list, tuple)):
         for position, item in enumerate(value):
-            yield from _walk(item, marks, f"{pointer}/{position}")
+            yield from _walk(item, mark, f"{pointer}/{position}")
+
+
+@cache
+def _fields_with_files(model: type[BaseModel]) -> tuple[tuple[str, FileReference | None], ...]:
+    """Give the fields that are, or hold, a file's id or another model; most kinds have few, and most tasks none."""
+    found = []
+    for name, info in model.model_fields.items():
+        marks = [m for m in info.metadata if isinstance(m, FileReference)] or _marks_inside(info.annotation)
+        if marks or _holds_a_model(info.annotation):
+            found.append((name, marks[0] if marks else None))
+    return tuple(found)
 
 
 def _marks_inside(annotation: Any) -> list[FileReference]:
     """Find marks within `list[Annotated[UUID, FileReference()]]` and `FileId | None`."""
     own = [m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, FileReference)]
     return own + [m for inner in getattr(annotation, "__args__", ()) for m in _marks_inside(inner)]
+
+
+def _holds_a_model(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return True
+    return any(_holds_a_model(inner) for inner in getattr(annotation, "__args__", ()))
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,8 @@ class Kind(Generic[P, R]):
     """Whether callers may submit it; if not, only the platform does."""
     privileged: bool = False
     """Whether only operators and admins may submit it."""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """The errors of its own that a task of this kind may end with: the last segment of the type, and what it means."""
     version: int = 1
     """Raised when the meaning of stored params changes."""
 

@@ -26,7 +26,7 @@ def lock_organization(organization_id: UUID) -> Executable:
     return select(organizations.c.id).where(organizations.c.id == organization_id).with_for_update()
 
 
-def find_caller(organization_id: UUID, name: str) -> Select[tuple[UUID]]:
+def find_caller(organization_id: UUID, name: str) -> Select[UUID]:
     """Find a caller's id by name."""
     return select(callers.c.id).where(callers.c.organization_id == organization_id, callers.c.name == name)
 
@@ -65,7 +65,7 @@ def find_api_key(prefix: str) -> Select[Any]:
     )
 
 
-def has_api_key(prefix: str) -> Select[tuple[bool]]:
+def has_api_key(prefix: str) -> Select[bool]:
     """Tell whether a key of that prefix was ever stored, revoked ones too."""
     return select(exists().where(api_keys.c.prefix == prefix))
 

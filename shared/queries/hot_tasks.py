@@ -98,6 +98,11 @@ READ: Final = (
 READ_VERSIONS: Final = "SELECT id, version, status, organization_id FROM tasks WHERE id = ANY(%(ids)s::uuid[])"
 """Read what is needed to answer 304, or to see whether a task is done."""
 
+READ_CHANGES: Final = """
+SELECT v.id FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS v (id, version) LEFT JOIN tasks t ON t.id = v.id
+WHERE t.version IS DISTINCT FROM v.version"""
+"""Give the ids of those tasks whose version is no longer the one given, or which are gone."""
+
 RELEASE: Final = """
 WITH RECURSIVE room AS MATERIALIZED (
     SELECT greatest(0, %(window)s - count(*))::int AS n FROM (

@@ -1,0 +1,91 @@
+"""Builds the application, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp
+
+from api.error_responses import install_error_responses
+from api.hot_paths import HotPaths
+from api.middleware import AllowedMethods, Frame, allowed_methods
+from api.openapi import install_openapi
+from api.rate_limits import limiter
+from api.routes import batches, emails, files, health, kinds, problems, reports, tasks
+from api.services import Services
+from api.submissions import Submissions
+from shared.log_setup import set_up_logs
+from shared.settings import Settings, read_settings
+
+ROUTERS: tuple[APIRouter, ...] = (
+    tasks.router,
+    files.router,
+    reports.router,
+    emails.router,
+    batches.router,
+    kinds.router,
+    problems.router,
+    health.router,
+)
+DESCRIPTION = "Does a team's background work: submit it, follow it, and never lose it."
+
+
+def create_fastapi_app(settings: Settings) -> FastAPI:
+    """Build the routes, with what they hold open; without what surrounds every request."""
+    services = Services(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await services.open()
+        yield
+        await services.close()
+
+    app = FastAPI(
+        title="Taskmill",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        openapi_url="/openapi.json" if settings.docs_enabled else None,
+        docs_url="/docs" if settings.docs_enabled else None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    app.state.submissions = Submissions(services)
+    app.state.hot_paths = HotPaths(services, app.state.submissions)
+    app.state.limiter = limiter
+    for router in ROUTERS:
+        app.include_router(router)
+    allowed = list_allowed_methods(app)
+    install_error_responses(app, lambda path: allowed_methods(allowed, path))
+    install_openapi(app)
+    return app
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """Build the whole application."""
+    app = create_fastapi_app(settings)
+    return Frame(app, app.state.hot_paths, settings, list_allowed_methods(app))
+
+
+def list_allowed_methods(app: FastAPI) -> list[AllowedMethods]:
+    """Give each route's path and methods, for `OPTIONS` and 405."""
+    routes: list[AllowedMethods] = []
+    for router in ROUTERS:
+        for route in router.routes:
+            if isinstance(route, APIRoute):
+                routes.append((route.path_regex, frozenset(route.methods or ())))
+    for plain in app.routes:
+        if hasattr(plain, "path_regex") and not isinstance(plain, APIRoute):
+            routes.append((plain.path_regex, frozenset(getattr(plain, "methods", None) or {"GET"})))
+    return routes
+
+
+def create_app_from_environment() -> ASGIApp:
+    """Build the application of a server process."""
+    settings = read_settings()
+    set_up_logs(settings, "api")
+    return create_app(settings)

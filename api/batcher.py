@@ -1,0 +1,97 @@
+"""Does together what arrives together: while one round trip is under way, the next one gathers. There is no timer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import psycopg
+import structlog
+
+from shared.database import connect_hot_async
+from shared.settings import Settings
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+HotConnection = psycopg.AsyncConnection[tuple[Any, ...]]
+log = structlog.get_logger()
+
+
+class Batcher(Generic[Item, Answer]):
+    """Gathers items and hands them to `flush`, up to `limit` at a time, on a connection of its own.
+
+    `flush` gives one answer for each item, in their order; an answer that is an exception is raised to its caller. A
+    flush that fails fails all its items, unless `flush` itself sees to it that one bad item fails alone. A flush that
+    takes longer than the database's timeout fails with `TimeoutError`, and the connection is given up.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        flush: Callable[[HotConnection, Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
+        limit: int = 256,
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._flush = flush
+        self._limit = limit
+        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._runner: asyncio.Task[None] | None = None
+        self._connection: HotConnection | None = None
+
+    def submit(self, item: Item) -> asyncio.Future[Answer]:
+        """Give the answer's future; the item is flushed with what has gathered by then."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run())
+        return future
+
+    async def close(self) -> None:
+        """Flush what has gathered, then close the connection."""
+        if self._runner is not None:
+            await asyncio.wait([self._runner], timeout=self._settings.database_timeout_seconds)
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _run(self) -> None:
+        try:
+            await asyncio.sleep(0)  # what became ready in the same turn of the loop joins
+            while self._waiting:
+                batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
+                batch = [(item, future) for item, future in batch if not future.done()]
+                if batch:
+                    await self._answer(batch)
+        finally:
+            self._runner = None
+
+    async def _answer(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        answers: Sequence[Answer | Exception]
+        try:
+            async with asyncio.timeout(self._settings.database_timeout_seconds):
+                connection = await self._connected()
+                answers = await self._flush(connection, [item for item, _ in batch])
+        except Exception as error:
+            if not isinstance(error, psycopg.Error) or (self._connection is not None and self._connection.closed):
+                await self._give_up()
+            answers = [error] * len(batch)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+    async def _connected(self) -> HotConnection:
+        if self._connection is None or self._connection.closed:
+            self._connection = await connect_hot_async(self._settings, f"api-{self._name}")
+        return self._connection
+
+    async def _give_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.pgconn.finish()
+        log.warning("connection_given_up", connection=self._name)

@@ -1,0 +1,216 @@
+"""The two hot paths, `POST /tasks` and `GET /tasks/<id>`, as plain ASGI.
+
+The router and its dependencies cost more than all that these two do, so requests to them never reach it. They share
+every check with the other routes: authentication, limits, validation, idempotency. `api/routes/tasks.py` declares them
+to the schema, and answers through here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+from starlette.types import Receive, Scope, Send
+
+from api.authentication import Caller
+from api.body import is_json, read_body
+from api.error_responses import Problem, from_exception, invalid
+from api.representations import PRIVATE_HEADERS, task_json
+from api.services import Services
+from api.submissions import Request, Submissions, fingerprint, parse_submission, read_idempotency_key
+from shared.queries.tasks import find_tombstone
+from shared.task_states import DONE_VALUES
+
+RawHeaders = list[tuple[bytes, bytes]]
+TASK_PATH_LENGTH: Final = len("/tasks/") + 36
+MAX_WAIT_SECONDS: Final = 60
+_PRIVATE: Final[RawHeaders] = [(name.lower().encode(), value.encode()) for name, value in PRIVATE_HEADERS.items()]
+_JSON: Final = (b"content-type", b"application/json")
+_RETRY_AFTER: Final = (b"retry-after", b"1")
+_PROBLEM: Final = (b"content-type", b"application/problem+json")
+
+
+class HotPaths:
+    """Answers the two hot paths."""
+
+    def __init__(self, services: Services, submissions: Submissions) -> None:
+        self._services = services
+        self._submissions = submissions
+
+    def serves(self, method: str, path: str) -> bool:
+        """Whether a request is for one of the two."""
+        if path.startswith("/tasks"):
+            return (
+                method == "POST"
+                if len(path) == 6
+                else method in {"GET", "HEAD"} and len(path) == TASK_PATH_LENGTH and path[6] == "/" and path[15] == "-"
+            )
+        return False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; every error becomes a problem document."""
+        limit_headers: RawHeaders = []
+        try:
+            status, headers, body = await self._answer(scope, receive, limit_headers)
+        except Exception as error:
+            problem = from_exception(error)
+            status, body = problem.status, problem.body(scope["state"]["request_id"])
+            headers = [
+                _PROBLEM,
+                *((n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in problem.headers.items()),
+            ]
+            if problem.name == "unauthorized" and "WWW-Authenticate" not in problem.headers:
+                headers.append((b"www-authenticate", b"Bearer"))
+            if problem.name != "rate-limited":
+                headers += limit_headers
+        if status != 304:
+            headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive, limit_headers: RawHeaders) -> tuple[int, RawHeaders, bytes]:
+        given = dict(scope["headers"])
+        authorization, api_key = given.get(b"authorization"), given.get(b"x-api-key")
+        services = self._services
+        try:
+            caller = await services.authenticator.caller(
+                authorization.decode("latin-1") if authorization is not None else None,
+                api_key.decode("latin-1") if api_key is not None else None,
+            )
+        except Problem:
+            services.limits.count_refused(scope["client"][0] if scope.get("client") else "")
+            raise
+        if scope["method"] == "POST":
+            limit_headers += services.limits.count("submit", caller.rate_key)
+            caller.require("tasks:write")
+            return await self._submit(scope, receive, given, caller, limit_headers)
+        limit_headers += services.limits.count("read", caller.rate_key)
+        caller.require("tasks:read")
+        return await self._read(scope, given, caller, limit_headers)
+
+    async def _submit(
+        self, scope: Scope, receive: Receive, given: Mapping[bytes, bytes], caller: Caller, limit_headers: RawHeaders
+    ) -> tuple[int, RawHeaders, bytes]:
+        if not is_json(given.get(b"content-type")):
+            raise Problem("unsupported-media-type", "The body must be application/json.")
+        validate_only = read_validate_only(scope["query_string"])
+        key = given.get(b"idempotency-key")
+        key_text = read_idempotency_key(key.decode("latin-1") if key is not None else None)
+        body = await read_body(scope, receive, self._services.settings.max_json_bytes)
+        parsed = parse_submission(body, caller)
+        if validate_only:
+            await self._submissions.check_files([parsed], caller)
+            return 200, [_JSON, *_PRIVATE, *limit_headers], b'{"valid":true}'
+        request = Request(
+            caller,
+            scope["state"]["request_id"],
+            key_text,
+            fingerprint("POST", "/tasks", body) if key_text is not None else None,
+            _text(given.get(b"traceparent")),
+        )
+        answer = await self._submissions.accept(parsed, request)
+        headers = [_JSON, *_PRIVATE, *limit_headers]
+        headers += [(name.lower().encode(), value.encode()) for name, value in answer.headers().items()]
+        return answer.status, headers, answer.body
+
+    async def _read(
+        self, scope: Scope, given: Mapping[bytes, bytes], caller: Caller, limit_headers: RawHeaders
+    ) -> tuple[int, RawHeaders, bytes]:
+        try:
+            task_id = UUID(scope["path"][7:])
+        except ValueError:
+            raise invalid("path:task_id", "uuid_parsing", "Must be a UUID") from None
+        wait, applied = read_wait(scope["query_string"], _text(given.get(b"prefer")))
+        if_none_match = _text(given.get(b"if-none-match"))
+        headers = [*_PRIVATE, *limit_headers]
+        if applied:
+            headers.append((b"preference-applied", b"wait=%d" % wait))
+        services = self._services
+        if wait:
+            seen = _seen_version(if_none_match) if if_none_match is not None else None
+            if if_none_match is None or seen is not None:
+                await self._require_seen(task_id, caller)
+                await services.waiters.wait(task_id, wait, seen)
+        if if_none_match is not None:
+            version = await services.reader.find_version(task_id)
+            if version is None or not caller.sees(version[3]):
+                raise await self._gone_or_missing(task_id, caller)
+            etag = f'"{version[1]}"'
+            if matches_etag(if_none_match, etag):
+                headers.append((b"etag", etag.encode()))
+                if version[2] not in DONE_VALUES:
+                    headers.append(_RETRY_AFTER)
+                return 304, headers, b""
+        row = await services.reader.find(task_id)
+        if row is None or not caller.sees(row.organization_id):
+            raise await self._gone_or_missing(task_id, caller)
+        headers += [_JSON, (b"etag", row.etag.encode())]
+        if not row.done:
+            headers.append(_RETRY_AFTER)
+        return 200, headers, task_json(row)
+
+    async def _require_seen(self, task_id: UUID, caller: Caller) -> None:
+        version = await self._services.reader.find_version(task_id)
+        if version is None or not caller.sees(version[3]):
+            raise await self._gone_or_missing(task_id, caller)
+
+    async def _gone_or_missing(self, task_id: UUID, caller: Caller) -> Problem:
+        async with self._services.reads.connect() as connection:
+            organization_id = (await connection.execute(find_tombstone(task_id, "task"))).scalars().first()
+        return Problem("gone" if organization_id is not None and caller.sees(organization_id) else "not-found")
+
+
+def read_wait(query_string: bytes, prefer: str | None) -> tuple[int, bool]:
+    """Give how long to wait in seconds (0 for not at all), and whether `Prefer` asked for it (RFC 7240)."""
+    if query_string:
+        pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+        for name, _ in pairs:
+            if name != "wait":
+                raise invalid(f"query:{name}", "extra_forbidden", "Unknown query parameter")
+        if len(pairs) > 1:
+            raise invalid("query:wait", "repeated", "Give it once")
+        if pairs:
+            value = pairs[0][1]
+            if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= MAX_WAIT_SECONDS):
+                raise invalid("query:wait", "out_of_range", f"Must be a whole number from 1 to {MAX_WAIT_SECONDS}")
+            return int(value), False
+    if prefer is not None:
+        for preference in prefer.split(","):
+            name, _, value = preference.split(";")[0].partition("=")
+            value = value.strip().strip('"')
+            if name.strip().lower() == "wait" and value.isascii() and value.isdigit():
+                wait = min(int(value[:9]), MAX_WAIT_SECONDS)
+                return wait, wait > 0
+    return 0, False
+
+
+def read_validate_only(query_string: bytes) -> bool:
+    """Read the only query parameter of a submission."""
+    if not query_string:
+        return False
+    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    for name, _ in pairs:
+        if name != "validate_only":
+            raise invalid(f"query:{name}", "extra_forbidden", "Unknown query parameter")
+    values = {value for _, value in pairs}
+    if len(pairs) != 1 or not values <= {"true", "false"}:
+        raise invalid("query:validate_only", "bool_parsing", "Must be true or false")
+    return values == {"true"}
+
+
+def matches_etag(if_none_match: str, etag: str) -> bool:
+    """Whether an entity tag is among those of `If-None-Match` (RFC 9110, section 13.1.2: compared weakly)."""
+    if if_none_match.strip() == "*":
+        return True
+    return any(tag.strip().removeprefix("W/") == etag for tag in if_none_match.split(","))
+
+
+def _seen_version(if_none_match: str) -> int | None:
+    tag = if_none_match.strip().removeprefix("W/").strip('"')
+    return int(tag) if tag.isascii() and tag.isdigit() and len(tag) < 10 else None
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")

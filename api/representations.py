@@ -1,0 +1,150 @@
+"""Rows, and tasks that were just made, as the JSON of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from shared.task_states import DONE_VALUES
+from shared.task_submission import NewTask
+
+
+class TaskRow(NamedTuple):
+    """What `hot_tasks.READ` gives, in its order. JSON columns are text."""
+
+    id: UUID
+    kind: str
+    queue: str
+    status: str
+    progress_percent: int | None
+    progress_message: str | None
+    attempt: int
+    max_attempts: int
+    next_attempt_at: datetime | None
+    priority: int
+    params: str
+    result: str | None
+    error: str | None
+    artifacts: str | None
+    tags: list[str]
+    metadata: str
+    batch_id: UUID | None
+    created_at: datetime
+    run_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    purge_at: datetime | None
+    version: int
+    organization_id: UUID
+
+    @property
+    def done(self) -> bool:
+        """Whether the status is terminal."""
+        return self.status in DONE_VALUES
+
+    @property
+    def etag(self) -> str:
+        """The strong entity tag of the task's representation: it rises with anything that the representation shows."""
+        return f'"{self.version}"'
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """Write a moment as RFC 3339 in UTC with milliseconds."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def task_json(row: TaskRow) -> bytes:
+    """Give a task's representation."""
+    status = row.status
+    done = status in DONE_VALUES
+    task_id = str(row.id)
+    return orjson.dumps(
+        {
+            "id": task_id,
+            "kind": row.kind,
+            "queue": row.queue,
+            "status": status,
+            "done": done,
+            "progress": None
+            if row.progress_percent is None
+            else {"percent": row.progress_percent, "message": row.progress_message},
+            "attempt": row.attempt,
+            "max_attempts": row.max_attempts,
+            "next_attempt_at": timestamp(row.next_attempt_at),
+            "priority": row.priority,
+            "params": orjson.Fragment(row.params),
+            "result": None if row.result is None or status != "succeeded" else orjson.Fragment(row.result),
+            "error": None if row.error is None or not done else orjson.Fragment(row.error),
+            "artifacts": [] if row.artifacts is None else orjson.Fragment(row.artifacts),
+            "tags": row.tags,
+            "metadata": orjson.Fragment(row.metadata),
+            "batch_id": row.batch_id,
+            "created_at": timestamp(row.created_at),
+            "run_at": timestamp(row.run_at),
+            "started_at": timestamp(row.started_at),
+            "finished_at": timestamp(row.finished_at),
+            "cancel_requested_at": timestamp(row.cancel_requested_at),
+            "purge_at": timestamp(row.purge_at),
+            "links": task_links(task_id),
+        }
+    )
+
+
+def new_task_json(task: NewTask, created_at: datetime) -> bytes:
+    """Give the representation of a task that was committed just now, as it was then."""
+    run_at = task.run_at
+    if run_at is None and task.delay is not None:
+        run_at = created_at + timedelta(seconds=task.delay)
+    return task_json(
+        TaskRow(
+            id=task.id,
+            kind=task.kind,
+            queue=task.queue,
+            status=task.status,
+            progress_percent=None,
+            progress_message=None,
+            attempt=0,
+            max_attempts=task.max_attempts,
+            next_attempt_at=None,
+            priority=task.priority,
+            params=task.params.decode(),
+            result=None,
+            error=None,
+            artifacts=None,
+            tags=list(task.tags),
+            metadata=orjson.dumps(task.metadata).decode(),
+            batch_id=task.batch_id,
+            created_at=created_at,
+            run_at=run_at,
+            started_at=None,
+            finished_at=None,
+            cancel_requested_at=None,
+            purge_at=None,
+            version=1,
+            organization_id=task.organization_id,
+        )
+    )
+
+
+def task_links(task_id: str) -> dict[str, str]:
+    """Give where a task is followed."""
+    return {"self": f"/tasks/{task_id}", "events": f"/tasks/{task_id}/events", "cancel": f"/tasks/{task_id}/cancel"}
+
+
+PRIVATE_HEADERS: Final[Mapping[str, str]] = {
+    "Cache-Control": "private, no-cache",
+    "Vary": "Authorization, X-API-Key, Prefer",
+}
+"""The headers of whatever belongs to a caller."""
+
+
+def json_page(items: list[Any], next_cursor: str | None) -> bytes:
+    """Give one page of a list; items are JSON fragments or plain values."""
+    return orjson.dumps({"items": items, "next_cursor": next_cursor})

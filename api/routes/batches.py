@@ -1,0 +1,79 @@
+"""`/batches`: how far a batch is, and cancelling what is left of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+
+from api.authentication import Caller
+from api.dependencies import NoQuery, ServicesDependency, TaskReaderCaller, TaskWriterCaller
+from api.error_responses import Problem
+from api.openapi import problem_responses
+from api.rate_limits import limited
+from api.representations import timestamp
+from api.routes.tasks import private_json
+from api.services import Services
+from shared.queries import tasks as queries
+from shared.task_states import LIVE
+
+router = APIRouter(tags=["batches"])
+BATCH = {"description": "The batch.", "content": {"application/json": {"schema": {"type": "object"}}}}
+
+
+@router.get(
+    "/batches/{batch_id}",
+    summary="See how far a batch is",
+    responses={200: BATCH, **problem_responses(401, 403, 404, 422, 429, 503)},
+)
+@limited("read")
+async def get_batch(
+    request: Request,
+    batch_id: UUID,
+    caller: TaskReaderCaller,
+    services: ServicesDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Count the batch's tasks by status."""
+    return private_json(orjson.dumps(await _count(services, caller, batch_id)))
+
+
+@router.post(
+    "/batches/{batch_id}/cancel",
+    status_code=202,
+    summary="Cancel what is left of a batch",
+    responses={202: BATCH, **problem_responses(401, 403, 404, 422, 429, 503)},
+)
+@limited("submit")
+async def cancel_batch(
+    request: Request,
+    batch_id: UUID,
+    caller: TaskWriterCaller,
+    services: ServicesDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Cancel each task that is not done."""
+    await _count(services, caller, batch_id)
+    async with services.engine.begin() as connection:
+        ids = list((await connection.execute(queries.list_batch_ids(batch_id))).scalars())
+        changed = (await connection.exec_driver_sql(queries.CANCEL, {"ids": ids})).scalars().all()
+    for task_id in changed:
+        services.waiters.wake(task_id)
+    return private_json(orjson.dumps(await _count(services, caller, batch_id)), 202)
+
+
+async def _count(services: Services, caller: Caller, batch_id: UUID) -> dict[str, Any]:
+    async with services.reads.connect() as connection:
+        rows = (await connection.execute(queries.count_batch(batch_id))).all()
+    if not rows or not caller.sees(rows[0].organization_id):
+        raise Problem("not-found")
+    live = any(row.status in LIVE for row in rows)
+    return {
+        "id": str(batch_id),
+        "total": sum(row.count for row in rows),
+        "counts": {row.status: row.count for row in rows},
+        "created_at": timestamp(min(row.created_at for row in rows)),
+        "finished_at": None if live else timestamp(max(row.finished_at for row in rows)),
+    }

@@ -1,0 +1,96 @@
+"""`/health`: whether this process lives; `/health/ready`: whether what it stands on does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Final
+
+import anyio
+import orjson
+import redis.asyncio as redis
+from fastapi import APIRouter, Query, Request, Response
+from kombu.connection import Connection as BrokerConnection
+
+from api.dependencies import NoQuery, ServicesDependency
+from api.openapi import problem_responses
+from api.services import Services
+from shared.queries.schedules import PING, list_signs_of_life
+
+router = APIRouter(tags=["health"])
+CHECK_SECONDS: Final = 2.0
+STALE_SECONDS: Final = 15.0
+WATCHED_PARTS: Final = ("relay", "sweeper", "beat")
+HEALTH = {"description": "It is.", "content": {"application/json": {"schema": {"type": "object"}}}}
+
+
+@router.get("/health", summary="Whether the process lives", responses={200: HEALTH, **problem_responses(422)})
+async def get_health(request: Request, query: Annotated[NoQuery, Query()]) -> Response:
+    """Say that the process lives; asks nothing of others."""
+    return _answer(200, {"status": "ok"})
+
+
+@router.get(
+    "/health/ready",
+    summary="Whether everything needed is there",
+    responses={200: HEALTH, 503: {**HEALTH, "description": "Something needed is wrong."}, **problem_responses(422)},
+)
+async def get_readiness(request: Request, services: ServicesDependency, query: Annotated[NoQuery, Query()]) -> Response:
+    """Check each part by name: 503 when a needed one is wrong; without the broker, submissions are accepted still."""
+    database, storage, broker = await asyncio.gather(
+        _check(_ask_database(services)), _check(_ask_storage(services)), _check(_ask_broker(services))
+    )
+    checks = {"database": database, "storage": storage, "broker": broker}
+    checks |= await _ages(services) if database["status"] == "ok" else {}
+    wrong = {name for name, check in checks.items() if check["status"] != "ok"}
+    status = "unavailable" if wrong - {"broker"} else "degraded" if wrong else "ok"
+    return _answer(503 if status == "unavailable" else 200, {"status": status, "checks": checks})
+
+
+async def _check(question: Any) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await question
+    except Exception as error:
+        return {"status": "wrong", "reason": type(error).__name__}
+    return {"status": "ok"}
+
+
+async def _ask_database(services: Services) -> None:
+    async with services.reads.connect() as connection:
+        await connection.execute(PING)
+
+
+async def _ask_storage(services: Services) -> None:
+    await anyio.to_thread.run_sync(services.store.check, abandon_on_cancel=True)
+
+
+async def _ask_broker(services: Services) -> None:
+    url = services.settings.broker_url
+    if services.settings.broker_is_redis:
+        async with redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1) as client:
+            await client.ping()
+    else:
+        await anyio.to_thread.run_sync(_ask_kombu, url, abandon_on_cancel=True)
+
+
+def _ask_kombu(url: str) -> None:
+    with BrokerConnection(url, connect_timeout=1) as connection:
+        connection.ensure_connection(max_retries=1, timeout=1)
+
+
+async def _ages(services: Services) -> dict[str, dict[str, Any]]:
+    async with services.reads.connect() as connection:
+        ages = {row.part: float(row.age_seconds) for row in await connection.execute(list_signs_of_life())}
+    checks: dict[str, dict[str, Any]] = {}
+    for part in WATCHED_PARTS:
+        age = ages.get(part)
+        fresh = age is not None and age < STALE_SECONDS
+        checks[part] = {
+            "status": "ok" if fresh else "wrong",
+            "age_seconds": None if age is None else round(max(0.0, age), 1),
+        }
+    return checks
+
+
+def _answer(status: int, content: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(content), status, {"Cache-Control": "no-store"}, media_type="application/json")

@@ -1,0 +1,27 @@
+"""`POST /reports`: report params and options side by side."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from api.dependencies import ServicesDependency, SubmissionsDependency, TaskWriterCaller
+from api.openapi import body_schema, problem_responses, task_response
+from api.rate_limits import limited
+from api.routes.side_by_side import submit_side_by_side
+
+router = APIRouter(tags=["reports"])
+
+
+@router.post(
+    "/reports",
+    status_code=202,
+    summary="Request a report",
+    responses={**task_response(202), **problem_responses(401, 403, 409, 410, 413, 415, 422, 429, 503)},
+    openapi_extra=body_schema("ReportRequest", validate_only=True, idempotent=True),
+)
+@limited("submit")
+async def submit_report(
+    request: Request, caller: TaskWriterCaller, services: ServicesDependency, submissions: SubmissionsDependency
+) -> Response:
+    """Store a `reports.run` task."""
+    return await submit_side_by_side(request, caller, services, submissions, "reports.run")

@@ -1,0 +1,25 @@
+"""What `/reports` and `/emails` share: a body that holds one kind's params and the options side by side."""
+
+from __future__ import annotations
+
+from fastapi import Request, Response
+
+from api.authentication import Caller
+from api.hot_paths import read_validate_only
+from api.routes.tasks import json_body, private_json, submission_request
+from api.services import Services
+from api.submissions import Submissions, parse_side_by_side
+
+
+async def submit_side_by_side(
+    request: Request, caller: Caller, services: Services, submissions: Submissions, kind_name: str
+) -> Response:
+    """Store one task of the kind."""
+    validate_only = read_validate_only(request.scope["query_string"])
+    body = await json_body(request, services.settings.max_json_bytes)
+    parsed = parse_side_by_side(body, caller, kind_name)
+    if validate_only:
+        await submissions.check_files([parsed], caller)
+        return private_json(b'{"valid":true}')
+    answer = await submissions.accept(parsed, submission_request(request, caller, body))
+    return private_json(answer.body, answer.status, answer.headers())

@@ -1,0 +1,51 @@
+"""Commits together the submissions that arrive together; each caller still waits for the commit of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import psycopg
+
+from api.batcher import Batcher, HotConnection
+from shared.queries import hot_tasks
+from shared.settings import Settings
+from shared.task_submission import NewTask, submission_document
+
+
+class SubmissionBatcher:
+    """Stores tasks, many in one commit. For tasks that need nothing else in their transaction."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._batcher: Batcher[NewTask, datetime | None] = Batcher(settings, "submit", self._flush)
+
+    async def store(self, task: NewTask) -> datetime | None:
+        """Store one task; give its `created_at` once it is committed, or None when its idempotency key is taken.
+
+        Raises `psycopg.errors.ForeignKeyViolation` when an input file is gone.
+        """
+        return await self._batcher.submit(task)
+
+    async def close(self) -> None:
+        """Store what was taken, then close."""
+        await self._batcher.close()
+
+    async def _flush(
+        self, connection: HotConnection, tasks: Sequence[NewTask]
+    ) -> Sequence[datetime | Exception | None]:
+        keyed = any(task.idempotency_key is not None or task.files for task in tasks)
+        statement = hot_tasks.SUBMIT_KEYED if keyed else hot_tasks.SUBMIT
+        try:
+            cursor = await connection.execute(statement, {"document": submission_document(tasks)})
+            row = await cursor.fetchone()
+        except (psycopg.errors.DataError, psycopg.errors.IntegrityError) as error:
+            if len(tasks) == 1:
+                return [error]
+            # One bad row failed the statement, which stored nothing: each is tried alone, so that only the bad one fails.
+            return [(await self._flush(connection, [task]))[0] for task in tasks]
+        assert row is not None
+        now, _, ids = row
+        if not keyed:
+            return [now] * len(tasks)
+        stored = set(ids or ())
+        return [now if task.id in stored else None for task in tasks]

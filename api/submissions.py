@@ -1,0 +1,383 @@
+"""What every way of submitting shares: checks, storing, idempotency, and the answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+import psycopg
+from pydantic import BaseModel, ValidationError
+
+from api.authentication import Caller
+from api.error_responses import FieldError, Problem, body_errors, invalid, invalid_body
+from api.representations import new_task_json, task_json
+from api.services import HotPool, Services
+from shared.contracts.catalog import find_kind
+from shared.contracts.kind import AnyKind, ReferredFile, list_referred_files
+from shared.identifiers import new_id
+from shared.queries import hot_tasks
+from shared.queries import submissions as queries
+from shared.queries.files import find_files
+from shared.task_options import TaskOptions, side_by_side_model, submission_model
+from shared.task_submission import NewTask, make_task, params_sha256, submission_document
+
+MAX_BATCH: Final = 1000
+RETRY_AFTER_SECONDS: Final = 1
+KEY_PATTERN: Final = frozenset(range(0x21, 0x7F))
+
+
+@dataclass
+class Answer:
+    """What a submission is answered with."""
+
+    status: int
+    location: str
+    body: bytes
+    replayed: bool = False
+
+    def headers(self) -> dict[str, str]:
+        """Give the headers of the answer, but those of every private answer."""
+        headers = {"Location": self.location}
+        if self.status == 202:
+            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        if self.replayed:
+            headers["Idempotency-Replayed"] = "true"
+        return headers
+
+
+@dataclass(frozen=True)
+class Request:
+    """One submission as it came: by whom, under which id, and with which key."""
+
+    caller: Caller
+    request_id: str
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass
+class Parsed:
+    """A validated submission, before its files are looked at."""
+
+    kind_name: str
+    kind: AnyKind
+    options: TaskOptions
+    params: bytes
+    queue: str
+    files: list[ReferredFile] = field(default_factory=list)
+    """Pointers lead into the body."""
+
+
+class KeyTaken(Exception):
+    """The idempotency key stands for another request already."""
+
+
+class UniqueTaken(Exception):
+    """A live task is answered in place of a new one."""
+
+    def __init__(self, task_id: UUID) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+
+def read_idempotency_key(value: str | None) -> str | None:
+    """Check the header's value: 1 to 255 visible ASCII characters."""
+    if value is None:
+        return None
+    if not 1 <= len(value) <= 255 or any(ord(character) not in KEY_PATTERN for character in value):
+        raise invalid("header:Idempotency-Key", "invalid_key", "1 to 255 visible ASCII characters")
+    return value
+
+
+def fingerprint(method: str, path: str, body: bytes) -> str:
+    """Give the digest by which a repeated request is known: method, path and the body as canonical JSON, in hex."""
+    canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(f"{method} {path}\n".encode() + canonical).hexdigest()
+
+
+def load_json(body: bytes) -> Any:
+    """Decode a body. Raises the problem for malformed JSON."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise invalid("", "json_invalid", f"Malformed JSON: {error}") from None
+
+
+def parse_submission(body: bytes, caller: Caller, prefix: str = "") -> Parsed:
+    """Validate `{kind, params, …options}`; `prefix` is the pointer to it. Raises a problem with every finding."""
+    content = load_json(body)
+    if not isinstance(content, dict):
+        raise invalid(prefix, "dict_type", "Input should be an object")
+    name = content.get("kind")
+    if name is None:
+        raise invalid(f"{prefix}/kind", "missing", "Field required")
+    kind = submittable_kind(name, caller, f"{prefix}/kind")
+    model = submission_model(name)
+    try:
+        submission = model.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        raise invalid_body(error, prefix) from None
+    params: BaseModel = submission.params  # type: ignore[attr-defined]
+    return _parsed(
+        name, kind, submission, params, params.model_dump_json(by_alias=True).encode(), f"{prefix}/params", prefix
+    )
+
+
+def parse_side_by_side(body: bytes, caller: Caller, kind_name: str) -> Parsed:
+    """Validate a body that holds a kind's params and the options side by side."""
+    if not isinstance(load_json(body), dict):
+        raise invalid("", "dict_type", "Input should be an object")
+    kind = submittable_kind(kind_name, caller, "")
+    try:
+        request = side_by_side_model(kind_name).model_validate_json(body, strict=True)
+    except ValidationError as error:
+        raise invalid_body(error) from None
+    params = request.model_dump_json(include=set(kind.params.model_fields), by_alias=True).encode()
+    return _parsed(kind_name, kind, request, kind.params.model_validate_json(params), params, "", "")
+
+
+def submittable_kind(name: object, caller: Caller, pointer: str) -> AnyKind:
+    """Give a kind that the caller may submit. Raises a problem otherwise."""
+    kind = find_kind(name) if isinstance(name, str) else None
+    if kind is None or not kind.public:
+        raise invalid(pointer, "unknown_kind", "There is no such kind: GET /kinds lists those that there are.")
+    if kind.privileged and not caller.privileged:
+        raise Problem("forbidden", "Only operators and admins may submit this kind.")
+    return kind
+
+
+def _parsed(
+    name: str, kind: AnyKind, options: TaskOptions, params: BaseModel, text: bytes, params_pointer: str, prefix: str
+) -> Parsed:
+    if options.timeout is not None and options.timeout > kind.timeout_seconds:
+        raise invalid(f"{prefix}/timeout", "less_than_equal", f"The kind allows at most {kind.timeout_seconds} seconds")
+    if b"\\u0000" in text or options.tags or options.metadata:
+        _refuse_nul(params.model_dump(by_alias=True), params_pointer)
+        _refuse_nul(options.tags, f"{prefix}/tags")
+        _refuse_nul(options.metadata, f"{prefix}/metadata")
+    files = list(list_referred_files(params, params_pointer))
+    return Parsed(name, kind, options, text, kind.queue_for(params), files)
+
+
+def _refuse_nul(value: object, pointer: str) -> None:
+    """Refuse U+0000, which no text in Postgres may hold."""
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise invalid(pointer, "nul_character", "Text must not contain U+0000")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_nul(key, pointer)
+            _refuse_nul(item, f"{pointer}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            _refuse_nul(item, f"{pointer}/{position}")
+
+
+class Submissions:
+    """Stores submissions and answers them."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def accept(self, parsed: Parsed, request: Request) -> Answer:
+        """Store one task. Answers 202 once it is committed; or what was answered to the same key, or a unique task."""
+        await self.check_files([parsed], request.caller)
+        task = self.new_task(parsed, request)
+        try:
+            if parsed.options.unique_for is not None:
+                created_at = await self.store_together([task], request)
+            else:
+                task.idempotency_key, task.fingerprint = request.idempotency_key, request.fingerprint
+                stored = await self._services.batcher.store(task)
+                if stored is None:
+                    raise KeyTaken
+                created_at = stored
+        except KeyTaken:
+            return await self.replay(request, lambda: self.accept(parsed, request))
+        except UniqueTaken as taken:
+            return await self._answer_existing(taken.task_id, 200)
+        except psycopg.errors.ForeignKeyViolation:
+            raise missing_file(parsed.files[0].pointer) from None
+        return Answer(202, f"/tasks/{task.id}", new_task_json(task, created_at))
+
+    async def accept_batch(self, batch: Sequence[Parsed], request: Request) -> Answer:
+        """Store all tasks or none, in one transaction."""
+        await self.check_files(batch, request.caller)
+        batch_id = new_id()
+        tasks = [self.new_task(parsed, request) for parsed in batch]
+        for task in tasks:
+            task.batch_id = batch_id
+        try:
+            created_at = await self.store_together(tasks, request)
+        except KeyTaken:
+            return await self.replay(request, lambda: self.accept_batch(batch, request))
+        except psycopg.errors.ForeignKeyViolation:
+            raise missing_file("/tasks") from None
+        bodies = [new_task_json(task, created_at) for task in tasks]
+        return Answer(202, f"/batches/{batch_id}", batch_json(batch_id, bodies))
+
+    def new_task(self, parsed: Parsed, request: Request) -> NewTask:
+        """Make the task of a validated submission."""
+        caller = request.caller
+        task = make_task(
+            parsed.kind_name,
+            parsed.kind,
+            parsed.params,
+            parsed.queue,
+            parsed.options,
+            caller.organization_id,
+            caller.owner_id,
+        )
+        task.api_key_id = caller.key_id
+        task.request_id = request.request_id
+        task.traceparent = request.traceparent
+        task.files = [file.file_id for file in parsed.files]
+        return task
+
+    async def check_files(self, batch: Sequence[Parsed], caller: Caller) -> None:
+        """Raise a problem unless every file exists, belongs to the caller's organization, and can be read."""
+        referred = [file for parsed in batch for file in parsed.files]
+        if not referred:
+            return
+        async with self._services.reads.connect() as connection:
+            statement = find_files({file.file_id for file in referred})
+            found = {row.id: row for row in await connection.execute(statement)}
+        errors = []
+        for file in referred:
+            row = found.get(file.file_id)
+            if row is None or row.organization_id != caller.organization_id:
+                errors.append(missing_file(file.pointer).errors[0])
+            elif not file.reference.can_read(row.media_type):
+                message = f"This kind cannot read {row.media_type}: only {', '.join(file.reference.accepts)}"
+                errors.append(FieldError(file.pointer, "unreadable_file", message))
+        if errors:
+            raise Problem("validation", errors=errors)
+
+    async def store_together(
+        self,
+        tasks: Sequence[NewTask],
+        request: Request,
+        before: Callable[[psycopg.AsyncConnection[tuple[Any, ...]]], Any] | None = None,
+    ) -> datetime:
+        """Store tasks in a transaction of their own, with what `before` writes and the request's key; give `created_at`.
+
+        Raises `KeyTaken` or `UniqueTaken`, having stored nothing.
+        """
+        pool: HotPool = self._services.hot_pool
+        async with pool.connection() as connection, connection.transaction():
+            if request.idempotency_key is not None:
+                subject = tasks[0].batch_id or tasks[0].id
+                parameters = {
+                    "owner_id": request.caller.owner_id,
+                    "key": request.idempotency_key,
+                    "fingerprint": bytes.fromhex(request.fingerprint or ""),
+                    "subject_id": subject,
+                    "status_code": 202,
+                }
+                cursor = await connection.execute(queries.KEEP_KEY, parameters)
+                if await cursor.fetchone() is None:
+                    raise KeyTaken
+            for task in tasks:
+                if task.unique_for is not None:
+                    await self._claim_uniqueness(connection, task)
+            if before is not None:
+                await before(connection)
+            document = {"document": submission_document(tasks)}
+            statement = hot_tasks.SUBMIT_KEYED if any(task.files for task in tasks) else hot_tasks.SUBMIT
+            row = await (await connection.execute(statement, document)).fetchone()
+            assert row is not None
+            created_at: datetime = row[0]
+        return created_at
+
+    async def _claim_uniqueness(self, connection: psycopg.AsyncConnection[tuple[Any, ...]], task: NewTask) -> None:
+        parameters = {
+            "owner_id": task.owner_id,
+            "kind": task.kind,
+            "params_sha256": params_sha256(task.params),
+            "task_id": task.id,
+            "unique_for": task.unique_for,
+        }
+        if await (await connection.execute(queries.CLAIM_UNIQUENESS, parameters)).fetchone() is None:
+            row = await (await connection.execute(queries.FIND_UNIQUE, parameters)).fetchone()
+            assert row is not None
+            raise UniqueTaken(row[0])
+
+    async def replay(self, request: Request, again: Callable[[], Any]) -> Answer:
+        """Answer a request whose key is taken: as before, or with a problem; `again` tries anew when the key is free."""
+        parameters = {"owner_id": request.caller.owner_id, "key": request.idempotency_key}
+        async with self._services.hot_pool.connection() as connection:
+            row = await (await connection.execute(queries.FIND_KEY, parameters)).fetchone()
+            if row is None or row[4]:
+                await connection.execute(queries.DROP_STALE_KEY, parameters)
+                answer: Answer = await again()
+                return answer
+        fingerprint, subject_id, status, in_flight, _ = row
+        if in_flight:
+            raise Problem("idempotency-key-in-flight", headers={"Retry-After": "2"})
+        if request.fingerprint is not None and fingerprint.hex() != request.fingerprint:
+            raise Problem("idempotency-key-reused")
+        answer = await self._answer_existing(subject_id, status)
+        answer.replayed = True
+        return answer
+
+    async def _answer_existing(self, subject_id: UUID, status: int) -> Answer:
+        row = await self._services.reader.find(subject_id)
+        if row is not None:
+            return Answer(status, f"/tasks/{subject_id}", task_json(row))
+        async with self._services.hot_pool.connection() as connection:
+            cursor = await connection.execute(queries.LIST_BATCH, {"batch_id": subject_id})
+            ids = [task_id for (task_id,) in await cursor.fetchall()]
+        if not ids:
+            raise Problem("gone", "What this request made was purged since.")
+        rows = await self._services.reader.find_many(ids)
+        return Answer(status, f"/batches/{subject_id}", batch_json(subject_id, [task_json(row) for row in rows]))
+
+
+def batch_json(batch_id: UUID, bodies: Sequence[bytes]) -> bytes:
+    """Give the body of a batch's answer."""
+    return orjson.dumps({"batch_id": batch_id, "tasks": [orjson.Fragment(body) for body in bodies]})
+
+
+def missing_file(pointer: str) -> Problem:
+    """A file that the params refer to is not there."""
+    return invalid(pointer, "unknown_file", "There is no such file")
+
+
+def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
+    """Validate `{"tasks": […]}`: every finding of every task is told at once."""
+    content = load_json(body)
+    if not isinstance(content, dict):
+        raise invalid("", "dict_type", "Input should be an object")
+    errors = [FieldError(f"/{name}", "extra_forbidden", "Unknown field") for name in content if name != "tasks"]
+    tasks = content.get("tasks")
+    if not isinstance(tasks, list):
+        errors.append(
+            FieldError("/tasks", "list_type" if "tasks" in content else "missing", "A list of tasks is required")
+        )
+        raise Problem("validation", errors=errors)
+    if not 1 <= len(tasks) <= MAX_BATCH:
+        errors.append(FieldError("/tasks", "length", f"1 to {MAX_BATCH} tasks"))
+        raise Problem("validation", errors=errors)
+    batch = []
+    for position, item in enumerate(tasks):
+        try:
+            parsed = parse_submission(orjson.dumps(item), caller, f"/tasks/{position}")
+            if parsed.options.unique_for is not None:
+                raise invalid(f"/tasks/{position}/unique_for", "not_in_a_batch", "A batch takes no unique_for")
+            batch.append(parsed)
+        except Problem as problem:
+            if problem.name != "validation":
+                raise
+            errors.extend(problem.errors)
+    if errors:
+        raise Problem("validation", errors=errors)
+    return batch
+
+
+__all__ = ["Answer", "Parsed", "Request", "Submissions", "body_errors", "parse_batch", "parse_submission"]

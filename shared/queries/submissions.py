@@ -1,0 +1,76 @@
+"""Statements of a submission that needs more than the hot path: kept keys, unique tasks, batches.
+
+Plain SQL for psycopg, run inside a transaction that the caller commits.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KEPT_HOURS: Final = 24
+
+KEEP_KEY: Final = f"""
+INSERT INTO idempotency_keys AS k (owner_id, key, fingerprint, subject_id, status_code)
+VALUES (%(owner_id)s, %(key)s, %(fingerprint)s, %(subject_id)s, %(status_code)s)
+ON CONFLICT (owner_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, subject_id = excluded.subject_id,
+    status_code = excluded.status_code, in_flight_until = NULL, created_at = now()
+WHERE k.created_at < now() - interval '{KEPT_HOURS} hours' OR k.in_flight_until < now()
+RETURNING key"""
+"""Keep a key for what this transaction stores. Gives no row when the key is taken."""
+
+FIND_KEY: Final = f"""
+SELECT fingerprint, subject_id, status_code, coalesce(in_flight_until > now(), false),
+    created_at < now() - interval '{KEPT_HOURS} hours' OR coalesce(in_flight_until <= now(), false)
+FROM idempotency_keys WHERE owner_id = %(owner_id)s AND key = %(key)s"""
+"""Find what a key stands for: fingerprint, subject, status code, whether it is in flight, whether it is stale."""
+
+DROP_STALE_KEY: Final = f"""
+DELETE FROM idempotency_keys WHERE owner_id = %(owner_id)s AND key = %(key)s
+    AND (created_at < now() - interval '{KEPT_HOURS} hours' OR in_flight_until <= now())"""
+"""Drop a key that is no longer kept."""
+
+HOLD_KEY: Final = f"""
+INSERT INTO idempotency_keys AS k (owner_id, key, in_flight_until)
+VALUES (%(owner_id)s, %(key)s, now() + %(seconds)s * interval '1 second')
+ON CONFLICT (owner_id, key) DO UPDATE SET fingerprint = NULL, subject_id = NULL, status_code = NULL,
+    in_flight_until = excluded.in_flight_until, created_at = now()
+WHERE k.created_at < now() - interval '{KEPT_HOURS} hours' OR k.in_flight_until < now()
+RETURNING key"""
+"""Hold a key while a long upload is under way. Gives no row when the key is taken."""
+
+RENEW_KEY: Final = """
+UPDATE idempotency_keys SET in_flight_until = now() + %(seconds)s * interval '1 second'
+WHERE owner_id = %(owner_id)s AND key = %(key)s AND in_flight_until IS NOT NULL"""
+"""Hold a key for longer."""
+
+COMPLETE_KEY: Final = """
+UPDATE idempotency_keys SET fingerprint = %(fingerprint)s, subject_id = %(subject_id)s, status_code = %(status_code)s,
+    in_flight_until = NULL, created_at = now()
+WHERE owner_id = %(owner_id)s AND key = %(key)s AND in_flight_until IS NOT NULL
+RETURNING key"""
+"""Make a held key stand for what this transaction stores. Gives no row when the hold was lost."""
+
+RELEASE_KEY: Final = """
+DELETE FROM idempotency_keys WHERE owner_id = %(owner_id)s AND key = %(key)s AND in_flight_until IS NOT NULL"""
+"""Let a held key go, because its request failed."""
+
+CLAIM_UNIQUENESS: Final = """
+INSERT INTO unique_tasks AS u (owner_id, kind, params_sha256, task_id)
+VALUES (%(owner_id)s, %(kind)s, %(params_sha256)s, %(task_id)s)
+ON CONFLICT (owner_id, kind, params_sha256) DO UPDATE SET task_id = excluded.task_id, created_at = now()
+WHERE u.created_at <= now() - %(unique_for)s * interval '1 second'
+    OR EXISTS (SELECT FROM tasks t WHERE t.id = u.task_id AND t.finished_at IS NOT NULL)
+RETURNING task_id"""
+"""Make a task the unique one of its owner, kind and params. Gives no row while another is live and young enough.
+
+A task that another transaction stores just now cannot be seen, so it counts as live: only proof that it is done, or its
+age, lets go of it.
+"""
+
+FIND_UNIQUE: Final = """
+SELECT task_id FROM unique_tasks
+WHERE owner_id = %(owner_id)s AND kind = %(kind)s AND params_sha256 = %(params_sha256)s"""
+"""Find the unique task of an owner, kind and params."""
+
+LIST_BATCH: Final = "SELECT id FROM tasks WHERE batch_id = %(batch_id)s ORDER BY id"
+"""List the ids of a batch's tasks, in the order in which they were submitted."""

@@ -1,0 +1,21 @@
+"""The Redis channel on which whoever changes a task tells those who wait for it. Nothing depends on it but speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+from uuid import UUID
+
+WAKEUP_CHANNEL: Final = "taskmill:changed"
+_ID_BYTES: Final = 16
+
+
+def write_ids(ids: Iterable[UUID]) -> bytes:
+    """Give the message for these tasks: their ids, 16 bytes each."""
+    return b"".join(task_id.bytes for task_id in ids)
+
+
+def read_ids(message: bytes) -> Iterator[UUID]:
+    """Give the ids in a message; what is not whole is left out."""
+    for start in range(0, len(message) - _ID_BYTES + 1, _ID_BYTES):
+        yield UUID(bytes=message[start : start + _ID_BYTES])
