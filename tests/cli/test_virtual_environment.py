@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from cli.virtual_environment import SetUpFailed, set_up
+
+
+def test_a_python_without_its_venv_module_names_the_package_to_install(tmp_path: Path) -> None:
+    def run(argv: list[str], **arguments: object) -> subprocess.CompletedProcess[str]:
+        said = "The virtual environment was not created successfully because ensurepip is not available."
+        return subprocess.CompletedProcess(argv, 1, stdout=said)
+
+    with (
+        patch("cli.virtual_environment.subprocess.run", run),
+        pytest.raises(SetUpFailed, match=r"ensurepip is not available(.|\n)*apt install python3\.\d+-venv"),
+    ):
+        set_up(tmp_path, [])
+
+    assert not (tmp_path / ".venv").exists()
