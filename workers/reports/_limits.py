@@ -8,7 +8,7 @@ QUERY_MEMORY_BYTES = 1024 * MIB
 """What DuckDB may hold at a time; beyond that it spills to the scratch folder."""
 
 CHILD_MEMORY_BYTES = QUERY_MEMORY_BYTES + 1280 * MIB
-"""Address space of the child: DuckDB reserves about 1 GiB beyond its own limit (code, stacks, buffers of its reader)."""
+"""Address space of the child: DuckDB reserves about 1 GiB beyond its own limit (code, stacks, buffers)."""
 
 SPILL_BYTES = 4096 * MIB
 FILE_BYTES = SPILL_BYTES

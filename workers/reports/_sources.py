@@ -155,13 +155,16 @@ def _without_mark(encoding: str) -> str:
 
 
 def _find_encoding(name: str, path: Path) -> str:
-    """Give `utf-8`, `utf-16`, or `windows-1252` for what is neither.
+    """Give `utf-8`, `utf-16`, `utf-32`, or `windows-1252` for what is none of them.
 
-    UTF-16 is known by its mark. Bytes that are not UTF-8 are taken for Windows-1252, as the Encoding Standard of WHATWG
-    takes what calls itself Latin-1 (https://encoding.spec.whatwg.org/#names-and-labels).
+    UTF-16 and UTF-32 are known by their marks. Bytes that are not UTF-8 are taken for Windows-1252, as the Encoding
+    Standard of WHATWG takes what calls itself Latin-1 (https://encoding.spec.whatwg.org/#names-and-labels).
     """
     with path.open("rb") as file:
         start = file.read(4)
+        # The mark of UTF-32 begins with that of UTF-16.
+        if start in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+            return "utf-32"
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "utf-16"
         file.seek(0)

@@ -36,8 +36,8 @@ class Column:
 def name_columns(description: Sequence[Sequence[Any]]) -> list[Column]:
     """Give the columns of a result, from its DB-API description; the second of a name `a` is called `a_2`.
 
-    Names that differ in case alone count as the same, as they do in SQL. A name longer than `LONGEST_NAME`, such as that
-    of a long expression without an alias, is cut.
+    Names that differ in case alone count as the same, as they do in SQL. A name longer than `LONGEST_NAME`, such as
+    that of a long expression without an alias, is cut.
     """
     given = [_cut(str(row[0]), LONGEST_NAME) for row in description]
     taken: set[str] = set()

@@ -194,8 +194,8 @@ class XlsxWriter:
             raise _problems.report_too_large(
                 "cell_characters",
                 CELL_CHARACTERS,
-                f'In XLSX a cell holds {CELL_CHARACTERS:,} characters at most; one of column "{self._columns[column].name}" '
-                "is longer. CSV and JSON hold it.",
+                f"In XLSX a cell holds {CELL_CHARACTERS:,} characters at most, and one of the column "
+                f'"{self._columns[column].name}" is longer. CSV and JSON hold it.',
             )
         self._sheet.write_string(row, column, value)
 

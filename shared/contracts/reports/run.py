@@ -120,21 +120,21 @@ KIND = Kind(
 Runs exactly one SELECT over uploaded tables and writes the rows as `report.csv`, `report.xlsx` and `report.json`,
 whichever are asked for.
 
-**Sources.** CSV (also with tabs or semicolons), Parquet, JSON and newline-delimited JSON. Text may be UTF-8, UTF-16 with
-a byte order mark, or else Windows-1252, which contains Latin-1. In CSV, an empty cell and the cell `NA` are NULL, so that
-a column of numbers with gaps is a column of numbers; fields are quoted with `"`; every line must have as many cells
-as the first.
+**Sources.** CSV (also with tabs or semicolons), Parquet, JSON and newline-delimited JSON. Text may be UTF-8, UTF-16
+or UTF-32 with a byte order mark, or else Windows-1252, which contains Latin-1. In CSV, an empty cell and the cell `NA`
+are NULL, so that a column of numbers with gaps is a column of numbers; fields are quoted with `"`; every line must have
+as many cells as the first.
 
-**Query.** DuckDB's SQL: `SELECT`, `WITH … SELECT`, `FROM … SELECT`, `VALUES`, `DESCRIBE`, `SUMMARIZE`, and `PIVOT` with its
-values listed (`IN (…)`). It sees the sources and nothing else: no file, no network, no setting.
+**Query.** DuckDB's SQL: `SELECT`, `WITH … SELECT`, `FROM … SELECT`, `VALUES`, `DESCRIBE`, `SUMMARIZE`, and `PIVOT`
+with its values listed (`IN (…)`). It sees the sources and nothing else: no file, no network, no setting.
 
-**CSV** follows RFC 4180 in UTF-8, lines ending in CR LF, names first. NULL is an empty cell and an empty text is `""`. A text
-that a spreadsheet might take for a formula, one that begins with `=`, `+`, `-`, `@`, tab or return, is quoted and
-begins with an apostrophe, unless it is a number (OWASP, CSV Injection).
+**CSV** follows RFC 4180 in UTF-8, lines ending in CR LF, names first. NULL is an empty cell and an empty text is `""`.
+A text that a spreadsheet might take for a formula, one that begins with `=`, `+`, `-`, `@`, tab or return, is quoted
+and begins with an apostrophe, unless it is a number (OWASP, CSV Injection).
 
-**XLSX** has numbers, booleans, dates and times as such, and every text as a text, never as a formula or a link. A number
-of more than 15 significant digits, which a spreadsheet would round, is a text; a DOUBLE is rounded to 16 digits. Beyond
-1,048,575 rows a further sheet begins.
+**XLSX** has numbers, booleans, dates and times as such, and every text as a text, never as a formula or a link. An
+integer or a DECIMAL of more than 15 significant digits, which a spreadsheet would round, is a text; a DOUBLE is rounded
+to 16 digits. Beyond 1,048,575 rows a further sheet begins.
 
 **JSON** is an array of objects. An integer beyond 2^53 - 1, or a DECIMAL of more than 15 significant digits, is a
 string with all its digits.
@@ -149,4 +149,15 @@ Errors: `/problems/invalid-query` (`data`: `{line, column}`, from 1, where known
     queue="reports",
     max_attempts=3,
     timeout_seconds=600,
+    errors={
+        "invalid-query": (
+            "The query is not exactly one SELECT over the sources, or cannot be run. `data` has `line` and `column`, "
+            "from 1, where they are known."
+        ),
+        "unreadable-table": "A source cannot be read as a table. `data.source` is its name.",
+        "report-too-large": (
+            "The report exceeds what may be written. `data.limit` says in what: `rows`, `columns`, `bytes` (of one "
+            "format), or, in XLSX only, `cell_characters` or `xlsx_columns`; `data.maximum` says how much is allowed."
+        ),
+    },
 )

@@ -428,6 +428,7 @@ def test_empty_cells_and_na_are_null_so_that_numbers_with_gaps_are_numbers(run_r
         ("name,city\nJosé,Málaga\n".encode(), "text/csv"),
         ("name,city\nJosé,Málaga\n".encode("utf-8-sig"), "text/csv"),
         ("name;city\r\nJosé;Málaga\r\n".encode("utf-16"), "text/csv"),
+        ("name,city\nJosé,Málaga\n".encode("utf-32"), "text/csv"),
         ("name\tcity\nJosé\tMálaga\n".encode(), "text/tab-separated-values"),
         ('[{"name": "José", "city": "Málaga"}]'.encode(), "application/json"),
         ('{"name": "José", "city": "Málaga"}\n'.encode(), "application/x-ndjson"),

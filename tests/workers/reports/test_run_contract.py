@@ -12,7 +12,8 @@ from shared.contracts.kind import list_referred_files
 from shared.contracts.reports.run import KIND, RunParams
 
 OPTIONS = {
-    "priority", "run_at", "delay", "ttl", "max_attempts", "timeout", "keep_for", "tags", "metadata", "webhook", "unique_for",
+    "priority", "run_at", "delay", "ttl", "max_attempts", "timeout", "keep_for", "tags", "metadata", "webhook",
+    "unique_for",
 }  # fmt: skip
 
 
