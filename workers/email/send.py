@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from shared.contracts.mailboxes import BadMailbox, Mailbox, parse_mailbox
 from shared.contracts.email.send import MAX_ATTACHMENTS_BYTES, SendParams, SendResult
+from shared.contracts.mailboxes import BadMailbox, Mailbox, parse_mailbox
 from shared.errors import ConfigurationError
 from workers.adapters.smtp import (
     AnswerMissing,

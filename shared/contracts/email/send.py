@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from shared.contracts.kind import FileId, Kind, Params, Result, RetryPolicy
 from shared.contracts.mailboxes import (
     MAX_MAILBOX_LENGTH,
     BadMailbox,
@@ -16,7 +17,6 @@ from shared.contracts.mailboxes import (
     find_forbidden_character,
     parse_mailbox,
 )
-from shared.contracts.kind import FileId, Kind, Params, Result, RetryPolicy
 
 MAX_ATTACHMENTS = 20
 MAX_ATTACHMENTS_BYTES = 25 << 20
