@@ -181,9 +181,10 @@ def _decode_text(head: bytes) -> str | None:
 
 def _detect_markup(start: str) -> str | None:
     is_xml = start.startswith("<?xml")
-    while skipped := _MARKUP_TO_SKIP.match(start):
-        start = start[skipped.end() :]
-    start = start.lstrip()
+    position = 0
+    while skipped := _MARKUP_TO_SKIP.match(start, position):
+        position = skipped.end()
+    start = start[position:].lstrip()
     if _SVG_START.match(start):
         return "image/svg+xml"
     if _HTML_START.match(start):

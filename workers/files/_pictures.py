@@ -6,6 +6,7 @@ but for BMP, which it does not know and Pillow does.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ _LOADERS = {
     "image/gif": "gifload",
     "image/tiff": "tiffload",
 }
-READABLE_TYPES = frozenset({*_LOADERS, "image/bmp"})
+_MEMORY_ERROR = re.compile(r"out of memory|allocat|malloc", re.IGNORECASE)
+"""What libvips and the libraries below it say when there is none left; `copy_memory` is a function's name."""
 
 
 class Header(NamedTuple):
@@ -57,7 +59,7 @@ def told_from_vips() -> Iterator[None]:
     try:
         yield
     except pyvips.Error as error:
-        if "memory" in str(error).lower():
+        if _MEMORY_ERROR.search(str(error)):
             raise MemoryError from None
         raise unreadable_image() from None
 

@@ -1,10 +1,4 @@
-"""`files.extract_text`: takes the text out of a PDF or a text file.
-
-Errors: `/problems/unreadable-pdf` for a damaged document; `/problems/encrypted-pdf` for one that asks for a password;
-`/problems/unreadable-text` for bytes that are no text; `/problems/no-such-page` for a page beyond the end (data:
-`pages`, how many there are); `/problems/output-too-large` for more text than one task may make (data: `most_bytes`);
-`/problems/out-of-memory` and `/problems/timed-out` for what does not fit the limits of one task.
-"""
+"""`files.extract_text`: takes the text out of a PDF or a text file. Its errors are those that `KIND` explains."""
 
 from __future__ import annotations
 
@@ -79,4 +73,11 @@ KIND = Kind(
     ),
     queue="files",
     timeout_seconds=300,
+    errors={
+        "unreadable-pdf": "The PDF document is damaged or cut short.",
+        "encrypted-pdf": "The PDF document cannot be read without a password. Remove it, and submit the document again.",
+        "unreadable-text": "The bytes are no text in any known encoding.",
+        "no-such-page": "A page was asked for that lies beyond the end. `data.pages` says how many there are.",
+        "output-too-large": "The work made more than one task may. For a text, `data.most_bytes` says how much.",
+    },
 )

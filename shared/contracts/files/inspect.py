@@ -1,10 +1,4 @@
-"""`files.inspect`: tells what a stored file is, from its bytes.
-
-Errors: `/problems/unreadable-image`, `/problems/unreadable-pdf`, `/problems/unreadable-table` for a file whose bytes
-begin as their type does and then break it; `/problems/image-too-large` for a picture that says it has more pixels than
-are read, judged before any is decoded (data: `width`, `height`, `most_pixels`); `/problems/out-of-memory` and
-`/problems/timed-out` for what does not fit the limits of one task.
-"""
+"""`files.inspect`: tells what a stored file is, from its bytes. Its errors are those that `KIND` explains."""
 
 from __future__ import annotations
 
@@ -30,7 +24,12 @@ class ImageFacts(Result):
     width: Annotated[int, Field(description="Pixels in a row, as stored, before `orientation` is applied.")]
     height: Annotated[int, Field(description="Rows of pixels of one frame, as stored.")]
     format: Annotated[str, Field(description="`jpeg`, `png`, `webp`, `avif`, `gif`, `tiff`, `bmp`, `heic` or `heif`.")]
-    frames: Annotated[int, Field(description="Pictures in the file: 1, or the frames of an animation, or pages.")]
+    frames: Annotated[
+        int,
+        Field(
+            description="Pictures in the file: 1, or the frames of an animation or pages of a TIFF; of an AVIF sequence 1."
+        ),
+    ]
     orientation: Annotated[
         int, Field(ge=1, le=8, description="How to turn it for the eye, as EXIF counts; 1 is upright.")
     ]
@@ -91,11 +90,22 @@ KIND = Kind(
     title="Inspect a file",
     description=(
         "Tells what a stored file is, from its bytes: media type, size and checksum, and what a picture, a PDF, a "
-        "table or a text says of itself. A picture is read to its end, so that a cut one is found; only its first frame is. "
+        "table or a text says of itself. The first frame of a picture is read to its end, so that a cut one is found. "
         "Fails with `/problems/unreadable-image`, `/problems/unreadable-pdf` or `/problems/unreadable-table` when the "
         "file is damaged, and with `/problems/image-too-large` (data: `width`, `height`, `most_pixels`) when a picture "
         "claims more pixels than are read."
     ),
     queue="files",
     timeout_seconds=300,
+    errors={
+        "unreadable-image": "The picture is damaged or cut short, or is of no type that can be read.",
+        "image-too-large": (
+            "The picture claims more pixels than are read, which is judged before any is decoded: `data` has `width`, "
+            "`height` and `most_pixels`. Or a variant would have more than its format can hold: `data` has `variant`, `width` and `height`."
+        ),
+        "unreadable-pdf": "The PDF document is damaged or cut short.",
+        "unreadable-table": "The CSV, Parquet or JSON is damaged, or its rows do not fit each other.",
+        "unreadable-text": "The bytes are no text in any known encoding.",
+        "output-too-large": "The work made more than one task may. For a text, `data.most_bytes` says how much.",
+    },
 )

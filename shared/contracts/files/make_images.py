@@ -1,9 +1,4 @@
-"""`files.make_images`: makes pictures of other sizes and formats from one.
-
-Errors: `/problems/unreadable-image` for a damaged picture; `/problems/image-too-large` for one that claims more pixels
-than are read (data: `width`, `height`, `most_pixels`), or a variant larger than its format can hold (data: `variant`,
-`width`, `height`); `/problems/out-of-memory` and `/problems/timed-out` for what does not fit the limits of one task.
-"""
+"""`files.make_images`: makes pictures of other sizes and formats from one. Its errors are those that `KIND` explains."""
 
 from __future__ import annotations
 
@@ -151,4 +146,12 @@ KIND = Kind(
     ),
     queue="files",
     timeout_seconds=300,
+    errors={
+        "unreadable-image": "The picture is damaged or cut short, or is of no type that can be read.",
+        "image-too-large": (
+            "The picture claims more pixels than are read, which is judged before any is decoded: `data` has `width`, "
+            "`height` and `most_pixels`. Or a variant would have more than its format can hold: `data` has `variant`, `width` and `height`."
+        ),
+        "output-too-large": "The work made more than one task may. For a text, `data.most_bytes` says how much.",
+    },
 )
