@@ -150,7 +150,8 @@ KIND = Kind(
         "unreadable-image": "The picture is damaged or cut short, or is of no type that can be read.",
         "image-too-large": (
             "The picture claims more pixels than are read, which is judged before any is decoded: `data` has `width`, "
-            "`height` and `most_pixels`. Or a variant would have more than its format can hold: `data` has `variant`, `width` and `height`."
+            "`height` and `most_pixels`. Or a variant would have more than its format can hold: `data` has `variant`, "
+            "`width` and `height`."
         ),
         "output-too-large": "The work made more than one task may. For a text, `data.most_bytes` says how much.",
     },
