@@ -39,7 +39,7 @@ class Part:
 class Supervisor:
     """Keeps parts running. `on_restart` is called whenever one that had died runs again."""
 
-    def __init__(self, printer: LogPrinter, record: ProcessRecord, on_restart: Callable[[], None]) -> None:
+    def __init__(self, printer: LogPrinter, record: ProcessRecord, on_restart: Callable[[], object]) -> None:
         self._printer = printer
         self._record = record
         self._on_restart = on_restart

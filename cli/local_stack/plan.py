@@ -1,0 +1,181 @@
+"""What runs in a stack, and with which settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from cli.local_stack.broker import BrokerServer
+from cli.local_stack.child_process import Command
+from cli.local_stack.data_directory import DataDirectory
+from cli.local_stack.free_ports import is_free
+from cli.local_stack.postgres import PostgresServer
+from cli.local_stack.process_record import MARK
+from cli.local_stack.ready_file import PARTS, ReadyFile
+from cli.local_stack.supervisor import Part
+from shared.errors import ConfigurationError
+
+_CORES = os.cpu_count() or 1
+_WORKER_CONCURRENCY = {"files": max(2, _CORES), "reports": 2, "email": 4, "maintenance": 2}
+_WORKERS = tuple(f"worker-{queue}" for queue in _WORKER_CONCURRENCY)
+
+STOP_STAGES = (("api",), ("beat", "flower", *_WORKERS), ("relay",), ("mail", "broker"), ("postgres",))
+"""First the door, then those who make work, those who do it, and last what all of them stand on."""
+
+STOP_LIMIT_SECONDS = 17.0
+_PATIENCE_SECONDS = {
+    "api": 3.0,
+    # Longer than the grace in which a worker finishes what it holds.
+    **dict.fromkeys(_WORKERS, 9.5),
+    "beat": 2.0,
+    "flower": 2.0,
+    "relay": 2.0,
+    "mail": 1.0,
+    "broker": 1.5,
+    "postgres": 4.0,
+}
+
+_REPLACING = {"postgres": "TASKMILL_DATABASE_URL", "broker": "TASKMILL_BROKER_URL", "mail": "TASKMILL_SMTP_URL"}
+"""The variables by which a server of the user's own takes a built-in one's place."""
+
+
+class StackPlan:
+    """The parts of the stack on one data directory, and the environment that they share."""
+
+    def __init__(self, directory: DataDirectory, host: str) -> None:
+        self._directory = directory
+        self._host = host
+        self._ports: dict[str, int] = {}
+        self._replaced = {part for part, variable in _REPLACING.items() if os.environ.get(variable)}
+        self._environment: dict[str, str] = {}
+        self.mark = directory.secret("mark")
+        self.api_key_file = directory.path / "api_key"
+        self.postgres = None if "postgres" in self._replaced else PostgresServer(directory.path / "postgres")
+        self.broker = None if "broker" in self._replaced else BrokerServer(directory.path / "broker")
+
+    def choose_ports(self, api_port: int) -> None:
+        """Choose them, each as it was at the last start if that is free; `api_port` 0 leaves the API's to the stack.
+
+        Raises `ConfigurationError` when the API's is taken.
+        """
+        if api_port and not is_free(api_port, self._host):
+            raise ConfigurationError(
+                f"Port {api_port} of {self._host} is taken: stop what listens there, or choose another --port "
+                "(0 for any that is free)"
+            )
+        self._ports["api"] = api_port or self._directory.port("api_port", self._host)
+        for use in ("flower", "smtp", "mail_page"):
+            self._ports[use] = self._directory.port(f"{use}_port")
+
+    def settle_environment(self) -> None:
+        """Fix the environment of every part, once the servers are prepared: the user's, where it says something."""
+        project = str(Path(__file__).resolve().parents[2])
+        defaults = {
+            "TASKMILL_STORAGE_URL": self._directory.folder("objects").as_uri(),
+            "TASKMILL_SMTP_URL": f"smtp://127.0.0.1:{self._ports['smtp']}",
+            "TASKMILL_FLOWER_USER": "operator",
+            "TASKMILL_FLOWER_PASSWORD": self._directory.secret("flower_password"),
+            "TASKMILL_SECRET_KEY": self._directory.secret("secret_key"),
+            "TASKMILL_SCRATCH_DIR": str(self._directory.folder("scratch")),
+            "TASKMILL_LOG_FORMAT": "console" if sys.stdout.isatty() else "json",
+        }
+        if self.postgres:
+            defaults["TASKMILL_DATABASE_URL"] = self.postgres.url
+        if self.broker:
+            defaults["TASKMILL_BROKER_URL"] = self.broker.url
+        given = {name: value for name, value in os.environ.items() if value or name not in defaults}
+        own = {
+            "TASKMILL_FLOWER_HOST": "127.0.0.1",
+            "TASKMILL_FLOWER_PORT": str(self._ports["flower"]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [project, os.environ.get("PYTHONPATH")])),
+            # The working directory is the data directory, and no module is to be found there.
+            "PYTHONSAFEPATH": "1",
+            "PYTHONUNBUFFERED": "1",
+            MARK: self.mark,
+        }
+        self._environment = defaults | given | own
+
+    def postgres_part(self, server: PostgresServer) -> Part:
+        """The built-in database, once prepared."""
+        return self._part("postgres", self._marked(server.command()), server.clear_remains)
+
+    def broker_part(self, server: BrokerServer) -> Part:
+        """The built-in broker, once prepared."""
+        return self._part("broker", self._marked(server.command()), server.clear_remains)
+
+    def mail_part(self) -> Part | None:
+        """The mail sink; None when a server of the user's takes the mail."""
+        if "mail" in self._replaced:
+            return None
+        arguments = ["--directory", str(self._directory.folder("mail")), "--smtp-port", str(self._ports["smtp"])]
+        arguments += ["--page-port", str(self._ports["mail_page"])]
+        return self._part("mail", self._python("cli.local_stack.mail_sink", *arguments))
+
+    def first_steps(self) -> Part:
+        """What is done once to the database before the parts start."""
+        arguments = ["--api-key-file", str(self.api_key_file)]
+        if self.postgres:
+            arguments += ["--postgres-directory", str(self.postgres.directory)]
+        return self._part("migrate", self._python("cli.local_stack.first_steps", *arguments))
+
+    def list_own_parts(self) -> list[Part]:
+        """Taskmill's own parts, those first that the others wait for."""
+        commands = {
+            "api": ["api", "--host", self._host, "--port", str(self._ports["api"]), "--workers", "1"],
+            "relay": ["relay"],
+            "beat": ["beat"],
+        }
+        for queue, concurrency in _WORKER_CONCURRENCY.items():
+            commands[f"worker-{queue}"] = ["worker", "--queues", queue, "--concurrency", str(concurrency)]
+        commands["flower"] = ["flower"]
+        return [self._part(name, self._python("cli.main", *arguments)) for name, arguments in commands.items()]
+
+    @property
+    def api_address(self) -> tuple[str, int]:
+        """The host and the port at which the API can be asked from this machine."""
+        # That it listens everywhere names no place to ask at.
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104
+        return host, self._ports["api"]
+
+    @property
+    def listeners(self) -> dict[str, int]:
+        """The loopback ports, by name, that must be open before the stack is ready."""
+        listeners = {"flower": self._ports["flower"]}
+        if "mail" not in self._replaced:
+            listeners |= {"mail": self._ports["smtp"], "the mail page": self._ports["mail_page"]}
+        return listeners
+
+    def describe(self, find_pid: Callable[[str], int | None]) -> ReadyFile:
+        """The ready file of now."""
+        environment = self._environment
+        host, port = self.api_address
+        prefix = environment.get("TASKMILL_FLOWER_URL_PREFIX", "").strip("/")
+        own_mail = "mail" not in self._replaced
+        pids = {part: find_pid(part) for part in PARTS}
+        return ReadyFile(
+            api_url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+            flower_url=f"http://127.0.0.1:{self._ports['flower']}" + (f"/{prefix}" if prefix else ""),
+            flower_user=environment["TASKMILL_FLOWER_USER"],
+            flower_password=environment["TASKMILL_FLOWER_PASSWORD"],
+            mail_url=f"http://127.0.0.1:{self._ports['mail_page']}" if own_mail else None,
+            mail_dir=str(self._directory.folder("mail")) if own_mail else None,
+            api_key=self.api_key_file.read_text(encoding="ascii").strip(),
+            database_url=environment["TASKMILL_DATABASE_URL"],
+            broker_url=environment["TASKMILL_BROKER_URL"],
+            storage_url=environment["TASKMILL_STORAGE_URL"],
+            pids={part: None if pid is None else [pid] for part, pid in pids.items()},
+        )
+
+    def _part(self, name: str, command: Command, clear_remains: Callable[[], None] = lambda: None) -> Part:
+        return Part(name, command, clear_remains, _PATIENCE_SECONDS.get(name, 3.0))
+
+    def _python(self, module: str, *arguments: str) -> Command:
+        argv = (sys.executable, "-m", module, *arguments)
+        return Command(argv, self._environment, directory=self._directory.path)
+
+    def _marked(self, command: Command) -> Command:
+        environment: Mapping[str, str] = {**command.environment, MARK: self.mark}
+        return replace(command, environment=environment)
