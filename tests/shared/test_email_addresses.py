@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.contracts.mailboxes import BadMailbox, Mailbox, parse_mailbox
+from shared.contracts.email._mailboxes import BadMailbox, Mailbox, parse_mailbox
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,7 @@ def test_what_is_no_mailbox_is_refused_with_a_sentence(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_a_mailbox_or_refused(text: str) -> None:
     try:
@@ -100,6 +101,7 @@ def test_any_text_is_a_mailbox_or_refused(text: str) -> None:
     assert parse_mailbox(str(mailbox)) == mailbox
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=60))
 def test_a_kept_mailbox_is_read_back_as_it_was(name: str) -> None:
     try:

@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from shared.identifiers import new_id
 from shared.queries import emails
 from shared.queries.emails import ReceiptRow, ReceiptStatus
 from shared.tables.emails import MAX_REPLY_LENGTH
@@ -42,6 +43,9 @@ class Verdict(NamedTuple):
 
 
 UNKNOWN = Verdict("unknown")
+CUT_OFF = Verdict("deferred", None, "The mail server hung up before it was sent.")
+HANGING_UP = 421
+"""The reply of a server that closes the connection (RFC 5321 section 3.8)."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,14 @@ class Deliveries:
         waiting = [address for address in recipients if self._still_waits(address)]
         if not waiting and self.asked_again and all(verdict.status == "rejected" for verdict in self.verdicts.values()):
             return list(recipients)
+        # Some servers hang up over one recipient, with a 421. Those who were cut off by that go first, without it.
+        if any(self.verdicts.get(address) == CUT_OFF for address in waiting):
+            waiting = [address for address in waiting if self._code_of(address) != HANGING_UP]
         return waiting
+
+    def _code_of(self, address: str) -> int | None:
+        verdict = self.verdicts.get(address)
+        return verdict.code if verdict is not None else None
 
     def _still_waits(self, address: str) -> bool:
         verdict = self.verdicts.get(address)
@@ -94,7 +105,7 @@ def read_deliveries(context: HandlerContext) -> Deliveries:
 
 def write_intent(context: HandlerContext, message_id: str, recipients: Sequence[str]) -> UUID:
     """Write, durably, that the message is about to go to these, and give the intent's id."""
-    intent_id = uuid4()
+    intent_id = new_id()
     with context.fenced_transaction() as connection:
         connection.execute(
             emails.insert_intent(

@@ -12,7 +12,7 @@ import base64
 import re
 from collections.abc import Iterable, Iterator
 
-from shared.contracts.mailboxes import Mailbox, quote_display_name
+from shared.contracts.email._mailboxes import Mailbox, quote_display_name
 
 _PREFERRED_LINE_BYTES = 78
 _LONGEST_TOKEN_BYTES = 900

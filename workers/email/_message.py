@@ -12,8 +12,8 @@ from email.utils import format_datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from shared.contracts.email._mailboxes import Mailbox, parse_mailbox
 from shared.contracts.email.send import SendParams
-from shared.contracts.mailboxes import Mailbox, parse_mailbox
 from workers.email._header_lines import write_mailboxes_field, write_text_field
 from workers.handler_context import InputFile
 

@@ -8,11 +8,12 @@ case: nothing was sent, and that is written down too.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
+from shared.contracts.email._mailboxes import BadMailbox, Mailbox, parse_mailbox
 from shared.contracts.email.send import MAX_ATTACHMENTS_BYTES, SendParams, SendResult
-from shared.contracts.mailboxes import BadMailbox, Mailbox, parse_mailbox
 from shared.errors import ConfigurationError
 from workers.adapters.smtp import (
     AnswerMissing,
@@ -23,7 +24,7 @@ from workers.adapters.smtp import (
     SmtpServer,
     parse_smtp_url,
 )
-from workers.email._deliveries import UNKNOWN, Verdict, read_deliveries, write_intent, write_receipts
+from workers.email._deliveries import CUT_OFF, UNKNOWN, Verdict, read_deliveries, write_intent, write_receipts
 from workers.email._message import AttachedFile, Message, compose_message
 from workers.handler_context import HandlerContext
 from workers.outcomes import Failed, Stopped
@@ -32,6 +33,7 @@ FIRST_RETRY_SECONDS = 30.0
 LONGEST_RETRY_SECONDS = 3600.0
 LONGEST_ANSWER_SECONDS = 600.0
 """What a server may take to answer a message (RFC 5321 section 4.5.3.2.6)."""
+FRESH_SECONDS = 1.0
 SPARE_SECONDS = 5.0
 """Kept of the attempt's time for writing the receipts."""
 
@@ -110,7 +112,7 @@ def _send(
         _converse(session, message, waiting, context, intent_id, verdicts)
     except MailServerUnavailable as error:
         trouble = error
-        fill_in(Verdict("deferred", error.code, f"The mail server ended the session: {error}."))
+        fill_in(CUT_OFF if error.code is None else Verdict("deferred", error.code, f"No message was sent: {error}."))
     except AnswerMissing as error:
         context.log.warning("mail_answer_missing", reason=str(error))
     except Stopped:
@@ -134,6 +136,7 @@ def _converse(
     verdicts: dict[str, Verdict],
 ) -> None:
     """Go through the dialogue up to the answer, and put each verdict into `verdicts` as soon as it is known."""
+    since = time.monotonic()
     if not session.offers_smtputf8:
         verdicts |= {m.address: NO_SMTPUTF8 for m in waiting if m.needs_smtputf8 or message.needs_smtputf8}
     remaining = [mailbox for mailbox in waiting if mailbox.address not in verdicts]
@@ -154,8 +157,8 @@ def _converse(
         if reply.accepts:
             taken.append(mailbox.address)
         else:
-            # A 421 announces that the server hangs up (RFC 5321 section 3.8). The next command finds out whether it
-            # does: some say it of one recipient and go on.
+            # A 421 announces that the server hangs up. The next command finds out whether it does: some say it of one
+            # recipient and go on.
             verdicts[mailbox.address] = Verdict.from_reply(reply)
     if not taken:
         return
@@ -164,6 +167,7 @@ def _converse(
 
     refusal = session.open_content()
     if refusal is None:
+        _make_sure_of_the_claim(context, since)
         seconds = min(LONGEST_ANSWER_SECONDS, max(SPARE_SECONDS, context.remaining_seconds() - SPARE_SECONDS))
         # Whatever happens from here on, it is unknown until the answer says otherwise.
         verdicts |= dict.fromkeys(taken, UNKNOWN)
@@ -171,6 +175,17 @@ def _converse(
     else:
         answer = refusal
     verdicts |= dict.fromkeys(taken, Verdict.from_reply(answer))
+
+
+def _make_sure_of_the_claim(context: HandlerContext, since: float) -> None:
+    """Ask whether the attempt should end, and the database too when the intent is not quite recent.
+
+    A process that was stopped may come back after its task was taken from it, failed as unknown, and sent anew.
+    """
+    context.check()
+    if time.monotonic() - since > FRESH_SECONDS:
+        with context.fenced_transaction():
+            pass
 
 
 def _conclude(

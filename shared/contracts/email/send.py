@@ -9,14 +9,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from shared.contracts.kind import FileId, Kind, Params, Result, RetryPolicy
-from shared.contracts.mailboxes import (
+from shared.contracts.email._mailboxes import (
     MAX_MAILBOX_LENGTH,
     BadMailbox,
     Mailbox,
     find_forbidden_character,
     parse_mailbox,
 )
+from shared.contracts.kind import FileId, Kind, Params, Result, RetryPolicy
 
 MAX_ATTACHMENTS = 20
 MAX_ATTACHMENTS_BYTES = 25 << 20
@@ -217,14 +217,23 @@ KIND = Kind(
     title="Send an email",
     description=(
         "Sends one message through the mail server. It succeeds when at least one recipient was accepted and none is "
-        "deferred any more: a 4xx reply is retried for those recipients alone, a 5xx is final. With none accepted it "
-        "fails as `/problems/mail-rejected`; when nobody can know whether the server took the message, as "
-        "`/problems/delivery-unknown`, and only `retry` sends again, to those without an answer. Both have "
-        "`data.recipients`: a list of `{address, status, code, reply}`, `status` being `accepted`, `rejected`, "
-        "`deferred` or `unknown`."
+        "deferred any more: a 4xx reply is tried again for those recipients alone, a 5xx is final. When it fails, "
+        "`error.data.recipients` tells of each as the result does; `status` may also be `deferred` or `unknown` there."
     ),
     queue="email",
     max_attempts=8,
     timeout_seconds=300,
     retry=RetryPolicy(first_seconds=30.0),
+    errors={
+        "mail-rejected": "The mail server accepted the message for none of its recipients.",
+        "mail-deferred": "The mail server asks to try again later for some recipients; the platform does.",
+        "mail-server-unavailable": "The mail server was not reached, or hung up; this attempt sent nothing.",
+        "mail-login-refused": "The mail server did not take the platform's credentials; this attempt sent nothing.",
+        "message-too-large": "The attachments are larger together than a message may be.",
+        "delivery-unknown": (
+            "The attempt or its connection ended while the message was on its way, so that nobody can know whether "
+            "the server took it. A retry sends it to the recipients whose status is `unknown` or `deferred`, and the "
+            "former may then have it twice."
+        ),
+    },
 )

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.contracts.email._mailboxes import Mailbox, find_forbidden_character, parse_mailbox
 from shared.contracts.email.send import SendParams
-from shared.contracts.mailboxes import Mailbox, find_forbidden_character, parse_mailbox
 from workers.email._header_lines import write_mailboxes_field, write_text_field
 from workers.email._message import AttachedFile, Message, compose_message
 from workers.handler_context import InputFile

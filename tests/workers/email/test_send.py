@@ -179,6 +179,45 @@ def test_a_421_for_one_recipient_does_not_keep_the_message_from_others(smtp: Any
     assert list_statuses(failed) == {A: ("deferred", 421), B: ("accepted", 250)}
 
 
+def test_a_server_that_hangs_up_over_one_recipient_gets_the_others_first(
+    make_context: MakeContext, engine: Engine
+) -> None:
+    hung_up = {A: Reply(421, "Bye"), B: MailServerUnavailable("it hung up")}
+    first = make_context()
+
+    fail(make_params(A, B), first, MemorySmtp(recipients=hung_up))
+    server = MemorySmtp()
+    failed = fail(make_params(A, B), make_context(2, first.task_id), server)
+    result = deliver(make_params(A, B), make_context(3, first.task_id), server)
+
+    assert list_statuses(failed) == {A: ("deferred", 421), B: ("accepted", 250)}
+    assert list_statuses(result) == {A: ("accepted", 250), B: ("accepted", 250)}
+    assert [kept.recipients for kept in server.kept] == [(B,), (A,)]
+
+
+def test_a_process_that_was_stopped_makes_sure_of_its_claim_before_it_sends(
+    make_context: MakeContext, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.email.send.FRESH_SECONDS", 0.0)
+    stale = make_context()
+    server = MemorySmtp()
+
+    class TakesLong(dict[str, Reply]):
+        def get(self, address: str, default: Any = None) -> Any:
+            def refuse() -> None:
+                raise ClaimLost
+
+            monkeypatch.setattr(stale, "fenced_transaction", refuse)
+            return default
+
+    server.recipients = TakesLong()
+    with pytest.raises(ClaimLost):
+        deliver(make_params(A), stale, server)
+
+    assert server.kept == []
+    assert count_open_intents(engine, stale.task_id) == 1
+
+
 def test_the_last_attempt_takes_a_deferral_for_a_rejection(smtp: Any, make_context: MakeContext) -> None:
     smtp.handler.recipients = {B: "451 Later"}
 
