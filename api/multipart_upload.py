@@ -102,7 +102,7 @@ async def receive_form(
 
 
 def too_large(most_bytes: int) -> Problem:
-    """The body is larger than an upload may be. The connection ends, for its rest is not read."""
+    """The body is larger than an upload may be; its rest is not read, so that the connection must end."""
     return Problem("too-large", f"An upload has at most {most_bytes} bytes.", headers={"Connection": "close"})
 
 
@@ -125,6 +125,10 @@ async def _read_body(body: AsyncIterator[bytes], form: _FormReader, sink: _FileS
                         await writing
                     writing = asyncio.wrap_future(start_in_storage_thread(sink.write, form.take_gathered()))
                 patience.reschedule(clock.time() + IDLE_SECONDS)
+    except Problem as problem:
+        # What is left of the body is not read, so that no other request can follow it.
+        problem.headers.setdefault("Connection", "close")
+        raise
     except ClientDisconnect:
         raise Problem("bad-request", "The client went away before the end of the body.") from None
     except TimeoutError:

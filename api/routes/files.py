@@ -1,0 +1,569 @@
+"""`/files`: upload, look at, download, list and delete files."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import orjson
+import psycopg
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from api.authentication import Caller
+from api.byte_ranges import ByteRange, RangeNotSatisfiable, attachment, find_range, http_date, range_applies
+from api.cursors import read_cursor, write_cursor
+from api.dependencies import (
+    FileReaderCaller,
+    FileWriterCaller,
+    NoQuery,
+    ServicesDependency,
+    SubmissionsDependency,
+    UploaderCaller,
+)
+from api.dependencies import Query as StrictQuery
+from api.error_responses import Problem, invalid
+from api.held_keys import HeldKey, held_key
+from api.hot_paths import matches_etag, read_validate_only
+from api.multipart_upload import FILE_FIELD, ReceivedFile, ReceivedForm, receive_form
+from api.openapi import problem_responses, task_response
+from api.rate_limits import limited
+from api.representations import PRIVATE_HEADERS, json_page, new_task_json, timestamp
+from api.routes.tasks import private_json
+from api.services import Services
+from api.storage_threads import in_storage_thread, start_in_storage_thread
+from api.submissions import (
+    Answer,
+    KeyTaken,
+    Parsed,
+    Submissions,
+    fingerprint,
+    missing_file,
+    parse_submission,
+    read_idempotency_key,
+    submittable_kind,
+)
+from api.submissions import Request as SubmissionRequest
+from shared.errors import StorageFull, StorageUnavailable
+from shared.identifiers import new_id
+from shared.object_store import ObjectReader
+from shared.queries import files as queries
+from shared.task_options import DEFAULT_KEEP_SECONDS, LONGEST_KEEP_SECONDS
+from shared.task_submission import NewTask
+
+router = APIRouter(tags=["files"])
+
+DEFAULT_TASK: Final = {"kind": "files.inspect"}
+TASK_POINTER: Final = "form:task"
+PIECE_BYTES: Final = 512 << 10
+"""How much of a file is read by one call of a thread, and held in memory for one download."""
+
+_SECONDS: Final = re.compile(r"[0-9]{1,9}")
+_FILE_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": [
+        *("id", "name", "media_type", "size", "sha256", "origin", "task_id", "created_at", "expires_at"),
+    ],
+    "properties": {
+        "id": {"type": "string", "format": "uuid"},
+        "name": {"type": "string"},
+        "media_type": {"type": "string"},
+        "size": {"type": "integer"},
+        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "origin": {"type": "string", "enum": ["upload", "task"]},
+        "task_id": {"type": ["string", "null"], "format": "uuid"},
+        "created_at": {"type": "string", "format": "date-time"},
+        "expires_at": {"type": ["string", "null"], "format": "date-time"},
+    },
+}
+_PAGE_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["items", "next_cursor"],
+    "properties": {
+        "items": {"type": "array", "items": _FILE_SCHEMA},
+        "next_cursor": {"type": ["string", "null"]},
+    },
+}
+_CONTENT: Final[dict[str, Any]] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+_UPLOAD_SCHEMA: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "task": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": "`{kind, params, …options}`, its params without `file_id`; give it before the "
+                            "file, so that a bad one is refused before the file is sent. Without it: `files.inspect`.",
+                        },
+                        "keep_for": {
+                            "type": "string",
+                            "pattern": "^[0-9]{1,9}$",
+                            "description": "Seconds that the upload is kept; 7 days unless given, at most 365. It is "
+                            "kept longer while a live task reads it.",
+                        },
+                        "file": {"type": "string", "format": "binary", "description": "The file, which is not empty."},
+                    },
+                }
+            }
+        },
+    },
+    "parameters": [
+        {
+            "name": "validate_only",
+            "in": "query",
+            "required": False,
+            "schema": {"type": "boolean", "default": False},
+            "description": 'Check the form, and store nothing; `file` may be missing: 200 `{"valid": true}`, or the error.',
+        },
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+            "description": "The same key, fields and file within 24 hours give the same task.",
+        },
+    ],
+}
+
+
+@router.post(
+    "/files",
+    status_code=202,
+    summary="Upload a file, and submit a task on it",
+    responses={
+        200: {
+            "description": "The form is valid (`validate_only`).",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        },
+        **task_response(202),
+        **problem_responses(401, 403, 409, 410, 413, 415, 422, 429, 503, 507),
+    },
+    openapi_extra=_UPLOAD_SCHEMA,
+)
+@limited("upload")
+async def upload_file(
+    request: Request, caller: UploaderCaller, services: ServicesDependency, submissions: SubmissionsDependency
+) -> Response:
+    """Store the upload and its task in one transaction, and answer 202 once it is committed."""
+    validate_only = read_validate_only(request.scope["query_string"])
+    key = read_idempotency_key(request.headers.get("idempotency-key"))
+    upload = _Upload(request, caller, services, submissions)
+    try:
+        if validate_only:
+            await upload.validate()
+            return private_json(b'{"valid":true}')
+        async with held_key(services.hot_pool, caller.owner_id, key) as held:
+            answer = await upload.accept(key, held)
+    except StorageFull:
+        raise Problem("storage-full", headers={"Connection": "close"}) from None
+    except StorageUnavailable:
+        raise Problem("unavailable", headers={"Connection": "close", "Retry-After": "2"}) from None
+    return private_json(answer.body, answer.status, answer.headers())
+
+
+class _Upload:
+    """One upload, from its form to the answer."""
+
+    def __init__(self, request: Request, caller: Caller, services: Services, submissions: Submissions) -> None:
+        self._request = request
+        self._caller = caller
+        self._services = services
+        self._submissions = submissions
+        self._file_id = new_id()
+
+    async def validate(self) -> None:
+        """Raise the problem that the upload would end in, as far as can be known; store nothing."""
+        form = await self._receive(keeps_file=False)
+        _keep_seconds(form.fields)
+        parsed = self._parse(form.fields)
+        if form.file is not None:
+            _require_readable(parsed, form.file, self._pointer)
+        await self._check_other_files(parsed)
+
+    async def accept(self, key: str | None, held: HeldKey | None) -> Answer:
+        """Store the file and its task, unless the key stands for an earlier upload. Leaves no object without a row."""
+        form = await self._receive(keeps_file=True)
+        if form.file is None:
+            raise invalid(f"form:{FILE_FIELD}", "missing", "A file is required")
+        storing = _Storing(form.file, self._services)
+        try:
+            parsed = self._parse(form.fields)
+            _require_readable(parsed, form.file, self._pointer)
+            await self._check_other_files(parsed)
+            request = SubmissionRequest(
+                self._caller,
+                self._request.state.request_id,
+                key,
+                _fingerprint(form.fields, form.file) if key is not None else None,
+                self._request.headers.get("traceparent"),
+            )
+            keep_seconds = _keep_seconds(form.fields)
+
+            async def store() -> Answer:
+                try:
+                    return await self._store(parsed, request, storing, keep_seconds, held)
+                except KeyTaken:
+                    return await self._submissions.replay(request, store)
+
+            if key is None or held is not None:
+                return await store()
+            return await self._submissions.replay(request, store)
+        finally:
+            await storing.tidy()
+
+    async def _receive(self, *, keeps_file: bool) -> ReceivedForm:
+        headers = self._request.headers
+        return await receive_form(
+            self._request.stream(),
+            content_type=headers.get("content-type"),
+            content_length=headers.get("content-length"),
+            store=self._services.store if keeps_file else None,
+            most_file_bytes=self._services.settings.max_upload_bytes,
+            check_fields=self._check_early,
+        )
+
+    def _check_early(self, fields: Mapping[str, str]) -> None:
+        """Refuse bad fields that stand before the file; those behind it are not known yet."""
+        _keep_seconds(fields)
+        if "task" in fields:
+            self._parse(fields)
+
+    @property
+    def _pointer(self) -> str:
+        return f"{TASK_POINTER}/params/file_id"
+
+    def _parse(self, fields: Mapping[str, str]) -> Parsed:
+        """Validate the task, its `file_id` filled in."""
+        content = _load_task(fields)
+        if isinstance(content, dict) and "kind" in content:
+            kind = submittable_kind(content["kind"], self._caller, f"{TASK_POINTER}/kind")
+            if "file_id" not in kind.params.model_fields:
+                message = "This kind has no `file_id`: store the file with another, and submit this one by POST /tasks"
+                raise invalid(f"{TASK_POINTER}/kind", "takes_no_file", message)
+            params = content.get("params", {})
+            if isinstance(params, dict):
+                if "file_id" in params:
+                    raise invalid(self._pointer, "filled_in", "The upload itself is the file")
+                content = {**content, "params": {**params, "file_id": str(self._file_id)}}
+        parsed = parse_submission(orjson.dumps(content), self._caller, TASK_POINTER)
+        if parsed.options.unique_for is not None:
+            raise invalid(f"{TASK_POINTER}/unique_for", "not_with_an_upload", "An upload takes no unique_for")
+        return parsed
+
+    async def _check_other_files(self, parsed: Parsed) -> None:
+        others = [file for file in parsed.files if file.file_id != self._file_id]
+        await self._submissions.check_files([dataclasses.replace(parsed, files=others)], self._caller)
+
+    async def _store(
+        self, parsed: Parsed, request: SubmissionRequest, storing: _Storing, keep_seconds: int, held: HeldKey | None
+    ) -> Answer:
+        task = self._submissions.new_task(parsed, request)
+        if held is not None:
+            # The key is taken, by this very request: it is completed and not inserted.
+            request = dataclasses.replace(request, idempotency_key=None)
+
+        async def insert_first(connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
+            if held is not None:
+                await held.complete(connection, request.fingerprint or "", task.id)
+            storing.begin()
+            await connection.execute(queries.INSERT_UPLOAD, self._row(task, storing.file, keep_seconds))
+
+        try:
+            with storing.watch_transaction():
+                created_at = await self._submissions.store_together([task], request, insert_first)
+        except psycopg.errors.ForeignKeyViolation:
+            others = [file.pointer for file in parsed.files if file.file_id != self._file_id]
+            raise missing_file(others[0] if others else self._pointer) from None
+        return Answer(202, f"/tasks/{task.id}", new_task_json(task, created_at))
+
+    def _row(self, task: NewTask, file: ReceivedFile, keep_seconds: int) -> dict[str, Any]:
+        return {
+            "id": self._file_id,
+            "organization_id": task.organization_id,
+            "owner_id": task.owner_id,
+            "name": file.name,
+            "media_type": file.media_type,
+            "size": file.size,
+            "sha256": file.sha256,
+            "storage_key": file.storage_key,
+            "keep_seconds": keep_seconds,
+        }
+
+
+class _Storing:
+    """A received file on its way to a row."""
+
+    def __init__(self, file: ReceivedFile, services: Services) -> None:
+        self.file = file
+        self._services = services
+        self._may_have_row = False
+
+    @contextmanager
+    def watch_transaction(self) -> Iterator[None]:
+        """Around the transaction that inserts the row: learn whether it was rolled back for certain."""
+        try:
+            yield
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            # The connection may have been lost in the middle of the commit: nobody knows, until the row is seen or not.
+            raise
+        except Exception:
+            self._may_have_row = False
+            raise
+
+    def begin(self) -> None:
+        """The row is about to be inserted."""
+        self._may_have_row = True
+
+    async def tidy(self) -> None:
+        """Delete the object if no row names it. Where that is not certain it stays: if it is an orphan, it is found."""
+        if self._may_have_row:
+            return
+        # It is done even when the request is cancelled here.
+        deleting = start_in_storage_thread(self._services.store.delete, [self.file.storage_key])
+        with suppress(StorageUnavailable):
+            await asyncio.shield(asyncio.wrap_future(deleting))
+
+
+def _load_task(fields: Mapping[str, str]) -> Any:
+    """Give the task as decoded JSON. Raises a problem at `form:task` for malformed JSON."""
+    if "task" not in fields:
+        return DEFAULT_TASK
+    try:
+        return orjson.loads(fields["task"])
+    except orjson.JSONDecodeError as error:
+        raise invalid(TASK_POINTER, "json_invalid", f"Malformed JSON: {error}") from None
+
+
+def _keep_seconds(fields: Mapping[str, str]) -> int:
+    """Give how long the upload itself is kept: the task's own `keep_for` is about what the task makes."""
+    text = fields.get("keep_for")
+    if text is None:
+        return DEFAULT_KEEP_SECONDS
+    if not _SECONDS.fullmatch(text) or int(text) > LONGEST_KEEP_SECONDS:
+        raise invalid("form:keep_for", "out_of_range", f"A whole number of seconds, at most {LONGEST_KEEP_SECONDS}")
+    return int(text)
+
+
+def _fingerprint(fields: Mapping[str, str], file: ReceivedFile) -> str:
+    form = {**fields, "task": _load_task(fields), "file": file.sha256.hex()}
+    return fingerprint("POST", "/files", orjson.dumps(form))
+
+
+def _require_readable(parsed: Parsed, file: ReceivedFile, pointer: str) -> None:
+    """Raise the problem `unsupported-media-type` unless the kind can read what the bytes are."""
+    for referred in parsed.files:
+        if referred.pointer == pointer and not referred.reference.can_read(file.media_type):
+            accepted = ", ".join(referred.reference.accepts)
+            raise Problem(
+                "unsupported-media-type", f"{parsed.kind_name} cannot read {file.media_type}: only {accepted}."
+            )
+
+
+class ListQuery(StrictQuery):
+    """Which page."""
+
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: str | None = None
+
+
+@router.get(
+    "/files",
+    summary="List files, newest first",
+    responses={
+        200: {"description": "A page.", "content": {"application/json": {"schema": _PAGE_SCHEMA}}},
+        **problem_responses(401, 403, 422, 429, 503),
+    },
+)
+@limited("read")
+async def list_files(
+    request: Request, caller: FileReaderCaller, services: ServicesDependency, query: Annotated[ListQuery, Query()]
+) -> Response:
+    """Give a page of the files that the caller may see."""
+    before = read_cursor(services.settings, query.cursor) if query.cursor is not None else None
+    statement = queries.list_files(_organization(caller), before, query.limit + 1)
+    async with services.reads.connect() as connection:
+        rows = (await connection.execute(statement)).all()
+    page = rows[: query.limit]
+    cursor = write_cursor(services.settings, page[-1].id) if len(rows) > query.limit else None
+    return private_json(json_page([_file_json(row) for row in page], cursor))
+
+
+@router.get(
+    "/files/{file_id}",
+    summary="See what a file is",
+    responses={
+        200: {"description": "The file.", "content": {"application/json": {"schema": _FILE_SCHEMA}}},
+        **problem_responses(401, 403, 404, 410, 422, 429, 503),
+    },
+)
+@limited("read")
+async def get_file(
+    request: Request,
+    file_id: UUID,
+    caller: FileReaderCaller,
+    services: ServicesDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Give what is known of a file."""
+    return private_json(orjson.dumps(_file_json(await _find(services, caller, file_id))))
+
+
+@router.get(
+    "/files/{file_id}/content",
+    summary="Download a file",
+    responses={
+        200: {"description": "The whole file.", "content": _CONTENT},
+        206: {"description": "The one range that `Range` names.", "content": _CONTENT},
+        304: {"description": "The file is the one that `If-None-Match` names."},
+        **problem_responses(401, 403, 404, 410, 416, 422, 429, 503),
+    },
+)
+@limited("read")
+async def get_content(
+    request: Request,
+    file_id: UUID,
+    caller: FileReaderCaller,
+    services: ServicesDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Stream a file, or one range of it."""
+    row = await _find(services, caller, file_id)
+    etag, modified = f'"{row.sha256.hex()}"', http_date(row.created_at)
+    headers = {
+        **PRIVATE_HEADERS,
+        "ETag": etag,
+        "Last-Modified": modified,
+        "Accept-Ranges": "bytes",
+        # Whatever the bytes are, a browser shall save them and never run them as part of this site.
+        "Content-Disposition": attachment(row.name),
+        "Content-Security-Policy": "sandbox; default-src 'none'; frame-ancestors 'none'",
+    }
+    given = request.headers
+    if (if_none_match := given.get("if-none-match")) is not None and matches_etag(if_none_match, etag):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    # Only GET knows ranges (RFC 9110, 14.2). The application hands HEAD on as GET, and says so here.
+    is_head = request.scope.get("state", {}).get("is_head", False)
+    wanted: ByteRange | None = None
+    if not is_head and range_applies(given.get("if-range"), etag, modified):
+        try:
+            wanted = find_range(given.get("range"), row.size)
+        except RangeNotSatisfiable:
+            raise Problem("range-not-satisfiable", headers={"Content-Range": f"bytes */{row.size}"}) from None
+    headers["Content-Type"] = row.media_type
+    if wanted is None:
+        wanted = ByteRange(0, row.size)
+        status = HTTPStatus.OK
+    else:
+        headers["Content-Range"] = wanted.content_range(row.size)
+        status = HTTPStatus.PARTIAL_CONTENT
+    headers["Content-Length"] = str(wanted.length)
+    if is_head:
+        return Response(status_code=status, headers=headers)
+    reader = await in_storage_thread(services.store.open_reader, row.storage_key, wanted.start, wanted.length)
+    return _ContentResponse(reader, status, headers)
+
+
+class _ContentResponse(StreamingResponse):
+    """Streams an open object, and closes it however the response ends."""
+
+    def __init__(self, reader: ObjectReader, status: int, headers: Mapping[str, str]) -> None:
+        self._reader = reader
+        # A read that a cancelled request left running must be over before its file is closed.
+        self._lock = threading.Lock()
+        super().__init__(self._read_pieces(), status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            start_in_storage_thread(self._close)
+
+    async def _read_pieces(self) -> AsyncIterator[bytes]:
+        while piece := await in_storage_thread(self._read):
+            yield piece
+
+    def _read(self) -> bytes:
+        with self._lock:
+            return self._reader.read(PIECE_BYTES)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._reader.close()
+
+
+@router.delete(
+    "/files/{file_id}",
+    status_code=204,
+    summary="Delete a file",
+    responses=problem_responses(401, 403, 404, 409, 410, 422, 429, 503),
+)
+@limited("submit")
+async def delete_file(
+    request: Request,
+    file_id: UUID,
+    caller: FileWriterCaller,
+    services: ServicesDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Delete a file that no live task reads."""
+    async with services.engine.begin() as connection:
+        row = (await connection.execute(queries.lock_file(file_id, _organization(caller)))).one_or_none()
+        if row is None:
+            raise await _gone_or_missing(services, caller, file_id)
+        if await connection.scalar(queries.is_read_by_live_task(file_id)):
+            raise Problem("file-in-use")
+        await connection.execute(queries.delete_files([file_id]))
+        if row.task_id is not None:
+            await connection.execute(queries.note_deleted_artifact(row.task_id, row.name))
+    # The row is gone for certain: an object that cannot be deleted now is an orphan, and is found as one.
+    with suppress(StorageUnavailable):
+        await in_storage_thread(services.store.delete, [row.storage_key])
+    return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
+
+
+def _organization(caller: Caller) -> UUID | None:
+    """Give whose files a caller sees: those of their organization, or, for operators and admins, everyone's."""
+    return None if caller.privileged else caller.organization_id
+
+
+async def _find(services: Services, caller: Caller, file_id: UUID) -> Any:
+    async with services.reads.connect() as connection:
+        row = (await connection.execute(queries.find_file(file_id, _organization(caller)))).one_or_none()
+    if row is None:
+        raise await _gone_or_missing(services, caller, file_id)
+    return row
+
+
+async def _gone_or_missing(services: Services, caller: Caller, file_id: UUID) -> Problem:
+    async with services.reads.connect() as connection:
+        was_there = await connection.scalar(queries.find_tombstone(file_id, _organization(caller)))
+    return Problem("gone" if was_there else "not-found")
+
+
+def _file_json(row: Any) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "name": row.name,
+        "media_type": row.media_type,
+        "size": row.size,
+        "sha256": row.sha256.hex(),
+        "origin": row.origin,
+        "task_id": None if row.task_id is None else str(row.task_id),
+        "created_at": timestamp(row.created_at),
+        "expires_at": timestamp(row.expires_at),
+    }
