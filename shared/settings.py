@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         float, Field(gt=0, description="How long a statement or a wait for a connection may take before a 503.")
     ] = 5.0
     broker_url: Annotated[
-        str, Field(description="Redis or Valkey (`redis://:password@host:6379/0`), or RabbitMQ (`amqp://…`).")
+        str, Field(description="Redis or Valkey: `redis://:password@host:6379/0`, or `rediss://…` with TLS.")
     ] = "redis://127.0.0.1:6379/0"
     storage_url: Annotated[
         str,
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     smtp_url: Annotated[
         SecretStr,
         Field(
-            description="The mail server: `smtp://user:password@host:587?starttls=1`, or `smtps://…` for TLS at once."
+            description="The mail server: `smtp://user:password@host:587?starttls=1`, or `smtps://…` for TLS at once; `?verify=0` believes any certificate."
         ),
     ] = SecretStr("smtp://127.0.0.1:25")
     mail_from: Annotated[str, Field(description="The sender of a message that names none.")] = (

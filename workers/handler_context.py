@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from structlog.typing import FilteringBoundLogger
 
+from shared.object_store import ObjectStore
 from shared.settings import Settings
 
 
@@ -43,6 +44,10 @@ class HandlerContext(Protocol):
     settings: Settings
     scratch: Path
     """An empty folder of this attempt, erased when it ends."""
+    engine: Engine
+    """The database, for the platform's own chores; a handler's own effects go through `fenced_transaction`."""
+    store: ObjectStore
+    """The object store, for the platform's own chores."""
     log: FilteringBoundLogger
     """Bears the task's id already. Never log params, results or anything of a person's."""
 

@@ -134,6 +134,8 @@ class Kind(Generic[P, R]):
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     short: bool = False
     """Whether an attempt usually ends within milliseconds: several such tasks may travel in one message."""
+    uses_files: bool = True
+    """Whether the handler reads or makes files: only then is it given a scratch folder."""
     public: bool = True
     """Whether callers may submit it; if not, only the platform does."""
     privileged: bool = False

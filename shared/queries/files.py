@@ -52,7 +52,7 @@ def lock_file(file_id: UUID, organization_id: UUID | None) -> Select[Any]:
     return find_file(file_id, organization_id).with_for_update()
 
 
-def is_read_by_live_task(file_id: UUID) -> Select[tuple[bool]]:
+def is_read_by_live_task(file_id: UUID) -> Select[bool]:
     """Tell whether a task that is not done has the file among its inputs."""
     return select(_has_live_reader(literal(file_id)))
 
@@ -93,7 +93,7 @@ def note_deleted_artifact(task_id: UUID, name: str) -> Executable:
     )
 
 
-def find_tombstone(file_id: UUID, organization_id: UUID | None) -> Select[tuple[bool]]:
+def find_tombstone(file_id: UUID, organization_id: UUID | None) -> Select[bool]:
     """Tell whether a file was there within the last `TOMBSTONE_DAYS` days: of one organization, or of any if None."""
     condition = (
         (tombstones.c.id == file_id)
@@ -120,12 +120,12 @@ def lock_expired_files(limit: int) -> Select[Any]:
     )
 
 
-def list_unread(file_ids: Collection[UUID]) -> Select[tuple[UUID]]:
+def list_unread(file_ids: Collection[UUID]) -> Select[UUID]:
     """List those of the files that no live task reads."""
     return select(files.c.id).where(files.c.id.in_(file_ids), ~_has_live_reader(files.c.id))
 
 
-def list_known_keys(storage_keys: Collection[str]) -> Select[tuple[str]]:
+def list_known_keys(storage_keys: Collection[str]) -> Select[str]:
     """List those of the storage keys that a file bears: an object under any other is an orphan once it is old."""
     return select(files.c.storage_key).where(files.c.storage_key.in_(storage_keys))
 

@@ -133,6 +133,9 @@ UPDATE tasks t SET rung_at = clock_timestamp() FROM picked WHERE t.id = picked.i
 No more than `window` tasks of a queue are published and not yet claimed. Publish only after this has committed.
 """
 
+ANY_DUE: Final = "SELECT FROM tasks WHERE status = 'queued' AND rung_at IS NULL LIMIT 1"
+"""Tell whether anything is due that is not rung yet."""
+
 CLAIM: Final = """
 WITH c AS (
     UPDATE tasks t SET status = 'running', claim = v.claim, named_claim = NULL, attempt = t.attempt + 1,
@@ -157,6 +160,9 @@ FROM unnest(%(ids)s::uuid[], %(claims)s::bigint[]) AS v (id, claim)
 WHERE t.id = v.id AND t.claim = v.claim AND t.status = 'running'
 RETURNING t.id, t.cancel_requested_at IS NOT NULL"""
 """Renew leases. Gives (id, whether a cancel is requested) for each claim that still holds."""
+
+HOLD_CLAIM: Final = "SELECT FROM tasks WHERE id = %(id)s AND claim = %(claim)s AND status = 'running' FOR UPDATE"
+"""Lock a running row for a transaction of its attempt. Gives a row only while the claim holds."""
 
 REPORT_PROGRESS: Final = f"""
 WITH u AS (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Executable, Select, delete, func, select, text
+from sqlalchemy import Executable, Select, delete, func, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.tables.schedules import schedule_slots, schedules, signs_of_life
@@ -50,16 +50,19 @@ def take_slot(schedule_id: UUID, slot: datetime, task_id: UUID) -> Executable:
     )
 
 
-def drop_old_slots(days: int) -> Executable:
-    """Forget slots that were done so many days ago."""
-    return delete(schedule_slots).where(schedule_slots.c.slot < func.now() - timedelta(days=days))
-
-
-def show_sign_of_life(part: str) -> Executable:
-    """Say that a part of the platform lives."""
-    return (
-        insert(signs_of_life).values(part=part).on_conflict_do_update(index_elements=["part"], set_={"at": func.now()})
+def drop_old_slots(limit: int, days: int) -> Executable:
+    """Forget slots that began so many days ago."""
+    old = (
+        select(schedule_slots.c.schedule_id, schedule_slots.c.slot)
+        .where(schedule_slots.c.slot < func.now() - timedelta(days=days))
+        .limit(limit)
     )
+    return delete(schedule_slots).where(tuple_(schedule_slots.c.schedule_id, schedule_slots.c.slot).in_(old))
+
+
+SHOW_SIGN_OF_LIFE: Final = """
+INSERT INTO signs_of_life (part) VALUES (%(part)s) ON CONFLICT (part) DO UPDATE SET at = now()"""
+"""Say that a part of the platform lives."""
 
 
 def list_signs_of_life() -> Select[Any]:

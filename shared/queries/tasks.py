@@ -147,13 +147,21 @@ def list_batch_ids(batch_id: UUID) -> Select[UUID]:
 
 
 def list_purgeable(limit: int) -> Select[Any]:
-    """List done tasks whose keep is over, and hold them against others who purge."""
+    """List done tasks whose keep is over and whose artifacts no live task reads; hold them against others who purge."""
+    readers = tasks.alias()
+    has_reader = (
+        select(files.c.id)
+        .join(task_files, (task_files.c.file_id == files.c.id) & (task_files.c.role == "input"))
+        .join(readers, readers.c.id == task_files.c.task_id)
+        .where(files.c.task_id == tasks.c.id, readers.c.finished_at.is_(None))
+        .exists()
+    )
     return (
-        select(tasks.c.id, tasks.c.organization_id, tasks.c.owner_id)
-        .where(tasks.c.purge_at <= func.now())
+        select(tasks.c.id)
+        .where(tasks.c.purge_at <= func.now(), ~has_reader)
         .order_by(tasks.c.purge_at)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(of=tasks, skip_locked=True)
     )
 
 
@@ -239,7 +247,7 @@ _EXPIRED: Final = orjson.dumps(
     }
 ).decode()
 
-PROMOTE: Final = """
+PROMOTE: Final = f"""
 WITH due AS (
     SELECT id FROM tasks WHERE status IN ('scheduled', 'retrying') AND coalesce(next_attempt_at, run_at) <= now()
     ORDER BY coalesce(next_attempt_at, run_at) LIMIT %(limit)s FOR UPDATE SKIP LOCKED
@@ -252,7 +260,7 @@ e AS (
     INSERT INTO task_events (task_id, seq, type, data)
     SELECT id, version, 'status', jsonb_build_object('status', 'queued') FROM u
 )
-SELECT count(*) FROM u"""
+SELECT count(*), CASE WHEN count(*) > 0 THEN pg_notify('{DUE_CHANNEL}', '') END FROM u"""
 """Queue what is due: scheduled tasks, and those that wait for their next attempt. Gives how many."""
 
 SWEEP: Final = f"""
@@ -314,3 +322,7 @@ WITH silent AS (
 )
 UPDATE tasks t SET rung_at = NULL FROM silent WHERE t.id = silent.id RETURNING t.id"""
 """Let what was published long ago and never claimed be published again. Gives the ids."""
+
+UNRING: Final = """
+UPDATE tasks SET rung_at = NULL WHERE id = ANY(%(ids)s::uuid[]) AND status = 'queued'"""
+"""Take back the mark of what could not be published."""

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import structlog
 from sqlalchemy import Connection, Engine
 
+from shared.object_store import open_object_store
 from shared.settings import Settings
 from workers.handler_context import InputFile
 from workers.limited_child import ChildLimits, run_limited_child
@@ -48,6 +49,7 @@ class MemoryContext:
         self.attempt = attempt
         self.max_attempts = max_attempts
         self.settings = settings or Settings()
+        self.store = open_object_store(f"file://{folder / 'objects'}")
         self.scratch = folder / "scratch"
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.log = structlog.get_logger().bind(task_id=str(self.task_id))
@@ -114,8 +116,13 @@ class MemoryContext:
         limits = ChildLimits(memory_bytes or self._memory_bytes, wall, int(wall * 2) + 1, max_file_bytes or 1 << 30)
         return run_limited_child(module, request, limits, self.scratch, self.check, on_progress or self.progress)
 
+    @property
+    def engine(self) -> Engine:
+        """The database that the test gave."""
+        assert self._engine is not None, "this handler needs the database: give the context an engine"
+        return self._engine
+
     @contextmanager
     def fenced_transaction(self) -> Iterator[Connection]:
-        assert self._engine is not None, "this handler writes to the database: give the context an engine"
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             yield connection

@@ -71,7 +71,7 @@ def _from_first_odd_byte(sample: bytes, path: str) -> bytes:
 
 
 def read_text(path: str, encoding: str, errors: str = "strict") -> Iterator[str]:
-    """Give a text in pieces, without its byte order mark. Raises `UnicodeDecodeError` unless `errors` says otherwise."""
+    """Give a text in pieces, without its byte order mark. Raises `UnicodeDecodeError` unless `errors` lets it pass."""
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     with Path(path).open("rb") as stream:
         while piece := stream.read(PIECE_BYTES):

@@ -32,5 +32,6 @@ KIND = Kind(
     max_attempts=3,
     timeout_seconds=120,
     short=True,
+    uses_files=False,
     privileged=True,
 )

@@ -1,0 +1,125 @@
+"""Beat's scheduler: inserts tasks that are due by the clock, each slot once, however many beats run.
+
+The clock is the database's. A slot is taken in the transaction that inserts its task, so a beat that dies between the two
+has done neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import uuid5
+
+import orjson
+import structlog
+from celery.apps.beat import Beat
+from celery.beat import Scheduler
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from shared.contracts.catalog import list_kinds
+from shared.database import make_engine
+from shared.log_setup import set_up_logs
+from shared.queries import hot_tasks
+from shared.queries import schedules as queries
+from shared.schema_migrations import require_current_schema
+from shared.settings import Settings
+from shared.task_options import TaskOptions
+from shared.task_submission import PLATFORM_ID, make_task, submission_document
+from workers.celery_app import make_celery_app
+
+log = structlog.get_logger()
+
+TICK_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 2.0
+KEEP_SECONDS: Final = 86_400
+"""How long the platform's own tasks are kept: they are many, and tell little."""
+
+PLATFORM_SCHEDULES: Final[dict[str, tuple[str, int]]] = {
+    "purge": ("maintenance.purge", 60),
+    "delete-orphans": ("maintenance.delete_orphans", 3600),
+    "drop-old-rows": ("maintenance.drop_old_rows", 3600),
+}
+"""The platform's own schedules: name -> kind, and every how many seconds."""
+
+
+class SlotScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
+    """Celery's hook for schedulers: `tick` does what is due and says when to come back, in seconds."""
+
+    engine: Engine
+    _schedules_ensured = False
+
+    def setup_schedule(self) -> None:
+        """Nothing is kept by Celery: schedules stand in the database."""
+
+    def tick(self, *_: Any, **__: Any) -> float:
+        """Insert what is due. A database that is away is waited for."""
+        try:
+            if not self._schedules_ensured:
+                ensure_platform_schedules(self.engine)
+                self._schedules_ensured = True
+            insert_due_tasks(self.engine)
+        except SQLAlchemyError as error:
+            log.warning("database_away", error=type(error).__name__)
+            return RETRY_SECONDS
+        return TICK_SECONDS
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+def ensure_platform_schedules(engine: Engine) -> None:
+    """Make the platform's own schedules, or bring them up to date."""
+    with engine.begin() as connection:
+        for name, (kind, every_seconds) in PLATFORM_SCHEDULES.items():
+            schedule_id = uuid5(PLATFORM_ID, name)
+            connection.execute(queries.ensure_schedule(schedule_id, name, kind, {}, every_seconds))
+
+
+def insert_due_tasks(engine: Engine) -> int:
+    """Insert the task of each slot that is due and not done; give how many. Shows beat's sign of life."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(queries.SHOW_SIGN_OF_LIFE, {"part": "beat"})
+        due = connection.execute(queries.list_due_slots()).all()
+    inserted = 0
+    for slot in due:
+        with engine.begin() as connection:
+            inserted += _insert(connection, slot)
+    return inserted
+
+
+def _insert(connection: Connection, due: Any) -> int:
+    kind = list_kinds().get(due.kind)
+    if kind is None:
+        log.error("unknown_kind_scheduled", schedule=due.name, kind=due.kind)
+        return 0
+    params = kind.params.model_validate_json(orjson.dumps(due.params))
+    task = make_task(
+        due.kind,
+        kind,
+        params.model_dump_json(by_alias=True).encode(),
+        kind.queue_for(params),
+        # What was not done when the next slot begins is done by that one.
+        TaskOptions(keep_for=KEEP_SECONDS, ttl=max(60, due.every_seconds)),
+        PLATFORM_ID,
+        PLATFORM_ID,
+    )
+    task.schedule_id = due.id
+    if connection.execute(queries.take_slot(due.id, due.slot, task.id)).first() is None:
+        return 0
+    connection.exec_driver_sql(hot_tasks.SUBMIT, {"document": submission_document([task])})
+    log.info("slot_done", schedule=due.name, task_id=str(task.id))
+    return 1
+
+
+def run_beat(settings: Settings) -> None:
+    """Run beat until SIGTERM or SIGINT."""
+    set_up_logs(settings, "beat")
+    require_current_schema(settings)
+    database = make_engine(settings, "beat", pool_size=1)
+
+    class BoundScheduler(SlotScheduler):
+        engine = database
+
+    app = make_celery_app(settings)
+    log.info("beat_started")
+    Beat(app=app, scheduler_cls=BoundScheduler, max_interval=TICK_SECONDS, loglevel="WARNING", quiet=True).run()

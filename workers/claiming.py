@@ -1,0 +1,129 @@
+"""Claims what has gathered while the last claim ran, and only as much as there is room for.
+
+Room is a free thread, or a little more while attempts end within milliseconds: then the next ones should be claimed
+before a thread asks, but never so many that they would wait long while another worker is idle.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from shared.database import connect_hot
+from shared.queries import hot_tasks
+from shared.settings import Settings
+from workers.attempt import ClaimedTask
+
+log = structlog.get_logger()
+
+MAX_AHEAD: Final = 128
+AHEAD_SECONDS: Final = 0.05
+"""How long a claimed task may be expected to wait for a thread."""
+SMOOTHING: Final = 0.1
+RETRY_SECONDS: Final = 0.5
+
+
+class Claimer:
+    """A thread that turns ids into claimed tasks. Ids that cannot be claimed are forgotten: the relay rings again."""
+
+    def __init__(self, settings: Settings, slots: int, start: Callable[[ClaimedTask, Any], None]) -> None:
+        self._settings = settings
+        self._slots = slots
+        self._start = start
+        self._pending: dict[UUID, Any] = {}
+        self._taken = 0
+        self._mean_seconds = 1.0
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="claimer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to claim."""
+        self._thread.start()
+
+    def offer(self, task_id: UUID, request: Any) -> None:
+        """Let a task be claimed as soon as there is room; an id that waits already is the same bell."""
+        with self._changed:
+            if not self._stopping:
+                self._pending.setdefault(task_id, request)
+                self._changed.notify()
+
+    def release(self, seconds: float | None) -> None:
+        """Say that a claimed task has ended, after so many seconds, or (None) without having run."""
+        with self._changed:
+            self._taken -= 1
+            if seconds is not None:
+                self._mean_seconds += SMOOTHING * (seconds - self._mean_seconds)
+            self._changed.notify()
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether more ids are wanted: what waits should not last long, or other workers could have it."""
+        return len(self._pending) < max(1, self._slots + self._ahead() - self._taken + self._ahead())
+
+    def stop(self) -> None:
+        """Claim nothing more, and forget what waits."""
+        with self._changed:
+            self._stopping = True
+            self._pending.clear()
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _ahead(self) -> int:
+        return min(MAX_AHEAD, int(self._slots * AHEAD_SECONDS / max(self._mean_seconds, 1e-6)))
+
+    def _room(self) -> int:
+        return self._slots + self._ahead() - self._taken
+
+    def _run(self) -> None:
+        connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        while True:
+            with self._changed:
+                while not self._stopping and not (self._pending and self._room() > 0):
+                    self._changed.wait()
+                if self._stopping:
+                    break
+                ids = list(self._pending)[: self._room()]
+                gathered = {task_id: self._pending.pop(task_id) for task_id in ids}
+                self._taken += len(gathered)
+            try:
+                if connection is None or connection.closed:
+                    connection = connect_hot(self._settings, "worker-claim", durable=False)
+                claimed = self._claim(connection, sorted(gathered))
+            except psycopg.Error as error:
+                log.warning("claim_failed", error=type(error).__name__)
+                self._give_up(connection, gathered)
+                continue
+            with self._changed:
+                self._taken -= len(gathered) - len(claimed)
+            for task in claimed:
+                self._start(task, gathered[task.id])
+        if connection is not None:
+            connection.close()
+
+    def _claim(self, connection: psycopg.Connection[tuple[Any, ...]], ids: list[UUID]) -> list[ClaimedTask]:
+        parameters = {
+            "ids": "{" + ",".join(map(str, ids)) + "}",
+            # Half of the range, so that a claim's complement, which the fence uses too, is never a claim.
+            "claims": "{" + ",".join(str(secrets.randbits(63)) for _ in ids) + "}",
+            "lease": self._settings.lease_seconds,
+        }
+        return [ClaimedTask._make(row) for row in connection.execute(hot_tasks.CLAIM, parameters).fetchall()]
+
+    def _give_up(self, connection: psycopg.Connection[tuple[Any, ...]] | None, gathered: dict[UUID, Any]) -> None:
+        """Close the connection and try the ids again soon; what was claimed unseen is swept when its lease is over."""
+        if connection is not None:
+            connection.close()
+        with self._changed:
+            self._taken -= len(gathered)
+            if not self._stopping:
+                self._pending = gathered | self._pending
+        time.sleep(RETRY_SECONDS)

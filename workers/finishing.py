@@ -1,0 +1,128 @@
+"""Ends attempts: what ends together is committed together, by whichever thread finds the lock free."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+import psycopg
+import redis
+import structlog
+
+from shared.database import connect_hot
+from shared.queries import hot_tasks
+from shared.settings import Settings
+from shared.wakeup_channel import WAKEUP_CHANNEL, write_ids
+
+log = structlog.get_logger()
+
+MAX_TOGETHER: Final = 256
+RETRY_SECONDS: Final = 0.25
+
+
+class Ending:
+    """One attempt's end: what to write, and whether it was still the attempt's to write."""
+
+    __slots__ = ("document", "status", "written")
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self.written = threading.Event()
+        self.status: str | None = None
+        """The state that the task is in now; none when the claim was lost, or the database was away for too long."""
+
+
+class Finisher:
+    """Writes the ends of attempts durably, and wakes those who wait for the tasks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._waiting: queue.SimpleQueue[Ending] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._redis = redis.Redis.from_url(settings.broker_url, socket_timeout=0.5, socket_connect_timeout=0.5)
+        self._silent_until = 0.0
+
+    def write(self, document: dict[str, Any]) -> str | None:
+        """Write an attempt's end and give the task's state after it, or None if the claim was lost.
+
+        A database that is away is tried again until the lease would be over; then the sweeper has the task.
+        """
+        ending = Ending(document)
+        self._waiting.put(ending)
+        while not ending.written.is_set():
+            if self._lock.acquire(timeout=0.05):
+                try:
+                    while not self._waiting.empty() and not ending.written.is_set():
+                        self._flush()
+                finally:
+                    self._lock.release()
+        return ending.status
+
+    def publish(self, task_ids: list[UUID]) -> None:
+        """Wake those who wait for tasks; does nothing while the broker does not answer."""
+        if time.monotonic() < self._silent_until:
+            return
+        try:
+            self._redis.publish(WAKEUP_CHANNEL, write_ids(task_ids))
+        except (redis.RedisError, OSError):
+            self._silent_until = time.monotonic() + 2.0
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._connection is not None:
+            self._connection.close()
+        self._redis.close()
+
+    def _flush(self) -> None:
+        endings: list[Ending] = []
+        while len(endings) < MAX_TOGETHER:
+            try:
+                endings.append(self._waiting.get_nowait())
+            except queue.Empty:
+                break
+        if not endings:
+            return
+        # Rows are taken in the order of their ids by everyone, so that no two writers wait for each other.
+        endings.sort(key=lambda ending: ending.document["id"])
+        statuses = self._write(endings)
+        for ending in endings:
+            ending.status = statuses.get(ending.document["id"])
+            ending.written.set()
+        if statuses:
+            self.publish(list(statuses))
+
+    def _write(self, endings: list[Ending]) -> dict[UUID, str]:
+        deadline = time.monotonic() + self._settings.lease_seconds
+        while True:
+            try:
+                return self._execute(endings)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                log.warning("finish_failed", error=type(error).__name__, tasks=len(endings))
+                self._disconnect()
+                if time.monotonic() > deadline:
+                    return {}
+                time.sleep(RETRY_SECONDS)
+            except psycopg.Error as error:
+                # One end that cannot be written must not take the others with it.
+                if len(endings) > 1:
+                    return {task_id: status for ending in endings for task_id, status in self._write([ending]).items()}
+                log.error("finish_refused", task_id=str(endings[0].document["id"]), error=type(error).__name__)
+                return {}
+
+    def _execute(self, endings: list[Ending]) -> dict[UUID, str]:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect_hot(self._settings, "worker-finish")
+        artifacts = any(ending.document.get("artifacts") for ending in endings)
+        statement = hot_tasks.FINISH_WITH_ARTIFACTS if artifacts else hot_tasks.FINISH
+        document = orjson.dumps([ending.document for ending in endings]).decode()
+        return dict(self._connection.execute(statement, {"document": document}).fetchall())
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,37 @@
+"""Drops idempotency keys, tombstones and schedule slots that are too old to matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import Executable
+
+from shared.contracts.maintenance.drop_old_rows import DropOldRowsParams, DropOldRowsResult
+from shared.queries import schedules as schedule_queries
+from shared.queries import tasks as task_queries
+from shared.queries.files import TOMBSTONE_DAYS
+from workers.handler_context import HandlerContext
+
+ROUND: Final = 5000
+SLOT_DAYS: Final = 7
+
+
+def handle(params: DropOldRowsParams, context: HandlerContext) -> DropOldRowsResult:
+    """Delete round by round."""
+    return DropOldRowsResult(
+        idempotency_keys=_repeat(context, lambda: task_queries.drop_old_idempotency_keys(ROUND)),
+        tombstones=_repeat(context, lambda: task_queries.drop_old_tombstones(ROUND, TOMBSTONE_DAYS)),
+        slots=_repeat(context, lambda: schedule_queries.drop_old_slots(ROUND, SLOT_DAYS)),
+    )
+
+
+def _repeat(context: HandlerContext, statement: Callable[[], Executable]) -> int:
+    total = 0
+    while True:
+        context.check()
+        with context.engine.begin() as connection:
+            dropped = connection.execute(statement()).rowcount
+        total += dropped
+        if dropped < ROUND:
+            return total

@@ -1,0 +1,58 @@
+"""Erases what is past its keep: rows and objects, leaving tombstones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from shared.contracts.maintenance.purge import PurgeParams, PurgeResult
+from shared.queries import files as file_queries
+from shared.queries import tasks as task_queries
+from workers.handler_context import HandlerContext
+
+ROUND: Final = 200
+"""Rows erased in one transaction, so that none lasts long."""
+
+
+def handle(params: PurgeParams, context: HandlerContext) -> PurgeResult:
+    """Erase round by round until nothing is left that may go. Objects go after the commit of their rows' end."""
+    tasks = _repeat(context, _purge_tasks)
+    files = _repeat(context, _purge_uploads)
+    context.log.info("purged", tasks=tasks, files=files)
+    return PurgeResult(tasks=tasks, files=files)
+
+
+def _repeat(context: HandlerContext, purge: Callable[[HandlerContext], int]) -> int:
+    total = 0
+    while erased := purge(context):
+        total += erased
+        context.check()
+    return total
+
+
+def _purge_tasks(context: HandlerContext) -> int:
+    """Erase a round of done tasks. One whose artifact a live task reads stays until that is done."""
+    with context.engine.begin() as connection:
+        ids = [row.id for row in connection.execute(task_queries.list_purgeable(ROUND))]
+        if not ids:
+            return 0
+        artifacts = connection.execute(task_queries.lock_artifacts(ids)).all()
+        in_use = set(connection.execute(task_queries.list_tasks_with_artifacts_in_use(ids)).scalars())
+        erasable = [task_id for task_id in ids if task_id not in in_use]
+        for statement in task_queries.erase_tasks(erasable):
+            connection.execute(statement)
+    context.store.delete([row.storage_key for row in artifacts if row.task_id not in in_use])
+    return len(erasable)
+
+
+def _purge_uploads(context: HandlerContext) -> int:
+    """Erase a round of expired uploads that no live task reads."""
+    with context.engine.begin() as connection:
+        rows = connection.execute(file_queries.lock_expired_files(ROUND)).all()
+        if not rows:
+            return 0
+        unread = set(connection.execute(file_queries.list_unread([row.id for row in rows])).scalars())
+        expired = [row for row in rows if row.id in unread]
+        connection.execute(file_queries.delete_files([row.id for row in expired]))
+    context.store.delete([row.storage_key for row in expired])
+    return len(expired)

@@ -1,0 +1,184 @@
+"""The only publisher: rings what is due, rings again what nobody claimed, takes back lost leases, expires.
+
+Any number of relays may run. Each releases due tasks, for rows are taken with SKIP LOCKED; the chores are done by
+whichever holds the advisory lock. A task is marked as rung, and that is committed, before its message is published: so a
+claim never meets the relay's lock, and a message that is lost is only a bell that is rung again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import psycopg
+import structlog
+
+from shared.contracts.kind import QUEUES
+from shared.database import connect_hot
+from shared.log_setup import set_up_logs
+from shared.queries import hot_tasks
+from shared.queries import tasks as queries
+from shared.queries.schedules import SHOW_SIGN_OF_LIFE
+from shared.schema_migrations import require_current_schema
+from shared.settings import Settings
+from shared.wakeup_channel import WAKEUP_CHANNEL, write_ids
+from workers.celery_app import make_celery_app
+from workers.doorbell import BROKER_ERRORS, Doorbell
+
+log = structlog.get_logger()
+
+SWEEPER_LOCK: Final = 7_305_114_400_002
+"""The advisory lock of whoever does the chores."""
+IDLE_SECONDS: Final = 1.0
+"""How long to sleep without a NOTIFY: one may be missed."""
+GATHER_SECONDS: Final = 0.004
+"""A pause under load, in which the next submissions gather."""
+WINDOW_FULL_SECONDS: Final = 0.01
+CHORE_SECONDS: Final = 0.5
+RETRY_SECONDS: Final = 1.0
+SIGN_SECONDS: Final = 2.0
+CHORE_LIMIT: Final = 1000
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class Relay:
+    """One relay: a loop that releases, and a thread that does the chores."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._doorbell = Doorbell(settings, make_celery_app(settings))
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Release and do chores until `stop`. A database or broker that is away is waited for."""
+        chores = threading.Thread(target=self._keep_doing, args=(self._do_chores,), name="chores", daemon=True)
+        chores.start()
+        self._keep_doing(self._release)
+        chores.join(timeout=5)
+        self._doorbell.close()
+
+    def stop(self) -> None:
+        """Make `run` return soon."""
+        self._stopping.set()
+
+    def _keep_doing(self, work: Callable[[], None]) -> None:
+        while not self._stopping.is_set():
+            try:
+                work()
+            except psycopg.Error as error:
+                log.warning("database_away", error=type(error).__name__)
+            except Exception:
+                log.exception("relay_loop_failed")
+            self._stopping.wait(RETRY_SECONDS)
+
+    def _release(self) -> None:
+        """Ring what is due, as it falls due; raises when the database is away."""
+        with self._connection("relay", durable=False) as work, self._connection("relay-listen") as ear:
+            ear.execute(f"LISTEN {hot_tasks.DUE_CHANNEL}")
+            next_sign = 0.0
+            while not self._stopping.is_set():
+                if time.monotonic() >= next_sign:
+                    work.execute(SHOW_SIGN_OF_LIFE, {"part": "relay"})
+                    next_sign = time.monotonic() + SIGN_SECONDS
+                released = sum(self._release_queue(work, queue) for queue in QUEUES)
+                if released > len(QUEUES):
+                    time.sleep(GATHER_SECONDS)
+                elif released == 0:
+                    if work.execute(hot_tasks.ANY_DUE).fetchone():
+                        # The window is full: claims make room, and nobody notifies of those.
+                        time.sleep(WINDOW_FULL_SECONDS)
+                    else:
+                        for _ in ear.notifies(timeout=IDLE_SECONDS, stop_after=1):
+                            pass
+
+    def _release_queue(self, connection: Connection, queue: str) -> int:
+        parameters = {"queue": queue, "window": self._settings.window}
+        rows = connection.execute(hot_tasks.RELEASE, parameters).fetchall()
+        if not rows:
+            return 0
+        rows.sort(key=lambda row: row[2])
+        try:
+            self._doorbell.ring(queue, [(row[0], row[1]) for row in rows])
+        except BROKER_ERRORS as error:
+            log.warning("broker_away", error=type(error).__name__, queue=queue)
+            connection.execute(queries.UNRING, {"ids": [row[0] for row in rows]})
+            self._stopping.wait(RETRY_SECONDS)
+            return 0
+        return len(rows)
+
+    def _do_chores(self) -> None:
+        """Hold the lock, or wait for it; then sweep, promote, expire and ring again, until the connection is lost."""
+        with self._connection("relay-chores") as connection:
+            while not self._stopping.is_set():
+                if not self._holds_lock(connection):
+                    self._stopping.wait(CHORE_SECONDS)
+                    continue
+                next_sign = 0.0
+                while not self._stopping.is_set():
+                    if time.monotonic() >= next_sign:
+                        connection.execute(SHOW_SIGN_OF_LIFE, {"part": "sweeper"})
+                        next_sign = time.monotonic() + SIGN_SECONDS
+                    self._do_chores_once(connection)
+                    self._stopping.wait(CHORE_SECONDS)
+
+    def _holds_lock(self, connection: Connection) -> bool:
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (SWEEPER_LOCK,)).fetchone()
+        return bool(row and row[0])
+
+    def _do_chores_once(self, connection: Connection) -> None:
+        limit = {"limit": CHORE_LIMIT}
+        swept = connection.execute(queries.SWEEP, limit).fetchall()
+        for task_id, status in swept:
+            log.warning("lease_lost", task_id=str(task_id), status=status)
+        expired = connection.execute(queries.EXPIRE, limit).fetchall()
+        connection.execute(queries.PROMOTE, limit)
+        changed = [row[0] for row in swept + expired]
+        try:
+            if changed:
+                self._doorbell.publish(WAKEUP_CHANNEL, write_ids(changed))
+            self._ring_again(connection)
+        except BROKER_ERRORS as error:
+            log.warning("broker_away", error=type(error).__name__)
+
+    def _ring_again(self, connection: Connection) -> None:
+        """Let be published again what the broker lost, and what was rung long ago and nobody claimed.
+
+        A broker that still holds messages has not lost those tasks, so it is given longer; and one that holds a whole
+        window is given no more, or the same bells would pile up in it.
+        """
+        settings = self._settings
+        forgotten = self._doorbell.has_forgotten()
+        for queue in QUEUES:
+            seconds = 0.0
+            if not forgotten:
+                depth = self._doorbell.depth(queue)
+                if depth >= settings.window:
+                    continue
+                seconds = settings.rering_seconds * (1 if depth == 0 else 4)
+            parameters = {"queue": queue, "seconds": seconds, "limit": settings.window}
+            rung_again = connection.execute(queries.RERING, parameters).fetchall()
+            if rung_again:
+                log.info("rung_again", queue=queue, tasks=len(rung_again), broker_forgot=forgotten)
+        if forgotten:
+            self._doorbell.remember()
+
+    @contextlib.contextmanager
+    def _connection(self, name: str, *, durable: bool = True) -> Iterator[Connection]:
+        with connect_hot(self._settings, name, durable=durable) as connection:
+            yield connection
+
+
+def run_relay(settings: Settings) -> None:
+    """Run a relay until SIGTERM or SIGINT."""
+    set_up_logs(settings, "relay")
+    require_current_schema(settings)
+    relay = Relay(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: relay.stop())
+    log.info("relay_started")
+    relay.run()
+    log.info("relay_stopped")

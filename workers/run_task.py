@@ -1,0 +1,140 @@
+"""One attempt, start to end: decode, handle, record."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+from pydantic import ValidationError
+from structlog.contextvars import bound_contextvars
+
+from shared.contracts.catalog import list_kinds
+from shared.contracts.kind import AnyKind
+from shared.queries.files import list_known_keys
+from workers.attempt import Attempt
+from workers.attempt_context import AttemptContext, WorkerParts, make_folder, remove_folder
+from workers.handler_catalog import Handler
+from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack, Stopped, TimedOut
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class TaskRunner:
+    """Runs attempts in the threads of one worker process."""
+
+    parts: WorkerParts
+    handlers: dict[str, Handler]
+    write_end: Callable[[dict[str, Any]], str | None]
+    folder: Path
+    """Where the folders of attempts lie."""
+
+    def run(self, attempt: Attempt) -> None:
+        """Run an attempt to its end and record it; raises nothing."""
+        task = attempt.task
+        with bound_contextvars(task_id=str(task.id), kind=task.kind, attempt=task.attempt, request_id=task.request_id):
+            folder = self.folder / f"{task.id}-{task.claim:x}"
+            context = AttemptContext(self.parts, attempt, folder / "scratch")
+            try:
+                document = self._handle(attempt, context, folder)
+            except ClaimLost:
+                log.warning("claim_lost")
+                document = None
+            try:
+                status = None if document is None else self.write_end(document)
+                attempt.ended = True
+                if status is None and document is not None:
+                    log.warning("end_not_written", wanted=document["status"])
+                if status != "succeeded" and context.artifacts:
+                    self._delete_unreachable(context)
+            except Exception:
+                log.exception("attempt_not_recorded")
+            finally:
+                attempt.ended = True
+                remove_folder(folder)
+
+    def _handle(self, attempt: Attempt, context: AttemptContext, folder: Path) -> dict[str, Any]:
+        """Do the work and give the document of the attempt's end. The one broad `except` of an attempt is here."""
+        kind = list_kinds()[attempt.task.kind]
+        try:
+            attempt.check()
+            try:
+                params = kind.params.model_validate_json(attempt.task.params)
+            except ValidationError as error:
+                log.error("unreadable_params", problems=error.error_count())
+                raise Failed(
+                    "/problems/unreadable-params",
+                    "Unreadable params",
+                    "The stored params do not fit the kind any more.",
+                ) from None
+            if kind.uses_files:
+                make_folder(folder)
+            result = self.handlers[attempt.task.kind](params, context)
+            artifacts = [artifact.document(position) for position, artifact in enumerate(context.artifacts)]
+            return attempt.finish_document(
+                "succeeded",
+                result=orjson.Fragment(result.model_dump_json(by_alias=True).encode()),
+                **({"artifacts": artifacts} if artifacts else {}),
+            )
+        except ClaimLost:
+            raise
+        except HandedBack:
+            log.info("handed_back")
+            return attempt.finish_document("queued")
+        except Cancelled:
+            return self._end(
+                attempt, "cancelled", Failed("/problems/cancelled", "Cancelled", "A caller cancelled the task.")
+            )
+        except TimedOut:
+            return self.time_out(attempt)
+        except Failed as failed:
+            return self._fail(attempt, kind, failed)
+        except (Exception, Stopped):
+            log.exception("handler_failed")
+            detail = "The fault is ours, and was logged under the task's id."
+            return self._fail(
+                attempt, kind, Failed("/problems/internal-error", "Internal error", detail, retryable=True)
+            )
+
+    def time_out(self, attempt: Attempt) -> dict[str, Any]:
+        """Give the document that ends an attempt whose time is over."""
+        detail = f"The work took longer than the {attempt.task.timeout_seconds} seconds that one attempt may."
+        failed = Failed("/problems/timed-out", "Timed out", detail, retryable=True)
+        return self._fail(attempt, list_kinds()[attempt.task.kind], failed)
+
+    def _fail(self, attempt: Attempt, kind: AnyKind, failed: Failed) -> dict[str, Any]:
+        """End as failed, or wait for the next attempt when one is left and may help."""
+        if not failed.retryable or attempt.task.attempt >= attempt.task.max_attempts:
+            log.info("task_failed", type=failed.type)
+            return self._end(attempt, "failed", failed)
+        delay = failed.after_seconds
+        if delay is None:
+            delay = kind.retry.delay_seconds(attempt.task.attempt, random.random())  # noqa: S311 (jitter is no secret)
+        log.info("attempt_failed", type=failed.type, next_in_seconds=round(delay, 1))
+        return {**self._end(attempt, "retrying", failed), "delay": delay}
+
+    def _end(self, attempt: Attempt, status: str, failed: Failed) -> dict[str, Any]:
+        error = {
+            "type": failed.type,
+            "title": failed.title,
+            "detail": failed.detail,
+            "retryable": failed.retryable,
+            "attempt": attempt.task.attempt,
+            "data": failed.data or {},
+        }
+        return attempt.finish_document(status, error=error)
+
+    def _delete_unreachable(self, context: AttemptContext) -> None:
+        """Delete the objects of artifacts that no file refers to.
+
+        An end whose answer was lost may have been committed all the same: the database is asked, never guessed at.
+        """
+        keys = [artifact.storage_key for artifact in context.artifacts]
+        with self.parts.engine.connect() as connection:
+            known = set(connection.execute(list_known_keys(keys)).scalars())
+        self.parts.store.delete([key for key in keys if key not in known])

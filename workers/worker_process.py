@@ -1,0 +1,203 @@
+"""A worker process: a Celery worker with a pool of threads, around an engine that claims, renews and finishes together.
+
+Threads suffice, because what burns processor time or touches untrusted bytes runs in a limited child.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from celery import signals
+
+from shared.contracts.kind import QUEUES
+from shared.database import connect_hot, make_engine
+from shared.errors import ConfigurationError
+from shared.log_setup import set_up_logs
+from shared.object_store import open_object_store
+from shared.schema_migrations import require_current_schema
+from shared.settings import Settings
+from workers.attempt import Attempt
+from workers.attempt_context import ProgressWriter, WorkerParts
+from workers.celery_app import make_celery_app
+from workers.celery_strategy import engine, execute_claimed, register_kinds
+from workers.claiming import Claimer
+from workers.finishing import Finisher
+from workers.handler_catalog import load_handlers
+from workers.heartbeat import Heartbeat
+from workers.outcomes import HandedBack
+from workers.run_task import TaskRunner
+
+log = structlog.get_logger()
+
+LAST_SECONDS: Final = 2.0
+"""How long attempts that were told to hand back may take to do so, before the process ends without them."""
+
+
+class WorkerProcess:
+    """Everything that one worker process runs."""
+
+    def __init__(self, settings: Settings, queues: list[str], concurrency: int) -> None:
+        self._settings = settings
+        self._queues = queues
+        self._concurrency = concurrency
+        self._attempts: dict[str, Attempt] = {}
+        self._finisher = Finisher(settings)
+        self._claimer = Claimer(settings, concurrency, execute_claimed)
+        self._heartbeat = Heartbeat(settings, lambda: list(self._attempts.values()), self._end_stuck)
+        self._scratch = ScratchFolder(settings)
+        self._draining = threading.Event()
+        progress = ProgressWriter(
+            lambda: connect_hot(settings, "worker-progress", durable=False), self._finisher.publish
+        )
+        parts = WorkerParts(
+            settings,
+            make_engine(settings, "worker", pool_size=concurrency + 1),
+            open_object_store(settings.storage_url),
+            progress,
+        )
+        self._runner = TaskRunner(parts, load_handlers(), self._finisher.write, self._scratch.path)
+        self._app = make_celery_app(settings)
+        register_kinds(self._app)
+        engine.claimer = self._claimer
+        engine.attempts = self._attempts
+        engine.run = self._run_attempt
+
+    def run(self) -> None:
+        """Work until told to stop: SIGTERM finishes short work and hands back the rest."""
+        signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
+        self._claimer.start()
+        self._heartbeat.start()
+        name = f"{'-'.join(self._queues)}-{os.getpid()}-{secrets.token_hex(2)}@{socket.gethostname()}"
+        worker = self._app.Worker(
+            hostname=name,
+            pool="threads",
+            concurrency=self._concurrency,
+            queues=self._queues,
+            without_gossip=True,
+            without_mingle=True,
+            loglevel="WARNING",
+            quiet=True,
+        )
+        log.info("worker_started", queues=self._queues, concurrency=self._concurrency)
+        try:
+            worker.start()
+        finally:
+            self._claimer.stop()
+            self._hand_back_everything()
+            self._heartbeat.stop()
+            self._finisher.close()
+            self._scratch.remove()
+            log.info("worker_stopped")
+
+    def _run_attempt(self, attempt: Attempt) -> None:
+        started = time.perf_counter()
+        attempt.start()
+        try:
+            self._runner.run(attempt)
+        finally:
+            self._attempts.pop(str(attempt.task.id), None)
+            self._claimer.release(time.perf_counter() - started)
+
+    def _on_shutting_down(self, **_: Any) -> None:
+        if not self._draining.is_set():
+            self._draining.set()
+            threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        """Claim no more; hand back what has not begun, and, when the grace is over, what has; then end at all costs."""
+        self._claimer.stop()
+        for attempt in list(self._attempts.values()):
+            if not attempt.started:
+                self._hand_back(attempt)
+        deadline = time.monotonic() + self._settings.shutdown_grace_seconds
+        while self._attempts and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for attempt in list(self._attempts.values()):
+            attempt.stop(HandedBack())
+        deadline = time.monotonic() + LAST_SECONDS
+        while self._attempts and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if self._attempts:
+            self._hand_back_everything()
+            self._scratch.remove()
+            log.warning("stopped_with_stuck_threads", attempts=len(self._attempts))
+            os._exit(0)
+
+    def _hand_back_everything(self) -> None:
+        for attempt in list(self._attempts.values()):
+            self._hand_back(attempt)
+
+    def _hand_back(self, attempt: Attempt) -> None:
+        attempt.stop(HandedBack())
+        self._finisher.write(attempt.finish_document("queued"))
+        attempt.ended = True
+        self._attempts.pop(str(attempt.task.id), None)
+
+    def _end_stuck(self, attempt: Attempt) -> None:
+        """End an attempt whose thread does not come back, and this process with it, for the thread is lost."""
+        log.error("thread_stuck", task_id=str(attempt.task.id), kind=attempt.task.kind)
+        self._finisher.write(self._runner.time_out(attempt))
+        attempt.ended = True
+        self._attempts.pop(str(attempt.task.id), None)
+        signals.worker_shutting_down.send(sender=None, sig="stuck", how="warm", exitcode=1)
+        threading.Thread(
+            target=_exit_soon, args=(self._settings.shutdown_grace_seconds + LAST_SECONDS + 1,), daemon=True
+        ).start()
+
+
+def _exit_soon(seconds: float) -> None:
+    time.sleep(seconds)
+    os._exit(1)
+
+
+class ScratchFolder:
+    """The folder of this process, held by a lock, so that what a killed process left behind can be told and removed."""
+
+    def __init__(self, settings: Settings) -> None:
+        root = settings.scratch_dir or Path(tempfile.gettempdir()) / f"taskmill-scratch-{os.getuid()}"
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._remove_abandoned(root)
+        self.path = Path(tempfile.mkdtemp(prefix="worker-", dir=root))
+        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def remove(self) -> None:
+        """Remove the folder and all in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @staticmethod
+    def _remove_abandoned(root: Path) -> None:
+        for folder in root.glob("worker-*"):
+            try:
+                lock = os.open(folder / "lock", os.O_RDWR)
+            except FileNotFoundError:
+                # Another process may be between making its folder and locking it.
+                if time.time() - folder.stat().st_mtime > 60:
+                    shutil.rmtree(folder, ignore_errors=True)
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            except BlockingIOError:
+                pass
+            finally:
+                os.close(lock)
+
+
+def run_worker(settings: Settings, queues: list[str], concurrency: int | None) -> None:
+    """Run a worker for these queues until told to stop. Raises `ConfigurationError` for an unknown queue."""
+    if unknown := set(queues) - set(QUEUES):
+        raise ConfigurationError(f"unknown queues: {', '.join(sorted(unknown))}; there are {', '.join(QUEUES)}")
+    set_up_logs(settings, f"worker-{'-'.join(queues)}")
+    require_current_schema(settings)
+    WorkerProcess(settings, queues, concurrency or settings.worker_concurrency).run()
