@@ -70,12 +70,23 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copy2(ROOT / "cli" / "virtual_environment.py", deep / "cli" / "virtual_environment.py")
     (deep / "cli" / "__init__.py").touch()
     (deep / "cli" / "main.py").write_text(COMMAND)
-    write_lock(deep, "1.0")
+    (deep / "requirements-dev.lock").write_text("# Nothing.\n")
     yield deep
     shutil.rmtree(deep, ignore_errors=True)
 
 
+@pytest.fixture
+def installed(checkout: Path) -> Path:
+    """The checkout, set up with version 1.0."""
+    write_lock(checkout, "1.0")
+    assert run(checkout / "taskmill").returncode == 0
+    return checkout
+
+
 def test_two_first_runs_at_once_set_up_once_and_both_work(checkout: Path) -> None:
+    write_lock(checkout, "1.0")
+    shutil.rmtree(checkout / ".venv", ignore_errors=True)
+
     both = [start(checkout / "taskmill", "up", "--port", "0"), start(checkout / "taskmill", "up", "--port", "0")]
     outcomes = [process.communicate(timeout=120) for process in both]
 
@@ -84,91 +95,92 @@ def test_two_first_runs_at_once_set_up_once_and_both_work(checkout: Path) -> Non
     assert sum("making .venv" in errors for _, errors in outcomes) == 1
 
 
-def test_a_later_run_says_nothing_of_its_own(checkout: Path) -> None:
-    outcome = run(checkout / "taskmill", "x y", "")
+def test_a_later_run_says_nothing_of_its_own(installed: Path) -> None:
+    outcome = run(installed / "taskmill", "x y", "")
 
     assert (outcome.stdout, outcome.stderr) == ("1.0 ['x y', '']\n", "")
 
 
-def test_it_can_be_called_through_a_link(checkout: Path, tmp_path: Path) -> None:
-    (tmp_path / "first").symlink_to(checkout / "taskmill")
+def test_it_can_be_called_through_a_link(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "first").symlink_to(installed / "taskmill")
     (tmp_path / "second").symlink_to("first")
 
     assert run(tmp_path / "second").stdout == "1.0 []\n"
 
 
-def test_the_tests_need_their_own_lock_too(checkout: Path) -> None:
-    (checkout / "requirements-dev.lock").write_text("# Nothing.\n")
+def test_the_tests_need_their_own_lock_too(installed: Path) -> None:
+    (installed / ".venv" / ".installed-requirements-dev.lock").unlink(missing_ok=True)
 
-    first, second = run(checkout / "taskmill", "test"), run(checkout / "taskmill", "test")
+    first, second = run(installed / "taskmill", "test"), run(installed / "taskmill", "test")
 
     assert "requirements-dev.lock" in first.stderr
     assert second.stderr == ""
 
 
-def test_a_moved_checkout_works_as_it_is(checkout: Path, tmp_path: Path) -> None:
+def test_a_moved_checkout_works_as_it_is(installed: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
-    checkout.rename(moved)
+    installed.rename(moved)
     try:
         outcome = run(moved / "taskmill")
     finally:
-        moved.rename(checkout)
+        moved.rename(installed)
 
     assert (outcome.stdout, outcome.stderr) == ("1.0 []\n", "")
 
 
-def test_a_changed_lock_is_installed_at_the_next_run(checkout: Path) -> None:
-    write_lock(checkout, "2.0")
+def test_a_changed_lock_is_installed_at_the_next_run(installed: Path) -> None:
+    write_lock(installed, "2.0")
 
-    outcome = run(checkout / "taskmill")
+    outcome = run(installed / "taskmill")
 
     assert outcome.stdout == "2.0 []\n"
     assert "making .venv" not in outcome.stderr
 
 
-def test_another_hash_than_the_locks_is_refused_at_every_run(checkout: Path) -> None:
-    write_lock(checkout, "3.0", digest="0" * 64)
+def test_another_hash_than_the_locks_is_refused_at_every_run(installed: Path) -> None:
+    write_lock(installed, "3.0", digest="0" * 64)
 
     for _ in range(2):
-        outcome = run(checkout / "taskmill")
+        outcome = run(installed / "taskmill")
         assert outcome.returncode == 1
         assert "requirements.lock could not be installed" in outcome.stderr
         assert outcome.stdout == ""
 
-    write_lock(checkout, "3.0")
-    assert run(checkout / "taskmill").stdout == "3.0 []\n"
+    write_lock(installed, "3.0")
+    assert run(installed / "taskmill").stdout == "3.0 []\n"
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(checkout: Path) -> None:
-    python = checkout / ".venv" / "bin" / "python"
+def test_an_environment_whose_python_is_gone_is_made_anew(installed: Path) -> None:
+    python = installed / ".venv" / "bin" / "python"
     python.unlink()
     python.symlink_to("/nowhere/python3")
 
-    outcome = run(checkout / "taskmill")
+    outcome = run(installed / "taskmill")
 
-    assert outcome.stdout == "3.0 []\n"
+    assert outcome.stdout == "1.0 []\n"
     assert "making .venv" in outcome.stderr
 
 
-def test_a_python_that_does_not_do_is_named(checkout: Path, tmp_path: Path) -> None:
-    write_lock(checkout, "4.0")
+def test_a_python_that_does_not_do_is_named(installed: Path, tmp_path: Path) -> None:
+    write_lock(installed, "4.0")
     old = tmp_path / "python-old"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
 
-    outcome = run(checkout / "taskmill", TASKMILL_PYTHON=str(old))
+    outcome = run(installed / "taskmill", TASKMILL_PYTHON=str(old))
 
     assert outcome.returncode == 1
     assert f"TASKMILL_PYTHON ({old}) is not a Python 3.11 or newer" in outcome.stderr
 
 
-def test_without_any_python_it_says_what_to_install(checkout: Path, tmp_path: Path) -> None:
+def test_without_any_python_it_says_what_to_install(installed: Path, tmp_path: Path) -> None:
+    write_lock(installed, "5.0")
     tools = tmp_path / "bin"
     tools.mkdir()
     for tool in ("sh", "dirname", "readlink", "cmp"):
         (tools / tool).symlink_to(shutil.which(tool) or tool)
 
-    outcome = run(checkout / "taskmill", PATH=str(tools), TASKMILL_PYTHON="")
+    outcome = run(installed / "taskmill", PATH=str(tools), TASKMILL_PYTHON="")
 
     assert outcome.returncode == 1
     assert "there is no Python 3.11 or newer" in outcome.stderr

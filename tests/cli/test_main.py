@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.local_stack.postgres import PostgresServer
+
+
+@pytest.fixture(scope="module")
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with PostgresServer(tmp_path_factory.mktemp("keys") / "postgres", fast=True) as server:
+        assert taskmill("migrate", TASKMILL_DATABASE_URL=server.url).returncode == 0
+        yield server.url
+
+
+def taskmill(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TASKMILL_")}
+    argv = [sys.executable, "-m", "cli.main", *arguments]
+    return subprocess.run(
+        argv, env={**inherited, **environment, "COLUMNS": "200"}, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_migrating_again_changes_nothing(database_url: str) -> None:
+    assert taskmill("migrate", TASKMILL_DATABASE_URL=database_url).returncode == 0
+
+
+def test_a_key_is_shown_when_made_and_never_again(database_url: str) -> None:
+    made = taskmill("keys", "create", "ana", "--role", "operator", "--json", TASKMILL_DATABASE_URL=database_url)
+    listed = taskmill("keys", "list", "--json", TASKMILL_DATABASE_URL=database_url)
+
+    key = json.loads(made.stdout)
+    assert key["key"].startswith("tm_")
+    assert (key["name"], key["role"]) == ("ana", "operator")
+    (row,) = [row for row in json.loads(listed.stdout) if row["id"] == key["id"]]
+    assert key["key"] not in listed.stdout
+    assert row["revoked_at"] is None
+
+
+def test_without_json_the_standard_output_is_the_key_and_nothing_else(database_url: str) -> None:
+    made = taskmill("keys", "create", "bob", "--scopes", "tasks:read, files:read", TASKMILL_DATABASE_URL=database_url)
+
+    assert made.stdout.startswith("tm_")
+    assert len(made.stdout.split()) == 1
+
+
+def test_a_scope_that_is_none_is_refused(database_url: str) -> None:
+    made = taskmill("keys", "create", "eve", "--scopes", "tasks:fly", TASKMILL_DATABASE_URL=database_url)
+
+    assert made.returncode == 2
+    assert "tasks:fly" in made.stderr
+    assert "Traceback" not in made.stderr
+
+
+def test_a_key_is_revoked_once(database_url: str) -> None:
+    made = json.loads(taskmill("keys", "create", "zoë", "--json", TASKMILL_DATABASE_URL=database_url).stdout)
+
+    assert taskmill("keys", "revoke", made["id"], TASKMILL_DATABASE_URL=database_url).returncode == 0
+    assert taskmill("keys", "revoke", made["id"], TASKMILL_DATABASE_URL=database_url).returncode == 1
+    assert "zoë" in taskmill("keys", "list", TASKMILL_DATABASE_URL=database_url).stdout
+
+
+@pytest.mark.parametrize(
+    "command", [["api"], ["relay"], ["worker", "--queues", "files"], ["migrate"], ["keys", "list"]]
+)
+def test_a_wrong_setting_is_one_plain_message_that_hides_the_value(command: list[str]) -> None:
+    outcome = taskmill(*command, TASKMILL_LOG_LEVEL="s3cret-and-wrong")
+
+    assert outcome.returncode == 2
+    assert "TASKMILL_LOG_LEVEL" in outcome.stderr
+    assert "s3cret" not in outcome.stderr + outcome.stdout
+    assert "Traceback" not in outcome.stderr
+
+
+def test_production_does_not_start_on_default_secrets() -> None:
+    outcome = taskmill("api", TASKMILL_ENVIRONMENT="production")
+
+    assert outcome.returncode == 2
+    assert "TASKMILL_SECRET_KEY" in outcome.stderr
+
+
+def test_the_command_itself_starts_fast() -> None:
+    script = "import sys, cli.main; print(sorted({'sqlalchemy', 'fastapi', 'celery', 'psycopg'} & sys.modules.keys()))"
+    began = time.monotonic()
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout.strip() == "[]"
+    assert time.monotonic() - began < 3
+
+
+def test_a_port_that_is_taken_is_said_plainly(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        outcome = taskmill("up", "--data-dir", str(tmp_path / "data"), "--port", port)
+
+    assert outcome.returncode == 2
+    assert f"Port {port} of 127.0.0.1 is taken" in outcome.stderr
