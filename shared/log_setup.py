@@ -59,6 +59,8 @@ def set_up_logs(settings: Settings, part: str) -> None:
         "urllib3",
         "tornado",
         "flower",
+        "alembic",
+        "slowapi",
     ):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)

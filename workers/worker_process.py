@@ -13,6 +13,7 @@ import socket
 import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -200,4 +201,6 @@ def run_worker(settings: Settings, queues: list[str], concurrency: int | None) -
         raise ConfigurationError(f"unknown queues: {', '.join(sorted(unknown))}; there are {', '.join(QUEUES)}")
     set_up_logs(settings, f"worker-{'-'.join(queues)}")
     require_current_schema(settings)
+    # Celery warns of root because of messages that could run code; ours are JSON and bear ids only.
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     WorkerProcess(settings, queues, concurrency or settings.worker_concurrency).run()
