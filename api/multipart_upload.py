@@ -12,6 +12,7 @@ import hashlib
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote
@@ -22,6 +23,7 @@ from starlette.requests import ClientDisconnect
 
 from api.error_responses import Problem, invalid
 from api.storage_threads import in_storage_thread, start_in_storage_thread
+from shared.errors import StorageUnavailable
 from shared.media_types import HEAD_BYTES, detect_media_type, safe_file_name
 from shared.object_store import ObjectStore, ObjectWriter, new_object_key
 
@@ -96,7 +98,9 @@ async def receive_form(
     except BaseException as error:
         tidied = start_in_storage_thread(sink.discard)
         if isinstance(error, Exception):
-            await asyncio.shield(asyncio.wrap_future(tidied))
+            # What cannot be removed now is found later; the error that ended the upload is the one to tell.
+            with suppress(StorageUnavailable):
+                await asyncio.shield(asyncio.wrap_future(tidied))
         raise
     return ReceivedForm(fields, sink.received_file(form.file_name))
 

@@ -350,6 +350,12 @@ def test_a_chunked_body_that_is_too_large_is_refused_without_its_rest(
     objects.settle(0)
 
 
+def test_a_client_that_sends_too_much_in_one_go_still_reads_why(client: httpx2.Client, objects: Objects) -> None:
+    answer = upload(client, b"x" * (MAX_UPLOAD * 5))
+    assert (answer.status_code, answer.json()["type"]) == (413, "/problems/too-large")
+    objects.settle(0)
+
+
 def test_a_bad_task_is_refused_before_the_file_arrives(base_url: str, keys: dict[str, str], objects: Objects) -> None:
     task = b'--BB\r\nContent-Disposition: form-data; name="task"\r\n\r\n{"kind": "nope"}\r\n'
     answer = speak(base_url, head(keys, "Content-Length: 5000000"), task + FILE_PART)
