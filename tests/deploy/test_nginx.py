@@ -1,0 +1,285 @@
+"""The front door, as a real nginx before a small server that tells what reached it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPResponse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from cli.local_stack.child_process import wait_until
+from cli.local_stack.free_ports import choose_port
+from deploy.validate import copy_nginx_configuration
+
+TOO_LARGE = {"type": "/problems/too-large"}
+
+
+class Upstream(BaseHTTPRequestHandler):
+    """Stands for both the API and Flower: answers with what it was asked."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/events"):
+            self._send_events()
+        elif self.path == "/slow":
+            time.sleep(1.5)
+            self._answer(200, {"slow": True})
+        else:
+            self._answer(200, {"path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}})
+
+    def do_POST(self) -> None:
+        if self.path == "/refused":
+            # Answered as the API does: before the body is read.
+            self.close_connection = True
+            self._answer(413, TOO_LARGE, "application/problem+json")
+            return
+        first = self.rfile.read(5)
+        self.server.first_bytes_arrived.set()  # type: ignore[attr-defined]
+        rest = self.rfile.read(int(self.headers["Content-Length"]) - 5)
+        self._answer(200, {"bytes": len(first) + len(rest)})
+
+    def _send_events(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(b"data: first\n\n")
+        self.wfile.flush()
+        self.server.may_go_on.wait(10)  # type: ignore[attr-defined]
+        self.wfile.write(b"data: last\n\n")
+        self.close_connection = True
+
+    def _answer(self, status: int, body: object, media_type: str = "application/json") -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", '"strong"')
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class UpstreamServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Upstream)
+        self.first_bytes_arrived = threading.Event()
+        self.may_go_on = threading.Event()
+
+
+@dataclass
+class FrontDoor:
+    port: int
+    upstream: UpstreamServer
+    opened: list[HTTPConnection] = field(default_factory=list)
+
+    def connect(self) -> HTTPConnection:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        self.opened.append(connection)
+        return connection
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> HTTPResponse:
+        connection = self.connect()
+        connection.request("GET", path, headers=headers or {})
+        return connection.getresponse()
+
+
+@contextmanager
+def run_nginx(folder: Path, upstream_address: str) -> Iterator[int]:
+    """Run nginx with the configuration of production, but for its addresses; gives its port."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    assert program, "nginx is not installed: these tests need it (Debian: nginx-light)"
+    port = choose_port(None)
+    replacements = {
+        "api:8000": upstream_address,
+        "flower:5555": upstream_address,
+        "listen 8080": f"listen 127.0.0.1:{port}",
+        "127.0.0.1:8081": f"127.0.0.1:{choose_port(None)}",
+        "access_log /dev/stdout json": f"access_log {folder}/access.log json",
+    }
+    copy_nginx_configuration(folder, "listen-http.conf", replacements)
+    with (folder / "error.log").open("wb") as errors:
+        argv = [program, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=errors)
+    try:
+        assert wait_until(lambda: process.poll() is not None or _accepts(port), 20)
+        assert process.poll() is None, (folder / "error.log").read_text()
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def running_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontDoor]:
+    upstream = UpstreamServer()
+    threading.Thread(target=upstream.serve_forever, daemon=True).start()
+    try:
+        with run_nginx(tmp_path_factory.mktemp("nginx"), f"127.0.0.1:{upstream.server_port}") as port:
+            yield FrontDoor(port, upstream)
+    finally:
+        upstream.shutdown()
+        upstream.server_close()
+
+
+@pytest.fixture
+def door(running_nginx: FrontDoor) -> Iterator[FrontDoor]:
+    yield running_nginx
+    while running_nginx.opened:
+        running_nginx.opened.pop().close()
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_path_and_its_query_reach_the_api_as_they_are(door: FrontDoor) -> None:
+    answer = json.loads(door.get("/tasks/a%2Fb?wait=60&ids=1,2").read())
+
+    assert answer["path"] == "/tasks/a%2Fb?wait=60&ids=1,2"
+
+
+def test_what_a_client_says_of_its_address_is_not_passed_on(door: FrontDoor) -> None:
+    lies = {
+        "X-Forwarded-For": "203.0.113.9",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "evil.example",
+        "X-Real-IP": "203.0.113.9",
+        "Forwarded": "for=203.0.113.9",
+    }
+
+    headers = json.loads(door.get("/tasks", lies).read())["headers"]
+
+    assert headers["x-forwarded-for"] == "127.0.0.1"
+    assert headers["x-forwarded-proto"] == "http"
+    assert headers["x-real-ip"] == "127.0.0.1"
+    assert headers["host"] == f"127.0.0.1:{door.port}"
+    assert "x-forwarded-host" not in headers
+    assert "forwarded" not in headers
+
+
+def test_credentials_and_request_ids_are_passed_on(door: FrontDoor) -> None:
+    sent = {"Authorization": "Bearer tm_x", "X-Request-ID": "mine", "Idempotency-Key": "k", "If-None-Match": '"1"'}
+
+    headers = json.loads(door.get("/tasks", sent).read())["headers"]
+
+    assert {name.lower(): value for name, value in sent.items()}.items() <= headers.items()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metrics",
+        "/metrics/",
+        "//metrics",
+        "/%6detrics",
+        "/x/../metrics",
+        "/flower/metrics",
+        "/flower//metrics",
+        "/flower/healthcheck",
+    ],
+)
+def test_metrics_are_closed_however_they_are_spelt(door: FrontDoor, path: str) -> None:
+    response = door.get(path)
+
+    assert response.status == 404
+    assert response.headers.get_content_type() == "application/problem+json"
+    problem = json.loads(response.read())
+    assert problem["type"] == "/problems/not-found"
+    assert len(problem["instance"]) == len("urn:uuid:") + 36
+
+
+def test_flower_is_served_under_its_prefix(door: FrontDoor) -> None:
+    assert json.loads(door.get("/flower/workers").read())["path"] == "/flower/workers"
+    assert door.get("/flower").headers["Location"].endswith("/flower/")
+
+
+def test_headers_of_the_api_are_neither_changed_nor_doubled(door: FrontDoor) -> None:
+    response = door.get("/tasks", {"Accept-Encoding": "gzip"})
+
+    assert response.headers.get_all("X-Content-Type-Options") == ["nosniff"]
+    assert response.headers["ETag"] == '"strong"'
+    assert response.headers["Content-Encoding"] is None
+    assert response.headers["Server"] == "nginx"
+
+
+def test_a_refusal_of_the_api_comes_through_though_the_body_was_not_read(door: FrontDoor) -> None:
+    connection = door.connect()
+    connection.putrequest("POST", "/refused")
+    connection.putheader("Content-Length", str(6 << 30))
+    connection.endheaders(b"x" * 1000)
+
+    response = connection.getresponse()
+
+    assert response.status == 413
+    assert json.loads(response.read()) == TOO_LARGE
+
+
+@pytest.mark.parametrize("path", ["/files", "/tasks/batch"])
+def test_a_body_reaches_the_api_while_it_is_still_being_sent(door: FrontDoor, path: str) -> None:
+    door.upstream.first_bytes_arrived.clear()
+    connection = door.connect()
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Length", "10")
+    connection.endheaders(b"12345")
+
+    assert door.upstream.first_bytes_arrived.wait(10)
+    connection.send(b"67890")
+    assert json.loads(connection.getresponse().read()) == {"bytes": 10}
+
+
+def test_events_come_through_one_by_one(door: FrontDoor) -> None:
+    door.upstream.may_go_on.clear()
+    response = door.get("/tasks/0199c0de/events")
+
+    assert response.readline() == b"data: first\n"
+    door.upstream.may_go_on.set()
+    assert response.read().endswith(b"data: last\n\n")
+
+
+def test_an_answer_may_take_its_time(door: FrontDoor) -> None:
+    assert door.get("/slow").status == 200
+
+
+def test_an_api_that_is_away_is_a_problem_document(tmp_path: Path) -> None:
+    with run_nginx(tmp_path, f"127.0.0.1:{choose_port(None)}") as port:
+        connection = HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", "/tasks")
+        response = connection.getresponse()
+        problem = json.loads(response.read())
+        connection.close()
+
+    assert (response.status, problem["type"]) == (503, "/problems/unavailable")
+    assert response.headers["Retry-After"] == "5"
+
+
+def test_the_log_holds_no_query(tmp_path: Path) -> None:
+    with run_nginx(tmp_path, f"127.0.0.1:{choose_port(None)}") as port:
+        connection = HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", "/tasks?tag=a-person")
+        connection.getresponse().read()
+        connection.close()
+    entry = json.loads((tmp_path / "access.log").read_text())
+
+    assert (entry["path"], entry["status"]) == ("/tasks", 503)
+    assert "a-person" not in json.dumps(entry)
