@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -25,14 +26,14 @@ _WORKERS = tuple(f"worker-{queue}" for queue in _WORKER_CONCURRENCY)
 STOP_STAGES = (("api",), ("beat", "flower", *_WORKERS), ("relay",), ("mail", "broker"), ("postgres",))
 """First the door, then those who make work, those who do it, and last what all of them stand on."""
 
-STOP_LIMIT_SECONDS = 17.0
+STOP_LIMIT_SECONDS = 18.5
 _PATIENCE_SECONDS = {
-    "api": 3.0,
-    # Longer than the grace in which a worker finishes what it holds.
-    **dict.fromkeys(_WORKERS, 9.5),
+    "api": 2.5,
+    # Longer than a worker takes at most to finish, or else hand back, what it holds.
+    **dict.fromkeys(_WORKERS, 11.0),
     "beat": 2.0,
     "flower": 2.0,
-    "relay": 2.0,
+    "relay": 1.5,
     "mail": 1.0,
     "broker": 1.5,
     "postgres": 4.0,
@@ -121,17 +122,31 @@ class StackPlan:
             arguments += ["--postgres-directory", str(self.postgres.directory)]
         return self._part("migrate", self._python("cli.local_stack.first_steps", *arguments))
 
-    def list_own_parts(self) -> list[Part]:
-        """Taskmill's own parts, those first that the others wait for."""
-        commands = {
-            "api": ["api", "--host", self._host, "--port", str(self._ports["api"]), "--workers", "1"],
-            "relay": ["relay"],
-            "beat": ["beat"],
-        }
-        for queue, concurrency in _WORKER_CONCURRENCY.items():
-            commands[f"worker-{queue}"] = ["worker", "--queues", queue, "--concurrency", str(concurrency)]
-        commands["flower"] = ["flower"]
-        return [self._part(name, self._python("cli.main", *arguments)) for name, arguments in commands.items()]
+    def list_front_parts(self) -> list[Part]:
+        """The parts that the API's readiness stands on, and Flower."""
+        api = self._python("cli.main", "api", "--host", self._host, "--port", str(self._ports["api"]), "--workers", "1")
+        others = [self._part(name, self._python("cli.main", name)) for name in ("relay", "beat", "flower")]
+        return [self._part("api", api), *others]
+
+    def list_workers(self) -> list[Part]:
+        """A worker for each queue."""
+        return [
+            self._part(
+                f"worker-{queue}",
+                self._python("cli.main", "worker", "--queues", queue, "--concurrency", str(concurrency)),
+            )
+            for queue, concurrency in _WORKER_CONCURRENCY.items()
+        ]
+
+    def is_database_prepared(self) -> bool:
+        """Whether an earlier start has done, on this very cluster, all that the first steps of this version do."""
+        done = self.postgres and self.postgres.recall("prepared_by")
+        return self.api_key_file.exists() and done == _fingerprint_of_migrations()
+
+    def note_database_prepared(self) -> None:
+        """Remember it with the cluster, so that another cluster in its place is prepared again."""
+        if self.postgres:
+            self.postgres.remember("prepared_by", _fingerprint_of_migrations())
 
     @property
     def api_address(self) -> tuple[str, int]:
@@ -179,3 +194,12 @@ class StackPlan:
     def _marked(self, command: Command) -> Command:
         environment: Mapping[str, str] = {**command.environment, MARK: self.mark}
         return replace(command, environment=environment)
+
+
+def _fingerprint_of_migrations() -> str:
+    """The same text for the same migrations, and another for any others."""
+    versions = Path(__file__).resolve().parents[2] / "migrations" / "versions"
+    digest = hashlib.sha256()
+    for path in sorted(versions.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

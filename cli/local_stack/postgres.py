@@ -152,12 +152,22 @@ class PostgresServer(ServerProcess):
         for stale in Path(self._memory["socket_folder"]).glob(".s.PGSQL.*"):
             stale.unlink()
 
+    def recall(self, name: str) -> object:
+        """What `remember` kept with the cluster under that name; None if nothing."""
+        return self._memory.get("notes", {}).get(name)
+
+    def remember(self, name: str, value: str) -> None:
+        """Keep a note for as long as there is the cluster."""
+        self._memory["notes"] = {**self._memory.get("notes", {}), name: value}
+        write_memory(self._memory_path, self._memory)
+
     def remove(self) -> None:
         """Throw away the cluster and the socket's folder, wherever they lie. The server must be stopped."""
         for name in ("cluster", "socket_folder"):
             if name in self._memory:
                 shutil.rmtree(self._memory.pop(name), ignore_errors=True)
-        self._memory.pop("initialised", None)
+        for note in ("initialised", "notes"):
+            self._memory.pop(note, None)
         if self.directory.exists():
             write_memory(self._memory_path, self._memory)
 

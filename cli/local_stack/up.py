@@ -19,7 +19,7 @@ from cli.local_stack.server_process import ServerFailed
 from cli.local_stack.supervisor import Supervisor
 from shared.errors import ConfigurationError
 
-_POLL_SECONDS = 0.05
+_WORKERS_WAIT_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,19 @@ class _Stack:
         plan.settle_environment()
         if mail := plan.mail_part():
             await supervisor.start(mail)
-        if await supervisor.run_once(plan.first_steps()) != 0:
-            raise ServerFailed("The database could not be prepared; what went wrong stands above")
-        if plan.broker:
-            while not plan.broker.is_ready():  # noqa: ASYNC110 - a server in another process sets no event.
-                await asyncio.sleep(_POLL_SECONDS)
-        for part in plan.list_own_parts():
+        if not plan.is_database_prepared():
+            if await supervisor.run_once(plan.first_steps()) != 0:
+                raise ServerFailed("The database could not be prepared; what went wrong stands above")
+            plan.note_database_prepared()
+        for part in plan.list_front_parts():
             await supervisor.start(part)
-        await wait_until_ready(*plan.api_address, plan.listeners, self._say)
+        # On few cores all of them at once would keep each other from getting ready. What is submitted meanwhile waits
+        # in the database, so the workers may come last; but they come, whatever ails the others.
+        front = asyncio.create_task(wait_until_ready(*plan.api_address, plan.listeners, self._say))
+        await asyncio.wait({front}, timeout=_WORKERS_WAIT_SECONDS)
+        for part in plan.list_workers():
+            await supervisor.start(part)
+        await front
         self._is_ready = True
         self._announce(self._write_ready_file(), time.monotonic() - began)
         await supervisor.wait_for_fault()
