@@ -14,7 +14,9 @@ from typing import Any
 
 import psutil
 import pytest
+from structlog.testing import CapturingLogger
 
+from workers import limited_child
 from workers.limited_child import ChildLimits, run_limited_child
 from workers.outcomes import Cancelled, Failed
 
@@ -116,15 +118,18 @@ def test_an_endless_flood_on_standard_error_neither_blocks_nor_fills_the_worker(
 
 
 def test_an_error_in_the_module_is_internal_retryable_and_logged_without_what_it_read(
-    run: Run, capsys: pytest.CaptureFixture[str]
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    logger = CapturingLogger()
+    monkeypatch.setattr(limited_child, "log", logger)
     failed = failure_of(run, "raise ValueError('the password is 1234')")
     assert (failed.type, failed.retryable) == ("/problems/internal-error", True)
     assert "1234" not in str(failed.detail)
-    logged = capsys.readouterr().out
-    assert "limited_child_crashed" in logged
-    assert "ValueError" in logged
-    assert "1234" not in logged
+    (logged,) = logger.calls
+    assert logged.args == ("limited_child_crashed",)
+    assert logged.kwargs["error"] == "ValueError"
+    assert logged.kwargs["where"][-1] == "work_of_a_child.py:2 run_in_child"
+    assert "1234" not in str(logged)
 
 
 def test_a_module_that_is_not_there_is_internal(run: Run, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def _guess(path: str) -> str:
     if b"\0" in sample:
         raise unreadable_text()
     best = from_bytes(sample, enable_fallback=False).best()
-    # Every byte is a letter or a sign of these, and western Europe's texts are the likeliest that are too short to tell.
+    # Nearly every byte is a letter or a sign of it, and it is the likeliest of a text that is too short to tell.
     return best.encoding if best is not None and best.encoding != "ascii" else "cp1252"
 
 
@@ -71,7 +71,7 @@ def _from_first_odd_byte(sample: bytes, path: str) -> bytes:
 
 
 def read_text(path: str, encoding: str, errors: str = "strict") -> Iterator[str]:
-    """Give a text in pieces, without its byte order mark. Raises `UnicodeDecodeError` unless `errors` lets it pass."""
+    """Give a text in pieces, without its byte order mark. Raises `UnicodeDecodeError` if `errors` is `strict`."""
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     with Path(path).open("rb") as stream:
         while piece := stream.read(PIECE_BYTES):

@@ -31,7 +31,7 @@ def open_pdf(path: str) -> pdfium.PdfDocument:
 
 
 def _has_an_end(path: str) -> bool:
-    """Whether the end-of-file marker stands within the last 1,024 bytes, padding aside (ISO 32000-1, Annex H, note 18)."""
+    """Whether the end-of-file marker is within the last 1,024 bytes (ISO 32000-1, Annex H, note 18), padding aside."""
     with Path(path).open("rb") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL_BYTES))
         return b"%%EOF" in stream.read().rstrip(b"\0 \t\r\n")[-1024:]

@@ -1,4 +1,4 @@
-"""`files.extract_text`: takes the text out of a PDF or a text file. Its errors are those that `KIND` explains."""
+"""`files.extract_text`: takes the text out of a PDF or a text file. `KIND` explains its errors."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ KIND = Kind(
         "Takes the text out of a PDF or a text file, as the artifact `text.txt`: UTF-8, lines ended by line feeds, "
         "pages parted by form feeds. Text that is only a picture in the PDF is not read. Fails with "
         "`/problems/unreadable-pdf` when the document is damaged, `/problems/encrypted-pdf` when it asks for a "
-        "password, `/problems/unreadable-text` when the bytes are no text, `/problems/no-such-page` when a page lies beyond the "
-        "end (data: `pages`), and `/problems/output-too-large` when there is more text than one task may make (data: "
+        "password, `/problems/unreadable-text` when the bytes are no text, `/problems/no-such-page` when a page lies "
+        "beyond the end (data: `pages`), and `/problems/output-too-large` when there is more text than one task may make (data: "
         "`most_bytes`)."
     ),
     queue="files",
     timeout_seconds=300,
     errors={
         "unreadable-pdf": "The PDF document is damaged or cut short.",
-        "encrypted-pdf": "The PDF document cannot be read without a password. Remove it, and submit the document again.",
+        "encrypted-pdf": "The PDF document cannot be read without a password. Remove that, and submit it again.",
         "unreadable-text": "The bytes are no text in any known encoding.",
         "no-such-page": "A page was asked for that lies beyond the end. `data.pages` says how many there are.",
         "output-too-large": "The work made more than one task may. For a text, `data.most_bytes` says how much.",

@@ -1,4 +1,4 @@
-"""`files.inspect`: tells what a stored file is, from its bytes. Its errors are those that `KIND` explains."""
+"""`files.inspect`: tells what a stored file is, from its bytes. `KIND` explains its errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ImageFacts(Result):
     frames: Annotated[
         int,
         Field(
-            description="Pictures in the file: 1, or the frames of an animation or pages of a TIFF; of an AVIF sequence 1."
+            description="Pictures in the file: 1, or frames of an animation, or pages of a TIFF; of an AVIF sequence 1."
         ),
     ]
     orientation: Annotated[

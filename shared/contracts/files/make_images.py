@@ -1,4 +1,4 @@
-"""`files.make_images`: makes pictures of other sizes and formats from one. Its errors are those that `KIND` explains."""
+"""`files.make_images`: makes pictures of other sizes and formats from one. `KIND` explains its errors."""
 
 from __future__ import annotations
 

@@ -342,6 +342,11 @@ def test_a_picture_that_is_cut_short_is_unreadable(
     assert context.artifacts == []
 
 
+def test_a_header_that_lies_about_a_length_is_unreadable_and_not_short_of_memory(context: MemoryContext) -> None:
+    directory_without_entries = b"II*\0\x08\0\0\0\0\0" + bytes(100)
+    assert failure_of(context, directory_without_entries, variant()).type == "/problems/unreadable-image"
+
+
 def test_other_files_are_unreadable(context: MemoryContext, read_data: ReadData) -> None:
     for content in (b"", b"text", read_data("latex-news.pdf"), b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n" + bytes(100)):
         assert failure_of(context, content, variant()).type == "/problems/unreadable-image"
