@@ -57,6 +57,7 @@ from shared.errors import StorageFull, StorageUnavailable
 from shared.identifiers import new_id
 from shared.object_store import ObjectReader
 from shared.queries import files as queries
+from shared.queries.tasks import lock_task
 from shared.task_options import DEFAULT_KEEP_SECONDS, LONGEST_KEEP_SECONDS
 from shared.task_submission import NewTask
 
@@ -521,10 +522,14 @@ async def delete_file(
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Delete a file that no live task reads."""
+    found = await _find(services, caller, file_id)
     async with services.engine.begin() as connection:
-        row = (await connection.execute(queries.lock_file(file_id, _organization(caller)))).one_or_none()
+        if found.task_id is not None:
+            # Whoever deletes a task locks it before its files: in the other order two who delete would wait in a ring.
+            await connection.execute(lock_task(found.task_id))
+        row = (await connection.execute(queries.lock_file(file_id))).one_or_none()
         if row is None:
-            raise await _gone_or_missing(services, caller, file_id)
+            raise Problem("gone")
         if await connection.scalar(queries.is_read_by_live_task(file_id)):
             raise Problem("file-in-use")
         await connection.execute(queries.delete_files([file_id]))

@@ -47,9 +47,9 @@ def list_files(organization_id: UUID | None, before: UUID | None, limit: int) ->
     return statement if before is None else statement.where(files.c.id < before)
 
 
-def lock_file(file_id: UUID, organization_id: UUID | None) -> Select[Any]:
-    """The same as `find_file`, and hold the row until the transaction ends: no task begins to read the file."""
-    return find_file(file_id, organization_id).with_for_update()
+def lock_file(file_id: UUID) -> Select[Any]:
+    """Find a file, and hold its row until the transaction ends: no task begins to read it meanwhile."""
+    return find_file(file_id, None).with_for_update()
 
 
 def is_read_by_live_task(file_id: UUID) -> Select[bool]:

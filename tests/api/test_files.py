@@ -33,18 +33,20 @@ VARIANTS = {"variants": [{"name": "small", "width": 64, "format": "jpeg"}]}
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    folder = tmp_path_factory.mktemp("files")
-    with PostgresServer(folder / "postgres", fast=True) as server:
+def settings(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """One database and one storage for the whole file: each test looks at what itself has made."""
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE test_files")
         made = Settings(
-            database_url=server.url,
-            storage_url=f"file://{folder}/objects",
+            database_url=postgres_server.url.rsplit("/", 1)[0] + "/test_files",
+            storage_url=f"file://{tmp_path_factory.mktemp('files')}/objects",
             broker_url="redis://127.0.0.1:1/0",
             max_upload_bytes=MAX_UPLOAD,
             rate_limit_client=100_000,
         )
         migrate(made)
         yield made
+        connection.execute("DROP DATABASE test_files WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")
@@ -481,6 +483,26 @@ def test_a_database_that_refuses_the_row_leaves_no_object(
     assert upload(client, name="refuse.me", headers={"Idempotency-Key": "upload-7"}).status_code == 202
 
 
+@pytest.mark.parametrize(("fails_in_transaction", "left"), [(False, 0), (True, 1)])
+def test_an_object_is_kept_only_when_the_commit_may_have_happened(
+    client: httpx2.Client, objects: Objects, monkeypatch: pytest.MonkeyPatch, fails_in_transaction: bool, left: int
+) -> None:
+    class Connection:
+        async def execute(self, *arguments: object) -> None: ...
+
+    async def lose_the_database(self: object, tasks: object, request: object, before: Any) -> None:
+        if fails_in_transaction:
+            await before(Connection())
+        raise psycopg.OperationalError("the connection is lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("api.submissions.Submissions.store_together", lose_the_database)
+        answer = upload(client)
+    assert answer.status_code == 503
+    assert "retry-after" in answer.headers
+    objects.settle(left)
+
+
 def test_files_are_listed_newest_first_in_pages_and_only_ones_own(
     client: httpx2.Client, stranger: httpx2.Client, admin: httpx2.Client
 ) -> None:
@@ -658,6 +680,19 @@ def test_an_artifact_is_a_file_and_deleting_it_changes_its_task(
     assert (after.status_code, after.json()["artifacts"]) == (200, [])
     events = database.execute("SELECT seq FROM task_events WHERE task_id = %s ORDER BY seq", [task["id"]]).fetchall()
     assert [seq for (seq,) in events] == list(range(1, len(events) + 1))
+
+
+def test_deleting_a_task_and_its_artifact_at_once_never_deadlocks(
+    client: httpx2.Client, database: psycopg.Connection[Any], settings: Settings
+) -> None:
+    for _ in range(5):
+        task = upload(client).json()
+        artifact_id, path = finish_with_artifact(database, task["id"], settings)
+        with ThreadPoolExecutor(2) as threads:
+            one = threads.submit(client.delete, f"/tasks/{task['id']}")
+            other = threads.submit(client.delete, f"/files/{artifact_id}")
+        assert {one.result().status_code, other.result().status_code} <= {204, 410}
+        assert not path.exists()
 
 
 def test_an_object_that_vanished_is_gone_and_not_an_error_of_ours(client: httpx2.Client, objects: Objects) -> None:

@@ -8,33 +8,25 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Connection, Engine, insert, select, text
 
-from cli.local_stack.postgres import PostgresServer
 from shared.database import make_engine
 from shared.identifiers import new_id
 from shared.queries import files as queries
-from shared.schema_migrations import migrate
 from shared.settings import Settings
 from shared.tables.files import files
 from shared.tables.tasks import task_files, tasks, tombstones
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with PostgresServer(tmp_path_factory.mktemp("queries") / "postgres", fast=True) as server:
-        settings = Settings(database_url=server.url)
-        migrate(settings)
-        made = make_engine(settings, "test")
-        yield made
-        made.dispose()
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    made = make_engine(settings, "test")
+    yield made
+    made.dispose()
 
 
 @pytest.fixture
 def connection(engine: Engine) -> Iterator[Connection]:
     with engine.connect() as made:
         yield made
-        made.rollback()
-        made.execute(text("TRUNCATE files, tasks, task_files, tombstones"))
-        made.commit()
 
 
 def store(connection: Connection, expires_in: str | None = None, **values: Any) -> UUID:
