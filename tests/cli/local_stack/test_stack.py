@@ -1,0 +1,192 @@
+"""The whole local stack with its real parts. The tests of this file share one data directory, and run in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import smtplib
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+from cli.local_stack.child_process import wait_until
+from cli.local_stack.process_identity import ProcessIdentity, identify, list_marked, signal_all, wait_until_gone
+from cli.local_stack.process_record import MARK
+from cli.local_stack.ready_file import PARTS
+from cli.local_stack.stack import LocalStack
+
+pytestmark = pytest.mark.xdist_group("local_stack")
+
+
+def submit_ping(ready: dict[str, Any]) -> str:
+    body = json.dumps({"kind": "platform.ping", "params": {"echo": "hello"}}).encode()
+    headers = {"Authorization": f"Bearer {ready['api_key']}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{ready['api_url']}/tasks", body, headers)
+    with urllib.request.urlopen(request, timeout=10) as response:
+        task_id = json.load(response)["id"]
+    assert isinstance(task_id, str)
+    return task_id
+
+
+def get_task(ready: dict[str, Any], task_id: str, wait_seconds: int = 30) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {ready['api_key']}"}
+    request = urllib.request.Request(f"{ready['api_url']}/tasks/{task_id}?wait={wait_seconds}", headers=headers)
+    with urllib.request.urlopen(request, timeout=wait_seconds + 10) as response:
+        task = json.load(response)
+    assert isinstance(task, dict)
+    return task
+
+
+def list_processes(stack: LocalStack) -> list[ProcessIdentity]:
+    """Every process of the stack, but the supervisor: by the mark, and, of Postgres, by its parent."""
+    mark = json.loads((stack.data_dir / "local_stack.json").read_text())["mark"]
+    return list_marked(MARK, mark)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[LocalStack]:
+    with LocalStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def running(stack: LocalStack) -> LocalStack:
+    if stack.supervisor_pid is None:
+        stack.start()
+    return stack
+
+
+def test_the_ready_file_is_the_owners_alone_and_names_every_part(running: LocalStack) -> None:
+    ready = running.ready
+
+    assert stat.S_IMODE((running.data_dir / "ready.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((running.data_dir / "api_key").stat().st_mode) == 0o600
+    assert set(ready["pids"]) == set(PARTS)
+    assert all(identify(pid) for (pid,) in ready["pids"].values())
+    with psycopg.connect(ready["database_url"]) as connection:
+        assert connection.execute("SELECT count(*) FROM tasks").fetchone() is not None
+    assert redis.Redis.from_url(ready["broker_url"]).ping()
+
+
+def test_no_secret_stands_in_an_argument(running: LocalStack) -> None:
+    ready = running.ready
+    memory = json.loads((running.data_dir / "local_stack.json").read_text())
+    secrets = {ready["api_key"], ready["flower_password"], memory["secret_key"]}
+    secrets |= {ready[name].split(":")[2].split("@")[0] for name in ("database_url", "broker_url")}
+
+    for identity in list_processes(running):
+        arguments = Path(f"/proc/{identity.pid}/cmdline").read_text()
+        assert not [secret for secret in secrets if secret in arguments]
+
+
+def test_a_task_is_done_and_mail_is_kept(running: LocalStack) -> None:
+    ready = running.ready
+
+    assert get_task(ready, submit_ping(ready))["result"] == {"echo": "hello"}
+
+    smtp_port = json.loads((running.data_dir / "local_stack.json").read_text())["smtp_port"]
+    with smtplib.SMTP("127.0.0.1", smtp_port) as smtp:
+        smtp.sendmail("ana@example.com", ["bob@example.com"], "Subject: hello\r\n\r\nhello\r\n")
+    assert len(list(Path(ready["mail_dir"]).glob("*.eml"))) == 1
+
+
+def test_each_part_that_is_killed_is_started_again_and_the_ready_file_tells(running: LocalStack) -> None:
+    before = running.ready["pids"]
+    for (pid,) in before.values():
+        os.kill(pid, signal.SIGKILL)
+
+    def all_replaced() -> bool:
+        after = running.ready["pids"]
+        return all(after[part] != before[part] and identify(after[part][0]) for part in PARTS)
+
+    assert wait_until(all_replaced, limit_seconds=20)
+    ready = running.ready
+
+    def accepts() -> bool:
+        try:
+            return bool(submit_ping(ready))
+        except OSError:
+            return False
+
+    assert wait_until(accepts, limit_seconds=30, pause_seconds=0.1)
+    assert get_task(ready, submit_ping(ready))["status"] == "succeeded"
+
+
+def test_a_second_stack_on_the_directory_is_refused_and_disturbs_nothing(running: LocalStack) -> None:
+    argv = [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(running.data_dir)]
+
+    outcome = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+
+    assert outcome.returncode == 2
+    assert f"process {running.supervisor_pid}" in outcome.stderr
+    assert all(identify(pid) for (pid,) in running.ready["pids"].values())
+
+
+def test_two_stacks_at_once_do_not_disturb_each_other(running: LocalStack) -> None:
+    ready = running.ready
+    with LocalStack() as other:
+        assert other.ready["api_url"] != ready["api_url"]
+        theirs = submit_ping(other.ready)
+        assert get_task(other.ready, theirs)["status"] == "succeeded"
+        request = urllib.request.Request(
+            f"{ready['api_url']}/tasks/{theirs}", headers={"Authorization": f"Bearer {ready['api_key']}"}
+        )
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(request, timeout=10)
+
+    assert not other.data_dir.exists()
+    assert get_task(ready, submit_ping(ready))["status"] == "succeeded"
+
+
+def test_a_kill_of_everything_loses_nothing_and_the_next_start_is_as_it_was(running: LocalStack) -> None:
+    ready = running.ready
+    done = submit_ping(ready)
+    assert get_task(ready, done)["status"] == "succeeded"
+    processes = list_processes(running)
+    supervisor = identify(running.supervisor_pid or 0)
+    assert supervisor is not None
+
+    signal_all([supervisor, *processes], signal.SIGKILL)
+    assert wait_until_gone([supervisor, *processes], limit_seconds=5)
+    running.kill_supervisor()
+    running.start()
+
+    again = running.ready
+    assert get_task(again, done)["status"] == "succeeded"
+    for name in ("api_key", "flower_password", "mail_dir", "storage_url", "database_url", "broker_url", "flower_url"):
+        assert again[name] == ready[name]
+    assert len(list(Path(again["mail_dir"]).glob("*.eml"))) == 1
+
+
+def test_what_a_killed_supervisor_left_is_ended_by_the_next_start(running: LocalStack) -> None:
+    # Stopped, so that they cannot heed that their parent is gone.
+    left = list_processes(running)
+    signal_all(left, signal.SIGSTOP)
+    running.kill_supervisor()
+
+    running.start()
+
+    assert wait_until_gone(left, limit_seconds=1)
+    assert get_task(running.ready, submit_ping(running.ready))["status"] == "succeeded"
+
+
+def test_a_signal_ends_all_of_it_in_time_and_leaves_no_process(running: LocalStack) -> None:
+    processes = list_processes(running)
+    assert len(processes) >= len(PARTS) - 1
+    began = time.monotonic()
+
+    assert running.stop() == 0
+
+    assert time.monotonic() - began < 20
+    assert wait_until_gone(processes, limit_seconds=0.5)
+    assert list_processes(running) == []
