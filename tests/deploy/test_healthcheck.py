@@ -1,0 +1,76 @@
+"""The health checks of the containers, on real parts: they see what lives, and what does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.local_stack.free_ports import choose_port
+from shared.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def check(part: str, settings: Settings | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the check of a part as a container does."""
+    environment = os.environ | variables
+    if settings is not None:
+        environment |= {"TASKMILL_DATABASE_URL": settings.database_url, "TASKMILL_BROKER_URL": settings.broker_url}
+    argv = [sys.executable, "-m", "deploy.healthcheck", part]
+    return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_a_worker_is_healthy_while_it_answers_over_the_broker_and_not_when_it_is_stuck(
+    parts: Any, settings: Settings, eventually: Callable[..., Any]
+) -> None:
+    worker = parts.start_worker("files")
+    eventually(lambda: check("worker", settings).returncode == 0, 40)
+
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        stuck = check("worker", settings)
+    finally:
+        worker.send_signal(signal.SIGCONT)
+
+    assert (stuck.returncode, stuck.stderr) == (1, "the worker does not answer a ping\n")
+
+
+@pytest.mark.parametrize("part", ["relay", "beat"])
+def test_those_who_watch_the_clock_are_healthy_while_they_sign(
+    parts: Any, settings: Settings, eventually: Callable[..., Any], part: str
+) -> None:
+    silent = check(part, settings)
+    assert (silent.returncode, "never gave one" in silent.stderr) == (1, True)
+
+    parts.start(part)
+
+    eventually(lambda: check(part, settings).returncode == 0, 40)
+
+
+def test_nothing_is_healthy_whose_server_is_away_and_no_password_is_shown() -> None:
+    away = Settings(
+        database_url=f"postgresql://taskmill:a-secret@127.0.0.1:{choose_port(None)}/taskmill",
+        broker_url=f"redis://:a-secret@127.0.0.1:{choose_port(None)}/0",
+    )
+    for part in ("worker", "relay", "beat"):
+        checked = check(part, away)
+        assert checked.returncode == 1
+        assert checked.stderr.count("\n") == 1
+        assert "a-secret" not in checked.stderr
+
+
+def test_flower_is_asked_under_its_prefix() -> None:
+    checked = check("flower", TASKMILL_FLOWER_PORT=str(choose_port(None)), TASKMILL_FLOWER_URL_PREFIX="flower")
+
+    assert checked.returncode == 1
+
+
+def test_an_unknown_part_is_a_mistake_of_the_caller() -> None:
+    assert check("nothing").returncode == 2
