@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import openpyxl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -152,11 +152,13 @@ def test_the_name_decides_only_between_texts() -> None:
     assert detect_media_type(b"\x00\x01", "table.csv") == "application/octet-stream"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.none() | st.text(max_size=20))
 def test_no_bytes_make_it_raise(head: bytes, name: str | None) -> None:
     assert "/" in detect_media_type(head, name)
 
 
+@settings(deadline=None)
 @given(
     st.text(alphabet='[]{}":,\\ \n\r\t<>!-?ab1.\x00é', max_size=200), st.sampled_from(["utf-8", "utf-16", "latin-1"])
 )
@@ -209,6 +211,7 @@ def test_long_names_keep_their_ending() -> None:
     assert len(safe_file_name("." + "x" * 400)) == 150
 
 
+@settings(deadline=None)
 @given(st.text(max_size=600))
 def test_every_name_becomes_safe_and_stays_so(name: str) -> None:
     safe = safe_file_name(name)

@@ -9,7 +9,7 @@ from workers.files._encodings import find_encoding, iana_name, read_text
 
 
 def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | None], None]) -> dict[str, Any]:
-    """Tell the encoding of the text at `path` and count its lines, which LF, CR or both end; the last may go without."""
+    """Tell the encoding of the text at `path` and count its lines, which LF, CR or both end, but perhaps the last."""
     encoding = find_encoding(request["path"])
     lines, last = 0, "\n"
     for piece in read_text(request["path"], encoding, errors="replace"):

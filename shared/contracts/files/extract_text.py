@@ -68,8 +68,8 @@ KIND = Kind(
         "pages parted by form feeds. Text that is only a picture in the PDF is not read. Fails with "
         "`/problems/unreadable-pdf` when the document is damaged, `/problems/encrypted-pdf` when it asks for a "
         "password, `/problems/unreadable-text` when the bytes are no text, `/problems/no-such-page` when a page lies "
-        "beyond the end (data: `pages`), and `/problems/output-too-large` when there is more text than one task may make (data: "
-        "`most_bytes`)."
+        "beyond the end (data: `pages`), and `/problems/output-too-large` when there is more text than one task may "
+        "make (data: `most_bytes`)."
     ),
     queue="files",
     timeout_seconds=300,
