@@ -12,7 +12,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 STEPS: dict[str, list[str]] = {
     "format": [sys.executable, "-m", "ruff", "format", "--check", "."],
     "lint": [sys.executable, "-m", "ruff", "check", "."],
-    "types": [sys.executable, "-m", "mypy", "--strict", "api", "cli", "shared", "workers", "migrations"],
+    "types": [sys.executable, "-m", "mypy"],
     "imports": [sys.executable, "-c", "from importlinter.cli import lint_imports_command as check; check()"],
     "deployment files": [sys.executable, "-m", "deploy.validate"],
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import shutil
@@ -201,6 +202,8 @@ class PostgresServer(ServerProcess):
             cluster.mkdir(mode=0o700, exist_ok=True)
         elif self._fast:
             cluster = Path(tempfile.mkdtemp(prefix="taskmill-cluster-"))
+            # Nobody else knows of it. It is removed after the server was killed, as what was registered last runs first.
+            atexit.register(self.remove)
         else:
             cluster = Path(tempfile.mkdtemp(prefix="cluster-", dir=make_system_folder()))
         if account is not None:
