@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ WHOLE_SNIFF_BYTES = 64 << 20
 SNIFF_ROWS = 100_000
 """In a larger file, from so many rows."""
 
+_SEPARATORS = ",;\t|"
 _TABLE = "table"
 
 
@@ -66,7 +68,8 @@ def _describe(media_type: str) -> dict[str, Any]:
             # Each such thread takes 8 MiB of the child's address space for its stack; local files need few.
             "async_threads": 2,
             "memory_limit": f"{_memory_limit()}B",
-            "temp_directory": str(Path.cwd() / "spill"),
+            "temp_directory": "spill",
+            "max_temp_directory_size": "1GiB",
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "preserve_insertion_order": False,
@@ -82,7 +85,25 @@ def _describe(media_type: str) -> dict[str, Any]:
     sample = -1 if Path(_TABLE).stat().st_size <= WHOLE_SNIFF_BYTES else SNIFF_ROWS
     # Left to itself, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
     options = """skip = 0, comment = '', quote = '"', escape = '"', null_padding = false, ignore_errors = false"""
-    return _count(connection, f"read_csv('{_TABLE}', nullstr = {_NULLS}, sample_size = {sample}, {options})")
+    table = _count(connection, f"read_csv('{_TABLE}', nullstr = {_NULLS}, sample_size = {sample}, {options})")
+    if len(table["columns"]) == 1:
+        _refuse_ragged_rows(table["columns"][0]["name"])
+    return table
+
+
+def _refuse_ragged_rows(only_column: str) -> None:
+    """Raise `/problems/unreadable-table` for rows of unequal length, where DuckDB takes each for a single cell."""
+    separator = max(_SEPARATORS, key=only_column.count)
+    if separator not in only_column:
+        return
+    with Path(_TABLE).open(encoding="utf-8-sig", newline="") as stream:
+        try:
+            widths = (len(row) for row in csv.reader(stream, delimiter=separator) if row)
+            first = next(widths)
+            if any(width != first for width in widths):
+                raise unreadable_table("The rows of the table differ in their number of cells.")
+        except csv.Error:
+            raise unreadable_table("The table is no CSV that can be read.") from None
 
 
 def _memory_limit() -> int:

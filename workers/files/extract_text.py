@@ -17,7 +17,7 @@ def handle(params: ExtractTextParams, context: HandlerContext) -> ExtractTextRes
         media_type = detect_media_type(stream.read(HEAD_BYTES), source.name)
     if media_type == "application/pdf":
         module = "workers.files._extract_pdf"
-    elif media_type.startswith("text/") or media_type in ("application/json", "image/svg+xml"):
+    elif media_type.startswith("text/") or media_type == "application/json":
         module = "workers.files._extract_plain_text"
     else:
         raise unreadable_text()

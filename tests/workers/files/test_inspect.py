@@ -211,6 +211,22 @@ def test_a_value_far_down_decides_the_type_too(context: MemoryContext) -> None:
     assert columns_of(inspect(context, content).table) == [("n", "VARCHAR", 0), ("m", "BIGINT", 0)]
 
 
+def test_rows_of_unequal_length_are_no_table(context: MemoryContext) -> None:
+    assert failure_of(context, b"a,b,c\n1,2,3\n4,5\n6,7,8,9\n", "t.csv").type == "/problems/unreadable-table"
+
+
+def test_a_single_column_is_a_table(context: MemoryContext) -> None:
+    assert columns_of(inspect(context, b"words\none\ntwo\n", "t.csv").table) == [("words", "VARCHAR", 0)]
+    assert columns_of(inspect(context, b'"first, last"\n"a, b"\n', "t.csv").table) == [("first, last", "VARCHAR", 0)]
+
+
+def test_a_drawing_in_svg_is_a_text(context: MemoryContext) -> None:
+    result = inspect(context, b'<svg xmlns="http://www.w3.org/2000/svg">\n</svg>\n')
+    assert result.media_type == "image/svg+xml"
+    assert result.text is not None
+    assert (result.text.encoding, result.text.lines, result.image) == ("utf-8", 2, None)
+
+
 def test_parquet_and_json_are_tables(context: MemoryContext, tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     duckdb.connect().execute(
