@@ -16,14 +16,15 @@ from api.services import HotPool
 from api.submissions import KeyTaken
 from shared.queries import submissions as queries
 
-HELD_SECONDS: Final = 60
-RENEWED_SECONDS: Final = 15
+HELD_SECONDS: Final = 30
+RENEWED_SECONDS: Final = 8
+RELEASE_PATIENCE_SECONDS: Final = 1.0
 _TRIES: Final = 3
 log = structlog.get_logger()
 
 
 class HeldKey:
-    """A key that no other request can take, unless this process falls silent for a minute."""
+    """A key that no other request can take, unless this process is silent towards the database for `HELD_SECONDS`."""
 
     def __init__(self, owner_id: UUID, key: str) -> None:
         self._identity = {"owner_id": owner_id, "key": key}
@@ -62,7 +63,7 @@ async def held_key(pool: HotPool, owner_id: UUID, key: str | None) -> AsyncItera
         renewing.cancel()
         # A key that cannot be let go now is free as soon as its hold is over. A completed one is no longer held.
         with suppress(psycopg.Error):
-            async with pool.connection() as connection:
+            async with pool.connection(timeout=RELEASE_PATIENCE_SECONDS) as connection:
                 await connection.execute(queries.RELEASE_KEY, identity)
 
 
