@@ -6,6 +6,8 @@ they know, but it is executed only once the task is claimed; acknowledgements ar
 
 from __future__ import annotations
 
+import contextlib
+import os
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +27,8 @@ class Engine:
     claimer: Claimer
     run: Callable[[Attempt], None]
     attempts: dict[str, Attempt]
-    start_attempt: Callable[[ClaimedTask, Any], None]
+    bell: tuple[int, int] | None = None
+    """A pipe whose reading end the consumer's loop watches."""
 
 
 engine = Engine()
@@ -39,7 +42,7 @@ def engine_strategy(task: Any, app: Celery, consumer: Any, **_: Any) -> Callable
     events = consumer.event_dispatcher
 
     def on_message(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
-        _eat_only_when_hungry(message.channel)
+        _consume_only_when_wanted(consumer.hub, message.channel)
         for task_id in message.headers.get("ids") or (message.headers["id"],):
             try:
                 parsed_id = uuid.UUID(task_id)
@@ -85,14 +88,34 @@ def execute_claimed(task: ClaimedTask, offered: Any) -> None:
     request.execute_using_pool(pool)
 
 
-def _eat_only_when_hungry(channel: Any) -> None:
-    """Let the channel ask for messages only while the claimer wants ids (kombu asks `qos.can_consume` before it does)."""
+def _consume_only_when_wanted(hub: Any, channel: Any) -> None:
+    """Let the channel ask for messages only while the claimer wants ids.
+
+    kombu asks `qos.can_consume` at each turn of its loop before it asks the broker; a byte through a pipe makes the loop
+    turn when ids are wanted again.
+    """
     qos = channel.qos
     if getattr(qos, "asks_the_claimer", False):
         return
     qos.asks_the_claimer = True
-    qos.can_consume = lambda: engine.claimer.is_hungry
-    qos.can_consume_max_estimate = lambda: 1 if engine.claimer.is_hungry else 0
+    qos.can_consume = engine.claimer.wants_more
+    if engine.bell is None:
+        engine.bell = os.pipe()
+        for end in engine.bell:
+            os.set_blocking(end, False)
+        engine.claimer.on_hungry = _turn_the_loop
+    hub.add_reader(engine.bell[0], _drain, engine.bell[0])
+
+
+def _turn_the_loop() -> None:
+    assert engine.bell is not None
+    with contextlib.suppress(BlockingIOError):
+        os.write(engine.bell[1], b"!")
+
+
+def _drain(end: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.read(end, 4096)
 
 
 def _nothing(*_: Any, **__: Any) -> None:

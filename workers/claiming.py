@@ -42,6 +42,9 @@ class Claimer:
         self._mean_seconds = 1.0
         self._changed = threading.Condition()
         self._stopping = False
+        self._refused = False
+        self.on_hungry: Callable[[], None] = lambda: None
+        """Called, by any thread, when ids are wanted again after `wants_more` said that they were not."""
         self._thread = threading.Thread(target=self._run, name="claimer", daemon=True)
 
     def start(self) -> None:
@@ -62,11 +65,24 @@ class Claimer:
             if seconds is not None:
                 self._mean_seconds += SMOOTHING * (seconds - self._mean_seconds)
             self._changed.notify()
+        self._tell_if_hungry()
 
-    @property
-    def is_hungry(self) -> bool:
-        """Whether more ids are wanted: what waits should not last long, or other workers could have it."""
-        return len(self._pending) < max(1, self._slots + self._ahead() - self._taken + self._ahead())
+    def wants_more(self) -> bool:
+        """Whether more ids are wanted: no more should wait here than soon find room, for other workers could have them."""
+        hungry = self._is_hungry()
+        if not hungry:
+            self._refused = True
+            # It may have become hungry before it was noted that it was not.
+            hungry = self._is_hungry()
+        return hungry
+
+    def _is_hungry(self) -> bool:
+        return len(self._pending) < max(1, self._room() + self._ahead())
+
+    def _tell_if_hungry(self) -> None:
+        if self._refused and self._is_hungry():
+            self._refused = False
+            self.on_hungry()
 
     def stop(self) -> None:
         """Claim nothing more, and forget what waits."""
@@ -94,6 +110,7 @@ class Claimer:
                 ids = list(self._pending)[: self._room()]
                 gathered = {task_id: self._pending.pop(task_id) for task_id in ids}
                 self._taken += len(gathered)
+            self._tell_if_hungry()
             try:
                 if connection is None or connection.closed:
                     connection = connect_hot(self._settings, "worker-claim", durable=False)
@@ -104,6 +121,7 @@ class Claimer:
                 continue
             with self._changed:
                 self._taken -= len(gathered) - len(claimed)
+            self._tell_if_hungry()
             for task in claimed:
                 self._start(task, gathered[task.id])
         if connection is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -24,16 +25,15 @@ MAX_TOGETHER: Final = 256
 RETRY_SECONDS: Final = 0.25
 
 
-class Ending:
-    """One attempt's end: what to write, and whether it was still the attempt's to write."""
+OnWritten = Callable[[str | None], None]
+"""What to do with the state that the task is in then; None when the claim was lost, or the database was away too long."""
 
-    __slots__ = ("document", "status", "written")
 
-    def __init__(self, document: dict[str, Any]) -> None:
-        self.document = document
-        self.written = threading.Event()
-        self.status: str | None = None
-        """The state that the task is in now; none when the claim was lost, or the database was away for too long."""
+class Ending(NamedTuple):
+    """One attempt's end: what to write, and what to do then."""
+
+    document: dict[str, Any]
+    on_written: OnWritten
 
 
 class Finisher:
@@ -47,21 +47,31 @@ class Finisher:
         self._redis = redis.Redis.from_url(settings.broker_url, socket_timeout=0.5, socket_connect_timeout=0.5)
         self._silent_until = 0.0
 
-    def write(self, document: dict[str, Any]) -> str | None:
-        """Write an attempt's end and give the task's state after it, or None if the claim was lost.
+    def write_soon(self, document: dict[str, Any], on_written: OnWritten) -> None:
+        """Write an attempt's end, in this thread with all that has gathered, or in the one that is writing already.
 
         A database that is away is tried again until the lease would be over; then the sweeper has the task.
         """
-        ending = Ending(document)
-        self._waiting.put(ending)
-        while not ending.written.is_set():
-            if self._lock.acquire(timeout=0.05):
-                try:
-                    while not self._waiting.empty() and not ending.written.is_set():
-                        self._flush()
-                finally:
-                    self._lock.release()
-        return ending.status
+        self._waiting.put(Ending(document, on_written))
+        # Whoever finds the lock free writes for all. One who does not may go: the holder looks again after it lets go.
+        while not self._waiting.empty() and self._lock.acquire(blocking=False):
+            try:
+                self._flush()
+            finally:
+                self._lock.release()
+
+    def write(self, document: dict[str, Any]) -> str | None:
+        """Write an attempt's end and wait for it; give the task's state."""
+        written = threading.Event()
+        states: list[str | None] = []
+
+        def note(state: str | None) -> None:
+            states.append(state)
+            written.set()
+
+        self.write_soon(document, note)
+        written.wait()
+        return states[0]
 
     def publish(self, task_ids: list[UUID]) -> None:
         """Wake those who wait for tasks; does nothing while the broker does not answer."""
@@ -90,11 +100,13 @@ class Finisher:
         # Rows are taken in the order of their ids by everyone, so that no two writers wait for each other.
         endings.sort(key=lambda ending: ending.document["id"])
         statuses = self._write(endings)
-        for ending in endings:
-            ending.status = statuses.get(ending.document["id"])
-            ending.written.set()
         if statuses:
             self.publish(list(statuses))
+        for ending in endings:
+            try:
+                ending.on_written(statuses.get(ending.document["id"]))
+            except Exception:
+                log.exception("end_not_seen_to", task_id=str(ending.document["id"]))
 
     def _write(self, endings: list[Ending]) -> dict[UUID, str]:
         deadline = time.monotonic() + self._settings.lease_seconds

@@ -18,6 +18,7 @@ from shared.contracts.kind import AnyKind
 from shared.queries.files import list_known_keys
 from workers.attempt import Attempt
 from workers.attempt_context import AttemptContext, WorkerParts, make_folder, remove_folder
+from workers.finishing import OnWritten
 from workers.handler_catalog import Handler
 from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack, Stopped, TimedOut
 
@@ -30,33 +31,42 @@ class TaskRunner:
 
     parts: WorkerParts
     handlers: dict[str, Handler]
-    write_end: Callable[[dict[str, Any]], str | None]
+    write_end: Callable[[dict[str, Any], OnWritten], None]
     folder: Path
     """Where the folders of attempts lie."""
 
-    def run(self, attempt: Attempt) -> None:
-        """Run an attempt to its end and record it; raises nothing."""
+    def run(self, attempt: Attempt, on_recorded: Callable[[], None]) -> None:
+        """Do an attempt's work and have its end recorded, soon and by whichever thread; raises nothing.
+
+        `on_recorded` is called once the end is written, or known to be someone else's to write.
+        """
         task = attempt.task
         with bound_contextvars(task_id=str(task.id), kind=task.kind, attempt=task.attempt, request_id=task.request_id):
             folder = self.folder / f"{task.id}-{task.claim:x}"
             context = AttemptContext(self.parts, attempt, folder / "scratch")
+            document: dict[str, Any] | None = None
             try:
                 document = self._handle(attempt, context, folder)
             except ClaimLost:
                 log.warning("claim_lost")
-                document = None
+            finally:
+                if list_kinds()[task.kind].uses_files:
+                    remove_folder(folder)
+            attempt.ended = True
+
+        def record(status: str | None) -> None:
             try:
-                status = None if document is None else self.write_end(document)
-                attempt.ended = True
                 if status is None and document is not None:
-                    log.warning("end_not_written", wanted=document["status"])
+                    log.warning("end_not_written", task_id=str(task.id), wanted=document["status"])
                 if status != "succeeded" and context.artifacts:
                     self._delete_unreachable(context)
-            except Exception:
-                log.exception("attempt_not_recorded")
             finally:
-                attempt.ended = True
-                remove_folder(folder)
+                on_recorded()
+
+        if document is None:
+            record(None)
+        else:
+            self.write_end(document, record)
 
     def _handle(self, attempt: Attempt, context: AttemptContext, folder: Path) -> dict[str, Any]:
         """Do the work and give the document of the attempt's end. The one broad `except` of an attempt is here."""

@@ -66,7 +66,7 @@ class WorkerProcess:
             open_object_store(settings.storage_url),
             progress,
         )
-        self._runner = TaskRunner(parts, load_handlers(), self._finisher.write, self._scratch.path)
+        self._runner = TaskRunner(parts, load_handlers(), self._finisher.write_soon, self._scratch.path)
         self._app = make_celery_app(settings)
         register_kinds(self._app)
         engine.claimer = self._claimer
@@ -104,10 +104,15 @@ class WorkerProcess:
         started = time.perf_counter()
         attempt.start()
         try:
-            self._runner.run(attempt)
+            self._runner.run(attempt, lambda: self._forget(attempt))
         finally:
-            self._attempts.pop(str(attempt.task.id), None)
             self._claimer.release(time.perf_counter() - started)
+
+    def _forget(self, attempt: Attempt) -> None:
+        """Renew the attempt's lease no more; another attempt at the same task may be held here by now."""
+        task_id = str(attempt.task.id)
+        if self._attempts.get(task_id) is attempt:
+            del self._attempts[task_id]
 
     def _on_shutting_down(self, **_: Any) -> None:
         if not self._draining.is_set():
@@ -118,7 +123,7 @@ class WorkerProcess:
         """Claim no more; hand back what has not begun, and, when the grace is over, what has; then end at all costs."""
         self._claimer.stop()
         for attempt in list(self._attempts.values()):
-            if not attempt.started:
+            if not attempt.started and not attempt.ended:
                 self._hand_back(attempt)
         deadline = time.monotonic() + self._settings.shutdown_grace_seconds
         while self._attempts and time.monotonic() < deadline:
@@ -136,20 +141,21 @@ class WorkerProcess:
 
     def _hand_back_everything(self) -> None:
         for attempt in list(self._attempts.values()):
-            self._hand_back(attempt)
+            if not attempt.ended:
+                self._hand_back(attempt)
 
     def _hand_back(self, attempt: Attempt) -> None:
         attempt.stop(HandedBack())
         self._finisher.write(attempt.finish_document("queued"))
         attempt.ended = True
-        self._attempts.pop(str(attempt.task.id), None)
+        self._forget(attempt)
 
     def _end_stuck(self, attempt: Attempt) -> None:
         """End an attempt whose thread does not come back, and this process with it, for the thread is lost."""
         log.error("thread_stuck", task_id=str(attempt.task.id), kind=attempt.task.kind)
         self._finisher.write(self._runner.time_out(attempt))
         attempt.ended = True
-        self._attempts.pop(str(attempt.task.id), None)
+        self._forget(attempt)
         signals.worker_shutting_down.send(sender=None, sig="stuck", how="warm", exitcode=1)
         threading.Thread(
             target=_exit_soon, args=(self._settings.shutdown_grace_seconds + LAST_SECONDS + 1,), daemon=True
