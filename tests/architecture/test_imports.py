@@ -1,0 +1,66 @@
+"""Who may import whom: import-linter's contracts in pyproject.toml, and those rules that name no module by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grimp
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+from shared.contracts.catalog import FAMILIES, list_kinds
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("api", "cli", "shared", "workers", cache_dir=None)
+
+
+def test_the_contracts_of_import_linter_are_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+
+    status = lint_imports(no_cache=True)
+
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("package", ["workers", "shared.contracts"])
+def test_kinds_do_not_know_each_other(graph: grimp.ImportGraph, package: str) -> None:
+    modules = [f"{package}.{kind}" for kind in list_kinds()]
+
+    chains = [
+        graph.find_shortest_chain(one, other)
+        for one in modules
+        for other in modules
+        if one != other and graph.chain_exists(one, other)
+    ]
+
+    assert chains == []
+
+
+def test_contracts_import_nothing_of_ours_but_contracts(graph: grimp.ImportGraph) -> None:
+    strangers = {
+        (module, imported)
+        for module in {"shared.contracts"} | graph.find_descendants("shared.contracts")
+        for imported in graph.find_modules_directly_imported_by(module)
+        if not imported.startswith("shared.contracts.")
+    }
+
+    assert strangers == set()
+
+
+def test_a_handler_imports_no_contract_but_those_of_its_family(graph: grimp.ImportGraph) -> None:
+    strangers = {
+        (module, imported)
+        for family in FAMILIES
+        for module in graph.find_descendants(f"workers.{family}")
+        for imported in graph.find_modules_directly_imported_by(module)
+        for other in set(FAMILIES) - {family}
+        if imported.startswith(f"shared.contracts.{other}")
+    }
+
+    assert strangers == set()

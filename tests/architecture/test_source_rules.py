@@ -1,0 +1,130 @@
+"""Rules of style.md that can be read off the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("api", "cli", "deploy", "migrations", "shared", "workers")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+NAMES = [str(path.relative_to(ROOT)) for path in SOURCES]
+
+SAYS_NOTHING = re.compile(r"(^|_)(utils?|helpers?|commons?|managers?|misc|tools?)(_|$)")
+
+STATEMENT = re.compile(
+    r"\s*(SELECT\s|INSERT\s+INTO\s|UPDATE\s+\w+\s+SET\s|DELETE\s+FROM\s|WITH\s+\w+\s.*\sAS\s|TRUNCATE\s|LISTEN\s|NOTIFY\s"
+    r"|(CREATE|ALTER|DROP)\s+(TABLE|INDEX|DATABASE|FUNCTION|TRIGGER|ROLE|VIEW)\s)",
+    re.DOTALL,
+)
+STATEMENT_BUILDERS = {"select", "insert", "update", "delete", "text"}
+
+
+@cache
+def _parse(name: str) -> ast.Module:
+    return ast.parse((ROOT / name).read_text(encoding="utf-8"), name)
+
+
+def _may_hold_sql(name: str) -> bool:
+    """The statements on the platform's tables stand here; the local stack asks its own server whether it is ready."""
+    return name.startswith(("shared/queries/", "migrations/", "cli/local_stack/")) or _is_about_duckdb(name)
+
+
+def _is_about_duckdb(name: str) -> bool:
+    """DuckDB reads what callers upload: those statements are the handlers' own work, and the demo submits one."""
+    return name.startswith(("workers/reports/", "workers/files/", "cli/demo"))
+
+
+def _list_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Each string of a module that is not a docstring, f-strings in pieces, and where it begins."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.lineno, node.value
+
+
+def _list_imported_names(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == package:
+            yield from ((node.lineno, alias.name) for alias in node.names)
+
+
+def test_sql_is_written_in_the_queries_alone() -> None:
+    offences = [
+        f"{name}:{line}"
+        for name in NAMES
+        if not _may_hold_sql(name)
+        for line, text in _list_strings(_parse(name))
+        if STATEMENT.match(text)
+    ]
+
+    assert offences == []
+
+
+def test_statements_are_built_in_the_queries_alone() -> None:
+    # The tables themselves need pieces of SQL for their constraints and partial indexes.
+    offences = [
+        f"{name}:{line} {imported}"
+        for name in NAMES
+        if not _may_hold_sql(name)
+        for line, imported in _list_imported_names(_parse(name), "sqlalchemy")
+        if imported in STATEMENT_BUILDERS and not (imported == "text" and name.startswith("shared/tables/"))
+    ]
+
+    assert offences == []
+
+
+def test_a_query_never_commits() -> None:
+    offences = [
+        f"{name}:{node.lineno}"
+        for name in NAMES
+        if name.startswith("shared/queries/")
+        for node in ast.walk(_parse(name))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {"commit", "rollback", "begin"}
+    ]
+
+    assert offences == []
+
+
+def test_there_is_no_code_in_an_init_file() -> None:
+    offences = [
+        f"{name}:{node.lineno}"
+        for name in NAMES
+        if name.endswith("__init__.py")
+        for node in _parse(name).body
+        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ]
+
+    assert offences == []
+
+
+def test_each_module_says_what_it_is_for() -> None:
+    silent = [name for name in NAMES if not name.endswith("__init__.py") and not ast.get_docstring(_parse(name))]
+
+    assert silent == []
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    assert [name for name in NAMES if SAYS_NOTHING.search(Path(name).stem)] == []
+
+
+def test_no_module_is_one_that_everything_passes_through() -> None:
+    lengths = {name: len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in NAMES}
+
+    assert {name: lines for name, lines in lengths.items() if lines > 600 and not name.startswith("migrations/")} == {}
+
+
+def test_tests_are_no_packages() -> None:
+    # A tests/workers/__init__.py would stand in front of the real `workers`.
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
