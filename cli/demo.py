@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from cli.demo_checks import (
     CheckFailed,
@@ -76,7 +76,7 @@ def run_demo(data_dir: Path | None, *, keep: bool) -> int:
 
 def _run(stack: LocalStack, console: Console, *, throw_away: bool, keep: bool) -> int:
     try:
-        with console.status("Starting the local stack: Postgres, Valkey, API, relay, workers, beat, Flower, mail …"):
+        with console.status("Starting the local stack …"):
             stack.start()
     except ServerFailed as error:
         console.print(str(error), style="red", markup=False)
@@ -227,7 +227,9 @@ def _get(contents: dict[str, bytes], name: str) -> bytes:
 
 
 def _print_table(console: Console, lines: list[_Line]) -> None:
-    table = Table("task", "status", "time", "where it lies", "found", title="What was done", title_justify="left")
+    # On a narrow terminal a path is broken into lines and not cut, as it is there to be copied.
+    place = Column("where it lies", overflow="fold")
+    table = Table("task", "status", "time", place, "found", title="What was done", title_justify="left")
     for line in lines:
         task = line.task
         status = task["status"] if task else "not accepted"

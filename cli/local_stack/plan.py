@@ -30,10 +30,10 @@ STOP_LIMIT_SECONDS = 18.5
 _PATIENCE_SECONDS = {
     "api": 2.5,
     # Longer than a worker takes at most to finish, or else hand back, what it holds.
-    **dict.fromkeys(_WORKERS, 11.0),
+    **dict.fromkeys(_WORKERS, 10.5),
     "beat": 2.0,
     "flower": 2.0,
-    "relay": 1.5,
+    "relay": 2.5,
     "mail": 1.0,
     "broker": 1.5,
     "postgres": 4.0,

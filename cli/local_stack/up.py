@@ -92,7 +92,11 @@ class _Stack:
                 self._say(f"Stopping ({number.name}); once more to hurry")
                 stop.set()
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        heeded = [signal.SIGINT, signal.SIGTERM]
+        # Under nohup the end of the terminal is to be ignored.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            heeded.append(signal.SIGHUP)
+        for number in heeded:
             asyncio.get_running_loop().add_signal_handler(number, receive, number)
         return stop
 
