@@ -63,7 +63,7 @@ class Frame:
         started = False
         head = method == "HEAD"
         if head:
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", "state": {**scope["state"], "is_head": True}}
 
         async def send_framed(message: Message) -> None:
             nonlocal started

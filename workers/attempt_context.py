@@ -124,17 +124,15 @@ class AttemptContext:
             row = connection.execute(find_file(file_id, None)).one_or_none()
         if row is None:
             raise _input_gone()
-        path = self._parts.store.local_path(row.storage_key)
-        if path is None:
-            path = self.scratch.parent / "inputs" / str(file_id)
-            if not path.exists():
-                path.parent.mkdir(exist_ok=True)
-                try:
+        try:
+            path = self._parts.store.local_path(row.storage_key)
+            if path is None:
+                path = self.scratch.parent / "inputs" / str(file_id)
+                if not path.exists():
+                    path.parent.mkdir(exist_ok=True)
                     self._parts.store.fetch(row.storage_key, path)
-                except ObjectMissing:
-                    raise _input_gone() from None
-        elif not path.exists():
-            raise _input_gone()
+        except ObjectMissing:
+            raise _input_gone() from None
         return InputFile(row.id, path, row.name, row.media_type, row.size, row.sha256.hex())
 
     def progress(self, percent: int, message: str | None = None) -> None:

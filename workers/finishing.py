@@ -25,8 +25,10 @@ MAX_TOGETHER: Final = 256
 RETRY_SECONDS: Final = 0.25
 
 
+UNKNOWN: Final = "unknown"
 OnWritten = Callable[[str | None], None]
-"""What to do with the state that the task is in then; None when the claim was lost, or the database was away too long."""
+"""What to do with the state that the task is in then: None when the claim was lost, and `UNKNOWN` when the database was
+away for too long to tell."""
 
 
 class Ending(NamedTuple):
@@ -100,15 +102,16 @@ class Finisher:
         # Rows are taken in the order of their ids by everyone, so that no two writers wait for each other.
         endings.sort(key=lambda ending: ending.document["id"])
         statuses = self._write(endings)
-        if statuses:
-            self.publish(list(statuses))
+        if written := [task_id for task_id, status in statuses.items() if status is not None]:
+            self.publish(written)
         for ending in endings:
             try:
-                ending.on_written(statuses.get(ending.document["id"]))
+                ending.on_written(statuses.get(ending.document["id"], UNKNOWN))
             except Exception:
                 log.exception("end_not_seen_to", task_id=str(ending.document["id"]))
 
-    def _write(self, endings: list[Ending]) -> dict[UUID, str]:
+    def _write(self, endings: list[Ending]) -> dict[UUID, str | None]:
+        """Give the state of each task whose fate is known."""
         deadline = time.monotonic() + self._settings.lease_seconds
         while True:
             try:
@@ -126,13 +129,15 @@ class Finisher:
                 log.error("finish_refused", task_id=str(endings[0].document["id"]), error=type(error).__name__)
                 return {}
 
-    def _execute(self, endings: list[Ending]) -> dict[UUID, str]:
+    def _execute(self, endings: list[Ending]) -> dict[UUID, str | None]:
         if self._connection is None or self._connection.closed:
             self._connection = connect_hot(self._settings, "worker-finish")
         artifacts = any(ending.document.get("artifacts") for ending in endings)
         statement = hot_tasks.FINISH_WITH_ARTIFACTS if artifacts else hot_tasks.FINISH
         document = orjson.dumps([ending.document for ending in endings]).decode()
-        return dict(self._connection.execute(statement, {"document": document}).fetchall())
+        statuses: dict[UUID, str | None] = {ending.document["id"]: None for ending in endings}
+        statuses.update(self._connection.execute(statement, {"document": document}).fetchall())
+        return statuses
 
     def _disconnect(self) -> None:
         if self._connection is not None:

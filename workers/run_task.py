@@ -18,7 +18,7 @@ from shared.contracts.kind import AnyKind
 from shared.queries.files import list_known_keys
 from workers.attempt import Attempt
 from workers.attempt_context import AttemptContext, WorkerParts, make_folder, remove_folder
-from workers.finishing import OnWritten
+from workers.finishing import UNKNOWN, OnWritten
 from workers.handler_catalog import Handler
 from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack, Stopped, TimedOut
 
@@ -56,9 +56,12 @@ class TaskRunner:
 
         def record(status: str | None) -> None:
             try:
-                if status is None and document is not None:
-                    log.warning("end_not_written", task_id=str(task.id), wanted=document["status"])
-                if status != "succeeded" and context.artifacts:
+                if document is not None and status in {None, UNKNOWN}:
+                    log.warning(
+                        "end_not_written", task_id=str(task.id), wanted=document["status"], is_lost=status is None
+                    )
+                # What nobody can know is left to the hunt for orphans: an object that a file refers to must not go.
+                if status not in {"succeeded", UNKNOWN} and context.artifacts:
                     self._delete_unreachable(context)
             finally:
                 on_recorded()

@@ -35,7 +35,7 @@ from shared.contracts.catalog import find_kind
 from shared.contracts.kind import QUEUES, list_referred_files
 from shared.queries import tasks as queries
 from shared.queries.emails import mark_unknown_as_retriable
-from shared.queries.files import find_files
+from shared.queries.files import hold_files
 from shared.task_states import TaskStatus
 from shared.wakeup_channel import write_ids
 
@@ -242,7 +242,7 @@ async def retry_task(
         params = kind.params.model_validate_json(orjson.dumps(stored))
         inputs = {file.file_id for file in list_referred_files(params)}
         if inputs:
-            present = {file.id for file in await connection.execute(find_files(inputs))}
+            present = {file.id for file in await connection.execute(hold_files(inputs))}
             if present != inputs:
                 raise Problem("input-gone")
         await connection.execute(mark_unknown_as_retriable(task_id))

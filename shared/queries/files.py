@@ -39,6 +39,11 @@ def find_files(file_ids: Collection[UUID]) -> Select[Any]:
     return select(files).where(files.c.id.in_(file_ids))
 
 
+def hold_files(file_ids: Collection[UUID]) -> Select[Any]:
+    """Find files by id, and hold them against being deleted until the transaction ends."""
+    return find_files(file_ids).with_for_update(read=True, key_share=True)
+
+
 def list_files(organization_id: UUID | None, before: UUID | None, limit: int) -> Select[Any]:
     """List files, newest first: of one organization, or of all if None; those older than the file `before`."""
     statement = select(files).order_by(files.c.id.desc()).limit(limit)
@@ -106,14 +111,14 @@ def find_tombstone(file_id: UUID, organization_id: UUID | None) -> Select[bool]:
 
 
 def lock_expired_files(limit: int) -> Select[Any]:
-    """Hold up to so many files that are past `expires_at` and that no live task reads; give `id` and `storage_key`.
+    """Hold up to so many uploads that are past `expires_at` and that no live task reads; give `id` and `storage_key`.
 
-    Those that another transaction holds are left to it. Look with `list_unread` before they are deleted: a task may have
-    begun to read one while this statement ran.
+    Artifacts go with their tasks, not before. Those that another transaction holds are left to it. Look with
+    `list_unread` before they are deleted: a task may have begun to read one while this statement ran.
     """
     return (
         select(files.c.id, files.c.storage_key)
-        .where(files.c.expires_at <= func.now(), ~_has_live_reader(files.c.id))
+        .where(files.c.expires_at <= func.now(), files.c.origin == "upload", ~_has_live_reader(files.c.id))
         .order_by(files.c.expires_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
