@@ -1,0 +1,124 @@
+"""The migrations make the schema that the tables describe, one at a time, and a later version's schema is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from psycopg import sql
+
+from shared.database import make_engine
+from shared.errors import SchemaTooNew
+from shared.identifiers import new_id
+from shared.schema_migrations import find_revision, migrate, newest_revision
+from shared.settings import Settings
+from shared.tables.base import metadata
+from shared.tables.every_table import EVERY_TABLE
+
+CATALOG = {
+    "columns": """
+        SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+        WHERE table_schema = 'public' AND table_name <> 'alembic_version'""",
+    "constraints": """
+        SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace AND conrelid <> 'alembic_version'::regclass""",
+    "indexes": """
+        SELECT tablename, indexname, indexdef FROM pg_indexes
+        WHERE schemaname = 'public' AND tablename <> 'alembic_version'""",
+    "storage options": """
+        SELECT relname, reloptions::text FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version'""",
+}
+
+
+@contextmanager
+def _empty_database(server_url: str) -> Iterator[Settings]:
+    name = f"test_{new_id().hex}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield Settings(database_url=server_url.rsplit("/", 1)[0] + "/" + name)
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _describe(settings: Settings) -> dict[str, set[tuple[Any, ...]]]:
+    with psycopg.connect(settings.database_url) as connection:
+        return {name: set(connection.execute(query).fetchall()) for name, query in CATALOG.items()}
+
+
+def test_migrations_bring_an_empty_database_to_what_the_tables_describe(postgres_server: Any) -> None:
+    with _empty_database(postgres_server.url) as settings:
+        migrate(settings)
+
+        engine = make_engine(settings, "test")
+        with engine.connect() as connection:
+            revision = find_revision(connection)
+            difference = compare_metadata(MigrationContext.configure(connection), metadata)
+        engine.dispose()
+
+    assert revision == newest_revision()
+    assert difference == []
+
+
+def test_constraints_indexes_and_defaults_are_the_same_by_either_way(postgres_server: Any) -> None:
+    # Alembic compares neither CHECK constraints nor the conditions of partial indexes.
+    with _empty_database(postgres_server.url) as migrated, _empty_database(postgres_server.url) as created:
+        migrate(migrated)
+        engine = make_engine(created, "test")
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE alembic_version ()")
+            metadata.create_all(connection, tables=list(EVERY_TABLE))
+        engine.dispose()
+        by_migrations, by_tables = _describe(migrated), _describe(created)
+
+    for name, rows in by_migrations.items():
+        assert rows == by_tables[name], name
+
+
+def test_migrating_again_changes_nothing(settings: Settings) -> None:
+    before = _describe(settings)
+
+    migrate(settings)
+
+    assert _describe(settings) == before
+
+
+def test_three_that_migrate_at_once_all_succeed(postgres_server: Any, parts: Any) -> None:
+    with _empty_database(postgres_server.url) as settings:
+        parts.settings = settings
+        started = [parts.start("migrate") for _ in range(3)]
+        codes = [process.wait(timeout=40) for process in started]
+        described = _describe(settings)
+
+    assert codes == [0, 0, 0], parts.logs()
+    assert described["columns"]
+
+
+def _make_newer(settings: Settings) -> None:
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+
+
+def test_a_newer_schema_is_not_migrated(settings: Settings) -> None:
+    _make_newer(settings)
+
+    with pytest.raises(SchemaTooNew, match="9999"):
+        migrate(settings)
+
+
+def test_every_part_refuses_a_newer_schema_and_says_why(settings: Settings, parts: Any) -> None:
+    _make_newer(settings)
+
+    commands = [("api", "--port", "0"), ("relay",), ("worker", "--queues", "files"), ("beat",), ("migrate",)]
+    started = [parts.start(*command) for command in commands]
+    codes = [process.wait(timeout=40) for process in started]
+
+    assert all(code not in (None, 0) for code in codes), dict(zip(commands, codes, strict=True))
+    assert parts.logs().count("the database is at migration 9999") == len(commands), parts.logs()
+    assert "Traceback" not in parts.logs()
