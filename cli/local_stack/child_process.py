@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,19 +45,23 @@ def spawn(command: Command, output: int | IO[bytes]) -> subprocess.Popen[bytes]:
     process die first; this is asked for only on the main thread, as it is the thread's death that counts.
     """
     account = command.account
-    return subprocess.Popen(
-        command.argv,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=dict(command.environment),
-        cwd=command.directory,
-        start_new_session=True,
-        user=account.uid if account else None,
-        group=account.gid if account else None,
-        extra_groups=[] if account else None,
-        preexec_fn=_stop_with_the_parent(command.stop_signal),
-    )
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn of code that runs between fork and exec in a process with threads, since it could
+        # wait for a lock that another thread held. This code takes none: it makes two system calls.
+        warnings.filterwarnings("ignore", message=".*multi-threaded", category=DeprecationWarning)
+        return subprocess.Popen(
+            command.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(command.environment),
+            cwd=command.directory,
+            start_new_session=True,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+            preexec_fn=_stop_with_the_parent(command.stop_signal),
+        )
 
 
 def end_group(process: subprocess.Popen[bytes], stop_signal: signal.Signals, patience_seconds: float) -> None:
@@ -93,7 +98,7 @@ def wait_until(condition: Callable[[], bool], limit_seconds: float, pause_second
 def _stop_with_the_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         return None
-    # Everything is looked up before the fork: after it, only a system call is made.
+    # Everything is looked up before the fork: after it, only two system calls are made.
     prctl = ctypes.CDLL(None).prctl
     number = int(stop_signal)
     parent = os.getpid()
