@@ -50,7 +50,6 @@ def run_flower(settings: Settings) -> NoReturn:
     options.auto_refresh = True
     options.purge_offline_workers = FORGET_WORKER_AFTER_SECONDS
     options.max_tasks = REMEMBERED_TASKS
-    options.tasks_columns = "name,uuid,state,received,started,runtime,worker"
 
     server = _GuardedFlower(
         credentials,

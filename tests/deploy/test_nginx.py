@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -20,6 +21,7 @@ import pytest
 from cli.local_stack.child_process import wait_until
 from cli.local_stack.free_ports import choose_port
 from deploy.validate import copy_nginx_configuration
+from shared.settings import Settings
 
 TOO_LARGE = {"type": "/problems/too-large"}
 
@@ -44,10 +46,20 @@ class Upstream(BaseHTTPRequestHandler):
             self.close_connection = True
             self._answer(413, TOO_LARGE, "application/problem+json")
             return
+        if "Content-Length" not in self.headers:
+            self._answer(200, {"bytes": self._read_chunks()})
+            return
         first = self.rfile.read(5)
         self.server.first_bytes_arrived.set()  # type: ignore[attr-defined]
         rest = self.rfile.read(int(self.headers["Content-Length"]) - 5)
         self._answer(200, {"bytes": len(first) + len(rest)})
+
+    def _read_chunks(self) -> int:
+        total = 0
+        while size := int(self.rfile.readline() or b"0", 16):
+            total += len(self.rfile.read(size + 2)) - 2
+        self.rfile.readline()
+        return total
 
     def _send_events(self) -> None:
         self.send_response(200)
@@ -81,6 +93,9 @@ class UpstreamServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Upstream)
         self.first_bytes_arrived = threading.Event()
         self.may_go_on = threading.Event()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: nginx hangs up when its client does."""
 
 
 @dataclass
@@ -223,10 +238,61 @@ def test_headers_of_the_api_are_neither_changed_nor_doubled(door: FrontDoor) -> 
     assert response.headers["Server"] == "nginx"
 
 
+@pytest.mark.parametrize(
+    ("path", "too_many"),
+    [
+        ("/reports", Settings().max_json_bytes + 1),
+        ("/tasks", Settings().max_json_bytes + 1),
+        ("/tasks/batch", Settings().max_batch_bytes + 1),
+        ("/files", Settings().max_upload_bytes + (2 << 20)),
+        ("/uploads", Settings().max_upload_bytes + (2 << 20)),
+    ],
+)
+def test_a_body_that_the_api_would_not_take_is_refused_before_it_is_sent(
+    door: FrontDoor, path: str, too_many: int
+) -> None:
+    connection = door.connect()
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Length", str(too_many))
+    connection.endheaders(b"x" * 1000)
+
+    response = connection.getresponse()
+
+    assert response.status == 413
+    assert response.headers.get_content_type() == "application/problem+json"
+    assert json.loads(response.read())["type"] == "/problems/too-large"
+
+
+@pytest.mark.parametrize(
+    ("path", "bytes_"), [("/reports", Settings().max_json_bytes), ("/tasks/batch", Settings().max_batch_bytes)]
+)
+def test_a_body_that_the_api_would_just_take_is_passed_on(door: FrontDoor, path: str, bytes_: int) -> None:
+    connection = door.connect()
+    connection.request("POST", path, body=b"x" * bytes_)
+
+    assert json.loads(connection.getresponse().read()) == {"bytes": bytes_}
+
+
+def test_a_chunked_body_is_passed_on(door: FrontDoor) -> None:
+    connection = door.connect()
+    connection.request("POST", "/reports", body=iter([b"x" * 100_000] * 3), encode_chunked=True)
+
+    assert json.loads(connection.getresponse().read()) == {"bytes": 300_000}
+
+
+def test_a_chunked_body_that_is_too_large_is_refused_too(door: FrontDoor) -> None:
+    connection = door.connect()
+    chunks = (b"x" * (1 << 19) for _ in range(4))
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.request("POST", "/reports", body=chunks, encode_chunked=True)
+
+    assert connection.getresponse().status == 413
+
+
 def test_a_refusal_of_the_api_comes_through_though_the_body_was_not_read(door: FrontDoor) -> None:
     connection = door.connect()
     connection.putrequest("POST", "/refused")
-    connection.putheader("Content-Length", str(6 << 30))
+    connection.putheader("Content-Length", "2000")
     connection.endheaders(b"x" * 1000)
 
     response = connection.getresponse()
