@@ -37,6 +37,8 @@ IDLE_SECONDS: Final = 1.0
 """How long to sleep without a NOTIFY: one may be missed."""
 GATHER_SECONDS: Final = 0.004
 """A pause under load, in which the next submissions gather."""
+GATHER_FROM: Final = 5
+"""How many tasks released at once count as load."""
 WINDOW_FULL_SECONDS: Final = 0.01
 CHORE_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 1.0
@@ -84,16 +86,16 @@ class Relay:
                 if time.monotonic() >= next_sign:
                     work.execute(SHOW_SIGN_OF_LIFE, {"part": "relay"})
                     next_sign = time.monotonic() + SIGN_SECONDS
-                released = sum(self._release_queue(work, queue) for queue in QUEUES)
-                if released > len(QUEUES):
+                due = [row[0] for row in work.execute(hot_tasks.LIST_DUE_QUEUES, {"queues": list(QUEUES)}).fetchall()]
+                released = sum(self._release_queue(work, queue) for queue in due)
+                if released >= GATHER_FROM:
                     time.sleep(GATHER_SECONDS)
-                elif released == 0:
-                    if work.execute(hot_tasks.ANY_DUE).fetchone():
-                        # The window is full: claims make room, and nobody notifies of those.
-                        time.sleep(WINDOW_FULL_SECONDS)
-                    else:
-                        for _ in ear.notifies(timeout=IDLE_SECONDS, stop_after=1):
-                            pass
+                elif due and not released:
+                    # The window is full: claims make room, and nobody notifies of those.
+                    time.sleep(WINDOW_FULL_SECONDS)
+                elif not due:
+                    for _ in ear.notifies(timeout=IDLE_SECONDS, stop_after=1):
+                        pass
 
     def _release_queue(self, connection: Connection, queue: str) -> int:
         parameters = {"queue": queue, "window": self._settings.window}

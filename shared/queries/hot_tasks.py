@@ -35,11 +35,11 @@ k AS (
     SELECT owner_id, idempotency_key, decode(fingerprint, 'hex'), coalesce(batch_id, id), 202
     FROM v WHERE idempotency_key IS NOT NULL ORDER BY owner_id, idempotency_key
     ON CONFLICT (owner_id, key) DO NOTHING
-    RETURNING owner_id, key
+    RETURNING subject_id
 ),
 n AS MATERIALIZED (
     SELECT v.* FROM v
-    WHERE v.idempotency_key IS NULL OR EXISTS (SELECT FROM k WHERE k.owner_id = v.owner_id AND k.key = v.idempotency_key)
+    WHERE v.idempotency_key IS NULL OR EXISTS (SELECT FROM k WHERE k.subject_id = coalesce(v.batch_id, v.id))
 )"""
     files = """,
 f AS (
@@ -74,6 +74,8 @@ SUBMIT: Final = _submit(keyed=False)
 
 SUBMIT_KEYED: Final = _submit(keyed=True)
 """Insert tasks that may bear a key or input files; a task whose key is taken is left out. Gives (now, _, ids inserted).
+
+A key is taken by a task of the same statement too: of those that bear one key, one is inserted.
 
 A file that is gone violates a foreign key and fails the whole statement.
 """
@@ -133,8 +135,10 @@ UPDATE tasks t SET rung_at = clock_timestamp() FROM picked WHERE t.id = picked.i
 No more than `window` tasks of a queue are published and not yet claimed. Publish only after this has committed.
 """
 
-ANY_DUE: Final = "SELECT FROM tasks WHERE status = 'queued' AND rung_at IS NULL LIMIT 1"
-"""Tell whether anything is due that is not rung yet."""
+LIST_DUE_QUEUES: Final = """
+SELECT q.name FROM unnest(%(queues)s::text[]) AS q (name)
+WHERE EXISTS (SELECT FROM tasks t WHERE t.queue = q.name AND t.status = 'queued' AND t.rung_at IS NULL)"""
+"""List the queues in which something is due that is not rung yet."""
 
 CLAIM: Final = """
 WITH c AS (
