@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cli.local_stack.free_ports import choose_port
+from deploy import healthcheck
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,3 +75,24 @@ def test_flower_is_asked_under_its_prefix() -> None:
 
 def test_an_unknown_part_is_a_mistake_of_the_caller() -> None:
     assert check("nothing").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("allowed_hosts", "host"),
+    [
+        ("tasks.example.com,10.0.0.1", "tasks.example.com"),
+        ("*.example.com", "health.example.com"),
+        ("*", "localhost"),
+        ("", "localhost"),
+    ],
+)
+def test_the_api_is_asked_under_a_name_that_it_answers_to(
+    monkeypatch: pytest.MonkeyPatch, allowed_hosts: str, host: str
+) -> None:
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(healthcheck, "_get", lambda url, host: asked.append((url, host)))
+    monkeypatch.setenv("TASKMILL_ALLOWED_HOSTS", allowed_hosts)
+
+    assert healthcheck.main(["api"]) == 0
+
+    assert asked == [("http://127.0.0.1:8000/health", host)]
