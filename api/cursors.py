@@ -27,7 +27,11 @@ def read_cursor(settings: Settings, cursor: str) -> UUID:
     except (binascii.Error, ValueError):
         content = b""
     body, tag = content[:16], content[16:]
-    if len(content) != 16 + _TAG_BYTES or not hmac.compare_digest(tag, _tag(settings, body)):
+    if (
+        len(content) != 16 + _TAG_BYTES
+        or not hmac.compare_digest(tag, _tag(settings, body))
+        or cursor != write_cursor(settings, UUID(bytes=body))
+    ):
         raise invalid("query:cursor", "invalid_cursor", "Use the next_cursor of a page as it was given")
     return UUID(bytes=body)
 

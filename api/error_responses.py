@@ -20,7 +20,9 @@ from psycopg_pool import PoolTimeout
 from pydantic import ValidationError
 from slowapi.errors import RateLimitExceeded
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from api.representations import PRIVATE_HEADERS
 from shared.errors import ObjectMissing, StorageFull, StorageUnavailable
 
 MAX_FIELD_ERRORS: Final = 100
@@ -120,6 +122,13 @@ class Problem(Exception):
         """The HTTP status code."""
         return PROBLEMS[self.name].status
 
+    def response_headers(self) -> dict[str, str]:
+        """Give every header of the answer: no cache may give to one caller what another was refused, or the reverse."""
+        headers = {"Content-Type": "application/problem+json", **PRIVATE_HEADERS, **self.headers}
+        if self.name == "unauthorized":
+            headers.setdefault("WWW-Authenticate", "Bearer")
+        return headers
+
     def body(self, request_id: str) -> bytes:
         """Give the document."""
         kind = PROBLEMS[self.name]
@@ -186,6 +195,8 @@ def from_exception(error: Exception) -> Problem:
             return Problem("unavailable", headers={"Retry-After": "2"})
         case ObjectMissing():
             return Problem("gone")
+        case ClientDisconnect():
+            return Problem("bad-request", "The client went away before the end of the body.")
         case RequestValidationError():
             return Problem("validation", errors=[_request_error(item) for item in error.errors()])
         case HTTPException(status_code=404):
@@ -212,21 +223,22 @@ def _request_error(item: Mapping[str, Any]) -> FieldError:
 
 def problem_response(problem: Problem, request_id: str) -> Response:
     """Give the response for a problem."""
-    headers = dict(problem.headers)
-    if problem.name == "unauthorized":
-        headers.setdefault("WWW-Authenticate", "Bearer")
-    return Response(problem.body(request_id), problem.status, headers, media_type="application/problem+json")
+    return Response(problem.body(request_id), problem.status, problem.response_headers())
 
 
 def install_error_responses(app: FastAPI, allowed_methods: Callable[[str], Sequence[str]]) -> None:
     """Make every error that a route raises a problem document; `allowed_methods` gives a path's methods, for 405."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        from api.rate_limits import headers_of
+        from api.rate_limits import count_unless_counted, headers_of
 
         problem = from_exception(error)
         if isinstance(error, HTTPException) and error.status_code == 405:
             problem.headers["Allow"] = ", ".join(allowed_methods(request.url.path))
+        try:
+            count_unless_counted(request)
+        except Problem as refusal:
+            problem = refusal
         problem.headers = headers_of(request) | problem.headers
         return problem_response(problem, request.state.request_id)
 
@@ -246,6 +258,7 @@ def install_error_responses(app: FastAPI, allowed_methods: Callable[[str], Seque
         TimeoutError,
         RequestValidationError,
         HTTPException,
+        Exception,
     ):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(RateLimitExceeded, answer_rate_limited)

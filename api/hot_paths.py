@@ -19,17 +19,17 @@ from api.body import is_json, read_body
 from api.error_responses import Problem, from_exception, invalid
 from api.representations import PRIVATE_HEADERS, task_json
 from api.services import Services
-from api.submissions import Request, Submissions, fingerprint, parse_submission, read_idempotency_key
+from api.submissions import Request, Submissions, fingerprint, parse_submission, read_idempotency_key, read_traceparent
+from api.wakeups import Version
 from shared.queries.tasks import find_tombstone
 from shared.task_states import DONE_VALUES
 
 RawHeaders = list[tuple[bytes, bytes]]
-TASK_PATH_LENGTH: Final = len("/tasks/") + 36
+UUID_LENGTH: Final = 36
 MAX_WAIT_SECONDS: Final = 60
 _PRIVATE: Final[RawHeaders] = [(name.lower().encode(), value.encode()) for name, value in PRIVATE_HEADERS.items()]
 _JSON: Final = (b"content-type", b"application/json")
 _RETRY_AFTER: Final = (b"retry-after", b"1")
-_PROBLEM: Final = (b"content-type", b"application/problem+json")
 
 
 class HotPaths:
@@ -40,12 +40,12 @@ class HotPaths:
         self._submissions = submissions
 
     def serves(self, method: str, path: str) -> bool:
-        """Whether a request is for one of the two."""
+        """Whether a request is for one of the two: an id that is none is refused here too, once its caller is counted."""
         if path.startswith("/tasks"):
             return (
                 method == "POST"
                 if len(path) == 6
-                else method in {"GET", "HEAD"} and len(path) == TASK_PATH_LENGTH and path[6] == "/" and path[15] == "-"
+                else method in {"GET", "HEAD"} and len(path) > 7 and path[6] == "/" and "/" not in path[7:]
             )
         return False
 
@@ -58,11 +58,9 @@ class HotPaths:
             problem = from_exception(error)
             status, body = problem.status, problem.body(scope["state"]["request_id"])
             headers = [
-                _PROBLEM,
-                *((n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in problem.headers.items()),
+                (name.lower().encode("latin-1"), value.encode("latin-1"))
+                for name, value in problem.response_headers().items()
             ]
-            if problem.name == "unauthorized" and "WWW-Authenticate" not in problem.headers:
-                headers.append((b"www-authenticate", b"Bearer"))
             if problem.name != "rate-limited":
                 headers += limit_headers
         if status != 304:
@@ -71,7 +69,7 @@ class HotPaths:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive, limit_headers: RawHeaders) -> tuple[int, RawHeaders, bytes]:
-        given = dict(scope["headers"])
+        given = _gather(scope["headers"])
         authorization, api_key = given.get(b"authorization"), given.get(b"x-api-key")
         services = self._services
         try:
@@ -79,8 +77,8 @@ class HotPaths:
                 authorization.decode("latin-1") if authorization is not None else None,
                 api_key.decode("latin-1") if api_key is not None else None,
             )
-        except Problem:
-            services.limits.count_refused(scope["client"][0] if scope.get("client") else "")
+        except Problem as problem:
+            problem.headers |= services.limits.count_refused(scope["client"][0] if scope.get("client") else "")
             raise
         if scope["method"] == "POST":
             limit_headers += services.limits.count("submit", caller.rate_key)
@@ -108,7 +106,7 @@ class HotPaths:
             scope["state"]["request_id"],
             key_text,
             fingerprint("POST", "/tasks", body) if key_text is not None else None,
-            _text(given.get(b"traceparent")),
+            read_traceparent(_text(given.get(b"traceparent"))),
         )
         answer = await self._submissions.accept(parsed, request)
         headers = [_JSON, *_PRIVATE, *limit_headers]
@@ -118,10 +116,7 @@ class HotPaths:
     async def _read(
         self, scope: Scope, given: Mapping[bytes, bytes], caller: Caller, limit_headers: RawHeaders
     ) -> tuple[int, RawHeaders, bytes]:
-        try:
-            task_id = UUID(scope["path"][7:])
-        except ValueError:
-            raise invalid("path:task_id", "uuid_parsing", "Must be a UUID") from None
+        task_id = _read_task_id(scope["path"][7:])
         wait, applied = read_wait(scope["query_string"], _text(given.get(b"prefer")))
         if_none_match = _text(given.get(b"if-none-match"))
         headers = [*_PRIVATE, *limit_headers]
@@ -129,14 +124,13 @@ class HotPaths:
             headers.append((b"preference-applied", b"wait=%d" % wait))
         services = self._services
         if wait:
-            seen = _seen_version(if_none_match) if if_none_match is not None else None
-            if if_none_match is None or seen is not None:
-                await self._require_seen(task_id, caller)
-                await services.waiters.wait(task_id, wait, seen)
+            version = await self._get_version(task_id, caller)
+            if if_none_match is None:
+                await services.waiters.wait(task_id, wait, None)
+            elif matches_etag(if_none_match, f'"{version[1]}"'):
+                await services.waiters.wait(task_id, wait, version[1])
         if if_none_match is not None:
-            version = await services.reader.find_version(task_id)
-            if version is None or not caller.sees(version[3]):
-                raise await self._gone_or_missing(task_id, caller)
+            version = await self._get_version(task_id, caller)
             etag = f'"{version[1]}"'
             if matches_etag(if_none_match, etag):
                 headers.append((b"etag", etag.encode()))
@@ -151,10 +145,11 @@ class HotPaths:
             headers.append(_RETRY_AFTER)
         return 200, headers, task_json(row)
 
-    async def _require_seen(self, task_id: UUID, caller: Caller) -> None:
+    async def _get_version(self, task_id: UUID, caller: Caller) -> Version:
         version = await self._services.reader.find_version(task_id)
         if version is None or not caller.sees(version[3]):
             raise await self._gone_or_missing(task_id, caller)
+        return version
 
     async def _gone_or_missing(self, task_id: UUID, caller: Caller) -> Problem:
         async with self._services.reads.connect() as connection:
@@ -194,10 +189,12 @@ def read_validate_only(query_string: bytes) -> bool:
     for name, _ in pairs:
         if name != "validate_only":
             raise invalid(f"query:{name}", "extra_forbidden", "Unknown query parameter")
-    values = {value for _, value in pairs}
-    if len(pairs) != 1 or not values <= {"true", "false"}:
+    if len(pairs) > 1:
+        raise invalid("query:validate_only", "repeated", "Give it once")
+    value = pairs[0][1] if pairs else "false"
+    if value not in {"true", "false"}:
         raise invalid("query:validate_only", "bool_parsing", "Must be true or false")
-    return values == {"true"}
+    return value == "true"
 
 
 def matches_etag(if_none_match: str, etag: str) -> bool:
@@ -207,9 +204,23 @@ def matches_etag(if_none_match: str, etag: str) -> bool:
     return any(tag.strip().removeprefix("W/") == etag for tag in if_none_match.split(","))
 
 
-def _seen_version(if_none_match: str) -> int | None:
-    tag = if_none_match.strip().removeprefix("W/").strip('"')
-    return int(tag) if tag.isascii() and tag.isdigit() and len(tag) < 10 else None
+def _read_task_id(text: str) -> UUID:
+    try:
+        if len(text) == UUID_LENGTH:
+            return UUID(text)
+    except ValueError:
+        pass
+    raise invalid("path:task_id", "uuid_parsing", "Must be a UUID")
+
+
+def _gather(headers: RawHeaders) -> dict[bytes, bytes]:
+    """Give the headers by name; the lines of one that is repeated count as one list (RFC 9110, section 5.3)."""
+    gathered = dict(headers)
+    if len(gathered) < len(headers):
+        gathered.clear()
+        for name, value in headers:
+            gathered[name] = gathered[name] + b", " + value if name in gathered else value
+    return gathered
 
 
 def _text(value: bytes | None) -> str | None:

@@ -38,7 +38,8 @@ class Frame:
     def __init__(self, app: ASGIApp, hot_paths: HotPaths, settings: Settings, routes: Sequence[AllowedMethods]) -> None:
         self._app = app
         self._hot_paths = hot_paths
-        self._hosts = None if "*" in settings.allowed_hosts else frozenset(settings.allowed_hosts)
+        hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._hosts = None if "*" in hosts else hosts
         self._max_json_bytes = settings.max_json_bytes
         self._routes = routes
         self.state = getattr(app, "state", None)
@@ -60,21 +61,23 @@ class Frame:
         method, path = scope["method"], scope["path"]
         policy = DOCS_POLICY if path == "/docs" else CONTENT_SECURITY_POLICY
         extra = [(b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
-        started = False
+        started = finished = False
         head = method == "HEAD"
         if head:
             scope = {**scope, "method": "GET", "state": {**scope["state"], "is_head": True}}
 
         async def send_framed(message: Message) -> None:
-            nonlocal started
+            nonlocal started, finished
             if message["type"] == "http.response.start":
                 started = True
                 headers = list(message["headers"])
                 if not any(name == b"content-security-policy" for name, _ in headers):
                     headers.append(policy)
                 message = {**message, "headers": headers + extra}
-            elif head:
-                message = {"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)}
+            else:
+                finished = not message.get("more_body", False)
+                if head:
+                    message = {"type": "http.response.body", "body": b"", "more_body": not finished}
             await send(message)
 
         try:
@@ -89,6 +92,9 @@ class Frame:
         except ClientDisconnect:
             return
         except Exception as error:
+            if finished:
+                # Starlette raises an unexpected error anew after its problem document was sent, and logged.
+                return
             if started:
                 raise
             await _send_problem(from_exception(error), request_id, send_framed)
@@ -143,9 +149,8 @@ def _host_name(host: bytes) -> str:
 async def _send_problem(problem: Problem, request_id: str, send: Send) -> None:
     body = problem.body(request_id)
     headers: list[Any] = [
-        (b"content-type", b"application/problem+json"),
         (b"content-length", b"%d" % len(body)),
-        *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
+        *((name.lower().encode(), value.encode("latin-1")) for name, value in problem.response_headers().items()),
     ]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

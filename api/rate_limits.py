@@ -6,15 +6,16 @@ those that must be refused before their body is read, count by `RateLimits.count
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
-from fastapi import Request
+from fastapi import Request, Response
 from limits import RateLimitItem, parse
 from slowapi import Limiter
 
-from api.error_responses import Problem
+from api.error_responses import Problem, invalid
 from shared.settings import Settings
 
 RouteClass = Literal["read", "submit", "upload"]
@@ -35,18 +36,44 @@ def _limit_of(key: str) -> str:
     return str(_current.item_for(key))
 
 
-limiter = Limiter(key_func=_caller_key, headers_enabled=True, key_style="endpoint", storage_uri="memory://")
+# slowapi's own headers would put a `Retry-After` of the whole window on every answer, so they are added here.
+limiter = Limiter(key_func=_caller_key, headers_enabled=False, key_style="endpoint", storage_uri="memory://")
 
 
 def limited(route_class: RouteClass) -> Callable[[Endpoint], Endpoint]:
-    """Count requests to an endpoint. It must take `request`, have a caller, and return a `Response`."""
+    """Count requests to an endpoint. It must take `request`, have a caller, and return a `Response`.
+
+    A query parameter that is given twice is refused: which of the two was meant cannot be known.
+    """
 
     def decorate(endpoint: Endpoint) -> Endpoint:
-        wrapped = limiter.shared_limit(_limit_of, scope=route_class)(endpoint)
-        setattr(wrapped, LIMITED_MARK, route_class)
-        return wrapped  # type: ignore[no-any-return]
+        @functools.wraps(endpoint)
+        async def answer_once_counted(*args: Any, **kwargs: Any) -> Response:
+            _refuse_repeated(kwargs["request"])
+            response: Response = await endpoint(*args, **kwargs)
+            return response
+
+        counted = limiter.shared_limit(_limit_of, scope=route_class)(answer_once_counted)
+
+        @functools.wraps(endpoint)
+        async def answer(*args: Any, **kwargs: Any) -> Response:
+            response: Response = await counted(*args, **kwargs)
+            response.headers.update(headers_of(kwargs["request"]))
+            return response
+
+        setattr(answer, LIMITED_MARK, route_class)
+        return cast(Endpoint, answer)
 
     return decorate
+
+
+def _refuse_repeated(request: Request) -> None:
+    if not request.scope["query_string"]:
+        return
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            raise invalid(f"query:{name}", "repeated", "Give it once")
 
 
 class RateLimits:
@@ -77,12 +104,17 @@ class RateLimits:
             (b"x-ratelimit-reset", b"%d" % window.reset_time),
         ]
 
-    def count_refused(self, address: str) -> None:
-        """Count one request with refused credentials. Raises `rate-limited` when an address makes too many."""
+    def count_refused(self, address: str) -> dict[str, str]:
+        """Count one request with refused credentials; give the headers of its answer.
+
+        Raises `rate-limited` when an address makes too many.
+        """
         item = self._unauthenticated
-        if not limiter.limiter.hit(item, address, "unauthenticated"):
-            window = limiter.limiter.get_window_stats(item, address, "unauthenticated")
+        allowed = limiter.limiter.hit(item, address, "unauthenticated")
+        window = limiter.limiter.get_window_stats(item, address, "unauthenticated")
+        if not allowed:
             raise _refusal(item.amount, 0, window.reset_time)
+        return _headers(item.amount, max(0, window.remaining), window.reset_time)
 
 
 def rate_limited(request: Request) -> Problem:
@@ -92,8 +124,21 @@ def rate_limited(request: Request) -> Problem:
     return _refusal(item.amount, 0, window.reset_time)
 
 
+def count_unless_counted(request: Request) -> None:
+    """Count a request that was refused before its endpoint ran, as one to that endpoint. Raises `rate-limited`."""
+    route_class = getattr(request.scope.get("endpoint"), LIMITED_MARK, None)
+    caller = getattr(request.state, "caller", None)
+    if route_class is None or caller is None or getattr(request.state, "view_rate_limit", None) is not None:
+        return
+    assert _current is not None
+    item = _current.item_for(caller.rate_key)
+    request.state.view_rate_limit = (item, [caller.rate_key, route_class])
+    if not limiter.limiter.hit(item, caller.rate_key, route_class):
+        raise rate_limited(request)
+
+
 def headers_of(request: Request) -> dict[str, str]:
-    """Give the limit's headers for a counted request that ended in a problem; nothing for one that was not counted."""
+    """Give the limit's headers for a counted request; nothing for one that was not counted."""
     counted = getattr(request.state, "view_rate_limit", None)
     if counted is None:
         return {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uvicorn
 
+from api.http_protocol import HttpProtocol
 from shared.log_setup import set_up_logs
-from shared.schema_migrations import require_current_schema
+from shared.schema_version import refuse_newer_schema
 from shared.settings import Settings
 
 KEEP_ALIVE_SECONDS = 75
@@ -16,7 +17,7 @@ BACKLOG = 2048
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:
     """Serve until told to stop; then finish what has begun, for up to ten seconds. Raises `SchemaTooNew`."""
     set_up_logs(settings, "api")
-    require_current_schema(settings)
+    refuse_newer_schema(settings)
     uvicorn.run(
         "api.app:create_app_from_environment",
         factory=True,
@@ -24,7 +25,7 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
         port=port,
         workers=workers if workers > 1 else None,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

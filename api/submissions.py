@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +15,7 @@ import psycopg
 from pydantic import BaseModel, ValidationError
 
 from api.authentication import Caller
-from api.error_responses import FieldError, Problem, body_errors, invalid, invalid_body
+from api.error_responses import FieldError, Problem, body_errors, invalid, invalid_body, json_pointer
 from api.representations import new_task_json, task_json
 from api.services import HotPool, Services
 from shared.contracts.catalog import find_kind
@@ -29,6 +30,7 @@ from shared.task_submission import NewTask, make_task, params_sha256, submission
 MAX_BATCH: Final = 1000
 RETRY_AFTER_SECONDS: Final = 1
 KEY_PATTERN: Final = frozenset(range(0x21, 0x7F))
+TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
 
 @dataclass
@@ -79,9 +81,9 @@ class KeyTaken(Exception):
 
 
 class UniqueTaken(Exception):
-    """A live task is answered in place of a new one."""
+    """A live task is answered in place of a new one; without an id, it was erased just now."""
 
-    def __init__(self, task_id: UUID) -> None:
+    def __init__(self, task_id: UUID | None) -> None:
         super().__init__(task_id)
         self.task_id = task_id
 
@@ -93,6 +95,11 @@ def read_idempotency_key(value: str | None) -> str | None:
     if not 1 <= len(value) <= 255 or any(ord(character) not in KEY_PATTERN for character in value):
         raise invalid("header:Idempotency-Key", "invalid_key", "1 to 255 visible ASCII characters")
     return value
+
+
+def read_traceparent(value: str | None) -> str | None:
+    """Give the trace that a request belongs to; none when the header is not one (W3C Trace Context, section 3.2.2)."""
+    return value if value is not None and TRACEPARENT(value) else None
 
 
 def fingerprint(method: str, path: str, body: bytes) -> str:
@@ -173,7 +180,7 @@ def _refuse_nul(value: object, pointer: str) -> None:
     elif isinstance(value, dict):
         for key, item in value.items():
             _refuse_nul(key, pointer)
-            _refuse_nul(item, f"{pointer}/{key}")
+            _refuse_nul(item, pointer + json_pointer([key]))
     elif isinstance(value, (list, tuple)):
         for position, item in enumerate(value):
             _refuse_nul(item, f"{pointer}/{position}")
@@ -201,8 +208,9 @@ class Submissions:
         except KeyTaken:
             return await self.replay(request, lambda: self.accept(parsed, request))
         except UniqueTaken as taken:
-            return await self._answer_existing(taken.task_id, 200)
+            return await self._answer_unique(taken.task_id, parsed, request)
         except psycopg.errors.ForeignKeyViolation:
+            await self.check_files([parsed], request.caller)
             raise missing_file(parsed.files[0].pointer) from None
         return Answer(202, f"/tasks/{task.id}", new_task_json(task, created_at))
 
@@ -218,6 +226,7 @@ class Submissions:
         except KeyTaken:
             return await self.replay(request, lambda: self.accept_batch(batch, request))
         except psycopg.errors.ForeignKeyViolation:
+            await self.check_files(batch, request.caller)
             raise missing_file("/tasks") from None
         bodies = [new_task_json(task, created_at) for task in tasks]
         return Answer(202, f"/batches/{batch_id}", batch_json(batch_id, bodies))
@@ -272,15 +281,8 @@ class Submissions:
         pool: HotPool = self._services.hot_pool
         async with pool.connection() as connection, connection.transaction():
             if request.idempotency_key is not None:
-                subject = tasks[0].batch_id or tasks[0].id
-                parameters = {
-                    "owner_id": request.caller.owner_id,
-                    "key": request.idempotency_key,
-                    "fingerprint": bytes.fromhex(request.fingerprint or ""),
-                    "subject_id": subject,
-                    "status_code": 202,
-                }
-                cursor = await connection.execute(queries.KEEP_KEY, parameters)
+                kept = self._kept_key(request, tasks[0].batch_id or tasks[0].id, 202)
+                cursor = await connection.execute(queries.KEEP_KEY, kept)
                 if await cursor.fetchone() is None:
                     raise KeyTaken
             for task in tasks:
@@ -305,8 +307,30 @@ class Submissions:
         }
         if await (await connection.execute(queries.CLAIM_UNIQUENESS, parameters)).fetchone() is None:
             row = await (await connection.execute(queries.FIND_UNIQUE, parameters)).fetchone()
-            assert row is not None
-            raise UniqueTaken(row[0])
+            raise UniqueTaken(row[0] if row is not None else None)
+
+    async def _answer_unique(self, task_id: UUID | None, parsed: Parsed, request: Request) -> Answer:
+        """Answer 200 with the live task, and keep the request's key for it: what is answered once is answered again."""
+        row = await self._services.reader.find(task_id) if task_id is not None else None
+        if row is None:
+            # It was erased since, so that it is no longer in the way.
+            return await self.accept(parsed, request)
+        if request.idempotency_key is not None:
+            async with self._services.hot_pool.connection() as connection:
+                kept = await connection.execute(queries.KEEP_KEY, self._kept_key(request, row.id, 200))
+                taken = await kept.fetchone() is None
+            if taken:
+                return await self.replay(request, lambda: self.accept(parsed, request))
+        return Answer(200, f"/tasks/{row.id}", task_json(row))
+
+    def _kept_key(self, request: Request, subject_id: UUID, status: int) -> dict[str, Any]:
+        return {
+            "owner_id": request.caller.owner_id,
+            "key": request.idempotency_key,
+            "fingerprint": bytes.fromhex(request.fingerprint or ""),
+            "subject_id": subject_id,
+            "status_code": status,
+        }
 
     async def replay(self, request: Request, again: Callable[[], Any]) -> Answer:
         """Answer a request whose key is taken: as before, or with a problem; `again` tries anew when the key is free."""
@@ -315,8 +339,10 @@ class Submissions:
             row = await (await connection.execute(queries.FIND_KEY, parameters)).fetchone()
             if row is None or row[4]:
                 await connection.execute(queries.DROP_STALE_KEY, parameters)
-                answer: Answer = await again()
-                return answer
+        if row is None or row[4]:
+            # Only now that the connection is given back: to try anew needs another.
+            answer: Answer = await again()
+            return answer
         fingerprint, subject_id, status, in_flight, _ = row
         if in_flight:
             raise Problem("idempotency-key-in-flight", headers={"Retry-After": "2"})
@@ -349,12 +375,22 @@ def missing_file(pointer: str) -> Problem:
     return invalid(pointer, "unknown_file", "There is no such file")
 
 
+def _dump_part(content: Any, pointer: str) -> bytes:
+    """Give a part of a body as JSON again. Raises a problem when it nests deeper than what is written may."""
+    try:
+        return orjson.dumps(content)
+    except orjson.JSONEncodeError:
+        raise invalid(pointer, "json_invalid", "It nests too deeply") from None
+
+
 def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
     """Validate `{"tasks": […]}`: every finding of every task is told at once."""
     content = load_json(body)
     if not isinstance(content, dict):
         raise invalid("", "dict_type", "Input should be an object")
-    errors = [FieldError(f"/{name}", "extra_forbidden", "Unknown field") for name in content if name != "tasks"]
+    errors = [
+        FieldError(json_pointer([name]), "extra_forbidden", "Unknown field") for name in content if name != "tasks"
+    ]
     tasks = content.get("tasks")
     if not isinstance(tasks, list):
         errors.append(
@@ -367,7 +403,7 @@ def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
     batch = []
     for position, item in enumerate(tasks):
         try:
-            parsed = parse_submission(orjson.dumps(item), caller, f"/tasks/{position}")
+            parsed = parse_submission(_dump_part(item, f"/tasks/{position}"), caller, f"/tasks/{position}")
             if parsed.options.unique_for is not None:
                 raise invalid(f"/tasks/{position}/unique_for", "not_in_a_batch", "A batch takes no unique_for")
             batch.append(parsed)

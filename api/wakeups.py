@@ -13,6 +13,8 @@ from uuid import UUID
 
 import redis.asyncio as redis
 import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from api.batcher import Batcher, HotConnection
 from api.representations import TaskRow
@@ -104,8 +106,9 @@ class Waiters:
         """Begin to listen and to poll."""
         self._background.append(asyncio.create_task(self._poll_slowly()))
         if self._settings.broker_is_redis:
+            # Without the client's own retries, which would hold a caller up for seconds when the broker is away.
             self._publisher = redis.Redis.from_url(
-                self._settings.broker_url, socket_connect_timeout=0.2, socket_timeout=0.2
+                self._settings.broker_url, socket_connect_timeout=0.2, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)
             )
             self._background.append(asyncio.create_task(self._listen()))
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    create_model,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from shared.contracts.catalog import list_kinds
@@ -18,6 +28,24 @@ LONGEST_KEEP_SECONDS: Final = 365 * DAY_SECONDS
 LONGEST_WAIT_SECONDS: Final = 3650 * DAY_SECONDS
 MAX_METADATA_BYTES: Final = 4096
 
+_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _read_timestamp(value: object) -> object:
+    """Read a timestamp as RFC 3339 has it (section 5.6), and not what else may pass for one, such as a bare number."""
+    if not isinstance(value, str):
+        return value
+    try:
+        if _RFC3339.fullmatch(value):
+            return datetime.fromisoformat(value.upper())
+    except ValueError:
+        pass
+    raise PydanticCustomError("timestamp", "must be a timestamp of RFC 3339, such as 2030-01-31T09:00:00Z")
+
+
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_read_timestamp)]
+"""A moment with its offset from UTC, written as RFC 3339 has it."""
+
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
@@ -27,7 +55,7 @@ class TaskOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     priority: Annotated[int, Field(ge=0, le=9, description="Higher is sooner, among one caller's tasks.")] = 5
-    run_at: Annotated[AwareDatetime | None, Field(description="Not before this time; not with `delay`.")] = None
+    run_at: Annotated[Timestamp | None, Field(description="Not before this time; not with `delay`.")] = None
     delay: Annotated[
         float | None,
         Field(ge=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False, description="Not before so many seconds from now."),

@@ -26,6 +26,7 @@ import uvicorn
 from psycopg import sql
 
 from api.app import create_app
+from api.http_protocol import HttpProtocol
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.stack import LocalStack
@@ -126,7 +127,7 @@ class Api:
 @contextlib.contextmanager
 def serve_api(settings: Settings) -> Iterator[Api]:
     """Serve an API in a thread of this process."""
-    config = uvicorn.Config(create_app(settings), port=0, log_config=None, ws="none", lifespan="on")
+    config = uvicorn.Config(create_app(settings), port=0, http=HttpProtocol, log_config=None, ws="none", lifespan="on")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -9,12 +9,12 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from api.authentication import Caller
-from api.dependencies import NoQuery, ServicesDependency, TaskReaderCaller, TaskWriterCaller
+from api.dependencies import NoBody, NoQuery, ServicesDependency, TaskReaderCaller, TaskWriterCaller
 from api.error_responses import Problem
 from api.openapi import problem_responses
 from api.rate_limits import limited
 from api.representations import timestamp
-from api.routes.tasks import private_json
+from api.routes.tasks import private_json, wake_waiters
 from api.services import Services
 from shared.queries import tasks as queries
 from shared.task_states import LIVE
@@ -53,14 +53,14 @@ async def cancel_batch(
     caller: TaskWriterCaller,
     services: ServicesDependency,
     query: Annotated[NoQuery, Query()],
+    body: NoBody,
 ) -> Response:
     """Cancel each task that is not done."""
     await _count(services, caller, batch_id)
     async with services.engine.begin() as connection:
         ids = list((await connection.execute(queries.list_batch_ids(batch_id))).scalars())
         changed = (await connection.exec_driver_sql(queries.CANCEL, {"ids": ids})).scalars().all()
-    for task_id in changed:
-        services.waiters.wake(task_id)
+    await wake_waiters(services, changed)
     return private_json(orjson.dumps(await _count(services, caller, batch_id)), 202)
 
 

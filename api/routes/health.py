@@ -10,6 +10,8 @@ import orjson
 import redis.asyncio as redis
 from fastapi import APIRouter, Query, Request, Response
 from kombu.connection import Connection as BrokerConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from api.dependencies import NoQuery, ServicesDependency
 from api.openapi import problem_responses
@@ -67,7 +69,8 @@ async def _ask_storage(services: Services) -> None:
 async def _ask_broker(services: Services) -> None:
     url = services.settings.broker_url
     if services.settings.broker_is_redis:
-        async with redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1) as client:
+        once = Retry(NoBackoff(), 0)
+        async with redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1, retry=once) as client:
             await client.ping()
     else:
         await anyio.to_thread.run_sync(_ask_kombu, url, abandon_on_cancel=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import Request, Response
 
 from api.authentication import Caller
+from api.dependencies import find_header
 from api.hot_paths import read_validate_only
 from api.routes.tasks import json_body, private_json, submission_request
 from api.services import Services
-from api.submissions import Submissions, parse_side_by_side
+from api.submissions import Submissions, parse_side_by_side, read_idempotency_key
 
 
 async def submit_side_by_side(
@@ -16,10 +17,11 @@ async def submit_side_by_side(
 ) -> Response:
     """Store one task of the kind."""
     validate_only = read_validate_only(request.scope["query_string"])
+    key = read_idempotency_key(find_header(request, "idempotency-key"))
     body = await json_body(request, services.settings.max_json_bytes)
     parsed = parse_side_by_side(body, caller, kind_name)
     if validate_only:
         await submissions.check_files([parsed], caller)
         return private_json(b'{"valid":true}')
-    answer = await submissions.accept(parsed, submission_request(request, caller, body))
+    answer = await submissions.accept(parsed, submission_request(request, caller, body, key))
     return private_json(answer.body, answer.status, answer.headers())

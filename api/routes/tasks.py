@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-import anyio
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from sqlalchemy import Executable
 from starlette.types import Receive, Scope, Send
 
 from api.authentication import Caller
-from api.body import is_json, read_body
+from api.body import read_body
 from api.cursors import read_cursor, write_cursor
 from api.dependencies import (
+    NoBody,
     NoQuery,
+    PageLimit,
     ServicesDependency,
     SubmissionsDependency,
     TaskReaderCaller,
     TaskWriterCaller,
+    find_header,
+    require_json,
 )
 from api.dependencies import Query as StrictQuery
 from api.error_responses import Problem, invalid
@@ -29,13 +34,16 @@ from api.openapi import body_schema, problem_responses, task_response
 from api.rate_limits import limited
 from api.representations import PRIVATE_HEADERS, json_page, task_json
 from api.services import Services
+from api.storage_threads import in_storage_thread
 from api.submissions import Request as SubmissionRequest
-from api.submissions import fingerprint, parse_batch, read_idempotency_key
+from api.submissions import fingerprint, parse_batch, read_idempotency_key, read_traceparent
 from shared.contracts.catalog import find_kind
 from shared.contracts.kind import QUEUES, list_referred_files
+from shared.errors import StorageUnavailable
 from shared.queries import tasks as queries
 from shared.queries.emails import mark_unknown_as_retriable
 from shared.queries.files import hold_files
+from shared.task_options import Timestamp
 from shared.task_states import TaskStatus
 from shared.wakeup_channel import write_ids
 
@@ -105,19 +113,20 @@ async def submit_batch(
 ) -> Response:
     """Store tasks in one transaction."""
     validate_only = read_validate_only(request.scope["query_string"])
+    key = read_idempotency_key(find_header(request, "idempotency-key"))
     body = await json_body(request, services.settings.max_batch_bytes)
     batch = parse_batch(body, caller)
     if validate_only:
         await submissions.check_files(batch, caller)
         return private_json(b'{"valid":true}')
-    answer = await submissions.accept_batch(batch, submission_request(request, caller, body))
+    answer = await submissions.accept_batch(batch, submission_request(request, caller, body, key))
     return private_json(answer.body, answer.status, answer.headers())
 
 
 class ListQuery(StrictQuery):
     """Which tasks, and which page of them."""
 
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    limit: PageLimit = 50
     cursor: str | None = None
     ids: Annotated[str | None, Field(description="Up to 100 ids, separated by commas; alone.")] = None
     status: Annotated[str | None, Field(description="One or more statuses, separated by commas.")] = None
@@ -125,8 +134,8 @@ class ListQuery(StrictQuery):
     queue: Literal[QUEUES] | None = None  # type: ignore[valid-type]
     tag: Annotated[str | None, Field(max_length=64)] = None
     batch_id: UUID | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
+    created_after: Timestamp | None = None
+    created_before: Timestamp | None = None
 
 
 @router.get(
@@ -201,6 +210,7 @@ async def cancel_task(
     caller: TaskWriterCaller,
     services: ServicesDependency,
     query: Annotated[NoQuery, Query()],
+    body: NoBody,
 ) -> Response:
     """Cancel what waits, and ask what runs to stop."""
     await require_task(services, caller, task_id)
@@ -211,7 +221,7 @@ async def cancel_task(
         if TaskStatus(row.status).done:
             raise Problem("task-done", f"The task is {row.status}.")
         await connection.exec_driver_sql(queries.CANCEL, {"ids": [task_id]})
-    await _wake(services, task_id)
+    await wake_waiters(services, [task_id])
     return await task_answer(services, task_id, 202)
 
 
@@ -228,6 +238,7 @@ async def retry_task(
     caller: TaskWriterCaller,
     services: ServicesDependency,
     query: Annotated[NoQuery, Query()],
+    body: NoBody,
 ) -> Response:
     """Queue the task once more, with the kind's attempts added."""
     await require_task(services, caller, task_id)
@@ -247,7 +258,7 @@ async def retry_task(
                 raise Problem("input-gone")
         await connection.execute(mark_unknown_as_retriable(task_id))
         await connection.exec_driver_sql(queries.RETRY, {"id": task_id, "kind_attempts": kind.max_attempts})
-    await _wake(services, task_id)
+    await wake_waiters(services, [task_id])
     return await task_answer(services, task_id, 202)
 
 
@@ -280,7 +291,9 @@ async def delete_task(
         for statement in queries.erase_tasks([task_id]):
             await connection.execute(statement)
     if artifacts:
-        await anyio.to_thread.run_sync(services.store.delete, [artifact.storage_key for artifact in artifacts])
+        # The rows are gone for certain: an object that cannot be deleted now is an orphan, and is found as one.
+        with suppress(StorageUnavailable):
+            await in_storage_thread(services.store.delete, [artifact.storage_key for artifact in artifacts])
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
 
 
@@ -307,21 +320,18 @@ async def task_answer(services: Services, task_id: UUID, status: int) -> Respons
 
 async def json_body(request: Request, limit_bytes: int) -> bytes:
     """Give the body of a JSON request. Raises problems for another content type, and for too large a one."""
-    content_type = request.headers.get("content-type")
-    if not is_json(content_type.encode("latin-1") if content_type is not None else None):
-        raise Problem("unsupported-media-type", "The body must be application/json.")
+    require_json(request)
     return await read_body(request.scope, request.receive, limit_bytes)
 
 
-def submission_request(request: Request, caller: Caller, body: bytes) -> SubmissionRequest:
+def submission_request(request: Request, caller: Caller, body: bytes, key: str | None) -> SubmissionRequest:
     """Gather what a submission needs to know of its request."""
-    key = read_idempotency_key(request.headers.get("idempotency-key"))
     return SubmissionRequest(
         caller,
         request.state.request_id,
         key,
         fingerprint(request.method, request.url.path, body) if key is not None else None,
-        request.headers.get("traceparent"),
+        read_traceparent(find_header(request, "traceparent")),
     )
 
 
@@ -330,7 +340,9 @@ def private_json(body: bytes, status: int = 200, headers: dict[str, Any] | None 
     return Response(body, status, {**PRIVATE_HEADERS, **(headers or {})}, media_type="application/json")
 
 
-async def _wake(services: Services, task_id: UUID) -> None:
-    """Wake those who wait for the task, here and in other processes; the slow poll sees it if the broker is silent."""
-    services.waiters.wake(task_id)
-    await services.waiters.publish(write_ids([task_id]))
+async def wake_waiters(services: Services, task_ids: Sequence[UUID]) -> None:
+    """Wake those who wait for the tasks, here and in other processes; the slow poll sees it if the broker is silent."""
+    for task_id in task_ids:
+        services.waiters.wake(task_id)
+    if task_ids:
+        await services.waiters.publish(write_ids(task_ids))

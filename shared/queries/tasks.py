@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import Executable, Select, delete, func, literal, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
+from shared.queries.files import TOMBSTONE_DAYS
 from shared.queries.hot_tasks import CANCELLED_ERROR, DUE_CHANNEL, NAME_THE_CLAIM
 from shared.queries.submissions import KEPT_HOURS
 from shared.tables.emails import email_intents, email_receipts
@@ -86,8 +87,12 @@ def read_params(task_id: UUID) -> Select[Any]:
 
 
 def find_tombstone(subject_id: UUID, subject: str) -> Select[UUID]:
-    """Find the organization that a purged task or file belonged to."""
-    return select(tombstones.c.organization_id).where(tombstones.c.id == subject_id, tombstones.c.subject == subject)
+    """Find the organization that a task or file belonged to which was purged within the last `TOMBSTONE_DAYS` days."""
+    return select(tombstones.c.organization_id).where(
+        tombstones.c.id == subject_id,
+        tombstones.c.subject == subject,
+        tombstones.c.purged_at > func.now() - timedelta(days=TOMBSTONE_DAYS),
+    )
 
 
 def list_page(

@@ -1,0 +1,29 @@
+"""HTTP/1.1 as uvicorn reads it, save that what is no HTTP is answered as every other error is."""
+
+from __future__ import annotations
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.error_responses import Problem
+from api.middleware import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
+from shared.identifiers import new_id
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are no request with a problem document, and close the connection."""
+        request_id = str(new_id())
+        problem = Problem("bad-request", msg, headers={"Connection": "close"})
+        body = problem.body(request_id)
+        headers = [
+            (b"x-request-id", request_id.encode()),
+            (b"content-length", b"%d" % len(body)),
+            *((name.lower().encode(), value.encode()) for name, value in problem.response_headers().items()),
+            *SECURITY_HEADERS,
+            CONTENT_SECURITY_POLICY,
+        ]
+        lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in headers)]
+        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        self.transport.close()
