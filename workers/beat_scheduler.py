@@ -21,7 +21,7 @@ from shared.database import make_engine
 from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
 from shared.queries import schedules as queries
-from shared.schema_migrations import require_current_schema
+from shared.schema_version import refuse_newer_schema
 from shared.settings import Settings
 from shared.task_options import TaskOptions
 from shared.task_submission import PLATFORM_ID, make_task, submission_document
@@ -114,7 +114,7 @@ def _insert(connection: Connection, due: Any) -> int:
 def run_beat(settings: Settings) -> None:
     """Run beat until SIGTERM or SIGINT."""
     set_up_logs(settings, "beat")
-    require_current_schema(settings)
+    refuse_newer_schema(settings)
     database = make_engine(settings, "beat", pool_size=1)
 
     class BoundScheduler(SlotScheduler):

@@ -23,7 +23,7 @@ from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
 from shared.queries import tasks as queries
 from shared.queries.schedules import SHOW_SIGN_OF_LIFE
-from shared.schema_migrations import require_current_schema
+from shared.schema_version import refuse_newer_schema
 from shared.settings import Settings
 from shared.wakeup_channel import WAKEUP_CHANNEL, write_ids
 from workers.celery_app import make_celery_app
@@ -177,7 +177,7 @@ class Relay:
 def run_relay(settings: Settings) -> None:
     """Run a relay until SIGTERM or SIGINT."""
     set_up_logs(settings, "relay")
-    require_current_schema(settings)
+    refuse_newer_schema(settings)
     relay = Relay(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: relay.stop())

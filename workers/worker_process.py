@@ -5,6 +5,7 @@ Threads suffice, because what burns processor time or touches untrusted bytes ru
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -25,9 +26,9 @@ from shared.database import connect_hot, make_engine
 from shared.errors import ConfigurationError
 from shared.log_setup import set_up_logs
 from shared.object_store import open_object_store
-from shared.schema_migrations import require_current_schema
+from shared.schema_version import refuse_newer_schema
 from shared.settings import Settings
-from workers.attempt import Attempt
+from workers.attempt import Attempt, ClaimedTask
 from workers.attempt_context import ProgressWriter, WorkerParts
 from workers.celery_app import make_celery_app
 from workers.celery_strategy import engine, execute_claimed, register_kinds
@@ -35,7 +36,7 @@ from workers.claiming import Claimer
 from workers.finishing import Finisher
 from workers.handler_catalog import load_handlers
 from workers.heartbeat import Heartbeat
-from workers.outcomes import HandedBack
+from workers.outcomes import ClaimLost, HandedBack
 from workers.run_task import TaskRunner
 
 log = structlog.get_logger()
@@ -53,8 +54,10 @@ class WorkerProcess:
         self._concurrency = concurrency
         self._attempts: dict[str, Attempt] = {}
         self._finisher = Finisher(settings)
-        self._claimer = Claimer(settings, concurrency, execute_claimed)
-        self._heartbeat = Heartbeat(settings, lambda: list(self._attempts.values()), self._end_stuck)
+        self._claimer = Claimer(settings, concurrency, self._start)
+        self._heartbeat = Heartbeat(
+            settings, lambda: list(self._attempts.values()), self._end_stuck, self._give_up_waiting
+        )
         self._scratch = ScratchFolder(settings)
         self._draining = threading.Event()
         progress = ProgressWriter(
@@ -100,9 +103,23 @@ class WorkerProcess:
             self._scratch.remove()
             log.info("worker_stopped")
 
+    def _start(self, task: ClaimedTask, offered: Any) -> None:
+        """Let a claimed task be executed. One that the pool does not take, as when it stops, is handed back."""
+        attempt = Attempt(task)
+        if older := self._attempts.get(str(task.id)):
+            # It was stopped for longer than its lease, or its task would not have been claimed again.
+            older.stop(ClaimLost())
+        self._attempts[str(task.id)] = attempt
+        try:
+            execute_claimed(task, offered)
+        except Exception:
+            log.exception("attempt_not_started", task_id=str(task.id))
+            self._give_back_what_waits([attempt])
+
     def _run_attempt(self, attempt: Attempt) -> None:
+        if not attempt.begin():
+            return
         started = time.perf_counter()
-        attempt.start()
         try:
             self._runner.run(attempt, lambda: self._forget(attempt))
         finally:
@@ -121,10 +138,10 @@ class WorkerProcess:
 
     def _drain(self) -> None:
         """Claim no more; hand back what has not begun, and, when the grace is over, what has; then end at all costs."""
+        # Nothing that does not answer, a broker, a database or a handler, may keep the process for longer.
+        self._exit_at_last(self._settings.shutdown_grace_seconds + LAST_SECONDS + 1, exit_code=0)
         self._claimer.stop()
-        for attempt in list(self._attempts.values()):
-            if not attempt.started and not attempt.ended:
-                self._hand_back(attempt)
+        self._give_back_what_waits(list(self._attempts.values()))
         deadline = time.monotonic() + self._settings.shutdown_grace_seconds
         while self._attempts and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -134,15 +151,27 @@ class WorkerProcess:
         while self._attempts and time.monotonic() < deadline:
             time.sleep(0.05)
         if self._attempts:
+            log.warning("stopped_with_stuck_threads", attempts=len(self._attempts))
             self._hand_back_everything()
             self._scratch.remove()
-            log.warning("stopped_with_stuck_threads", attempts=len(self._attempts))
             os._exit(0)
 
     def _hand_back_everything(self) -> None:
         for attempt in list(self._attempts.values()):
             if not attempt.ended:
                 self._hand_back(attempt)
+
+    def _give_back_what_waits(self, attempts: list[Attempt]) -> None:
+        """Hand back attempts that have not begun: the relay rings for their tasks at once."""
+        for attempt in attempts:
+            if attempt.withdraw():
+                self._hand_back(attempt)
+                self._claimer.release(None)
+
+    def _give_up_waiting(self, attempts: list[Attempt]) -> None:
+        """Claim no more ahead for now, and hand back what has waited for a thread for long: another worker may be idle."""
+        self._claimer.slow_down()
+        self._give_back_what_waits(attempts)
 
     def _hand_back(self, attempt: Attempt) -> None:
         attempt.stop(HandedBack())
@@ -156,15 +185,19 @@ class WorkerProcess:
         self._finisher.write(self._runner.time_out(attempt))
         attempt.ended = True
         self._forget(attempt)
+        self._exit_at_last(self._settings.shutdown_grace_seconds + LAST_SECONDS, exit_code=1)
         signals.worker_shutting_down.send(sender=None, sig="stuck", how="warm", exitcode=1)
-        threading.Thread(
-            target=_exit_soon, args=(self._settings.shutdown_grace_seconds + LAST_SECONDS + 1,), daemon=True
-        ).start()
 
+    def _exit_at_last(self, seconds: float, exit_code: int) -> None:
+        """End the process after so many seconds, if it is still there then."""
 
-def _exit_soon(seconds: float) -> None:
-    time.sleep(seconds)
-    os._exit(1)
+        def end() -> None:
+            time.sleep(seconds)
+            log.warning("stopped_by_force", attempts=len(self._attempts))
+            self._scratch.remove()
+            os._exit(exit_code)
+
+        threading.Thread(target=end, name="exit", daemon=True).start()
 
 
 class ScratchFolder:
@@ -188,9 +221,13 @@ class ScratchFolder:
             try:
                 lock = os.open(folder / "lock", os.O_RDWR)
             except FileNotFoundError:
-                # Another process may be between making its folder and locking it.
-                if time.time() - folder.stat().st_mtime > 60:
-                    shutil.rmtree(folder, ignore_errors=True)
+                # Another process may be between making its folder and locking it, or be removing it just now.
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - folder.stat().st_mtime > 60:
+                        shutil.rmtree(folder, ignore_errors=True)
+                continue
+            except PermissionError:
+                # It is another user's.
                 continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,7 +243,7 @@ def run_worker(settings: Settings, queues: list[str], concurrency: int | None) -
     if unknown := set(queues) - set(QUEUES):
         raise ConfigurationError(f"unknown queues: {', '.join(sorted(unknown))}; there are {', '.join(QUEUES)}")
     set_up_logs(settings, f"worker-{'-'.join(queues)}")
-    require_current_schema(settings)
+    refuse_newer_schema(settings)
     # Celery warns of root because of messages that could run code; ours are JSON and bear ids only.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     WorkerProcess(settings, queues, concurrency or settings.worker_concurrency).run()
