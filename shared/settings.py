@@ -60,7 +60,8 @@ class Settings(BaseSettings):
     smtp_url: Annotated[
         SecretStr,
         Field(
-            description="The mail server: `smtp://user:password@host:587?starttls=1`, or `smtps://…` for TLS at once; `?verify=0` believes any certificate."
+            description="The mail server: `smtp://user:password@host:587?starttls=1`, or `smtps://…` for TLS at once; "
+            "`?verify=0` believes any certificate."
         ),
     ] = SecretStr("smtp://127.0.0.1:25")
     mail_from: Annotated[str, Field(description="The sender of a message that names none.")] = (
