@@ -32,14 +32,23 @@ class Attempt:
         self.task = task
         self.started = False
         self.ended = False
+        self.claimed_at = time.monotonic()
+        self._first = threading.Lock()
         self._stop: Stopped | None = None
         self._told = threading.Event()
         self._deadline = float("inf")
 
-    def start(self) -> None:
-        """Begin to count the attempt's time; a claimed task may have waited for a thread."""
+    def begin(self) -> bool:
+        """Begin to count the attempt's time; a claimed task may have waited for a thread. Not if it was withdrawn."""
+        if not self._first.acquire(blocking=False):
+            return False
         self.started = True
         self._deadline = time.monotonic() + self.task.timeout_seconds
+        return True
+
+    def withdraw(self) -> bool:
+        """Let the attempt never begin; gives whether it had not begun, nor been withdrawn."""
+        return self._first.acquire(blocking=False)
 
     def stop(self, reason: Stopped) -> None:
         """Tell the attempt to end; the first reason stays, but a lost claim outweighs any."""

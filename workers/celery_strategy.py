@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from celery import Celery
 from celery.worker import state as worker_state
@@ -34,20 +34,53 @@ class Engine:
 engine = Engine()
 
 
+_EMPTY_BODY: Final[tuple[list[Any], dict[str, Any], dict[str, Any]]] = ([], {}, {})
+_HEADERS: Final[dict[str, Any]] = {
+    "lang": "py",
+    "argsrepr": "()",
+    "kwargsrepr": "{}",
+    "retries": 0,
+    "eta": None,
+    "expires": None,
+    "group": None,
+    "parent_id": None,
+    "shadow": None,
+    "timelimit": (None, None),
+    "ignore_result": True,
+}
+
+
+class UnrevokedRequest(Request):  # type: ignore[misc]  # Celery has no types
+    """A request that Celery's `revoke` does not touch: a caller cancels, and the database knows of it.
+
+    A task that is claimed here and then not executed would only be claimed again, and again.
+    """
+
+    def revoked(self) -> bool:
+        """Never."""
+        return False
+
+
+def _read_ids(headers: Any) -> Iterator[uuid.UUID]:
+    """Give the ids that a message bears; what is none is passed over."""
+    ids = headers.get("ids") or (headers.get("id"),)
+    for task_id in ids if isinstance(ids, (list, tuple)) else ():
+        if isinstance(task_id, str):
+            with contextlib.suppress(ValueError):
+                yield uuid.UUID(task_id)
+
+
 def engine_strategy(task: Any, app: Celery, consumer: Any, **_: Any) -> Callable[..., Any]:
     """Make the handler of a kind's messages."""
     request_class = create_request_cls(
-        Request, task, consumer.pool, consumer.hostname, consumer.event_dispatcher, app=app
+        UnrevokedRequest, task, consumer.pool, consumer.hostname, consumer.event_dispatcher, app=app
     )
     events = consumer.event_dispatcher
 
     def on_message(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
         _consume_only_when_wanted(consumer.hub, message.channel)
-        for task_id in message.headers.get("ids") or (message.headers["id"],):
-            try:
-                parsed_id = uuid.UUID(task_id)
-            except ValueError:
-                continue
+        for parsed_id in _read_ids(message.headers):
+            task_id = str(parsed_id)
             request = request_class(
                 message,
                 on_ack=_nothing,
@@ -57,9 +90,10 @@ def engine_strategy(task: Any, app: Celery, consumer: Any, **_: Any) -> Callable
                 eventer=events,
                 task=task,
                 connection_errors=consumer.connection_errors,
-                body=message.body,
-                headers={**message.headers, "id": task_id, "root_id": task_id},
-                decoded=False,
+                # Of the message nothing is taken but ids: what else it says could be anything, and none of it is needed.
+                body=_EMPTY_BODY,
+                headers={**_HEADERS, "task": task.name, "id": task_id, "root_id": task_id},
+                decoded=True,
                 utc=True,
             )
             if events and events.enabled:
@@ -83,7 +117,6 @@ def engine_strategy(task: Any, app: Celery, consumer: Any, **_: Any) -> Callable
 def execute_claimed(task: ClaimedTask, offered: Any) -> None:
     """Let Celery's pool execute a claimed task."""
     request, pool = offered
-    engine.attempts[str(task.id)] = Attempt(task)
     worker_state.task_reserved(request)
     request.execute_using_pool(pool)
 
@@ -126,7 +159,9 @@ def register_kinds(app: Celery) -> None:
     """Make a Celery task of every kind, under the kind's name."""
 
     def run_claimed(self: Any) -> None:
-        engine.run(engine.attempts[self.request.id])
+        # One that has waited for too long was handed back in the meantime.
+        if attempt := engine.attempts.get(self.request.id):
+            engine.run(attempt)
 
     for name in list_kinds():
         app.task(

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -18,6 +18,7 @@ import structlog
 
 from shared.database import connect_hot
 from shared.queries import hot_tasks
+from shared.queries.tasks import UNRING
 from shared.settings import Settings
 from workers.attempt import ClaimedTask
 
@@ -28,6 +29,15 @@ AHEAD_SECONDS: Final = 0.05
 """How long a claimed task may be expected to wait for a thread."""
 SMOOTHING: Final = 0.1
 RETRY_SECONDS: Final = 0.5
+PATIENCE_SECONDS: Final = 0.5
+"""How long an id may wait here for room, before the relay is asked to ring for it again, and another worker may answer."""
+
+
+class Offer(NamedTuple):
+    """An id's Celery request, and when it came."""
+
+    request: Any
+    at: float
 
 
 class Claimer:
@@ -37,7 +47,7 @@ class Claimer:
         self._settings = settings
         self._slots = slots
         self._start = start
-        self._pending: dict[UUID, Any] = {}
+        self._pending: dict[UUID, Offer] = {}
         self._taken = 0
         self._mean_seconds = 1.0
         self._changed = threading.Condition()
@@ -55,7 +65,7 @@ class Claimer:
         """Let a task be claimed as soon as there is room; an id that waits already is the same bell."""
         with self._changed:
             if not self._stopping:
-                self._pending.setdefault(task_id, request)
+                self._pending.setdefault(task_id, Offer(request, time.monotonic()))
                 self._changed.notify()
 
     def release(self, seconds: float | None) -> None:
@@ -77,18 +87,22 @@ class Claimer:
         return hungry
 
     def _is_hungry(self) -> bool:
-        return len(self._pending) < max(1, self._room() + self._ahead())
+        return not self._stopping and len(self._pending) < self._room() + self._ahead()
 
     def _tell_if_hungry(self) -> None:
         if self._refused and self._is_hungry():
             self._refused = False
             self.on_hungry()
 
+    def slow_down(self) -> None:
+        """Say that claimed tasks wait: none is claimed ahead until several have ended fast again."""
+        with self._changed:
+            self._mean_seconds = max(self._mean_seconds, 1.0)
+
     def stop(self) -> None:
-        """Claim nothing more, and forget what waits."""
+        """Claim nothing more, and give back what waits."""
         with self._changed:
             self._stopping = True
-            self._pending.clear()
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
@@ -101,19 +115,18 @@ class Claimer:
 
     def _run(self) -> None:
         connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        while True:
-            with self._changed:
-                while not self._stopping and not (self._pending and self._room() > 0):
-                    self._changed.wait()
-                if self._stopping:
-                    break
-                ids = list(self._pending)[: self._room()]
-                gathered = {task_id: self._pending.pop(task_id) for task_id in ids}
-                self._taken += len(gathered)
+        while not self._stopping or self._pending:
+            gathered, unwanted = self._wait()
+            if not gathered and not unwanted:
+                continue
             self._tell_if_hungry()
             try:
                 if connection is None or connection.closed:
                     connection = connect_hot(self._settings, "worker-claim", durable=False)
+                if unwanted:
+                    self._give_back(connection, unwanted)
+                if not gathered:
+                    continue
                 claimed = self._claim(connection, sorted(gathered))
             except psycopg.Error as error:
                 log.warning("claim_failed", error=type(error).__name__)
@@ -122,10 +135,36 @@ class Claimer:
             with self._changed:
                 self._taken -= len(gathered) - len(claimed)
             self._tell_if_hungry()
-            for task in claimed:
-                self._start(task, gathered[task.id])
+            # In the order in which they were rung, by turn and priority, which the statement does not keep.
+            by_id = {task.id: task for task in claimed}
+            for task_id, offer in gathered.items():
+                if task := by_id.get(task_id):
+                    self._start(task, offer.request)
         if connection is not None:
             connection.close()
+
+    def _wait(self) -> tuple[dict[UUID, Offer], list[UUID]]:
+        """Wait until there is room for what is offered, and take that; or give the ids that have waited for too long."""
+        with self._changed:
+            while not self._stopping:
+                if not self._pending:
+                    self._changed.wait()
+                elif (room := self._room()) > 0:
+                    gathered = {task_id: self._pending.pop(task_id) for task_id in list(self._pending)[:room]}
+                    self._taken += len(gathered)
+                    return gathered, []
+                elif (left := next(iter(self._pending.values())).at + PATIENCE_SECONDS - time.monotonic()) > 0:
+                    self._changed.wait(left)
+                else:
+                    break
+            unwanted = list(self._pending)
+            self._pending.clear()
+            return {}, unwanted
+
+    def _give_back(self, connection: psycopg.Connection[tuple[Any, ...]], ids: list[UUID]) -> None:
+        """Let the relay ring for tasks again. If that fails, it does so by itself, some time later."""
+        connection.execute(UNRING, {"ids": ids})
+        connection.execute(f"NOTIFY {hot_tasks.DUE_CHANNEL}")
 
     def _claim(self, connection: psycopg.Connection[tuple[Any, ...]], ids: list[UUID]) -> list[ClaimedTask]:
         parameters = {
@@ -136,7 +175,7 @@ class Claimer:
         }
         return [ClaimedTask._make(row) for row in connection.execute(hot_tasks.CLAIM, parameters).fetchall()]
 
-    def _give_up(self, connection: psycopg.Connection[tuple[Any, ...]] | None, gathered: dict[UUID, Any]) -> None:
+    def _give_up(self, connection: psycopg.Connection[tuple[Any, ...]] | None, gathered: dict[UUID, Offer]) -> None:
         """Close the connection and try the ids again soon; what was claimed unseen is swept when its lease is over."""
         if connection is not None:
             connection.close()

@@ -13,6 +13,8 @@ import orjson
 import psycopg
 import redis
 import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from shared.database import connect_hot
 from shared.queries import hot_tasks
@@ -26,15 +28,18 @@ RETRY_SECONDS: Final = 0.25
 
 
 UNKNOWN: Final = "unknown"
+REFUSED: Final = "refused"
 OnWritten = Callable[[str | None], None]
-"""What to do with the state that the task is in then: None when the claim was lost, and `UNKNOWN` when the database was
-away for too long to tell."""
+"""What to do with the state that the task is in then: None when the claim was lost, `UNKNOWN` when the database was
+away for too long to tell, and `REFUSED` when it does not take this end, which changed nothing."""
 
 
 class Ending(NamedTuple):
     """One attempt's end: what to write, and what to do then."""
 
-    document: dict[str, Any]
+    task_id: UUID
+    document: bytes
+    has_artifacts: bool
     on_written: OnWritten
 
 
@@ -46,15 +51,19 @@ class Finisher:
         self._waiting: queue.SimpleQueue[Ending] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        self._redis = redis.Redis.from_url(settings.broker_url, socket_timeout=0.5, socket_connect_timeout=0.5)
+        # Whoever waits for a task sees its end a little later when a wake-up is lost; so none is tried again and again.
+        self._redis = redis.Redis.from_url(
+            settings.broker_url, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 1)
+        )
         self._silent_until = 0.0
 
     def write_soon(self, document: dict[str, Any], on_written: OnWritten) -> None:
         """Write an attempt's end, in this thread with all that has gathered, or in the one that is writing already.
 
-        A database that is away is tried again until the lease would be over; then the sweeper has the task.
+        A database that is away is tried again until the lease would be over; then the sweeper has the task. Raises
+        `TypeError`, and writes nothing, for a document that is no JSON.
         """
-        self._waiting.put(Ending(document, on_written))
+        self._waiting.put(Ending(document["id"], orjson.dumps(document), bool(document.get("artifacts")), on_written))
         # Whoever finds the lock free writes for all. One who does not may go: the holder looks again after it lets go.
         while not self._waiting.empty() and self._lock.acquire(blocking=False):
             try:
@@ -100,15 +109,15 @@ class Finisher:
         if not endings:
             return
         # Rows are taken in the order of their ids by everyone, so that no two writers wait for each other.
-        endings.sort(key=lambda ending: ending.document["id"])
+        endings.sort(key=lambda ending: ending.task_id)
         statuses = self._write(endings)
-        if written := [task_id for task_id, status in statuses.items() if status is not None]:
+        if written := [task_id for task_id, status in statuses.items() if status not in {None, REFUSED}]:
             self.publish(written)
         for ending in endings:
             try:
-                ending.on_written(statuses.get(ending.document["id"], UNKNOWN))
+                ending.on_written(statuses.get(ending.task_id, UNKNOWN))
             except Exception:
-                log.exception("end_not_seen_to", task_id=str(ending.document["id"]))
+                log.exception("end_not_seen_to", task_id=str(ending.task_id))
 
     def _write(self, endings: list[Ending]) -> dict[UUID, str | None]:
         """Give the state of each task whose fate is known."""
@@ -126,16 +135,16 @@ class Finisher:
                 # One end that cannot be written must not take the others with it.
                 if len(endings) > 1:
                     return {task_id: status for ending in endings for task_id, status in self._write([ending]).items()}
-                log.error("finish_refused", task_id=str(endings[0].document["id"]), error=type(error).__name__)
-                return {}
+                log.error("finish_refused", task_id=str(endings[0].task_id), error=type(error).__name__)
+                return {endings[0].task_id: REFUSED}
 
     def _execute(self, endings: list[Ending]) -> dict[UUID, str | None]:
         if self._connection is None or self._connection.closed:
             self._connection = connect_hot(self._settings, "worker-finish")
-        artifacts = any(ending.document.get("artifacts") for ending in endings)
+        artifacts = any(ending.has_artifacts for ending in endings)
         statement = hot_tasks.FINISH_WITH_ARTIFACTS if artifacts else hot_tasks.FINISH
-        document = orjson.dumps([ending.document for ending in endings]).decode()
-        statuses: dict[UUID, str | None] = {ending.document["id"]: None for ending in endings}
+        document = (b"[" + b",".join(ending.document for ending in endings) + b"]").decode()
+        statuses: dict[UUID, str | None] = {ending.task_id: None for ending in endings}
         statuses.update(self._connection.execute(statement, {"document": document}).fetchall())
         return statuses
 

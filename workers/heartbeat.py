@@ -19,6 +19,8 @@ from workers.outcomes import Cancelled, ClaimLost, TimedOut
 log = structlog.get_logger()
 
 TICK_SECONDS: Final = 0.5
+LONGEST_WAIT_SECONDS: Final = 0.5
+"""How long a claimed task may wait for a thread of this process, before it is handed back for another to take."""
 HARD_LIMIT_SECONDS: Final = 10.0
 """How long an attempt whose time is over may take to notice; then it is ended without it."""
 
@@ -27,11 +29,16 @@ class Heartbeat:
     """A thread that renews every third of a lease."""
 
     def __init__(
-        self, settings: Settings, list_attempts: Callable[[], list[Attempt]], on_stuck: Callable[[Attempt], None]
+        self,
+        settings: Settings,
+        list_attempts: Callable[[], list[Attempt]],
+        on_stuck: Callable[[Attempt], None],
+        on_waiting: Callable[[list[Attempt]], None],
     ) -> None:
         self._settings = settings
         self._list_attempts = list_attempts
         self._on_stuck = on_stuck
+        self._on_waiting = on_waiting
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -50,7 +57,11 @@ class Heartbeat:
         next_renewal = 0.0
         while not self._stopping.wait(TICK_SECONDS):
             attempts = self._list_attempts()
-            self._end_what_is_over(attempts)
+            try:
+                self._end_what_is_over(attempts)
+            except Exception:
+                # Whatever it is, the other attempts' leases are renewed.
+                log.exception("attempts_not_ended")
             if not attempts or time.monotonic() < next_renewal:
                 continue
             try:
@@ -81,6 +92,9 @@ class Heartbeat:
                 attempt.stop(Cancelled())
 
     def _end_what_is_over(self, attempts: list[Attempt]) -> None:
+        now = time.monotonic()
+        if waiting := [a for a in attempts if not a.started and now - a.claimed_at > LONGEST_WAIT_SECONDS]:
+            self._on_waiting(waiting)
         for attempt in attempts:
             remaining = attempt.remaining_seconds()
             if remaining <= 0:

@@ -18,7 +18,7 @@ from shared.contracts.kind import AnyKind
 from shared.queries.files import list_known_keys
 from workers.attempt import Attempt
 from workers.attempt_context import AttemptContext, WorkerParts, make_folder, remove_folder
-from workers.finishing import UNKNOWN, OnWritten
+from workers.finishing import REFUSED, UNKNOWN, OnWritten
 from workers.handler_catalog import Handler
 from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack, Stopped, TimedOut
 
@@ -54,22 +54,45 @@ class TaskRunner:
                     remove_folder(folder)
             attempt.ended = True
 
-        def record(status: str | None) -> None:
-            try:
-                if document is not None and status in {None, UNKNOWN}:
-                    log.warning(
-                        "end_not_written", task_id=str(task.id), wanted=document["status"], is_lost=status is None
-                    )
-                # What nobody can know is left to the hunt for orphans: an object that a file refers to must not go.
-                if status not in {"succeeded", UNKNOWN} and context.artifacts:
-                    self._delete_unreachable(context)
-            finally:
-                on_recorded()
-
         if document is None:
-            record(None)
+            self._let_go(context, None, None, on_recorded)
         else:
-            self.write_end(document, record)
+            self._record(attempt, context, document, on_recorded)
+
+    def _record(
+        self, attempt: Attempt, context: AttemptContext, document: dict[str, Any], on_recorded: Callable[[], None]
+    ) -> None:
+        """Have an end written. One that is no JSON, or that the database refuses, is an error in the handler."""
+
+        def on_written(status: str | None) -> None:
+            if status == REFUSED:
+                fallback = self._internal_error(attempt)
+                self.write_end(fallback, lambda state: self._let_go(context, fallback, state, on_recorded))
+            else:
+                self._let_go(context, document, status, on_recorded)
+
+        try:
+            self.write_end(document, on_written)
+        except TypeError:
+            log.exception("end_is_no_json", task_id=str(attempt.task.id))
+            on_written(REFUSED)
+
+    def _let_go(
+        self,
+        context: AttemptContext,
+        document: dict[str, Any] | None,
+        status: str | None,
+        on_recorded: Callable[[], None],
+    ) -> None:
+        """Delete what nobody will ever reach, once the attempt's end is written, or lost."""
+        try:
+            if document is not None and status in {None, UNKNOWN, REFUSED}:
+                log.warning("end_not_written", task_id=str(context.task_id), wanted=document["status"], because=status)
+            # What nobody can know is left to the hunt for orphans: an object that a file refers to must not go.
+            if status not in {"succeeded", UNKNOWN} and context.artifacts:
+                self._delete_unreachable(context)
+        finally:
+            on_recorded()
 
     def _handle(self, attempt: Attempt, context: AttemptContext, folder: Path) -> dict[str, Any]:
         """Do the work and give the document of the attempt's end. The one broad `except` of an attempt is here."""
@@ -109,10 +132,12 @@ class TaskRunner:
             return self._fail(attempt, kind, failed)
         except (Exception, Stopped):
             log.exception("handler_failed")
-            detail = "The fault is ours, and was logged under the task's id."
-            return self._fail(
-                attempt, kind, Failed("/problems/internal-error", "Internal error", detail, retryable=True)
-            )
+            return self._internal_error(attempt)
+
+    def _internal_error(self, attempt: Attempt) -> dict[str, Any]:
+        detail = "The fault is ours, and was logged under the task's id."
+        failed = Failed("/problems/internal-error", "Internal error", detail, retryable=True)
+        return self._fail(attempt, list_kinds()[attempt.task.kind], failed)
 
     def time_out(self, attempt: Attempt) -> dict[str, Any]:
         """Give the document that ends an attempt whose time is over."""

@@ -1,0 +1,190 @@
+"""Tasks by SQL, and the engine's pieces in this process, for tests that must decide what a handler does and when."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg.rows import namedtuple_row
+
+from shared.contracts.catalog import list_kinds
+from shared.database import connect_hot, make_engine
+from shared.object_store import open_object_store
+from shared.queries import hot_tasks
+from shared.queries import tasks as task_queries
+from shared.settings import Settings
+from shared.task_options import TaskOptions
+from shared.task_submission import make_task, submission_document
+from workers.attempt import Attempt, ClaimedTask
+from workers.attempt_context import ProgressWriter, WorkerParts
+from workers.finishing import Finisher
+from workers.heartbeat import Heartbeat
+from workers.run_task import TaskRunner
+
+SOMEONE = uuid4()
+
+
+class Tasks:
+    """Submits tasks as the API does, without one, and reads what became of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.connection = psycopg.connect(settings.database_url, autocommit=True, row_factory=namedtuple_row)
+
+    def submit(
+        self, kind: str = "platform.ping", *, owner: UUID = SOMEONE, count: int = 1, params: Any = None, **options: Any
+    ) -> list[UUID]:
+        """Submit so many of the same; give their ids in their order."""
+        contract = list_kinds()[kind]
+        validated = contract.params.model_validate(params or {})
+        new = [
+            make_task(
+                kind,
+                contract,
+                validated.model_dump_json(by_alias=True).encode(),
+                contract.queue_for(validated),
+                TaskOptions(**options),
+                owner,
+                owner,
+            )
+            for _ in range(count)
+        ]
+        self.connection.execute(hot_tasks.SUBMIT, {"document": submission_document(new)})
+        return [task.id for task in new]
+
+    def submit_one(self, *arguments: Any, **options: Any) -> UUID:
+        return self.submit(*arguments, **options)[0]
+
+    def get(self, task_id: UUID) -> Any:
+        """A task's row, with its payload."""
+        return self.connection.execute(
+            "SELECT t.*, p.* FROM tasks t JOIN task_payloads p ON p.task_id = t.id WHERE t.id = %s", (task_id,)
+        ).fetchone()
+
+    def status(self, task_id: UUID) -> str:
+        return str(self.get(task_id).status)
+
+    def count(self, status: str) -> int:
+        row = self.connection.execute("SELECT count(*) AS n FROM tasks WHERE status = %s", (status,)).fetchone()
+        return int(row.n) if row else 0
+
+    def all_done(self, ids: list[UUID]) -> bool:
+        row = self.connection.execute(
+            "SELECT count(*) AS n FROM tasks WHERE id = ANY(%s) AND finished_at IS NULL", (ids,)
+        ).fetchone()
+        return row is not None and row.n == 0
+
+    def statuses(self, ids: list[UUID]) -> set[str]:
+        rows = self.connection.execute("SELECT DISTINCT status FROM tasks WHERE id = ANY(%s)", (ids,))
+        return {row.status for row in rows}
+
+    def history(self, task_id: UUID) -> list[str]:
+        """The states that a task went through. Its events have no gap, and as many as its version says."""
+        events = self.connection.execute(
+            "SELECT seq, type, data FROM task_events WHERE task_id = %s ORDER BY seq", (task_id,)
+        ).fetchall()
+        assert [event.seq for event in events] == list(range(1, self.get(task_id).version + 1))
+        return [event.data["status"] for event in events if event.type == "status"]
+
+    def cancel(self, task_id: UUID) -> None:
+        self.connection.execute(task_queries.CANCEL, {"ids": [task_id]})
+
+    def ring(self, task_id: UUID, seconds_ago: float) -> None:
+        """Mark a task as published so long ago."""
+        self.connection.execute(
+            "UPDATE tasks SET rung_at = now() - %s * interval '1 second' WHERE id = %s", (seconds_ago, task_id)
+        )
+
+
+@pytest.fixture
+def tasks(settings: Settings) -> Iterator[Tasks]:
+    """Tasks by SQL."""
+    tasks = Tasks(settings)
+    yield tasks
+    tasks.connection.close()
+
+
+class Bench:
+    """Claims and runs in this process; `handlers` says what each kind does."""
+
+    def __init__(self, settings: Settings, scratch: Any) -> None:
+        self.settings = settings
+        self.handlers: dict[str, Any] = {}
+        self.attempts: dict[str, Attempt] = {}
+        self.stuck: list[Attempt] = []
+        self.waiting: list[Attempt] = []
+        self.finisher = Finisher(settings)
+        self.store = open_object_store(settings.storage_url)
+        self.scratch = scratch
+        self._claims = connect_hot(settings, "bench", durable=False)
+        self._engine = make_engine(settings, "bench")
+        self._progress = ProgressWriter(lambda: connect_hot(settings, "bench"), self.finisher.publish)
+        parts = WorkerParts(settings, self._engine, self.store, self._progress)
+        self.runner = TaskRunner(parts, self.handlers, self._write_end, scratch)
+        self.heartbeat = Heartbeat(
+            settings, lambda: list(self.attempts.values()), self.stuck.append, self.waiting.extend
+        )
+        self.before_writing: Callable[[dict[str, Any]], None] = lambda document: None
+
+    def claim(self, *ids: UUID) -> list[Attempt]:
+        """Claim what can be claimed."""
+        parameters = {
+            "ids": "{" + ",".join(map(str, sorted(ids))) + "}",
+            "claims": "{" + ",".join(str(uuid4().int >> 66) for _ in ids) + "}",
+            "lease": self.settings.lease_seconds,
+        }
+        rows = self._claims.execute(hot_tasks.CLAIM, parameters).fetchall()
+        return [Attempt(ClaimedTask._make(row)) for row in rows]
+
+    def run(self, attempt: Attempt) -> None:
+        """Run an attempt to its recorded end, in this thread."""
+        recorded = threading.Event()
+        self.attempts[str(attempt.task.id)] = attempt
+        attempt.begin()
+        self.runner.run(attempt, recorded.set)
+        assert recorded.wait(20), "the attempt was not recorded"
+        self.attempts.pop(str(attempt.task.id), None)
+
+    def start(self, attempt: Attempt) -> threading.Thread:
+        """The same, in a thread."""
+        thread = threading.Thread(target=self.run, args=(attempt,), daemon=True)
+        thread.start()
+        return thread
+
+    def do(self, task_id: UUID) -> None:
+        """Claim and run one task."""
+        (attempt,) = self.claim(task_id)
+        self.run(attempt)
+
+    def _write_end(self, document: dict[str, Any], on_written: Any) -> None:
+        self.before_writing(document)
+        self.finisher.write_soon(document, on_written)
+
+    def close(self) -> None:
+        self.heartbeat.stop()
+        self.finisher.close()
+        self._progress.close()
+        self._claims.close()
+        self._engine.dispose()
+
+
+@pytest.fixture
+def bench(settings: Settings, tmp_path: Any) -> Iterator[Bench]:
+    """The engine's pieces in this process."""
+    bench = Bench(settings, tmp_path / "bench")
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def make_due(tasks: Tasks) -> Callable[[UUID], None]:
+    """Let a task that waits for its next attempt be due now, and queued."""
+
+    def make(task_id: UUID) -> None:
+        tasks.connection.execute("UPDATE tasks SET next_attempt_at = now() WHERE id = %s", (task_id,))
+        tasks.connection.execute(task_queries.PROMOTE, {"limit": 10})
+
+    return make

@@ -1,0 +1,138 @@
+"""Ends that gather, and what may be wrong with one of them, with the database, or with the broker."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from shared.settings import Settings
+from workers.finishing import REFUSED, UNKNOWN, Finisher
+
+
+def _ending(attempt: Any, **fields: Any) -> dict[str, Any]:
+    return dict(attempt.finish_document("succeeded", **{"result": {}, **fields}))
+
+
+def test_ends_that_gather_while_one_is_written_are_written_together(tasks: Any, bench: Any, monkeypatch: Any) -> None:
+    attempts = bench.claim(*tasks.submit(count=20))
+    first_is_in, sizes = threading.Event(), []
+    execute = bench.finisher._execute
+
+    def slowly(endings: list[Any]) -> Any:
+        sizes.append(len(endings))
+        first_is_in.set()
+        time.sleep(0.2)
+        return execute(endings)
+
+    monkeypatch.setattr(bench.finisher, "_execute", slowly)
+    states: list[str | None] = []
+    writer = threading.Thread(target=lambda: states.append(bench.finisher.write(_ending(attempts[0]))))
+    writer.start()
+    first_is_in.wait()
+    for attempt in attempts[1:]:
+        bench.finisher.write_soon(_ending(attempt), states.append)
+    writer.join(timeout=10)
+
+    assert sizes == [1, 19]
+    assert states == ["succeeded"] * 20
+
+
+@pytest.mark.parametrize("bad", ["\0", "a\0b"])
+def test_an_end_that_the_database_does_not_take_leaves_the_others_theirs(tasks: Any, bench: Any, bad: str) -> None:
+    ids = tasks.submit(count=3)
+    attempts = bench.claim(*ids)
+    states: dict[Any, str | None] = {}
+    # The lock is held, so that the three are written together.
+    with bench.finisher._lock:
+        for attempt in attempts:
+            result = {"echo": bad if attempt.task.id == ids[1] else "good"}
+            bench.finisher.write_soon(
+                _ending(attempt, result=result), lambda state, key=attempt.task.id: states.update({key: state})
+            )
+    bench.finisher._flush()
+
+    assert states == {ids[0]: "succeeded", ids[1]: REFUSED, ids[2]: "succeeded"}
+    assert tasks.status(ids[1]) == "running"
+
+
+def test_an_end_that_is_no_json_is_its_own_attempts_error_and_stops_nobody(tasks: Any, bench: Any) -> None:
+    ids = tasks.submit(count=2)
+    bad, good = bench.claim(*ids)
+
+    with pytest.raises(TypeError):
+        bench.finisher.write(_ending(bad, result={"echo": {1, 2}}))
+
+    assert bench.finisher.write(_ending(good)) == "succeeded"
+    assert tasks.status(bad.task.id) == "running"
+
+
+def test_a_lost_claim_writes_nothing(tasks: Any, bench: Any) -> None:
+    (attempt,) = bench.claim(tasks.submit_one())
+    stale = {**_ending(attempt), "claim": attempt.task.claim + 1}
+
+    assert bench.finisher.write(stale) is None
+    assert tasks.status(attempt.task.id) == "running"
+
+
+def test_a_connection_that_was_ended_is_made_anew(tasks: Any, bench: Any) -> None:
+    first, second = bench.claim(*tasks.submit(count=2))
+    assert bench.finisher.write(_ending(first)) == "succeeded"
+
+    tasks.connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'taskmill-worker-finish'"
+    )
+
+    assert bench.finisher.write(_ending(second)) == "succeeded"
+
+
+def test_a_database_that_is_away_for_longer_than_the_lease_leaves_the_end_unknown(settings: Settings) -> None:
+    away = settings.model_copy(update={"lease_seconds": 1, "database_url": "postgresql://x@127.0.0.1:1/x"})
+    finisher = Finisher(away)
+    document = {"id": uuid4(), "claim": 1, "status": "succeeded"}
+
+    started = time.monotonic()
+    state = finisher.write(document)
+    finisher.close()
+
+    assert state == UNKNOWN
+    assert time.monotonic() - started < 5
+
+
+def test_an_end_whose_answer_was_lost_is_not_written_twice(tasks: Any, bench: Any, monkeypatch: Any) -> None:
+    (attempt,) = bench.claim(tasks.submit_one())
+    execute, calls = bench.finisher._execute, []
+
+    def lose_the_answer(endings: Any) -> Any:
+        answer = execute(endings)
+        calls.append(answer)
+        if len(calls) == 1:
+            raise psycopg.OperationalError("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(bench.finisher, "_execute", lose_the_answer)
+
+    assert bench.finisher.write(_ending(attempt)) is None
+    assert tasks.history(attempt.task.id) == ["queued", "running", "succeeded"]
+
+
+def test_a_broker_that_does_not_answer_hardly_delays_an_end(tasks: Any, bench: Any, settings: Settings) -> None:
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        finisher = Finisher(settings.model_copy(update={"broker_url": url}))
+        attempts = bench.claim(*tasks.submit(count=10))
+
+        started = time.monotonic()
+        for attempt in attempts:
+            assert finisher.write(_ending(attempt)) == "succeeded"
+        took = time.monotonic() - started
+        finisher.close()
+
+    # Half a second for connecting, half for the second try; then the broker is left alone for a while.
+    assert took < 2.5
