@@ -28,7 +28,7 @@ from cli.demo_checks import (
 )
 from cli.demo_client import Client, RequestRefused, Task, TaskTooSlow
 from cli.local_stack.server_process import ServerFailed
-from cli.local_stack.stack import LocalStack
+from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
 
 _DATA = Path(__file__).resolve().parent / "demo_data"
 _LIMIT_SECONDS = 120
@@ -68,8 +68,8 @@ def run_demo(data_dir: Path | None, *, keep: bool) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    # An invented person is written to, which must go nowhere, whatever mail server is set.
-    stack = LocalStack(data_dir, environment={"TASKMILL_SMTP_URL": ""})
+    # An invented person is written to, and invented work is done: neither is for servers that someone works on.
+    stack = LocalStack(data_dir, environment=BUILT_IN_SERVERS)
     with _terminated_as_interrupted():
         return _run(stack, console, throw_away=data_dir is None, keep=keep)
 

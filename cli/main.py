@@ -140,6 +140,21 @@ def migrate() -> None:
     migrate_schema(read_settings())
 
 
+@app.command()
+def verify(
+    since: Annotated[
+        str | None, typer.Option(help="Only what was accepted since then: 2026-11-24T10:00:00Z, or an age: 3h, 7d.")
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every object and compare its SHA-256.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check every promise on what is stored; exit with 1 and a list when one is broken."""
+    from cli.verify import run_verify
+    from shared.settings import read_settings
+
+    raise typer.Exit(run_verify(read_settings(), since, deep=deep, as_json=as_json))
+
+
 @keys.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="Who or what the key is for.")],

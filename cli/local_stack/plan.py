@@ -163,7 +163,7 @@ class StackPlan:
             listeners |= {"mail": self._ports["smtp"], "the mail page": self._ports["mail_page"]}
         return listeners
 
-    def describe(self, find_pid: Callable[[str], int | None]) -> ReadyFile:
+    def describe(self, find_pid: Callable[[str], int | None], api_key: str) -> ReadyFile:
         """The ready file of now."""
         environment = self._environment
         host, port = self.api_address
@@ -177,7 +177,7 @@ class StackPlan:
             flower_password=environment["TASKMILL_FLOWER_PASSWORD"],
             mail_url=f"http://127.0.0.1:{self._ports['mail_page']}" if own_mail else None,
             mail_dir=str(self._directory.folder("mail")) if own_mail else None,
-            api_key=self.api_key_file.read_text(encoding="ascii").strip(),
+            api_key=api_key,
             database_url=environment["TASKMILL_DATABASE_URL"],
             broker_url=environment["TASKMILL_BROKER_URL"],
             storage_url=environment["TASKMILL_STORAGE_URL"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -71,6 +72,8 @@ class ProcessRecord:
         # Without waiting for the disk: after a power cut there is nothing left to end.
         text = json.dumps({"running": {part: asdict(identity) for part, identity in self._running.items()}})
         draft = self._path.with_suffix(".new")
-        draft.touch(mode=0o600)
-        draft.write_text(text + "\n", encoding="utf-8")
-        draft.replace(self._path)
+        # On a full disk the parts must be kept running all the same; what the record lacks, the mark still tells.
+        with suppress(OSError):
+            draft.touch(mode=0o600)
+            draft.write_text(text + "\n", encoding="utf-8")
+            draft.replace(self._path)

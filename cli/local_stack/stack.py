@@ -17,6 +17,11 @@ from cli.local_stack.data_directory import remove_data_directory
 from cli.local_stack.owned_files import make_folder
 from cli.local_stack.server_process import ServerFailed
 
+BUILT_IN_SERVERS = dict.fromkeys(
+    ("TASKMILL_DATABASE_URL", "TASKMILL_BROKER_URL", "TASKMILL_STORAGE_URL", "TASKMILL_SMTP_URL"), ""
+)
+"""An environment in which no server of the user's own takes the place of a built-in one."""
+
 _STOP_SECONDS = 25.0
 
 

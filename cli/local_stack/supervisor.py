@@ -66,7 +66,6 @@ class Supervisor:
 
     async def start(self, part: Part) -> None:
         """Start it, and keep it running from now on. Raises `OSError` when it cannot be executed."""
-        self._parts[part.name] = part
         await self._spawn(part)
         keeper = self._keepers[part.name] = asyncio.create_task(self._keep(part), name=f"keep {part.name}")
         keeper.add_done_callback(self._note_fault)
@@ -81,7 +80,7 @@ class Supervisor:
             if process.poll() is None:
                 kill_group(process.pid)
                 process.wait()
-            del self._processes[part.name]
+            del self._parts[part.name], self._processes[part.name]
 
     async def stop(self, stages: Sequence[Sequence[str]], limit_seconds: float) -> None:
         """End the parts, stage by stage, all of them within the limit, and whatever they started and left behind."""
@@ -118,6 +117,7 @@ class Supervisor:
 
     async def _spawn(self, part: Part) -> None:
         process = spawn(part.command, subprocess.PIPE)
+        self._parts[part.name] = part
         self._processes[part.name] = process
         self._record.add(part.name, process.pid)
         pump = LinePump(self._printer, part.name)
@@ -143,7 +143,9 @@ class Supervisor:
                 self._printer.say("taskmill", f"{name} did not stop in time and is killed")
                 kill_group(process.pid)
                 await _wait_for_exit(process)
-        self._keepers[name].cancel()
+        # A stop in the middle of the start finds parts that nobody keeps yet.
+        if name in self._keepers:
+            self._keepers[name].cancel()
         part.clear_remains()
 
     def _note_fault(self, keeper: asyncio.Task[None]) -> None:

@@ -55,6 +55,7 @@ class _Stack:
         if options.ready_file is not None:
             self._ready_paths.append(options.ready_file.absolute())
         self._is_ready = False
+        self._api_key = ""
 
     async def run(self) -> int:
         """Start all of it, run until told to stop or until it cannot go on, and end all of it."""
@@ -135,6 +136,7 @@ class _Stack:
         for part in plan.list_workers():
             await supervisor.start(part)
         await front
+        self._api_key = plan.api_key_file.read_text(encoding="ascii").strip()
         self._is_ready = True
         self._announce(self._write_ready_file(), time.monotonic() - began)
         await supervisor.wait_for_fault()
@@ -143,7 +145,7 @@ class _Stack:
         """Write it with the processes of now. Before the stack is ready there is none to write."""
         if not self._is_ready:
             return None
-        ready = self._plan.describe(self._supervisor.find_pid)
+        ready = self._plan.describe(self._supervisor.find_pid, self._api_key)
         for path in self._ready_paths:
             try:
                 ready.write(path)

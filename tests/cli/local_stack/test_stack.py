@@ -23,7 +23,7 @@ from cli.local_stack.child_process import wait_until
 from cli.local_stack.process_identity import ProcessIdentity, identify, list_marked, signal_all, wait_until_gone
 from cli.local_stack.process_record import MARK
 from cli.local_stack.ready_file import PARTS
-from cli.local_stack.stack import LocalStack
+from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
 
 pytestmark = pytest.mark.xdist_group("local_stack")
 
@@ -55,7 +55,7 @@ def list_processes(stack: LocalStack) -> list[ProcessIdentity]:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[LocalStack]:
-    with LocalStack() as stack:
+    with LocalStack(environment=BUILT_IN_SERVERS) as stack:
         yield stack
 
 
@@ -134,7 +134,7 @@ def test_a_second_stack_on_the_directory_is_refused_and_disturbs_nothing(running
 
 def test_two_stacks_at_once_do_not_disturb_each_other(running: LocalStack) -> None:
     ready = running.ready
-    with LocalStack() as other:
+    with LocalStack(environment=BUILT_IN_SERVERS) as other:
         assert other.ready["api_url"] != ready["api_url"]
         theirs = submit_ping(other.ready)
         assert get_task(other.ready, theirs)["status"] == "succeeded"
@@ -178,6 +178,20 @@ def test_what_a_killed_supervisor_left_is_ended_by_the_next_start(running: Local
 
     assert wait_until_gone(left, limit_seconds=1)
     assert get_task(running.ready, submit_ping(running.ready))["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("delay_seconds", [0.3, 0.5, 1.0])
+def test_a_signal_in_the_middle_of_the_start_leaves_no_process_either(stack: LocalStack, delay_seconds: float) -> None:
+    stack.stop()
+    argv = [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(stack.data_dir)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        time.sleep(delay_seconds)
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+
+    assert "Traceback" not in output
+    assert process.returncode in {0, -signal.SIGTERM}
+    assert list_processes(stack) == []
 
 
 def test_a_signal_ends_all_of_it_in_time_and_leaves_no_process(running: LocalStack) -> None:

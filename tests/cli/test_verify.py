@@ -1,0 +1,371 @@
+"""Each kind of corruption is planted into a sound database, and that corruption alone is reported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import Connection
+from typer.testing import CliRunner
+
+from cli.local_stack.postgres import PostgresServer
+from cli.main import app
+from cli.verify import parse_since
+from shared.contracts.catalog import list_kinds
+from shared.database import connect_hot, make_engine
+from shared.identifiers import new_id
+from shared.object_store import new_object_key, open_object_store
+from shared.queries import emails, hot_tasks
+from shared.queries import schedules as schedule_queries
+from shared.queries import tasks as queries
+from shared.settings import Settings
+from shared.task_options import TaskOptions
+from shared.task_submission import NewTask, make_task, submission_document
+from shared.verification import Report, find_broken_rows, verify
+
+OWNER = new_id()
+RETRYING = {"type": "/problems/internal-error", "attempt": 1}
+
+
+class Rows:
+    """A database in which tasks of every fate lie, written by the platform's own statements."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engine = make_engine(settings, "test")
+        self.hot = connect_hot(settings, "test")
+        self.store = open_object_store(settings.storage_url)
+        self.task: dict[str, UUID] = {}
+        self.key = ""
+        self._claims: dict[UUID, int] = {}
+
+    def close(self) -> None:
+        self.hot.close()
+        self.engine.dispose()
+
+    def submit(self, fate: str, **fields: Any) -> UUID:
+        kind = list_kinds()["platform.ping"]
+        task: NewTask = make_task("platform.ping", kind, b"{}", "files", TaskOptions(), OWNER, OWNER)
+        for name, value in fields.items():
+            setattr(task, name, value)
+        self.hot.execute(hot_tasks.SUBMIT_KEYED, {"document": submission_document([task])})
+        self.task[fate] = task.id
+        return task.id
+
+    def claim(self, task_id: UUID) -> None:
+        claim = self._claims[task_id] = int(time.time_ns())
+        parameters = {"ids": f"{{{task_id}}}", "claims": f"{{{claim}}}", "lease": 60}
+        assert len(self.hot.execute(hot_tasks.CLAIM, parameters).fetchall()) == 1
+
+    def finish(self, task_id: UUID, status: str, **fields: Any) -> None:
+        ending = {"id": str(task_id), "claim": self._claims[task_id], "status": status, **fields}
+        statement = hot_tasks.FINISH_WITH_ARTIFACTS
+        assert self.hot.execute(statement, {"document": json.dumps([ending])}).fetchall() == [(task_id, status)]
+
+    def fail(self, task_id: UUID, type: str = "/problems/internal-error") -> None:
+        self.finish(task_id, "failed", error={"type": type, "attempt": 1})
+
+    def send(self, task_id: UUID, *, answered: bool) -> UUID:
+        intent_id = new_id()
+        with self.engine.begin() as connection:
+            connection.execute(
+                emails.insert_intent(intent_id, task_id, attempt=1, message_id="<m@x>", recipients=["a@example.com"])
+            )
+            if answered:
+                accepted: emails.ReceiptRow = {
+                    "recipient": "a@example.com",
+                    "status": "accepted",
+                    "code": 250,
+                    "reply": "ok",
+                }
+                connection.execute(emails.insert_receipts(intent_id, task_id, [accepted]))
+        return intent_id
+
+    def fill(self, folder: Path) -> None:
+        self.submit("queued")
+        self.submit("scheduled", status="scheduled", delay=3600)
+        self.claim(self.submit("running"))
+        retrying = self.submit("retrying")
+        self.claim(retrying)
+        self.finish(retrying, "retrying", error=RETRYING, delay=3600)
+        self._fill_with_artifact(folder)
+        failed = self.submit("failed")
+        self.claim(failed)
+        self.finish(failed, "queued")
+        self.claim(failed)
+        self.hot.execute(
+            hot_tasks.REPORT_PROGRESS,
+            {"id": failed, "claim": self._claims[failed], "percent": 40, "message": "so far"},
+        )
+        self.fail(failed)
+        retried = self.submit("retried")
+        self.claim(retried)
+        self.fail(retried)
+        self.hot.execute(queries.RETRY, {"id": retried, "kind_attempts": 3})
+        running = self.submit("asked to stop")
+        self.claim(running)
+        self.hot.execute(queries.CANCEL, {"ids": [self.submit("cancelled"), running]})
+        self.submit("expired", ttl=0)
+        self.hot.execute(queries.EXPIRE, {"limit": 10})
+        sent = self.submit("sent")
+        self.claim(sent)
+        self.send(sent, answered=True)
+        self.finish(sent, "succeeded", result={})
+        unknown = self.submit("unknown")
+        self.claim(unknown)
+        self.send(unknown, answered=False)
+        self.fail(unknown, "/problems/delivery-unknown")
+        batch_id = new_id()
+        for position in range(2):
+            keyed = {"idempotency_key": "batch", "fingerprint": "00"} if position == 0 else {}
+            self.submit(f"batch {position}", batch_id=batch_id, **keyed)
+        self.submit("keyed", idempotency_key="single", fingerprint="00")
+        self._fill_with_slot_and_purged()
+
+    def _fill_with_artifact(self, folder: Path) -> None:
+        task_id = self.submit("succeeded")
+        self.claim(task_id)
+        content = b"what was made"
+        (folder / "made").write_bytes(content)
+        self.key = new_object_key()
+        self.store.put_file(self.key, folder / "made")
+        artifact = {
+            "file_id": str(new_id()),
+            "name": "made",
+            "media_type": "text/plain",
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "storage_key": self.key,
+            "position": 0,
+        }
+        self.finish(task_id, "succeeded", result={"n": 1}, artifacts=[artifact])
+
+    def _fill_with_slot_and_purged(self) -> None:
+        schedule_id = new_id()
+        purged = self.submit("purged", idempotency_key="purged", fingerprint="00")
+        self.claim(purged)
+        self.fail(purged)
+        with self.engine.begin() as connection:
+            connection.execute(schedule_queries.ensure_schedule(schedule_id, "s", "platform.ping", {}, 60))
+            slot = self.submit("slot", schedule_id=schedule_id)
+            now = connection.execute(schedule_queries.list_due_slots()).all()[0].slot
+            connection.execute(schedule_queries.take_slot(schedule_id, now, slot))
+            self.hot.execute(
+                "INSERT INTO unique_tasks (owner_id, kind, params_sha256, task_id) VALUES (%s, 'x', '', %s)",
+                (OWNER, slot),
+            )
+            for statement in queries.erase_tasks([purged]):
+                connection.execute(statement)
+
+    def corrupt(self, connection: Connection, statement: str) -> None:
+        """Execute a statement with no trigger, foreign key or constraint in the way; `{fate}` is that task's id."""
+        names = {fate.replace(" ", "_"): f"'{task_id}'" for fate, task_id in self.task.items()}
+        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        for table, constraint in connection.exec_driver_sql(
+            "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE contype = 'c' AND conrelid::regclass::text"
+            " IN ('tasks', 'task_events', 'idempotency_keys')"
+        ).all():
+            connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT {constraint}")
+        assert connection.exec_driver_sql(statement.format(**names)).rowcount > 0
+
+
+@pytest.fixture
+def rows(settings: Settings, tmp_path: Path) -> Iterator[Rows]:
+    rows = Rows(settings)
+    rows.fill(tmp_path)
+    yield rows
+    rows.close()
+
+
+@pytest.fixture(scope="module")
+def shared_rows(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rows]:
+    """The same for tests that undo what they change."""
+    name, folder = f"test_{new_id().hex}", tmp_path_factory.mktemp("verify")
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE taskmill_template")
+    url = postgres_server.url.rsplit("/", 1)[0] + "/" + name
+    rows = Rows(Settings(database_url=url, storage_url=f"file://{folder}/objects", lease_seconds=2))
+    rows.fill(folder)
+    yield rows
+    rows.close()
+
+
+def found(report: Report) -> set[tuple[str, str]]:
+    return {(finding.check, finding.subject) for finding in report.broken}
+
+
+def test_a_sound_database_has_no_findings(rows: Rows) -> None:
+    report = verify(rows.settings, deep=True)
+
+    assert report.sound, report.describe()
+    assert report.warnings == []
+    assert report.tasks["succeeded"] == 2
+    assert (report.files, report.objects) == (1, 1)
+
+
+CORRUPTIONS = [
+    ("a doubled event", "history", "failed", "INSERT INTO task_events SELECT task_id, seq + 1, at, 'log', '{{}}' "
+     "FROM task_events WHERE task_id = {failed} ORDER BY seq DESC LIMIT 1"),
+    ("a missing event", "history", "failed", "DELETE FROM task_events WHERE task_id = {failed} AND type = 'progress'"),
+    ("a version that nobody wrote down", "history", "queued", "UPDATE tasks SET version = version + 1 WHERE id = {queued}"),
+    ("a terminal state changed", "moves", "sent", "WITH t AS (UPDATE tasks SET version = version + 1, status = 'failed' "
+     "WHERE id = {sent} RETURNING version), p AS (UPDATE task_payloads SET result = NULL, error = '{{}}' "
+     "WHERE task_id = {sent}) INSERT INTO task_events SELECT {sent}, version, now(), 'status', '{{\"status\": \"failed\"}}' "
+     "FROM t"),
+    ("a terminal state left without a person's retry", "moves", "retried", "UPDATE task_events SET data = data - 'retried' "
+     "WHERE task_id = {retried}"),
+    ("a task that began in the middle", "moves", "cancelled", "UPDATE task_events SET data = '{{\"status\": \"retrying\"}}' "
+     "WHERE task_id = {cancelled} AND seq = 1"),
+    ("a state that the history does not know", "status", "queued", "UPDATE tasks SET status = 'scheduled' "
+     "WHERE id = {queued}"),
+    ("an attempt that was not counted", "attempts", "running", "UPDATE tasks SET attempt = 0 WHERE id = {running}"),
+    ("more attempts than allowed", "attempts", "running", "UPDATE tasks SET max_attempts = 0 WHERE id = {running}"),
+    ("a lease that nobody took back", "leases", "running", "UPDATE tasks SET lease_until = now() - interval '5 s' "
+     "WHERE id = {running}"),
+    ("a running row without a claim", "leases", "running", "UPDATE tasks SET claim = NULL WHERE id = {running}"),
+    ("a lease left behind", "leases", "failed", "UPDATE tasks SET lease_until = now() WHERE id = {failed}"),
+    ("a payload gone", "payload", "queued", "DELETE FROM task_payloads WHERE task_id = {queued}"),
+    ("a success without a result", "payload", "sent", "UPDATE task_payloads SET result = NULL WHERE task_id = {sent}"),
+    ("a failure without an error", "payload", "failed", "UPDATE task_payloads SET error = NULL WHERE task_id = {failed}"),
+    ("a result of what still runs", "payload", "running", "UPDATE task_payloads SET result = '1' WHERE task_id = {running}"),
+    ("an end without a time", "times", "failed", "UPDATE tasks SET purge_at = NULL WHERE id = {failed}"),
+    ("a deleted row", "deleted-rows", "queued", "DELETE FROM tasks WHERE id = {queued}"),
+    ("a deleted row with all that hung on it", "idempotency-keys", "keyed", "WITH e AS (DELETE FROM task_events "
+     "WHERE task_id = {keyed}), p AS (DELETE FROM task_payloads WHERE task_id = {keyed}), "
+     "k AS (DELETE FROM idempotency_keys WHERE key = 'purged'), d AS (DELETE FROM tombstones) "
+     "DELETE FROM tasks WHERE id = {keyed}"),
+    ("a slot's task gone", "slots", "slot", "WITH e AS (DELETE FROM task_events WHERE task_id = {slot}), p AS (DELETE FROM "
+     "task_payloads WHERE task_id = {slot}), u AS (DELETE FROM unique_tasks) DELETE FROM tasks WHERE id = {slot}"),
+    ("a slot done twice", "slots", "queued", "UPDATE tasks SET schedule_id = (SELECT id FROM schedules) "
+     "WHERE id = {queued}"),
+    ("uniqueness that points to nothing", "deleted-rows", "purged", "INSERT INTO unique_tasks (owner_id, kind, "
+     "params_sha256, task_id) VALUES (gen_random_uuid(), 'y', '', {purged})"),
+    ("a tombstone of what is there", "tombstones", "failed", "INSERT INTO tombstones (id, subject, organization_id, "
+     "owner_id) VALUES ({failed}, 'task', gen_random_uuid(), gen_random_uuid())"),
+    ("a receipt without its intent", "receipts", "sent", "DELETE FROM email_intents WHERE task_id = {sent}"),
+    ("a receipt for a stranger", "receipts", "sent", "WITH i AS (UPDATE email_intents SET given_up_at = now()) "
+     "UPDATE email_receipts SET recipient = 'b@example.com' WHERE task_id = {sent}"),
+    ("a message accepted twice", "sent-once", "sent", "WITH i AS (INSERT INTO email_intents SELECT gen_random_uuid(), "
+     "task_id, 1, message_id, recipients FROM email_intents WHERE task_id = {sent} RETURNING id) INSERT INTO email_receipts "
+     "SELECT i.id, recipient, task_id, status, code, reply FROM i, email_receipts WHERE task_id = {sent}"),
+    ("a success of which nobody can know", "delivery-unknown", "sent", "DELETE FROM email_receipts"),
+    ("an unknown delivery that the error hides", "delivery-unknown", "unknown", "UPDATE task_payloads "
+     "SET error = '{{\"type\": \"/problems/worker-lost\"}}' WHERE task_id = {unknown}"),
+    ("an artifact that nobody refers to", "artifacts", "succeeded", "DELETE FROM task_files WHERE role = 'artifact'"),
+    ("an artifact of a failure", "artifacts", "failed", "WITH x AS (UPDATE task_files SET task_id = {failed}) "
+     "UPDATE files SET task_id = {failed}"),
+    ("a link to no file", "file-links", "queued", "INSERT INTO task_files (task_id, file_id, role) "
+     "VALUES ({queued}, gen_random_uuid(), 'input')"),
+    ("an artifact of another", "file-links", "failed", "INSERT INTO task_files (task_id, file_id, role) "
+     "SELECT {failed}, id, 'artifact' FROM files"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("check", "fate", "statement"), [c[1:] for c in CORRUPTIONS], ids=[c[0] for c in CORRUPTIONS])
+def test_what_is_planted_is_found_and_nothing_else(shared_rows: Rows, check: str, fate: str, statement: str) -> None:
+    with shared_rows.engine.connect() as connection:
+        shared_rows.corrupt(connection, statement)
+
+        findings = list(find_broken_rows(connection, None, lease_seconds=2))
+
+        connection.rollback()
+    assert {finding[:2] for finding in findings} == {(check, str(shared_rows.task[fate]))}, findings
+
+
+def test_every_check_has_its_corruption() -> None:
+    from shared.queries.verification import CHECKS
+
+    assert {check.name for check in CHECKS} <= {corruption[1] for corruption in CORRUPTIONS}
+
+
+def test_a_missing_object_is_found_under_the_task_that_made_it(rows: Rows) -> None:
+    rows.store.delete([rows.key])
+
+    assert found(verify(rows.settings)) == {("objects", str(rows.task["succeeded"]))}
+
+
+def test_an_object_of_another_size_is_found(rows: Rows, tmp_path: Path) -> None:
+    with (tmp_path / "objects" / rows.key).open("ab") as file:
+        file.write(b"more")
+
+    assert found(verify(rows.settings)) == {("objects", str(rows.task["succeeded"]))}
+
+
+def test_only_a_deep_look_sees_that_an_object_holds_other_bytes_of_the_same_length(rows: Rows, tmp_path: Path) -> None:
+    path = tmp_path / "objects" / rows.key
+    path.write_bytes(b"x" * path.stat().st_size)
+
+    shallow, deep = verify(rows.settings), verify(rows.settings, deep=True)
+
+    assert shallow.sound
+    assert found(deep) == {("objects", str(rows.task["succeeded"]))}
+
+
+def test_an_object_without_a_file_is_a_warning_until_it_is_a_day_old(rows: Rows, tmp_path: Path) -> None:
+    young, old = new_object_key(), new_object_key()
+    for key in (young, old):
+        (tmp_path / "left").write_bytes(b"left")
+        rows.store.put_file(key, tmp_path / "left")
+    two_days_ago = time.time() - 2 * 86_400
+    os.utime(tmp_path / "objects" / old, (two_days_ago, two_days_ago))
+
+    report = verify(rows.settings)
+
+    assert found(report) == {("orphans", old)}
+    assert [warning.subject for warning in report.warnings] == [young]
+
+
+def test_what_was_accepted_before_is_left_out(rows: Rows) -> None:
+    with rows.engine.begin() as connection:
+        rows.corrupt(connection, "DELETE FROM task_payloads WHERE task_id = {queued}")
+
+    assert not verify(rows.settings, since=parse_since("1h")).sound
+    later = verify(rows.settings, since=parse_since("2999-01-01T00:00:00Z"))
+    assert later.sound
+    assert later.tasks == {}
+
+
+def test_the_command_lists_what_is_broken_and_exits_with_one(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in rows.settings.model_dump(mode="json", exclude_unset=True).items():
+        monkeypatch.setenv(f"TASKMILL_{name.upper()}", str(value))
+    sound = CliRunner().invoke(app, ["verify"])
+    with rows.engine.begin() as connection:
+        rows.corrupt(connection, "UPDATE tasks SET attempt = 0 WHERE id = {running}")
+
+    text = CliRunner().invoke(app, ["verify", "--since", "1h"])
+    document = CliRunner().invoke(app, ["verify", "--json"])
+
+    assert sound.exit_code == 0
+    assert "promises hold" in sound.output
+    assert text.exit_code == document.exit_code == 1
+    assert f"attempts: {rows.task['running']}" in text.output
+    assert [finding["subject"] for finding in json.loads(document.output)["broken"]] == [str(rows.task["running"])]
+
+
+def test_an_age_that_is_none_is_refused() -> None:
+    assert CliRunner().invoke(app, ["verify", "--since", "yesterday"]).exit_code == 2
+
+
+def test_a_database_at_work_has_no_findings(api: Any, engine_room: Any, eventually: Callable[..., Any]) -> None:
+    client = api.client("operator", "operator")
+    reports = []
+    for _ in range(6):
+        batch = [{"kind": "platform.ping", "params": {"sleep_ms": n % 30}} for n in range(60)]
+        submitted = client.post("/tasks/batch", json={"tasks": batch}).json()
+        client.post("/files", files={"file": ("a.txt", b"hello " * 1000)})
+        for task in submitted["tasks"][::7]:
+            client.post(f"/tasks/{task['id']}/cancel")
+        reports.append(verify(api.settings))
+
+    assert [report.describe() for report in reports] == [""] * 6
+    assert any(report.tasks.get("running") for report in reports)
+    eventually(lambda: set(verify(api.settings).tasks) <= {"succeeded", "cancelled"}, 40)
+    assert verify(api.settings, deep=True).sound
