@@ -1,0 +1,219 @@
+"""`Idempotency-Key`: the same request under the same key happens once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+from shared.identifiers import new_id
+
+ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
+EMAIL = {"to": ["ada@example.com"], "text": "hello"}
+SUBMISSIONS: list[tuple[str, dict[str, Any]]] = [
+    ("/tasks", {"kind": "platform.ping", "params": {"echo": "x"}}),
+    ("/tasks/batch", {"tasks": [{"kind": "platform.ping"}, {"kind": "platform.ping"}]}),
+    ("/emails", EMAIL),
+]
+
+
+def under(key: str) -> dict[str, str]:
+    return {"Idempotency-Key": key}
+
+
+def subject_of(answer: httpx2.Response) -> str:
+    body = answer.json()
+    return str(body.get("batch_id") or body["id"]) if "tasks" in body else str(body["id"])
+
+
+@pytest.mark.parametrize(("path", "body"), SUBMISSIONS)
+def test_the_same_request_is_answered_again_with_what_it_made(
+    operator: httpx2.Client, hand: Any, path: str, body: dict[str, Any]
+) -> None:
+    key = under(str(new_id()))
+
+    first = operator.post(path, json=body, headers=key)
+    before = hand.count("SELECT count(*) FROM tasks")
+    again = operator.post(path, json=body, headers=key)
+
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert subject_of(again) == subject_of(first)
+    assert again.headers["location"] == first.headers["location"]
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.headers["retry-after"] == "1"
+    assert "idempotency-replayed" not in first.headers
+    assert hand.count("SELECT count(*) FROM tasks") == before
+
+
+def test_a_replay_shows_the_task_as_it_is_now(operator: httpx2.Client, hand: Any) -> None:
+    key = under(str(new_id()))
+    task_id = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key).json()["id"]
+    hand.succeed(task_id)
+
+    again = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key)
+
+    assert (again.status_code, again.json()["id"], again.json()["status"]) == (202, task_id, "succeeded")
+
+
+def test_the_order_of_fields_and_white_space_do_not_make_another_request(operator: httpx2.Client) -> None:
+    key = {**under(str(new_id())), "content-type": "application/json"}
+
+    first = operator.post("/tasks", content=b'{"kind":"platform.ping","priority":3}', headers=key)
+    again = operator.post("/tasks", content=b'{ "priority": 3, "kind": "platform.ping" }', headers=key)
+
+    assert again.json()["id"] == first.json()["id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tasks", {"kind": "platform.ping", "priority": 3}),
+        ("/tasks", {"kind": "platform.ping", "params": {"echo": "y"}}),
+        ("/emails", EMAIL),
+        ("/tasks/batch", {"tasks": [{"kind": "platform.ping"}]}),
+        ("/tasks", {"kind": "platform.ping", "unique_for": 60}),
+    ],
+)
+def test_another_request_under_the_same_key_is_refused(
+    operator: httpx2.Client, path: str, body: dict[str, Any]
+) -> None:
+    key = under(str(new_id()))
+    operator.post("/tasks", json={"kind": "platform.ping"}, headers=key)
+
+    answer = operator.post(path, json=body, headers=key)
+
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "/problems/idempotency-key-reused"
+
+
+@pytest.mark.parametrize(("path", "body"), SUBMISSIONS)
+def test_many_at_once_under_one_key_make_one(operator: httpx2.Client, path: str, body: dict[str, Any]) -> None:
+    for _ in range(3):
+        key = under(str(new_id()))
+        with ThreadPoolExecutor(20) as threads:
+            answers = list(threads.map(lambda _, key=key: operator.post(path, json=body, headers=key), range(20)))  # type: ignore[misc]
+
+        assert {answer.status_code for answer in answers} <= {202, 409}
+        made = {subject_of(answer) for answer in answers if answer.status_code == 202}
+        assert len(made) == 1
+        assert all(answer.headers["retry-after"] for answer in answers)
+        firsts = [a for a in answers if a.status_code == 202 and "idempotency-replayed" not in a.headers]
+        assert len(firsts) == 1
+
+
+def test_many_tasks_that_are_committed_together_keep_their_keys_apart(operator: httpx2.Client) -> None:
+    keys = [str(new_id()) for _ in range(40)]
+
+    with ThreadPoolExecutor(20) as threads:
+        submit = lambda key: operator.post("/tasks", json={"kind": "platform.ping"}, headers=under(key))  # noqa: E731
+        ids = [answer.json()["id"] for answer in threads.map(submit, keys)]
+        again = [answer.json()["id"] for answer in threads.map(submit, keys)]
+
+    assert len(set(ids)) == 40
+    assert again == ids
+
+
+def test_anothers_key_is_another_key(client: httpx2.Client, stranger: httpx2.Client) -> None:
+    key = under(str(new_id()))
+
+    mine = client.post("/emails", json=EMAIL, headers=key)
+    theirs = stranger.post("/emails", json={**EMAIL, "subject": "other"}, headers=key)
+
+    assert (mine.status_code, theirs.status_code) == (202, 202)
+    assert mine.json()["id"] != theirs.json()["id"]
+
+
+def test_a_second_key_of_the_same_caller_replays_too(served: Any, client: httpx2.Client) -> None:
+    key = under(str(new_id()))
+
+    first = client.post("/emails", json=EMAIL, headers=key)
+    again = served.client("someone").post("/emails", json=EMAIL, headers=key)
+
+    assert again.json()["id"] == first.json()["id"]
+
+
+def test_a_refused_request_does_not_use_up_its_key(operator: httpx2.Client) -> None:
+    key = under(str(new_id()))
+
+    refused = operator.post("/tasks", json={"kind": "no.such"}, headers=key)
+    validated = operator.post("/tasks?validate_only=true", json={"kind": "platform.ping"}, headers=key)
+    taken = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key)
+
+    assert (refused.status_code, validated.status_code, taken.status_code) == (422, 200, 202)
+    assert "idempotency-replayed" not in taken.headers
+
+
+def test_a_key_is_free_again_after_a_day(operator: httpx2.Client, hand: Any) -> None:
+    key = str(new_id())
+    batch = {"tasks": [{"kind": "platform.ping"}]}
+    first = operator.post("/tasks", json={"kind": "platform.ping"}, headers=under(key))
+    hand.connection.execute(
+        "UPDATE idempotency_keys SET created_at = now() - interval '24 hours 1 second' WHERE key = %s", [key]
+    )
+
+    second = operator.post("/tasks", json={"kind": "platform.ping", "priority": 1}, headers=under(key))
+    hand.connection.execute(
+        "UPDATE idempotency_keys SET created_at = now() - interval '24 hours 1 second' WHERE key = %s", [key]
+    )
+    third = operator.post("/tasks/batch", json=batch, headers=under(key))
+
+    assert (first.status_code, second.status_code, third.status_code) == (202, 202, 202)
+    assert second.json()["id"] != first.json()["id"]
+
+
+def test_a_request_that_is_still_being_answered_is_a_conflict(operator: httpx2.Client, served: Any, hand: Any) -> None:
+    key, owner = str(new_id()), served.key("operator", "operator").caller_id
+    hand.connection.execute(
+        "INSERT INTO idempotency_keys (owner_id, key, in_flight_until) VALUES (%s, %s, now() + interval '1 minute')",
+        [owner, key],
+    )
+
+    for path, body in SUBMISSIONS:
+        answer = operator.post(path, json=body, headers=under(key))
+
+        assert answer.status_code == 409
+        assert answer.json()["type"] == "/problems/idempotency-key-in-flight"
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_replay_of_what_was_deleted_since_is_gone(operator: httpx2.Client, hand: Any) -> None:
+    key = under(str(new_id()))
+    task_id = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key).json()["id"]
+    hand.succeed(task_id)
+    operator.delete(f"/tasks/{task_id}")
+
+    again = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key)
+
+    assert (again.status_code, again.json()["type"]) == (410, "/problems/gone")
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ü".encode(), b"a\tb"])
+@pytest.mark.parametrize(("path", "body"), SUBMISSIONS)
+def test_a_key_is_of_visible_ascii_and_not_too_long(
+    operator: httpx2.Client, errors_of: ErrorsOf, key: str | bytes, path: str, body: dict[str, Any]
+) -> None:
+    raw = key if isinstance(key, bytes) else key.encode()
+
+    for query in ("", "?validate_only=true"):
+        answer = operator.post(path + query, json=body, headers=[(b"idempotency-key", raw)])
+
+        assert errors_of(answer) == {"header:Idempotency-Key": "invalid_key"}
+
+
+@pytest.mark.parametrize(("path", "body"), SUBMISSIONS)
+def test_two_keys_are_no_key(operator: httpx2.Client, errors_of: ErrorsOf, path: str, body: dict[str, Any]) -> None:
+    answer = operator.post(path, json=body, headers=[(b"idempotency-key", b"a"), (b"idempotency-key", b"b")])
+
+    assert errors_of(answer) == {"header:Idempotency-Key": "invalid_key"}
+
+
+def test_the_longest_key_is_taken(operator: httpx2.Client) -> None:
+    key = under("~" * 250 + "!@#$%")
+
+    first = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key)
+    again = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key)
+
+    assert first.json()["id"] == again.json()["id"]

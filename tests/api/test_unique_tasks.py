@@ -1,0 +1,141 @@
+"""`unique_for`: while a task of the same owner, kind and params is live and young, it is answered in place of a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+from shared.identifiers import new_id
+
+ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
+
+
+def submit(client: httpx2.Client, echo: str, unique_for: int = 60, **headers: str) -> httpx2.Response:
+    body = {"kind": "platform.ping", "params": {"echo": echo}, "unique_for": unique_for}
+    return client.post("/tasks", json=body, headers=headers)
+
+
+def test_a_live_task_is_answered_in_place_of_a_new_one(operator: httpx2.Client) -> None:
+    first, second = submit(operator, "a"), submit(operator, "a")
+
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert second.json()["id"] == first.json()["id"]
+    assert second.headers["location"] == f"/tasks/{first.json()['id']}"
+
+
+def test_params_are_compared_with_their_defaults_filled_in_and_in_any_order(operator: httpx2.Client) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"echo": "b"},
+        {"sleep_ms": 0, "echo": "b"},
+        {"queue": "files", "echo": "b", "sleep_ms": 0},
+    ]
+
+    answers = [
+        operator.post("/tasks", json={"kind": "platform.ping", "params": params, "unique_for": 60, "priority": n})
+        for n, params in enumerate(bodies)
+    ]
+
+    assert [answer.status_code for answer in answers] == [202, 200, 200]
+
+
+def test_other_params_another_kind_and_another_caller_are_no_hindrance(served: Any, operator: httpx2.Client) -> None:
+    first = submit(operator, "c")
+
+    others = [submit(operator, "C"), submit(served.client("admin", "admin"), "c")]
+
+    assert {answer.status_code for answer in [first, *others]} == {202}
+
+
+def test_a_task_that_was_submitted_without_it_does_not_count(operator: httpx2.Client) -> None:
+    operator.post("/tasks", json={"kind": "platform.ping", "params": {"echo": "plain"}})
+
+    assert submit(operator, "plain").status_code == 202
+
+
+@pytest.mark.parametrize("end", ["succeed", "fail", "cancel"])
+def test_a_done_task_is_no_hindrance(operator: httpx2.Client, hand: Any, end: str) -> None:
+    echo = str(new_id())
+    task_id = submit(operator, echo).json()["id"]
+    if end == "cancel":
+        operator.post(f"/tasks/{task_id}/cancel")
+    else:
+        getattr(hand, end)(task_id)
+
+    again = submit(operator, echo)
+
+    assert again.status_code == 202
+    assert again.json()["id"] != task_id
+
+
+def test_a_task_is_no_hindrance_once_it_is_older_than_that(operator: httpx2.Client, hand: Any) -> None:
+    task_id = submit(operator, "old").json()["id"]
+    hand.connection.execute(
+        "UPDATE unique_tasks SET created_at = created_at - interval '61 seconds' WHERE task_id = %s", [task_id]
+    )
+
+    assert submit(operator, "old", unique_for=120).status_code == 200
+    assert submit(operator, "old", unique_for=60).status_code == 202
+
+
+def test_a_deleted_task_is_no_hindrance(operator: httpx2.Client, hand: Any) -> None:
+    task_id = submit(operator, "deleted").json()["id"]
+    hand.succeed(task_id)
+    operator.delete(f"/tasks/{task_id}")
+
+    assert submit(operator, "deleted").status_code == 202
+
+
+def test_many_at_once_make_one(operator: httpx2.Client) -> None:
+    for _ in range(3):
+        echo = str(new_id())
+        with ThreadPoolExecutor(20) as threads:
+            answers = list(threads.map(lambda _, echo=echo: submit(operator, echo), range(20)))  # type: ignore[misc]
+
+        assert sorted(answer.status_code for answer in answers) == [200] * 19 + [202]
+        assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+def test_a_key_keeps_the_answer_that_was_another_task(operator: httpx2.Client, hand: Any) -> None:
+    key = {"Idempotency-Key": str(new_id())}
+    live = submit(operator, "keyed").json()["id"]
+
+    answered = submit(operator, "keyed", **key)
+    hand.succeed(live)
+    again = submit(operator, "keyed", **key)
+    other = submit(operator, "other", **key)
+
+    assert (answered.status_code, answered.json()["id"]) == (200, live)
+    assert (again.status_code, again.json()["id"]) == (200, live)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert other.json()["type"] == "/problems/idempotency-key-reused"
+
+
+def test_many_at_once_under_one_key_make_one(operator: httpx2.Client) -> None:
+    key, echo = {"Idempotency-Key": str(new_id())}, str(new_id())
+
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(lambda _: submit(operator, echo, **key), range(20)))
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+def test_a_batch_and_an_upload_take_none(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
+    batch = {"tasks": [{"kind": "platform.ping"}, {"kind": "platform.ping", "unique_for": 60}]}
+    form = {"task": (None, '{"kind": "files.inspect", "unique_for": 60}'), "file": ("a.txt", b"hello")}
+
+    assert list(errors_of(operator.post("/tasks/batch", json=batch))) == ["/tasks/1/unique_for"]
+    assert list(errors_of(operator.post("/files", files=form))) == ["form:task/unique_for"]
+
+
+def test_reports_and_emails_take_it_too(operator: httpx2.Client) -> None:
+    body = {"to": ["ada@example.com"], "text": "once", "unique_for": 60}
+
+    first, second = operator.post("/emails", json=body), operator.post("/emails", json=body)
+
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert first.json()["id"] == second.json()["id"]
