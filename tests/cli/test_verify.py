@@ -311,9 +311,9 @@ def test_only_a_deep_look_sees_that_an_object_holds_other_bytes_of_the_same_leng
 
 def test_an_object_without_a_file_is_a_warning_until_it_is_a_day_old(rows: Rows, tmp_path: Path) -> None:
     young, old = new_object_key(), new_object_key()
-    for key in (young, old):
-        (tmp_path / "left").write_bytes(b"left")
-        rows.store.put_file(key, tmp_path / "left")
+    for name, key in (("young", young), ("old", old)):
+        (tmp_path / name).write_bytes(b"left")
+        rows.store.put_file(key, tmp_path / name)
     two_days_ago = time.time() - 2 * 86_400
     os.utime(tmp_path / "objects" / old, (two_days_ago, two_days_ago))
 
@@ -357,6 +357,8 @@ def test_an_age_that_is_none_is_refused() -> None:
 def test_a_database_at_work_has_no_findings(api: Any, engine_room: Any, eventually: Callable[..., Any]) -> None:
     client = api.client("operator", "operator")
     reports = []
+    first = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
+    assert client.get(first, params={"wait": 30}).json()["done"]
     for _ in range(6):
         batch = [{"kind": "platform.ping", "params": {"sleep_ms": n % 30}} for n in range(60)]
         submitted = client.post("/tasks/batch", json={"tasks": batch}).json()
