@@ -8,6 +8,7 @@ from datetime import datetime
 import psycopg
 
 from api.batcher import Batcher, HotConnection
+from shared import kill_points
 from shared.queries import hot_tasks
 from shared.settings import Settings
 from shared.task_submission import NewTask, submission_document
@@ -35,6 +36,7 @@ class SubmissionBatcher:
     ) -> Sequence[datetime | Exception | None]:
         keyed = any(task.idempotency_key is not None or task.files for task in tasks)
         statement = hot_tasks.SUBMIT_KEYED if keyed else hot_tasks.SUBMIT
+        kill_points.reach("api-before-commit")
         try:
             cursor = await connection.execute(statement, {"document": submission_document(tasks)})
             row = await cursor.fetchone()
@@ -44,6 +46,7 @@ class SubmissionBatcher:
             # One bad row failed the statement, which stored nothing: each is tried alone, so that only the bad one fails.
             return [(await self._flush(connection, [task]))[0] for task in tasks]
         assert row is not None
+        kill_points.reach("api-after-commit")
         now, _, ids = row
         if not keyed:
             return [now] * len(tasks)

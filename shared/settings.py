@@ -6,6 +6,7 @@ Each name equals its environment variable, `TASKMILL_` and the field in capitals
 
 from __future__ import annotations
 
+import os
 import secrets
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared import kill_points
 from shared.errors import ConfigurationError
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -173,6 +175,8 @@ class Settings(BaseSettings):
             complaints.append(
                 "TASKMILL_ALLOWED_HOSTS is `*`: list the names that the API is reached by, such as tasks.example.com"
             )
+        if os.environ.get(kill_points.VARIABLE):
+            complaints.append(f"{kill_points.VARIABLE} makes processes die, and is for tests: unset it")
         if complaints:
             raise ConfigurationError(
                 "Taskmill does not start in production:\n" + "\n".join(f"- {c}" for c in complaints)
@@ -189,4 +193,5 @@ def read_settings() -> Settings:
         lines = [f"- TASKMILL_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
         raise ConfigurationError("Some settings are wrong:\n" + "\n".join(lines)) from None
     settings.refuse_unsafe_production()
+    kill_points.arm(settings.environment if "environment" in settings.model_fields_set else None)
     return settings

@@ -16,6 +16,7 @@ from celery.beat import Scheduler
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from shared import kill_points
 from shared.contracts.catalog import list_kinds
 from shared.database import make_engine
 from shared.log_setup import set_up_logs
@@ -106,6 +107,7 @@ def _insert(connection: Connection, due: Any) -> int:
     task.schedule_id = due.id
     if connection.execute(queries.take_slot(due.id, due.slot, task.id)).first() is None:
         return 0
+    kill_points.reach("beat-after-slot")
     connection.exec_driver_sql(hot_tasks.SUBMIT, {"document": submission_document([task])})
     log.info("slot_done", schedule=due.name, task_id=str(task.id))
     return 1

@@ -16,6 +16,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
+from shared import kill_points
 from shared.database import connect_hot
 from shared.queries import hot_tasks
 from shared.queries.tasks import UNRING
@@ -132,6 +133,8 @@ class Claimer:
                 log.warning("claim_failed", error=type(error).__name__)
                 self._give_up(connection, gathered)
                 continue
+            if claimed:
+                kill_points.reach("after-claim")
             with self._changed:
                 self._taken -= len(gathered) - len(claimed)
             self._tell_if_hungry()

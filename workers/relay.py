@@ -17,6 +17,7 @@ from typing import Any, Final
 import psycopg
 import structlog
 
+from shared import kill_points
 from shared.contracts.kind import QUEUES
 from shared.database import connect_hot
 from shared.log_setup import set_up_logs
@@ -102,6 +103,7 @@ class Relay:
         rows = connection.execute(hot_tasks.RELEASE, parameters).fetchall()
         if not rows:
             return 0
+        kill_points.reach("relay-after-mark")
         rows.sort(key=lambda row: row[2])
         try:
             self._doorbell.ring(queue, [(row[0], row[1]) for row in rows])
@@ -110,6 +112,7 @@ class Relay:
             connection.execute(queries.UNRING, {"ids": [row[0] for row in rows]})
             self._stopping.wait(RETRY_SECONDS)
             return 0
+        kill_points.reach("relay-after-publish")
         return len(rows)
 
     def _do_chores(self) -> None:

@@ -13,6 +13,7 @@ import structlog
 from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
+from shared import kill_points
 from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import AnyKind
 from shared.queries.files import list_known_keys
@@ -111,6 +112,7 @@ class TaskRunner:
             if kind.uses_files:
                 make_folder(folder)
             result = self.handlers[attempt.task.kind](params, context)
+            kill_points.reach("before-finish")
             artifacts = [artifact.document(position) for position, artifact in enumerate(context.artifacts)]
             return attempt.finish_document(
                 "succeeded",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
+from shared import kill_points
 from shared.contracts.email._mailboxes import BadMailbox, Mailbox, parse_mailbox
 from shared.contracts.email.send import MAX_ATTACHMENTS_BYTES, SendParams, SendResult
 from shared.errors import ConfigurationError
@@ -62,6 +63,7 @@ def deliver(params: SendParams, context: HandlerContext, server: MailServer) -> 
         with server.connect(context.check) as session:
             context.check()
             intent_id = write_intent(context, message.message_id, waiting)
+            kill_points.reach("after-intent")
             verdicts |= _send(session, message, [recipients[address] for address in waiting], context, intent_id)
     except MailServerUnavailable as trouble:
         context.log.warning("mail_server_unavailable", reason=trouble.reason, code=trouble.code)
@@ -120,6 +122,7 @@ def _send(
         write_receipts(context, intent_id, verdicts)
         raise
     write_receipts(context, intent_id, verdicts)
+    kill_points.reach("after-receipt")
     counts = {status: len(_list_with(status, verdicts)) for status in ("accepted", "rejected", "deferred", "unknown")}
     context.log.info("email_tried", **counts)
     if isinstance(trouble, LoginRefused):
@@ -172,6 +175,7 @@ def _converse(
         # Whatever happens from here on, it is unknown until the answer says otherwise.
         verdicts |= dict.fromkeys(taken, UNKNOWN)
         answer = session.send_content(message.content, timeout_seconds=seconds)
+        kill_points.reach("after-smtp-accept")
     else:
         answer = refusal
     verdicts |= dict.fromkeys(taken, Verdict.from_reply(answer))
