@@ -80,6 +80,44 @@ def check() -> None:
 
 
 @app.command()
+def bench(
+    part: Annotated[
+        str,
+        typer.Argument(help="submit, poll, drain, latency, waiters, size, workers, files, reports, email, or all."),
+    ] = "all",
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="How often each system has its turn; 3 unless told.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="How long each load lasts; 4 unless told.")] = None,
+    systems: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Tasks to drain; 10,000 unless told.")] = None,
+    latency_tasks: Annotated[int | None, typer.Option(min=1, help="Tasks to time; 100 unless told.")] = None,
+    waiters: Annotated[int | None, typer.Option(min=1, help="Callers who wait; 1,000 unless told.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Finished tasks in the table; 100,000 unless told.")] = None,
+    processes: Annotated[str | None, typer.Option(help="Worker processes; 1,2,4,8,16 unless told.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Keep all that was measured here.")] = None,
+    show: Annotated[Path | None, typer.Option(help="Measure nothing: show what an earlier run has kept.")] = None,
+    into: Annotated[Path | None, typer.Option(help="With --show: put it between the marks of this document.")] = None,
+) -> None:
+    """Measure how fast this is, beside what people build today."""
+    from cli.bench import BenchOptions, run_bench, show_result
+
+    if show is not None:
+        raise typer.Exit(show_result(show, into))
+    options = BenchOptions(
+        rounds=rounds,
+        seconds=seconds,
+        systems=tuple(_split_commas(systems)) if systems is not None else None,
+        tasks=tasks,
+        latency_tasks=latency_tasks,
+        waiters=waiters,
+        rows=rows,
+        processes=tuple(map(int, _split_commas(processes))) if processes is not None else None,
+    )
+    raise typer.Exit(run_bench(part, options, json_file))
+
+
+@app.command()
 def api(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on.")] = 8000,

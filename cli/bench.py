@@ -1,0 +1,45 @@
+"""`taskmill bench`: how fast this is, beside what people build today. The bench itself lies in `tests/benchmarks`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_BENCHMARKS = Path(__file__).resolve().parent.parent / "tests" / "benchmarks"
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What the command line says; None is as the bench has it."""
+
+    rounds: int | None = None
+    seconds: float | None = None
+    systems: tuple[str, ...] | None = None
+    tasks: int | None = None
+    latency_tasks: int | None = None
+    waiters: int | None = None
+    rows: int | None = None
+    processes: tuple[int, ...] | None = None
+
+
+def run_bench(part: str, options: BenchOptions, json_path: Path | None) -> int:
+    """Run a part of the bench, or all, and answer the exit code."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    code: int = _load("command").run_command(part, _load("run").Options(**given), json_path)
+    return code
+
+
+def show_result(path: Path, document: Path | None) -> int:
+    """Show what an earlier run has kept as JSON, or put it between the marks of a document; answer the exit code."""
+    code: int = _load("command").show(path, document)
+    return code
+
+
+def _load(module: str) -> Any:
+    # Tests are no package: the folder is searched for the one that the bench is.
+    if str(_BENCHMARKS) not in sys.path:
+        sys.path.insert(0, str(_BENCHMARKS))
+    return importlib.import_module(f"taskmill_bench.{module}")

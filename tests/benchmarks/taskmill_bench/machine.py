@@ -1,0 +1,38 @@
+"""What is known of the machine and the software: enough to read the figures by, and nothing of where it stands."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import psutil
+
+PACKAGES = ("fastapi", "uvicorn", "celery", "kombu", "redis", "psycopg", "sqlalchemy")
+
+
+def describe() -> dict[str, str | int | float]:
+    """The machine."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processor": find_processor(),
+        "cores": os.cpu_count() or 1,
+        "memory_gib": round(psutil.virtual_memory().total / (1 << 30), 1),
+    }
+
+
+def list_versions() -> dict[str, str]:
+    """The versions of Python and of the packages that figures depend on."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def find_processor() -> str:
+    """The processor's model, as the system calls it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.lower().startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    return platform.processor() or "unknown"

@@ -1,0 +1,14 @@
+"""The parts of the bench, in the order in which `all` runs them."""
+
+from __future__ import annotations
+
+from taskmill_bench.family_parts import EMAIL, FILES, REPORTS
+from taskmill_bench.http_parts import POLL, SUBMIT
+from taskmill_bench.run import Part
+from taskmill_bench.size_part import SIZE
+from taskmill_bench.task_parts import DRAIN, LATENCY, WORKERS
+from taskmill_bench.waiters_part import WAITERS
+
+PARTS: dict[str, Part] = {
+    part.name: part for part in (SUBMIT, POLL, DRAIN, LATENCY, WAITERS, SIZE, WORKERS, FILES, REPORTS, EMAIL)
+}
