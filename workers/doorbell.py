@@ -6,9 +6,12 @@ import base64
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
+from uuid import UUID
 
 import redis
 from celery import Celery
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from shared.contracts.catalog import find_kind
 from shared.errors import ConfigurationError
@@ -20,7 +23,7 @@ MAX_IDS_IN_A_MESSAGE: Final = 25
 LEAST_MESSAGES_IN_A_RING: Final = 8
 """So many messages at least, if there are tasks for it: several workers share what is rung at once."""
 MARKER_KEY: Final = "taskmill:rung-by"
-TIMEOUT_SECONDS: Final = 5.0
+TIMEOUT_SECONDS: Final = 2.0
 _ID: Final = "%TASK-ID%"
 _IDS: Final = '"%TASK-IDS%"'
 
@@ -37,6 +40,8 @@ class Doorbell:
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
             health_check_interval=5,
+            # Once more, for a connection that went stale; then the relay has other things to do than to wait.
+            retry=Retry(NoBackoff(), 1),
         )
         self._templates: dict[tuple[str, str], str] = {}
 
@@ -91,6 +96,15 @@ class Doorbell:
     def depth(self, queue: str) -> int:
         """Give how many messages lie in a queue."""
         return self._redis.llen(queue)
+
+    def find_oldest(self, queue: str) -> UUID | None:
+        """Give the first task of the message that will be received next, if there is one that can be read."""
+        message = self._redis.lindex(queue, -1)
+        try:
+            headers = json.loads(message or "")["headers"]
+            return UUID((headers.get("ids") or [headers["id"]])[0])
+        except (ValueError, TypeError, LookupError, AttributeError):
+            return None
 
     def has_forgotten(self) -> bool:
         """Whether the broker may have lost messages since `remember`: it was flushed, restarted, or replaced."""

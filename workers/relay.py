@@ -23,7 +23,7 @@ from shared.database import connect_hot
 from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
 from shared.queries import tasks as queries
-from shared.queries.schedules import SHOW_SIGN_OF_LIFE
+from shared.queries.schedules import IS_SILENT, SHOW_SIGN_OF_LIFE
 from shared.schema_version import refuse_newer_schema
 from shared.settings import Settings
 from shared.wakeup_channel import WAKEUP_CHANNEL, write_ids
@@ -45,6 +45,8 @@ CHORE_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 1.0
 SIGN_SECONDS: Final = 2.0
 CHORE_LIMIT: Final = 1000
+BROKER_AWAY_SECONDS: Final = 2.0
+"""How long chores are done without a broker that did not answer."""
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -54,6 +56,9 @@ class Relay:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._doorbell = Doorbell(settings, make_celery_app(settings))
+        self._last_owner: dict[str, str] = {}
+        """By queue, whose turn it was last."""
+        self._broker_away_until = 0.0
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -99,12 +104,14 @@ class Relay:
                         pass
 
     def _release_queue(self, connection: Connection, queue: str) -> int:
-        parameters = {"queue": queue, "window": self._settings.window}
+        after = self._last_owner.get(queue)
+        parameters = {"queue": queue, "window": self._settings.window, "after": after}
         rows = connection.execute(hot_tasks.RELEASE, parameters).fetchall()
         if not rows:
             return 0
         kill_points.reach("relay-after-mark")
-        rows.sort(key=lambda row: row[2])
+        rows.sort(key=lambda row: (row[2], after is not None and row[3] <= after, row[3]))
+        self._last_owner[queue] = rows[-1][3]
         try:
             self._doorbell.ring(queue, [(row[0], row[1]) for row in rows])
         except BROKER_ERRORS as error:
@@ -116,21 +123,24 @@ class Relay:
         return len(rows)
 
     def _do_chores(self) -> None:
-        """Hold the lock, or wait for it; then sweep, promote, expire and ring again, until the connection is lost."""
+        """Hold the lock, or wait for it; then sweep, promote, expire and ring again, until the connection is lost.
+
+        One who holds the lock may be frozen. So whoever waits for it does the chores too when nobody has for a lease:
+        two who do them at once do no harm, for each takes rows that the other has not locked.
+        """
+        holds_lock, next_sign = False, 0.0
+        patience = {"part": "sweeper", "seconds": max(self._settings.lease_seconds, 2 * SIGN_SECONDS)}
         with self._connection("relay-chores") as connection:
             while not self._stopping.is_set():
-                if not self._holds_lock(connection):
-                    self._stopping.wait(CHORE_SECONDS)
-                    continue
-                next_sign = 0.0
-                while not self._stopping.is_set():
+                holds_lock = holds_lock or self._take_lock(connection)
+                if holds_lock or connection.execute(IS_SILENT, patience).fetchone():
                     if time.monotonic() >= next_sign:
                         connection.execute(SHOW_SIGN_OF_LIFE, {"part": "sweeper"})
                         next_sign = time.monotonic() + SIGN_SECONDS
                     self._do_chores_once(connection)
-                    self._stopping.wait(CHORE_SECONDS)
+                self._stopping.wait(CHORE_SECONDS)
 
-    def _holds_lock(self, connection: Connection) -> bool:
+    def _take_lock(self, connection: Connection) -> bool:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (SWEEPER_LOCK,)).fetchone()
         return bool(row and row[0])
 
@@ -141,30 +151,32 @@ class Relay:
             log.warning("lease_lost", task_id=str(task_id), status=status)
         expired = connection.execute(queries.EXPIRE, limit).fetchall()
         connection.execute(queries.PROMOTE, limit)
+        if time.monotonic() < self._broker_away_until:
+            return
         changed = [row[0] for row in swept + expired]
         try:
             if changed:
                 self._doorbell.publish(WAKEUP_CHANNEL, write_ids(changed))
             self._ring_again(connection)
         except BROKER_ERRORS as error:
+            # Leases are lost and tasks fall due without a broker too: the chores must not wait for it each time.
+            self._broker_away_until = time.monotonic() + BROKER_AWAY_SECONDS
             log.warning("broker_away", error=type(error).__name__)
 
     def _ring_again(self, connection: Connection) -> None:
         """Let be published again what the broker lost, and what was rung long ago and nobody claimed.
 
-        A broker that still holds messages has not lost those tasks, so it is given longer; and one that holds a whole
-        window is given no more, or the same bells would pile up in it.
+        A broker that holds a whole window is given no more, or the same bells would pile up in it.
         """
         settings = self._settings
         forgotten = self._doorbell.has_forgotten()
         for queue in QUEUES:
-            seconds = 0.0
+            seconds, oldest = 0.0, None
             if not forgotten:
-                depth = self._doorbell.depth(queue)
-                if depth >= settings.window:
+                if self._doorbell.depth(queue) >= settings.window:
                     continue
-                seconds = settings.rering_seconds * (1 if depth == 0 else 4)
-            parameters = {"queue": queue, "seconds": seconds, "limit": settings.window}
+                seconds, oldest = settings.rering_seconds, self._doorbell.find_oldest(queue)
+            parameters = {"queue": queue, "seconds": seconds, "oldest": oldest, "limit": settings.window}
             rung_again = connection.execute(queries.RERING, parameters).fetchall()
             if rung_again:
                 log.info("rung_again", queue=queue, tasks=len(rung_again), broker_forgot=forgotten)

@@ -119,20 +119,27 @@ owners AS (
             ORDER BY t.owner_id LIMIT 1)
     FROM owners WHERE owners.owner_id IS NOT NULL
 ),
+share AS MATERIALIZED (
+    SELECT least(n, n / greatest(1, (SELECT count(owner_id) FROM owners)) + 8) AS n FROM room
+),
 candidates AS MATERIALIZED (
     SELECT c.* FROM owners CROSS JOIN LATERAL (
         SELECT t.id, t.kind, t.owner_id, t.priority FROM tasks t
         WHERE t.queue = %(queue)s AND t.owner_id = owners.owner_id AND t.status = 'queued' AND t.rung_at IS NULL
-        ORDER BY t.priority DESC, t.id LIMIT (SELECT n FROM room) FOR UPDATE SKIP LOCKED) AS c
+        ORDER BY t.priority DESC, t.id LIMIT (SELECT n FROM share) FOR UPDATE SKIP LOCKED) AS c
 ),
 picked AS (
     SELECT id, kind, row_number() OVER (PARTITION BY owner_id ORDER BY priority DESC, id) AS turn
-    FROM candidates ORDER BY turn LIMIT (SELECT n FROM room)
+    FROM candidates ORDER BY turn, owner_id <= %(after)s::uuid, owner_id LIMIT (SELECT n FROM room)
 )
-UPDATE tasks t SET rung_at = clock_timestamp() FROM picked WHERE t.id = picked.id RETURNING t.id::text, t.kind, picked.turn"""
-"""Mark what may be published of one queue: callers in turn, within one by priority, then age. Gives (id, kind, turn).
+UPDATE tasks t SET rung_at = clock_timestamp() FROM picked WHERE t.id = picked.id
+RETURNING t.id::text, t.kind, picked.turn, t.owner_id::text"""
+"""Mark what may be published of one queue: callers in turn, within one by priority, then age.
 
-No more than `window` tasks of a queue are published and not yet claimed. Publish only after this has committed.
+Gives (id, kind, turn, owner), in no order. Within a turn the first is the caller that follows `after`, so that where there
+is room for one task at a time, it is not always the same caller's. A caller with a long queue is given little more than
+its share of the room at once, or each release would lock its whole queue. No more than `window` tasks of a queue are
+published and not yet claimed. Publish only after this has committed.
 """
 
 LIST_DUE_QUEUES: Final = """

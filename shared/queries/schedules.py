@@ -65,6 +65,11 @@ INSERT INTO signs_of_life (part) VALUES (%(part)s) ON CONFLICT (part) DO UPDATE 
 """Say that a part of the platform lives."""
 
 
+IS_SILENT: Final = """
+SELECT part FROM signs_of_life WHERE part = %(part)s AND at < now() - %(seconds)s * interval '1 second'"""
+"""Give a row if a part has shown no sign of life for so long."""
+
+
 def list_signs_of_life() -> Select[Any]:
     """List (part, age in seconds) of each part that ever showed a sign of life."""
     age = func.extract("epoch", func.now() - signs_of_life.c.at).label("age_seconds")

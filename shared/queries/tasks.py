@@ -322,11 +322,18 @@ SELECT id FROM u"""
 RERING: Final = """
 WITH silent AS (
     SELECT id FROM tasks WHERE queue = %(queue)s AND status = 'queued' AND rung_at IS NOT NULL
-        AND rung_at < now() - %(seconds)s * interval '1 second'
+        AND rung_at < coalesce(
+            (SELECT o.rung_at FROM tasks o WHERE o.id = %(oldest)s::uuid AND o.status = 'queued'),
+            now() - CASE WHEN %(oldest)s::uuid IS NULL THEN 0 ELSE 3 END * %(seconds)s * interval '1 second'
+        ) - %(seconds)s * interval '1 second'
     ORDER BY rung_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 UPDATE tasks t SET rung_at = NULL FROM silent WHERE t.id = silent.id RETURNING t.id"""
-"""Let what was published long ago and never claimed be published again. Gives the ids."""
+"""Let what was published so many seconds ago and never claimed be published again. Gives the ids.
+
+`oldest` is the task of the oldest message that waits in the broker: what was published after it waits there too, so only
+what was published so long before it is lost. When that task is claimed already it says nothing, and more time is given.
+"""
 
 UNRING: Final = """
 UPDATE tasks SET rung_at = NULL WHERE id = ANY(%(ids)s::uuid[]) AND status = 'queued'"""
