@@ -7,7 +7,7 @@ to the schema, and answers through here too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -17,10 +17,9 @@ from starlette.types import Receive, Scope, Send
 from api.authentication import Caller
 from api.body import is_json, read_body
 from api.error_responses import Problem, from_exception, invalid
-from api.representations import PRIVATE_HEADERS, task_json
+from api.representations import PRIVATE_HEADERS, TaskRow, task_json
 from api.services import Services
 from api.submissions import Request, Submissions, fingerprint, parse_submission, read_idempotency_key, read_traceparent
-from api.wakeups import Version
 from shared.queries.tasks import find_tombstone
 from shared.task_states import DONE_VALUES
 
@@ -122,39 +121,50 @@ class HotPaths:
         headers = [*_PRIVATE, *limit_headers]
         if applied:
             headers.append((b"preference-applied", b"wait=%d" % wait))
-        services = self._services
+        reader = self._services.reader
+        row: TaskRow | None
         if wait:
-            version = await self._get_version(task_id, caller)
-            if if_none_match is None:
-                await services.waiters.wait(task_id, wait, None)
-            elif matches_etag(if_none_match, f'"{version[1]}"'):
-                await services.waiters.wait(task_id, wait, version[1])
-        if if_none_match is not None:
-            version = await self._get_version(task_id, caller)
-            etag = f'"{version[1]}"'
-            if matches_etag(if_none_match, etag):
-                headers.append((b"etag", etag.encode()))
-                if version[2] not in DONE_VALUES:
-                    headers.append(_RETRY_AFTER)
-                return 304, headers, b""
-        row = await services.reader.find(task_id)
+            row = await self._services.waiters.wait(task_id, wait, _settles(caller, if_none_match))
+        elif if_none_match is not None:
+            version = await reader.find_version(task_id)
+            unchanged = (
+                version is not None and caller.sees(version[3]) and matches_etag(if_none_match, f'"{version[1]}"')
+            )
+            if version is not None and unchanged:
+                return _not_modified(f'"{version[1]}"', version[2] in DONE_VALUES, headers)
+            row = await reader.find(task_id)
+        else:
+            row = await reader.find(task_id)
         if row is None or not caller.sees(row.organization_id):
             raise await self._gone_or_missing(task_id, caller)
+        if if_none_match is not None and matches_etag(if_none_match, row.etag):
+            return _not_modified(row.etag, row.done, headers)
         headers += [_JSON, (b"etag", row.etag.encode())]
         if not row.done:
             headers.append(_RETRY_AFTER)
         return 200, headers, task_json(row)
 
-    async def _get_version(self, task_id: UUID, caller: Caller) -> Version:
-        version = await self._services.reader.find_version(task_id)
-        if version is None or not caller.sees(version[3]):
-            raise await self._gone_or_missing(task_id, caller)
-        return version
-
     async def _gone_or_missing(self, task_id: UUID, caller: Caller) -> Problem:
         async with self._services.reads.connect() as connection:
             organization_id = (await connection.execute(find_tombstone(task_id, "task"))).scalars().first()
         return Problem("gone" if organization_id is not None and caller.sees(organization_id) else "not-found")
+
+
+def _settles(caller: Caller, if_none_match: str | None) -> Callable[[TaskRow], bool]:
+    """Give what ends a wait: the task is done, or differs from what was seen, or is not the caller's to wait for."""
+
+    def is_settled(row: TaskRow) -> bool:
+        changed = if_none_match is not None and not matches_etag(if_none_match, row.etag)
+        return row.done or changed or not caller.sees(row.organization_id)
+
+    return is_settled
+
+
+def _not_modified(etag: str, done: bool, headers: RawHeaders) -> tuple[int, RawHeaders, bytes]:
+    headers.append((b"etag", etag.encode()))
+    if not done:
+        headers.append(_RETRY_AFTER)
+    return 304, headers, b""
 
 
 def read_wait(query_string: bytes, prefer: str | None) -> tuple[int, bool]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -20,7 +20,6 @@ from api.batcher import Batcher, HotConnection
 from api.representations import TaskRow
 from shared.queries import hot_tasks
 from shared.settings import Settings
-from shared.task_states import DONE_VALUES
 from shared.wakeup_channel import WAKEUP_CHANNEL, read_ids
 
 SLOW_POLL_SECONDS: Final = 1.0
@@ -123,24 +122,21 @@ class Waiters:
         if self._publisher is not None:
             await self._publisher.aclose()
 
-    async def wait(self, task_id: UUID, seconds: float, seen_version: int | None) -> None:
-        """Return when the task is done, or, with a version, when it differs from that; at the latest after `seconds`."""
+    async def wait(self, task_id: UUID, seconds: float, is_settled: Callable[[TaskRow], bool]) -> TaskRow | None:
+        """Give the task as soon as it is settled, or as it is after `seconds`; None when there is none."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while not self._closing:
+        while True:
             future: asyncio.Future[None] = loop.create_future()
             waiting = self._waiting.setdefault(task_id, set())
             waiting.add(future)
             try:
-                version = await self._reader.find_version(task_id)
-                if version is None or version[2] in DONE_VALUES:
-                    return
-                if seen_version is not None and version[1] != seen_version:
-                    return
-                self._seen[task_id] = version[1]
+                row = await self._reader.find(task_id)
                 left = deadline - loop.time()
-                if left <= 0:
-                    return
+                if row is None or is_settled(row) or left <= 0 or self._closing:
+                    return row
+                self._seen[task_id] = row.version
+                del row  # thousands may wait for a minute
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
                         await future
