@@ -14,7 +14,7 @@ ENVIRONMENT = ROOT / ".venv-bench"
 PEER_PYTHON = ENVIRONMENT / "bin" / "python"
 NODE_MODULES = ENVIRONMENT / "node"
 LOCK = BENCHMARKS / "requirements.lock"
-NODE_PACKAGES = ("bullmq@6.7.0",)
+NODE_PACKAGES = ("bullmq@6.7.0", "ioredis@5.11.1")
 """Exact versions in the place of a lock, which would name the registry's host."""
 INSTALL_LIMIT_SECONDS = 600
 

@@ -43,7 +43,7 @@ def make_part_grid(part: str, rounds: list[dict[str, dict[str, float]]]) -> Grid
             measure for measured in rounds for system in measured.values() for measure in system if "." not in measure
         )
     )
-    if len(systems) <= 2:
+    if REFERENCE not in systems:
         rows = [[_title(measure), *(_figure(_median(rounds, s, measure)) for s in systems)] for measure in measures]
         return Grid(part, ["", *systems], rows)
     columns = [""]

@@ -14,7 +14,7 @@ from typing import Any
 
 from taskmill_bench import machine, peer_environment
 from taskmill_bench.peer_systems import BullMq, Celery, Dramatiq, Naive, NaivePg, Procrastinate
-from taskmill_bench.processes import BenchFailed
+from taskmill_bench.processes import ROOT, BenchFailed
 from taskmill_bench.servers import Servers, run_servers
 from taskmill_bench.system import System
 from taskmill_bench.taskmill_system import Taskmill, TaskmillBatch
@@ -123,8 +123,9 @@ def run_part(
             try:
                 measured[name] = part.measure(system, options)
             except BenchFailed as failure:
-                outcome.failures.append(f"{name}: {failure}")
-                say(f"{part.name} {turn + 1}/{options.rounds} {name}: {failure}")
+                told = tell_without_paths(f"{name}: {failure}\n{system.read_log_end()}".strip(), servers.folder)
+                outcome.failures.append(told)
+                say(f"{part.name} {turn + 1}/{options.rounds} {told}")
                 continue
             finally:
                 system.stop()
@@ -136,6 +137,11 @@ def run_part(
             )
         outcome.rounds.append(measured)
     return outcome
+
+
+def tell_without_paths(text: str, folder: Path) -> str:
+    """Where a checkout and its servers lie is no one's business who reads the figures."""
+    return text.replace(str(ROOT), ".").replace(str(folder), "...")
 
 
 def write_json(result: dict[str, Any], path: Path) -> None:

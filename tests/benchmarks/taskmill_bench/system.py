@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import psycopg
 from taskmill_bench.measuring import processor_seconds
-from taskmill_bench.processes import Client, Server, python_module, wait_for
+from taskmill_bench.processes import BenchFailed, Client, Server, python_module, wait_for
 from taskmill_bench.servers import Servers
 
 from cli.local_stack.free_ports import choose_port
@@ -130,6 +130,11 @@ class System:
         server = Server(argv, {**self.environment(), **more}, self._folder / f"{self.name}.log")
         self._parts.setdefault(part, []).append(server)
         return server
+
+    def read_log_end(self) -> str:
+        """The end of what its processes have printed."""
+        log = self._folder / f"{self.name}.log"
+        return log.read_text(encoding="utf-8", errors="replace")[-2000:] if log.exists() else ""
 
     def stop_part(self, part: str) -> None:
         for server in self._parts.pop(part, []):
@@ -262,7 +267,5 @@ class ClientSystem(System):
 
 def require_no_errors(name: str, answer: Mapping[str, Any]) -> None:
     """Raise `BenchFailed` when a load was not answered as it should be."""
-    from taskmill_bench.processes import BenchFailed
-
     if answer["errors"]:
         raise BenchFailed(f"{name} refused {answer['errors']} of {answer['requests']} requests: {answer['sample']}")

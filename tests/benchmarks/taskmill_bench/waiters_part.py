@@ -31,7 +31,7 @@ def measure_waiters(system: System, options: Options) -> Measures:
     try:
         client.start()
         wait_until_quiet(system, options.waiters)
-        seconds = min(LONGEST_WATCH_SECONDS, max(options.seconds, 1.0))
+        seconds = min(LONGEST_WATCH_SECONDS, max(options.seconds * 3, 1.0))
         watch, began = system.watch(), time.monotonic()
         time.sleep(seconds)
         usage, took = watch.stop(), time.monotonic() - began
