@@ -9,8 +9,10 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
+from psycopg.errors import CheckViolation
 from pydantic import Field
 from sqlalchemy import Executable
+from sqlalchemy.exc import IntegrityError
 from starlette.types import Receive, Scope, Send
 
 from api.authentication import Caller
@@ -257,7 +259,12 @@ async def retry_task(
             if present != inputs:
                 raise Problem("input-gone")
         await connection.execute(mark_unknown_as_retriable(task_id))
-        await connection.exec_driver_sql(queries.RETRY, {"id": task_id, "kind_attempts": kind.max_attempts})
+        try:
+            await connection.exec_driver_sql(queries.RETRY, {"id": task_id, "kind_attempts": kind.max_attempts})
+        except IntegrityError as error:
+            if isinstance(error.orig, CheckViolation):
+                raise Problem("task-not-retriable", "It was retried too often: submit it again.") from None
+            raise
     await wake_waiters(services, [task_id])
     return await task_answer(services, task_id, 202)
 

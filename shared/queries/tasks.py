@@ -12,8 +12,8 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Executable, Select, delete, func, literal, select, text, tuple_
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Executable, Select, Text, delete, func, literal, select, text, tuple_, type_coerce
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from shared.queries.files import TOMBSTONE_DAYS
 from shared.queries.hot_tasks import CANCELLED_ERROR, DUE_CHANNEL, NAME_THE_CLAIM
@@ -32,6 +32,34 @@ from shared.tables.tasks import (
 
 _LIVE: Final = "'scheduled', 'queued', 'running', 'retrying'"
 
+_UNKNOWN: Final = orjson.dumps(
+    {
+        "type": "/problems/delivery-unknown",
+        "title": "Delivery unknown",
+        "detail": "The message was on its way when its worker stopped responding; whether the server took it cannot be known. "
+        "A retry sends it to those recipients of whom nothing is known, who may then have it twice.",
+        "retryable": False,
+    }
+).decode()
+
+
+def _end_with(error: str) -> str:
+    """Give the error that a task `u` ends with: this one, unless a message of it is on a way that nobody knows the end of."""
+    return f"""CASE WHEN EXISTS (
+            SELECT FROM email_intents i CROSS JOIN LATERAL unnest(i.recipients) AS x (recipient)
+            WHERE i.task_id = u.id AND i.given_up_at IS NULL
+                AND NOT EXISTS (SELECT FROM email_receipts r WHERE r.intent_id = i.id AND r.recipient = x.recipient))
+        THEN '{_UNKNOWN}'::jsonb || jsonb_build_object('data', jsonb_build_object('recipients', (
+            SELECT jsonb_agg(jsonb_build_object('address', k.recipient, 'status', coalesce(k.status, 'unknown'),
+                'code', k.code, 'reply', coalesce(k.reply, '')))
+            FROM (
+                SELECT DISTINCT ON (x.recipient) x.recipient, r.status, r.code, r.reply
+                FROM email_intents i CROSS JOIN LATERAL unnest(i.recipients) AS x (recipient)
+                LEFT JOIN email_receipts r ON r.intent_id = i.id AND r.recipient = x.recipient
+                WHERE i.task_id = u.id ORDER BY x.recipient, i.created_at DESC) AS k)))
+        ELSE {error} END"""
+
+
 CANCEL: Final = f"""
 WITH u AS (
     UPDATE tasks t SET
@@ -45,7 +73,8 @@ WITH u AS (
     RETURNING t.id, t.version, t.status, t.attempt
 ),
 p AS (
-    UPDATE task_payloads p SET error = '{CANCELLED_ERROR}'::jsonb || jsonb_build_object('attempt', u.attempt)
+    UPDATE task_payloads p
+    SET error = {_end_with(f"'{CANCELLED_ERROR}'::jsonb")} || jsonb_build_object('attempt', u.attempt)
     FROM u WHERE p.task_id = u.id AND u.status = 'cancelled'
 ),
 e AS (
@@ -121,7 +150,8 @@ def list_page(
     if queue is not None:
         statement = statement.where(tasks.c.queue == queue)
     if tag is not None:
-        statement = statement.where(tasks.c.tags.contains([tag]), text("tags <> '{}'"))
+        # The second condition is that of the partial index on tags.
+        statement = statement.where(type_coerce(tasks.c.tags, ARRAY(Text)).contains([tag]), text("tags <> '{}'"))
     if batch_id is not None:
         statement = statement.where(tasks.c.batch_id == batch_id)
     if created_after is not None:
@@ -286,8 +316,9 @@ u AS (
     FROM lost WHERE t.id = lost.id RETURNING t.id, t.version, t.status, t.attempt
 ),
 p AS (
-    UPDATE task_payloads p SET error = CASE WHEN u.status = 'cancelled' THEN '{CANCELLED_ERROR}'::jsonb
-        ELSE '{_WORKER_LOST}'::jsonb END || jsonb_build_object('attempt', u.attempt)
+    UPDATE task_payloads p SET error = CASE u.status WHEN 'retrying' THEN '{_WORKER_LOST}'::jsonb
+        WHEN 'cancelled' THEN {_end_with(f"'{CANCELLED_ERROR}'::jsonb")}
+        ELSE {_end_with(f"'{_WORKER_LOST}'::jsonb")} END || jsonb_build_object('attempt', u.attempt)
     FROM u WHERE p.task_id = u.id
 ),
 e AS (
@@ -309,7 +340,7 @@ u AS (
     FROM late WHERE t.id = late.id RETURNING t.id, t.version, t.attempt
 ),
 p AS (
-    UPDATE task_payloads p SET error = '{_EXPIRED}'::jsonb || jsonb_build_object('attempt', u.attempt)
+    UPDATE task_payloads p SET error = {_end_with(f"'{_EXPIRED}'::jsonb")} || jsonb_build_object('attempt', u.attempt)
     FROM u WHERE p.task_id = u.id
 ),
 e AS (

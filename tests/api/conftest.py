@@ -6,7 +6,7 @@ import json
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +221,18 @@ def data() -> Path:
 def serve() -> Callable[[Settings], AbstractContextManager[Api]]:
     """Serves an API with settings of the test's own, within a `with` block."""
     return serve_api
+
+
+@pytest.fixture(scope="session")
+def hand_on() -> Callable[[Settings], AbstractContextManager[HandWorker]]:
+    """Gives a worker that does as it is told, on a database of the test's own, within a `with` block."""
+
+    @contextmanager
+    def connect(settings: Settings) -> Iterator[HandWorker]:
+        worker = HandWorker(settings)
+        try:
+            yield worker
+        finally:
+            worker.connection.close()
+
+    return connect

@@ -1,0 +1,152 @@
+"""Batches: all of them or none, followed and cancelled together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import httpx2
+import pytest
+
+from shared.identifiers import new_id
+
+ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
+PING = {"kind": "platform.ping"}
+
+
+def submit(client: httpx2.Client, count: int = 3, **options: Any) -> dict[str, Any]:
+    answer = client.post("/tasks/batch", json={"tasks": [{**PING, **options}] * count})
+    assert answer.status_code == 202, answer.text
+    batch: dict[str, Any] = answer.json()
+    return batch
+
+
+def test_a_batch_is_answered_with_all_its_tasks_in_their_order(operator: httpx2.Client) -> None:
+    tasks = [{**PING, "priority": n, "params": {"echo": str(n)}} for n in range(5)]
+
+    answer = operator.post("/tasks/batch", json={"tasks": tasks})
+
+    batch = answer.json()
+    assert (answer.status_code, list(batch)) == (202, ["batch_id", "tasks"])
+    assert answer.headers["location"] == f"/batches/{batch['batch_id']}"
+    assert answer.headers["retry-after"]
+    assert [task["priority"] for task in batch["tasks"]] == [0, 1, 2, 3, 4]
+    assert {task["batch_id"] for task in batch["tasks"]} == {batch["batch_id"]}
+    for task in batch["tasks"]:
+        assert operator.get(task["links"]["self"]).json() == task
+
+
+def test_one_bad_task_keeps_all_from_being_stored(operator: httpx2.Client, errors_of: ErrorsOf, hand: Any) -> None:
+    before = hand.count("SELECT count(*) FROM tasks")
+    tasks = [PING, {**PING, "params": {"a/b": 1, "sleep_ms": -1}}, "x", {**PING, "prio": 1}, None, []]
+
+    found = errors_of(operator.post("/tasks/batch", json={"tasks": tasks, "x/y": 1}))
+
+    assert set(found) == {
+        *(
+            "/x~1y",
+            "/tasks/1/params/a~1b",
+            "/tasks/1/params/sleep_ms",
+            "/tasks/2",
+            "/tasks/3/prio",
+            "/tasks/4",
+            "/tasks/5",
+        ),
+    }
+    assert hand.count("SELECT count(*) FROM tasks") == before
+
+
+def test_a_task_that_the_database_refuses_keeps_all_from_being_stored(
+    operator: httpx2.Client, hand: Any, data: Any
+) -> None:
+    with (data / "coffee.png").open("rb") as file:
+        uploaded = operator.post("/files", files={"file": ("coffee.png", file)}).json()
+    hand.succeed(uploaded["id"])
+    inspect = {"kind": "files.inspect", "params": {"file_id": uploaded["params"]["file_id"]}}
+    assert operator.post("/tasks/batch?validate_only=true", json={"tasks": [PING, inspect]}).status_code == 200
+    operator.delete(f"/files/{uploaded['params']['file_id']}")
+    before = hand.count("SELECT count(*) FROM tasks")
+
+    answer = operator.post("/tasks/batch", json={"tasks": [PING, inspect]})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/tasks/1/params/file_id"
+    assert hand.count("SELECT count(*) FROM tasks") == before
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+def test_a_batch_has_one_to_a_thousand_tasks(operator: httpx2.Client, errors_of: ErrorsOf, count: int) -> None:
+    assert list(errors_of(operator.post("/tasks/batch", json={"tasks": [PING] * count}))) == ["/tasks"]
+
+
+def test_a_thousand_tasks_are_taken(operator: httpx2.Client) -> None:
+    batch = submit(operator, 1000)
+
+    assert len({task["id"] for task in batch["tasks"]}) == 1000
+    assert operator.get(f"/batches/{batch['batch_id']}").json()["total"] == 1000
+
+
+@pytest.mark.parametrize("tasks", [None, {}, "x", 5])
+def test_tasks_must_be_a_list(operator: httpx2.Client, errors_of: ErrorsOf, tasks: Any) -> None:
+    assert list(errors_of(operator.post("/tasks/batch", json={"tasks": tasks}))) == ["/tasks"]
+    assert list(errors_of(operator.post("/tasks/batch", json={}))) == ["/tasks"]
+
+
+def test_a_batch_counts_its_tasks_by_status(operator: httpx2.Client, hand: Any) -> None:
+    batch = submit(operator, 4)
+    ids = [task["id"] for task in batch["tasks"]]
+    hand.succeed(ids[0])
+    hand.fail(ids[1])
+    hand.claim(ids[2])
+
+    answer = operator.get(f"/batches/{batch['batch_id']}")
+
+    assert list(answer.json()) == ["id", "total", "counts", "created_at", "finished_at"]
+    assert answer.json()["id"] == batch["batch_id"]
+    assert answer.json()["total"] == 4
+    assert answer.json()["counts"] == {"succeeded": 1, "failed": 1, "running": 1, "queued": 1}
+    assert answer.json()["finished_at"] is None
+
+
+def test_a_batch_is_finished_when_its_last_task_is(operator: httpx2.Client, hand: Any) -> None:
+    batch = submit(operator, 2)
+    for task in batch["tasks"]:
+        hand.succeed(task["id"])
+
+    seen = operator.get(f"/batches/{batch['batch_id']}").json()
+
+    last = operator.get(f"/tasks/{batch['tasks'][-1]['id']}").json()
+    assert seen["finished_at"] == last["finished_at"]
+    assert datetime.fromisoformat(seen["created_at"]) <= datetime.fromisoformat(seen["finished_at"])
+
+
+def test_cancelling_a_batch_cancels_what_is_left(operator: httpx2.Client, hand: Any) -> None:
+    batch = submit(operator, 4)
+    ids = [task["id"] for task in batch["tasks"]]
+    hand.succeed(ids[0])
+    hand.claim(ids[1])
+
+    answer = operator.post(f"/batches/{batch['batch_id']}/cancel")
+    again = operator.post(f"/batches/{batch['batch_id']}/cancel")
+
+    assert (answer.status_code, again.status_code) == (202, 202)
+    assert answer.json()["counts"] == again.json()["counts"] == {"succeeded": 1, "running": 1, "cancelled": 2}
+    assert operator.get(f"/tasks/{ids[1]}").json()["cancel_requested_at"]
+    assert not hand.claim(ids[2])
+
+
+def test_cancelling_a_finished_batch_changes_nothing(operator: httpx2.Client, hand: Any) -> None:
+    batch = submit(operator, 1)
+    hand.succeed(batch["tasks"][0]["id"])
+
+    answer = operator.post(f"/batches/{batch['batch_id']}/cancel")
+
+    assert (answer.status_code, answer.json()["counts"]) == (202, {"succeeded": 1})
+
+
+def test_a_batch_that_never_was_is_not_found(operator: httpx2.Client) -> None:
+    for method, path in [("GET", f"/batches/{new_id()}"), ("POST", f"/batches/{new_id()}/cancel")]:
+        answer = operator.request(method, path)
+        assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
+    assert operator.get("/batches/x").json()["errors"][0]["pointer"] == "path:batch_id"

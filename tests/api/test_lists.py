@@ -1,0 +1,223 @@
+"""`GET /tasks`: pages, filters, and several tasks by their ids."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from shared.identifiers import new_id
+
+ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def someone_else(served: Any) -> httpx2.Client:
+    """An operator whose own tasks are told apart by a tag of each test's own."""
+    client: httpx2.Client = served.client("lister", "operator")
+    return client
+
+
+@pytest.fixture
+def tag() -> str:
+    return new_id().hex
+
+
+def ids_of(answer: httpx2.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [task["id"] for task in answer.json()["items"]]
+
+
+def test_a_list_has_the_newest_first_in_pages(operator: httpx2.Client, ping: Callable[..., str], tag: str) -> None:
+    made = [ping(tags=[tag]) for _ in range(5)]
+
+    first = operator.get("/tasks", params={"tag": tag, "limit": 2})
+    second = operator.get("/tasks", params={"tag": tag, "limit": 2, "cursor": first.json()["next_cursor"]})
+    third = operator.get("/tasks", params={"tag": tag, "limit": 2, "cursor": second.json()["next_cursor"]})
+
+    assert list(first.json()) == ["items", "next_cursor"]
+    assert ids_of(first) + ids_of(second) + ids_of(third) == made[::-1]
+    assert third.json()["next_cursor"] is None
+    assert first.json()["items"][0] == operator.get(f"/tasks/{made[-1]}").json()
+
+
+def test_a_page_that_ends_exactly_at_the_end_has_no_next(
+    operator: httpx2.Client, ping: Callable[..., str], tag: str
+) -> None:
+    for _ in range(2):
+        ping(tags=[tag])
+
+    assert operator.get("/tasks", params={"tag": tag, "limit": 2}).json()["next_cursor"] is None
+
+
+def test_pages_are_stable_while_tasks_come_and_go(
+    operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
+) -> None:
+    made = [ping(tags=[tag]) for _ in range(6)]
+    first = operator.get("/tasks", params={"tag": tag, "limit": 2})
+    for _ in range(3):
+        ping(tags=[tag])
+    hand.succeed(made[4])
+    operator.delete(f"/tasks/{made[4]}")
+
+    second = operator.get("/tasks", params={"tag": tag, "limit": 4, "cursor": first.json()["next_cursor"]})
+
+    assert ids_of(second) == made[:4][::-1]
+
+
+def test_fifty_are_given_unless_told_otherwise_and_two_hundred_at_most(operator: httpx2.Client, tag: str) -> None:
+    batch = {"tasks": [{"kind": "platform.ping", "tags": [tag]}] * 201}
+    made = [task["id"] for task in operator.post("/tasks/batch", json=batch).json()["tasks"]]
+
+    usual = ids_of(operator.get("/tasks", params={"tag": tag}))
+    most = ids_of(operator.get("/tasks", params={"tag": tag, "limit": 200}))
+
+    assert usual == made[::-1][:50]
+    assert most == made[::-1][:200]
+
+
+@pytest.mark.parametrize("limit", ["0", "201", "-1", "1.0", "x", "", " 5", "+5", "1_0", "9" * 30, "١"])
+def test_a_limit_out_of_bounds_is_refused(operator: httpx2.Client, errors_of: ErrorsOf, limit: str) -> None:
+    assert list(errors_of(operator.get("/tasks", params={"limit": limit}))) == ["query:limit"]
+
+
+def test_a_cursor_that_was_not_handed_out_is_refused(
+    operator: httpx2.Client, errors_of: ErrorsOf, ping: Callable[..., str]
+) -> None:
+    ping(), ping()
+    cursor = operator.get("/tasks", params={"limit": 1}).json()["next_cursor"]
+    raw = bytearray(base64.urlsafe_b64decode(cursor))
+    raw[3] ^= 1
+    tampered = base64.urlsafe_b64encode(bytes(raw)).decode()
+
+    for wrong in (
+        tampered,
+        cursor[:-1],
+        cursor + "A",
+        cursor + "!",
+        "!" + cursor,
+        cursor + "\n",
+        "",
+        "x",
+        "ü",
+        str(new_id()),
+    ):
+        assert errors_of(operator.get("/tasks", params={"cursor": wrong})) == {"query:cursor": "invalid_cursor"}
+    assert operator.get("/tasks", params={"cursor": cursor}).status_code == 200
+
+
+def test_each_filter_keeps_what_fits_and_they_add_up(
+    operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
+) -> None:
+    queued = ping(tags=[tag, "x"])
+    scheduled = ping(tags=[tag], delay=3600)
+    done = ping(tags=[tag, "x"], params={"queue": "email"})
+    hand.succeed(done)
+    email = operator.post("/emails", json={"to": ["a@example.com"], "text": "x", "tags": [tag]}).json()["id"]
+
+    def find(**filters: str) -> set[str]:
+        return set(ids_of(operator.get("/tasks", params={"tag": tag, **filters})))
+
+    assert find() == {queued, scheduled, done, email}
+    assert find(status="queued") == {queued, email}
+    assert find(status="scheduled,succeeded") == {scheduled, done}
+    assert find(kind="platform.ping") == {queued, scheduled, done}
+    assert find(kind="no.such") == set()
+    assert find(queue="email") == {done, email}
+    assert find(queue="email", kind="platform.ping") == {done}
+    assert find(queue="email", status="running") == set()
+    assert find(tag="x", status="succeeded") >= {done}
+
+
+def test_tags_are_found_whatever_they_are_made_of(operator: httpx2.Client, ping: Callable[..., str], tag: str) -> None:
+    odd = f"{tag[:20]},{{}}\"\\'% ü"
+    task_id = ping(tags=[odd])
+
+    assert ids_of(operator.get("/tasks", params={"tag": odd})) == [task_id]
+    assert ids_of(operator.get("/tasks", params={"tag": odd[:-1]})) == []
+
+
+def test_tasks_are_found_by_when_they_were_made(
+    operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
+) -> None:
+    old, new = ping(tags=[tag]), ping(tags=[tag])
+    hand.connection.execute("UPDATE tasks SET created_at = '2020-06-01T12:00:00Z' WHERE id = %s", [old])
+
+    def find(**filters: str) -> set[str]:
+        return set(ids_of(operator.get("/tasks", params={"tag": tag, **filters})))
+
+    assert find(created_before="2020-06-01T12:00:01Z") == {old}
+    assert find(created_before="2020-06-01T12:00:00Z") == set()
+    assert find(created_after="2020-06-01T14:00:00+02:00") == {new}
+    assert find(created_after="2020-06-01T11:59:59.999Z") == {old, new}
+    assert find(created_after="0001-01-01T00:00:00+23:59", created_before="9999-12-31T23:59:59-23:59") == {old, new}
+
+
+def test_a_batch_is_found_by_its_id(operator: httpx2.Client) -> None:
+    batch = operator.post("/tasks/batch", json={"tasks": [{"kind": "platform.ping"}] * 3}).json()
+
+    found = ids_of(operator.get("/tasks", params={"batch_id": batch["batch_id"]}))
+
+    assert found == [task["id"] for task in batch["tasks"]][::-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("status", "done"),
+        ("status", ""),
+        ("status", "queued,"),
+        ("status", "Queued"),
+        ("queue", "nope"),
+        ("queue", ""),
+        ("batch_id", "x"),
+        ("batch_id", ""),
+        ("created_after", "yesterday"),
+        ("created_after", "2030-01-01"),
+        ("created_after", "2030-01-01T00:00:00"),
+        ("created_before", "1893456000"),
+        ("created_before", ""),
+        ("kind", "a\0"),
+        ("kind", "x" * 101),
+        ("tag", "\0"),
+        ("tag", "x" * 65),
+        ("ids", ""),
+        ("ids", "x"),
+        ("ids", f"{new_id()},"),
+        ("ids", ",".join(str(new_id()) for _ in range(101))),
+    ],
+)
+def test_a_filter_that_is_none_is_refused(operator: httpx2.Client, errors_of: ErrorsOf, name: str, value: str) -> None:
+    assert list(errors_of(operator.get("/tasks", params={name: value}))) == [f"query:{name}"]
+
+
+# By ids
+
+
+def test_tasks_by_ids_come_in_the_order_asked_for_with_those_that_are_missing(
+    operator: httpx2.Client, ping: Callable[..., str]
+) -> None:
+    a, b, nowhere = ping(), ping(), str(new_id())
+
+    answer = operator.get("/tasks", params={"ids": f"{b},{nowhere},{a},{b}"})
+
+    assert list(answer.json()) == ["items", "missing"]
+    assert ids_of(answer) == [b, a]
+    assert answer.json()["missing"] == [nowhere]
+    assert answer.json()["items"][1] == operator.get(f"/tasks/{a}").json()
+
+
+def test_a_hundred_ids_may_be_asked_for(operator: httpx2.Client) -> None:
+    batch = operator.post("/tasks/batch", json={"tasks": [{"kind": "platform.ping"}] * 100}).json()
+    ids = [task["id"] for task in batch["tasks"]]
+
+    assert ids_of(operator.get("/tasks", params={"ids": ",".join(ids)})) == ids
+
+
+def test_ids_go_alone(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
+    for other in ({"limit": "5"}, {"status": "queued"}, {"cursor": "x"}):
+        found = errors_of(operator.get("/tasks", params={"ids": str(new_id()), **other}))
+        assert found == {f"query:{next(iter(other))}": "not_with_ids"}
