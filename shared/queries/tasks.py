@@ -369,3 +369,6 @@ what was published so long before it is lost. When that task is claimed already 
 UNRING: Final = """
 UPDATE tasks SET rung_at = NULL WHERE id = ANY(%(ids)s::uuid[]) AND status = 'queued'"""
 """Take back the mark of what could not be published."""
+
+TRY_LOCK: Final = "SELECT pg_try_advisory_lock(%(key)s)"
+"""Take an advisory lock for as long as the connection lasts. Gives whether nobody else has it."""

@@ -1,0 +1,280 @@
+"""What the faults are thrown at: parts as processes with a lease of one second, a mail server that does as it is told, and
+the question that is asked after each fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from cli.local_stack.free_ports import choose_port
+from shared.api_keys import create_key
+from shared.settings import Settings
+from shared.verification import verify
+
+ROOT = Path(__file__).resolve().parents[2]
+LEASE_SECONDS = 1.0
+DONE = {"succeeded", "failed", "cancelled", "expired"}
+
+
+@dataclass
+class MailHandler:
+    """Takes messages, and answers each DATA with the next of `answers`, 250 when there are no more."""
+
+    answers: list[str] = field(default_factory=list)
+    kept: list[Envelope] = field(default_factory=list)
+    hang_up_after_content: int = 0
+    """So many more messages are kept, and their connection is broken without an answer."""
+    goes_on: threading.Event = field(default_factory=threading.Event)
+    """Until it is set, no message is answered."""
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        await asyncio.to_thread(self.goes_on.wait, 30)
+        answer = self.answers.pop(0) if self.answers else "250 Taken"
+        if self.hang_up_after_content:
+            self.hang_up_after_content -= 1
+            assert server.transport is not None
+            server.transport.abort()
+        if answer.startswith("250"):
+            self.kept.append(envelope)
+        return answer
+
+
+class MailServer:
+    def __init__(self) -> None:
+        self.handler = MailHandler()
+        self.handler.goes_on.set()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self._controller = Controller(self.handler, hostname="127.0.0.1", port=self.port)
+        self._controller.start()
+
+    @property
+    def recipients(self) -> list[str]:
+        """Everyone who was sent a message, as often as it was."""
+        return sorted(address for envelope in self.handler.kept for address in envelope.rcpt_tos)
+
+    def stop(self) -> None:
+        self.handler.goes_on.set()
+        self._controller.stop(no_assert=True)
+
+
+@pytest.fixture
+def mail() -> Iterator[MailServer]:
+    server = MailServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """The test's own settings, with a shorter lease and where processes may be made to die."""
+    return settings.model_copy(
+        update={"environment": "development", "lease_seconds": LEASE_SECONDS, "rering_seconds": 1.0}
+    )
+
+
+class Health:
+    """Asks `/health` again and again, in a thread, and remembers the longest that an answer took."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self.slowest_seconds = 0.0
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Health:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(timeout=30)
+
+    def _ask(self) -> None:
+        with httpx2.Client(base_url=self._url, timeout=20) as client:
+            while not self._over.wait(0.1):
+                began = time.monotonic()
+                try:
+                    status = client.get("/health").status_code
+                except httpx2.HTTPError as error:
+                    self.failures.append(type(error).__name__)
+                else:
+                    if status != 200:
+                        self.failures.append(str(status))
+                self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
+
+
+class Room:
+    """Processes to throw faults at, what was accepted from the test's client, and whether all of it is as promised."""
+
+    def __init__(self, parts: Any, settings: Settings, environment: dict[str, str]) -> None:
+        self.parts = parts
+        self.settings = settings
+        self.accepted: list[str] = []
+        self._environment = environment
+        self._clients: list[httpx2.Client] = []
+
+    def start(self, *arguments: str, kill: str | None = None, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a part, that is to die at a kill point if one is named."""
+        extra = {"TASKMILL_KILL_POINT": kill} if kill else {}
+        process: subprocess.Popen[bytes] = self.parts.start(
+            *arguments, environment={**self._environment, **environment, **extra}
+        )
+        return process
+
+    def relay(self, kill: str | None = None) -> subprocess.Popen[bytes]:
+        return self.start("relay", kill=kill)
+
+    def worker(
+        self, kill: str | None = None, queues: str = "files,reports,email", concurrency: int = 2, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        arguments = ("worker", "--queues", queues, "--concurrency", str(concurrency))
+        return self.start(*arguments, kill=kill, **environment)
+
+    def api(self, kill: str | None = None, **environment: str) -> tuple[subprocess.Popen[bytes], httpx2.Client]:
+        """Start an API in a process of its own, and give a client of it once it answers."""
+        port = choose_port(None)
+        process = self.start("api", "--port", str(port), kill=kill, **environment)
+        client = self.client(f"http://127.0.0.1:{port}")
+        self.eventually(lambda: self.answers(client), 30)
+        return process, client
+
+    def client(self, url: str) -> httpx2.Client:
+        key = create_key(self.settings, "operator", "operator").key
+        client = httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+        self._clients.append(client)
+        return client
+
+    @staticmethod
+    def answers(client: httpx2.Client) -> bool:
+        try:
+            return client.get("/health").status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    def submit(self, client: httpx2.Client, kind: str = "platform.ping", **more: Any) -> str:
+        """Submit one task; give its id."""
+        answer = client.post("/tasks", json={"kind": kind, "params": {}, **more})
+        assert answer.status_code == 202, answer.text
+        return self.note(answer.json()["id"])
+
+    def submit_many(self, client: httpx2.Client, count: int, **params: Any) -> list[str]:
+        """Submit pings, in one batch; give their ids."""
+        tasks = [{"kind": "platform.ping", "params": params}] * count
+        answer = client.post("/tasks/batch", json={"tasks": tasks})
+        assert answer.status_code == 202, answer.text
+        return [self.note(task["id"]) for task in answer.json()["tasks"]]
+
+    def email(self, client: httpx2.Client, to: str = "a@example.com", **options: Any) -> str:
+        """Submit an email; give the task's id."""
+        answer = client.post("/emails", json={"to": [to], "subject": "S", "text": "T", **options})
+        assert answer.status_code == 202, answer.text
+        return self.note(answer.json()["id"])
+
+    def note(self, task_id: str) -> str:
+        self.accepted.append(task_id)
+        return task_id
+
+    def ask(self, statement: str, parameters: Any = ()) -> list[Any]:
+        """Execute a statement and give its rows."""
+        with psycopg.connect(self.settings.database_url, autocommit=True, connect_timeout=5) as connection:
+            cursor = connection.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def statuses(self) -> dict[str, str]:
+        """Give the status of every task that was accepted."""
+        with suppress(psycopg.OperationalError):
+            rows = self.ask("SELECT id::text, status FROM tasks WHERE id = ANY(%s::uuid[])", (self.accepted,))
+            return dict(rows)
+        return {}
+
+    def error_type(self, task_id: str) -> str | None:
+        """Give the type of a task's error."""
+        ((error,),) = self.ask("SELECT error->>'type' FROM task_payloads WHERE task_id = %s", (task_id,))
+        return error
+
+    def attempts(self, task_id: str) -> int:
+        """Give how many times a task was claimed."""
+        ((count,),) = self.ask(
+            "SELECT count(*) FROM task_events WHERE task_id = %s AND data->>'status' = 'running'", (task_id,)
+        )
+        return int(count)
+
+    def wait_for(self, task_id: str, *statuses: str, seconds: float = 20) -> None:
+        """Wait until a task is in one of the states."""
+        self.eventually(lambda: self.statuses().get(task_id) in statuses, seconds)
+
+    def wait_until_lost(self, task_id: str, seconds: float = 20) -> None:
+        """Wait until the sweeper has taken an attempt back."""
+        lost = "SELECT 1 FROM task_events WHERE task_id = %s AND data->>'reason' = 'worker-lost'"
+        self.eventually(lambda: self.ask(lost, (task_id,)), seconds)
+
+    def settle(self, seconds: float = 30) -> dict[str, str]:
+        """Wait until all that was accepted is done, check every promise, and give the statuses by task."""
+        self.eventually(lambda: self._is_over(), seconds)
+        report = verify(self.settings, deep=True)
+        assert report.sound, report.describe()
+        statuses = self.statuses()
+        assert sorted(statuses) == sorted(set(self.accepted)), "a task that was accepted is not there"
+        assert len(self.accepted) == len(set(self.accepted))
+        assert set(statuses.values()) <= DONE
+        scratch = self.settings.scratch_dir
+        assert scratch is not None
+        left = [path.name for path in scratch.glob("worker-*/*") if path.name != "lock"]
+        assert left == [], "an attempt left its folder behind"
+        return statuses
+
+    def _is_over(self) -> bool:
+        statuses = self.statuses()
+        return len(statuses) == len(set(self.accepted)) and set(statuses.values()) <= DONE
+
+    def eventually(self, question: Callable[[], Any], seconds: float = 20) -> Any:
+        """Ask until the answer is true, and give it; fails, with what the parts said, when it is not in time."""
+        deadline = time.monotonic() + seconds
+        while not (answer := question()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {seconds} s: {self.statuses()}\n{self.parts.logs()[-6000:]}")
+            time.sleep(0.03)
+        return answer
+
+    def wait_for_death(self, process: subprocess.Popen[bytes], seconds: float = 20) -> None:
+        """Wait until a process has died of its kill point."""
+        self.eventually(lambda: process.poll() is not None, seconds)
+        assert process.returncode == -signal.SIGKILL, self.parts.logs()[-4000:]
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        # What a test has seen needs no orderly end.
+        for process in self.parts.processes:
+            process.kill()
+
+
+@pytest.fixture
+def room(parts: Any, settings: Settings, mail: MailServer) -> Iterator[Room]:
+    room = Room(parts, settings, {"TASKMILL_SMTP_URL": f"smtp://127.0.0.1:{mail.port}"})
+    yield room
+    room.close()
+
+
+@pytest.fixture
+def client(api: Any, room: Room) -> httpx2.Client:
+    """A client of an API that lives through the fault."""
+    return room.client(api.url)

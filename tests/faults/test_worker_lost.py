@@ -1,0 +1,136 @@
+"""Workers that die, hang, or come back after their time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+def test_a_task_whose_worker_died_after_the_claim_is_done_by_another_within_three_leases(
+    room: Any, client: Any
+) -> None:
+    room.relay()
+    dying = room.worker(kill="after-claim")
+    task_id = room.submit(client)
+    room.wait_for_death(dying)
+    died_at = time.monotonic()
+
+    room.wait_until_lost(task_id)
+    taken_back_after = time.monotonic() - died_at
+    room.worker()
+
+    assert room.settle()[task_id] == "succeeded"
+    assert room.attempts(task_id) == 2
+    assert taken_back_after < 3 * room.settings.lease_seconds
+
+
+@pytest.mark.parametrize(
+    ("moment", "sent", "outcome", "error"),
+    [
+        ("after-intent", 0, "failed", "/problems/delivery-unknown"),
+        ("after-smtp-accept", 1, "failed", "/problems/delivery-unknown"),
+        ("after-receipt", 1, "succeeded", None),
+    ],
+)
+def test_an_email_whose_worker_died_is_sent_once_or_said_to_be_unknown(
+    room: Any, client: Any, mail: Any, moment: str, sent: int, outcome: str, error: str | None
+) -> None:
+    room.relay()
+    dying = room.worker(kill=moment)
+    task_id = room.email(client)
+    room.wait_for_death(dying)
+    room.worker()
+
+    assert room.settle()[task_id] == outcome
+    assert room.error_type(task_id) == error
+    assert len(mail.recipients) == sent
+
+
+def test_a_person_who_asks_again_is_obeyed_once(room: Any, client: Any, mail: Any) -> None:
+    room.relay()
+    dying = room.worker(kill="after-smtp-accept")
+    task_id = room.email(client)
+    room.wait_for_death(dying)
+    room.worker()
+    room.settle()
+
+    assert client.post(f"/tasks/{task_id}/retry").status_code == 202
+
+    assert room.settle()[task_id] == "succeeded"
+    assert len(mail.recipients) == 2
+
+
+def test_an_artifact_of_a_worker_that_died_is_reached_by_nobody(room: Any, client: Any) -> None:
+    room.relay()
+    dying = room.worker(kill="before-finish")
+    with (DATA / "rocket.jpg").open("rb") as file:
+        task = (
+            '{"kind": "files.make_images", "params": {"variants": [{"name": "small", "width": 32, "format": "jpeg"}]}}'
+        )
+        answer = client.post("/files", data={"task": task}, files={"file": ("rocket.jpg", file)})
+    task_id = room.note(answer.json()["id"])
+    room.wait_for_death(dying)
+    room.worker()
+
+    assert room.settle()[task_id] == "succeeded"
+    assert room.attempts(task_id) == 2
+    assert room.ask("SELECT count(*) FROM files WHERE task_id = %s", (task_id,)) == [(1,)]
+
+
+def test_a_worker_that_was_stopped_past_its_lease_can_write_nothing_when_it_goes_on(room: Any, client: Any) -> None:
+    room.relay()
+    stopped = room.worker(kill="before-finish:1:stop")
+    task_id = room.submit(client)
+    room.wait_until_lost(task_id)
+    room.worker()
+    room.wait_for(task_id, "succeeded")
+    before = room.ask("SELECT * FROM tasks WHERE id = %s", (task_id,))
+
+    stopped.send_signal(signal.SIGCONT)
+    room.eventually(lambda: "end_not_written" in room.parts.logs())
+
+    assert room.settle()[task_id] == "succeeded"
+    assert room.ask("SELECT * FROM tasks WHERE id = %s", (task_id,)) == before
+
+
+def test_an_email_worker_that_was_stopped_past_its_lease_sends_nothing_when_it_goes_on(
+    room: Any, client: Any, mail: Any
+) -> None:
+    room.relay()
+    stopped = room.worker(kill="after-intent:1:stop")
+    task_id = room.email(client)
+    room.wait_until_lost(task_id)
+    room.worker()
+    room.wait_for(task_id, "failed")
+
+    stopped.send_signal(signal.SIGCONT)
+    room.eventually(lambda: "claim_lost" in room.parts.logs())
+
+    assert room.settle()[task_id] == "failed"
+    assert room.error_type(task_id) == "/problems/delivery-unknown"
+    assert mail.recipients == []
+
+
+def test_a_poison_task_fails_after_its_attempts_and_its_neighbours_finish(room: Any, client: Any) -> None:
+    room.relay()
+    poison = room.submit(client, params={"sleep_ms": 60_000}, max_attempts=2)
+    neighbours = room.submit_many(client, 30, sleep_ms=5)
+
+    for _ in range(2):
+        worker = room.worker()
+        room.wait_for(poison, "running", seconds=30)
+        os.kill(worker.pid, signal.SIGKILL)
+        room.wait_for(poison, "retrying", "queued", "failed")
+    room.worker()
+
+    statuses = room.settle()
+    assert statuses[poison] == "failed"
+    assert room.error_type(poison) == "/problems/worker-lost"
+    assert {statuses[task_id] for task_id in neighbours} == {"succeeded"}
