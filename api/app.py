@@ -17,6 +17,7 @@ from api.rate_limits import limiter
 from api.routes import batches, emails, files, health, kinds, problems, reports, tasks
 from api.services import Services
 from api.submissions import Submissions
+from api.wakeups import Waiters
 from shared.log_setup import set_up_logs
 from shared.settings import Settings, read_settings
 
@@ -38,9 +39,10 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
     services = Services(settings)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Waiters]]:
         await services.open()
-        yield
+        # uvicorn hands this to its connections, which let those go who wait when the server begins to stop.
+        yield {"waiters": services.waiters}
         await services.close()
 
     app = FastAPI(

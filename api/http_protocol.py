@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn reads it, save that what is no HTTP is answered as every other error is."""
+"""HTTP/1.1 as uvicorn speaks it, save for how a connection ends, and for how what is no HTTP is answered."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.error_responses import Problem
 from api.middleware import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
+from api.wakeups import Waiters
 from shared.identifiers import new_id
 
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
+
+    def shutdown(self) -> None:
+        """Begin to end, because the server stops: who waits for a task is answered now, and not in a minute."""
+        super().shutdown()
+        waiters: Waiters | None = self.app_state.get("waiters")
+        if waiters is not None:
+            waiters.let_everyone_go()
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are no request with a problem document, and close the connection."""

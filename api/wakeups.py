@@ -111,11 +111,15 @@ class Waiters:
             )
             self._background.append(asyncio.create_task(self._listen()))
 
-    async def close(self) -> None:
-        """Let everyone go with what there is to see now, and stop listening."""
+    def let_everyone_go(self) -> None:
+        """Answer those who wait, and from now on those who would, with what there is to see."""
         self._closing = True
         for task_id in list(self._waiting):
             self.wake(task_id)
+
+    async def close(self) -> None:
+        """Let everyone go, and stop listening."""
+        self.let_everyone_go()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
