@@ -167,7 +167,7 @@ class Claimer:
     def _give_back(self, connection: psycopg.Connection[tuple[Any, ...]], ids: list[UUID]) -> None:
         """Let the relay ring for tasks again. If that fails, it does so by itself, some time later."""
         connection.execute(UNRING, {"ids": ids})
-        connection.execute(f"NOTIFY {hot_tasks.DUE_CHANNEL}")
+        connection.execute(hot_tasks.NOTIFY)
 
     def _claim(self, connection: psycopg.Connection[tuple[Any, ...]], ids: list[UUID]) -> list[ClaimedTask]:
         parameters = {

@@ -86,7 +86,7 @@ class Relay:
     def _release(self) -> None:
         """Ring what is due, as it falls due; raises when the database is away."""
         with self._connection("relay", durable=False) as work, self._connection("relay-listen") as ear:
-            ear.execute(f"LISTEN {hot_tasks.DUE_CHANNEL}")
+            ear.execute(hot_tasks.LISTEN)
             next_sign = 0.0
             while not self._stopping.is_set():
                 if time.monotonic() >= next_sign:
@@ -141,7 +141,7 @@ class Relay:
                 self._stopping.wait(CHORE_SECONDS)
 
     def _take_lock(self, connection: Connection) -> bool:
-        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (SWEEPER_LOCK,)).fetchone()
+        row = connection.execute(queries.TRY_LOCK, {"key": SWEEPER_LOCK}).fetchone()
         return bool(row and row[0])
 
     def _do_chores_once(self, connection: Connection) -> None:

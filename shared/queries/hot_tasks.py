@@ -16,6 +16,12 @@ from shared.task_states import DONE_VALUES
 DUE_CHANNEL: Final = "taskmill_due"
 """The NOTIFY channel on which every commit that makes tasks due rings the relay."""
 
+LISTEN: Final = f"LISTEN {DUE_CHANNEL}"
+"""Hear when something falls due."""
+
+NOTIFY: Final = f"NOTIFY {DUE_CHANNEL}"
+"""Say that something may be due."""
+
 NAME_THE_CLAIM: Final = "CASE WHEN t.named_claim = t.claim THEN ~t.claim ELSE t.claim END"
 """What an UPDATE of a running row must set `named_claim` to, or the fence refuses it."""
 

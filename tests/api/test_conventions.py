@@ -12,7 +12,9 @@ import pytest
 
 from api.app import create_fastapi_app
 from api.submissions import Submissions
-from shared.identifiers import new_id
+
+SOME_ID = "0199c0de-0000-7000-8000-000000000001"
+"""No task, file or batch: fixed, because ids of parametrized tests must be the same in every process."""
 
 JSON = {"content-type": "application/json"}
 JSON_ROUTES = ["/tasks", "/tasks/batch", "/reports", "/emails"]
@@ -43,9 +45,9 @@ def test_a_missing_route_is_a_problem(nobody: httpx2.Client) -> None:
     [
         ("PUT", "/tasks", "GET, HEAD, OPTIONS, POST"),
         ("DELETE", "/tasks", "GET, HEAD, OPTIONS, POST"),
-        ("POST", f"/tasks/{new_id()}", "DELETE, GET, HEAD, OPTIONS"),
-        ("PATCH", f"/tasks/{new_id()}", "DELETE, GET, HEAD, OPTIONS"),
-        ("GET", f"/tasks/{new_id()}/cancel", "OPTIONS, POST"),
+        ("POST", f"/tasks/{SOME_ID}", "DELETE, GET, HEAD, OPTIONS"),
+        ("PATCH", f"/tasks/{SOME_ID}", "DELETE, GET, HEAD, OPTIONS"),
+        ("GET", f"/tasks/{SOME_ID}/cancel", "OPTIONS, POST"),
         ("POST", "/health", "GET, HEAD, OPTIONS"),
         ("TRACE", "/kinds", "GET, HEAD, OPTIONS"),
         ("DELETE", "/problems/validation", "GET, HEAD, OPTIONS"),
@@ -215,7 +217,7 @@ def test_a_wrong_option_is_refused_and_never_made_to_fit(
         ({"kind": "platform.ping", "metadata": {"a/b": {"deep": 1}}}, "/metadata/a~1b"),
         ({"kind": "files.inspect", "params": {"file_id": "x"}}, "/params/file_id"),
         ({"kind": "files.inspect"}, "/params"),
-        ({"kind": "files.make_images", "params": {"file_id": str(new_id()), "variants": [{}]}}, "/params/variants/0/name"),
+        ({"kind": "files.make_images", "params": {"file_id": str(SOME_ID), "variants": [{}]}}, "/params/variants/0/name"),
         ({"kind": "platform.ping", "run_at": "2030-01-01T00:00:00Z", "delay": 5}, "/delay"),
         ({}, "/kind"),
         ({"kind": None}, "/kind"),
@@ -269,7 +271,7 @@ def test_json_is_json_with_any_parameter(operator: httpx2.Client, content_type: 
 # Sizes
 
 
-LIMITED_BODIES = ["/tasks", "/reports", "/emails", f"/tasks/{new_id()}/cancel", f"/batches/{new_id()}/cancel"]
+LIMITED_BODIES = ["/tasks", "/reports", "/emails", f"/tasks/{SOME_ID}/cancel", f"/batches/{SOME_ID}/cancel"]
 
 
 @pytest.mark.parametrize(
@@ -320,13 +322,13 @@ def test_a_body_of_exactly_the_limit_is_read(operator: httpx2.Client) -> None:
 # Queries
 
 
-READING = ["/tasks", f"/tasks/{new_id()}", f"/batches/{new_id()}", "/kinds", "/files", f"/files/{new_id()}", "/health"]
-READING += ["/health/ready", "/problems/validation", f"/files/{new_id()}/content"]
+READING = ["/tasks", f"/tasks/{SOME_ID}", f"/batches/{SOME_ID}", "/kinds", "/files", f"/files/{SOME_ID}", "/health"]
+READING += ["/health/ready", "/problems/validation", f"/files/{SOME_ID}/content"]
 WRITING = [
     *JSON_ROUTES,
-    f"/tasks/{new_id()}/cancel",
-    f"/tasks/{new_id()}/retry",
-    f"/batches/{new_id()}/cancel",
+    f"/tasks/{SOME_ID}/cancel",
+    f"/tasks/{SOME_ID}/retry",
+    f"/batches/{SOME_ID}/cancel",
     "/files",
 ]
 
@@ -344,7 +346,7 @@ def test_an_unknown_query_name_is_refused_when_writing(admin: httpx2.Client, err
     }
 
 
-@pytest.mark.parametrize("path", [f"/tasks/{new_id()}", f"/files/{new_id()}"])
+@pytest.mark.parametrize("path", [f"/tasks/{SOME_ID}", f"/files/{SOME_ID}"])
 def test_an_unknown_query_name_is_refused_when_deleting(admin: httpx2.Client, errors_of: ErrorsOf, path: str) -> None:
     assert errors_of(admin.delete(path, params={"force": "1"})) == {"query:force": "extra_forbidden"}
 
@@ -355,7 +357,7 @@ def test_an_unknown_query_name_is_refused_when_deleting(admin: httpx2.Client, er
         ("/tasks?limit=1&limit=2", "limit"),
         ("/tasks?kind=a&limit=1&kind=a", "kind"),
         ("/files?limit=1&limit=1", "limit"),
-        (f"/tasks/{new_id()}?wait=1&wait=1", "wait"),
+        (f"/tasks/{SOME_ID}?wait=1&wait=1", "wait"),
     ],
 )
 def test_a_query_name_that_is_given_twice_is_refused(
@@ -386,7 +388,7 @@ def test_a_sane_request_id_is_taken_over_and_any_other_replaced(nobody: httpx2.C
     sane = ["a", "Req_1.2-3", "x" * 128]
     not_sane = ["", "x" * 129, "a b", "a/b", "ä".encode("latin-1"), "a;b"]
 
-    for path, caller in [("/health", nobody), ("/nope", nobody), ("/tasks", nobody), (f"/tasks/{new_id()}", client)]:
+    for path, caller in [("/health", nobody), ("/nope", nobody), ("/tasks", nobody), (f"/tasks/{SOME_ID}", client)]:
         for given in sane:
             assert caller.get(path, headers={"x-request-id": given}).headers["x-request-id"] == given
         for given in not_sane:
@@ -454,7 +456,7 @@ def test_head_of_a_task_is_get_without_the_body(
     path = f"/tasks/{ping()}"
 
     got, asked = operator.get(path), operator.head(path)
-    missing = operator.head(f"/tasks/{new_id()}")
+    missing = operator.head(f"/tasks/{SOME_ID}")
 
     for name in ("etag", "content-length", "content-type", "retry-after", "cache-control", "vary"):
         assert asked.headers[name] == got.headers[name]
@@ -466,10 +468,10 @@ def test_head_of_a_task_is_get_without_the_body(
     ("path", "allowed"),
     [
         ("/tasks", "GET, HEAD, OPTIONS, POST"),
-        (f"/tasks/{new_id()}", "DELETE, GET, HEAD, OPTIONS"),
-        (f"/tasks/{new_id()}/retry", "OPTIONS, POST"),
+        (f"/tasks/{SOME_ID}", "DELETE, GET, HEAD, OPTIONS"),
+        (f"/tasks/{SOME_ID}/retry", "OPTIONS, POST"),
         ("/files", "GET, HEAD, OPTIONS, POST"),
-        (f"/files/{new_id()}/content", "GET, HEAD, OPTIONS"),
+        (f"/files/{SOME_ID}/content", "GET, HEAD, OPTIONS"),
         ("/reports", "OPTIONS, POST"),
         ("/health", "GET, HEAD, OPTIONS"),
         ("/openapi.json", "GET, HEAD, OPTIONS"),

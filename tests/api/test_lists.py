@@ -186,8 +186,8 @@ def test_a_batch_is_found_by_its_id(operator: httpx2.Client) -> None:
         ("tag", "x" * 65),
         ("ids", ""),
         ("ids", "x"),
-        ("ids", f"{new_id()},"),
-        ("ids", ",".join(str(new_id()) for _ in range(101))),
+        ("ids", "0199c0de-0000-7000-8000-000000000001,"),
+        ("ids", ",".join(f"0199c0de-0000-7000-8000-{n:012d}" for n in range(101))),
     ],
 )
 def test_a_filter_that_is_none_is_refused(operator: httpx2.Client, errors_of: ErrorsOf, name: str, value: str) -> None:

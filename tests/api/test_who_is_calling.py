@@ -10,10 +10,9 @@ import httpx2
 import pytest
 
 from shared.api_keys import revoke_key
-from shared.identifiers import new_id
 
 EMAIL = {"to": ["ada@example.com"], "text": "hello"}
-SOME = new_id()
+SOME = "0199c0de-0000-7000-8000-000000000001"
 PRIVATE_ROUTES = [
     ("GET", "/tasks"),
     ("POST", "/tasks"),
