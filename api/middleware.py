@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ CONTENT_SECURITY_POLICY: Final = (b"content-security-policy", b"default-src 'non
 DOCS_POLICY: Final = (b"content-security-policy", b"frame-ancestors 'none'")
 LARGE_BODY_ROUTES: Final = ("/files", "/uploads")
 """They read their bodies themselves, and hold them to limits of their own."""
+READING_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Those who only look are logged when something is wrong with us, or at the level `debug`."""
 log = structlog.get_logger()
 
 
@@ -42,6 +45,8 @@ class Frame:
         self._hosts = None if "*" in hosts else hosts
         self._max_json_bytes = settings.max_json_bytes
         self._routes = routes
+        self._logs_changes = settings.log_level in {"debug", "info"}
+        self._logs_reads = settings.log_level == "debug"
         self.state = getattr(app, "state", None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,6 +67,7 @@ class Frame:
         policy = DOCS_POLICY if path == "/docs" else CONTENT_SECURITY_POLICY
         extra = [(b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
         started = finished = False
+        began = time.perf_counter()
         head = method == "HEAD"
         if head:
             scope = {**scope, "method": "GET", "state": {**scope["state"], "is_head": True}}
@@ -71,6 +77,10 @@ class Frame:
             if message["type"] == "http.response.start":
                 started = True
                 headers = list(message["headers"])
+                if self._logs_changes and (
+                    self._logs_reads or method not in READING_METHODS or message["status"] >= 500
+                ):
+                    _log_request(request_id, method, path, message["status"], headers, began)
                 if not any(name == b"content-security-policy" for name, _ in headers):
                     headers.append(policy)
                 message = {**message, "headers": headers + extra}
@@ -144,6 +154,16 @@ def allowed_methods(routes: Sequence[AllowedMethods], path: str) -> list[str]:
 def _host_name(host: bytes) -> str:
     text = host.decode("latin-1").lower()
     return text[: text.index("]") + 1] if text.startswith("[") and "]" in text else text.partition(":")[0]
+
+
+def _log_request(
+    request_id: str, method: str, path: str, status: int, headers: list[tuple[bytes, bytes]], began: float
+) -> None:
+    """Log one answer: what was asked, never by whom or with what, and the task that it made."""
+    location = next((value for name, value in headers if name == b"location"), b"")
+    made = {"task_id": location[7:].decode()} if location.startswith(b"/tasks/") else {}
+    milliseconds = round((time.perf_counter() - began) * 1000, 1)
+    log.info("request", request_id=request_id, method=method, path=path[:200], status=status, ms=milliseconds, **made)
 
 
 async def _send_problem(problem: Problem, request_id: str, send: Send) -> None:
