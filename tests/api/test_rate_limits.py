@@ -1,0 +1,161 @@
+"""How many requests a caller may make, and that every answer of a limited route tells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from shared.identifiers import new_id
+
+EMAIL = {"to": ["ada@example.com"], "text": "hello"}
+LIMIT = 5
+
+
+@pytest.fixture
+def limited(settings: Any, serve: Callable[..., Any]) -> Iterator[Any]:
+    with serve(settings.model_copy(update={"rate_limit_client": LIMIT, "rate_limit_unauthenticated": LIMIT})) as api:
+        yield api
+
+
+def remaining(answer: httpx2.Response) -> int:
+    assert answer.headers["x-ratelimit-limit"] == str(LIMIT)
+    assert 0 < int(answer.headers["x-ratelimit-reset"]) - time.time() < 62
+    return int(answer.headers["x-ratelimit-remaining"])
+
+
+def require_refusal(answer: httpx2.Response) -> None:
+    assert (answer.status_code, answer.json()["type"]) == (429, "/problems/rate-limited")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert 1 <= int(answer.headers["retry-after"]) <= 61
+    assert remaining(answer) == 0
+
+
+def test_reading_is_counted_in_one_counter_whatever_route_is_read(limited: Any) -> None:
+    client = limited.client()
+
+    left = [
+        remaining(client.get("/tasks")),
+        remaining(client.get(f"/tasks/{new_id()}")),
+        remaining(client.get("/kinds")),
+        remaining(client.head(f"/tasks/{new_id()}")),
+        remaining(client.get("/files")),
+    ]
+
+    assert left == [4, 3, 2, 1, 0]
+    for path in ("/tasks", f"/tasks/{new_id()}", "/kinds", f"/files/{new_id()}", f"/batches/{new_id()}"):
+        require_refusal(client.get(path))
+
+
+def test_submitting_is_counted_in_one_counter_and_apart_from_reading(limited: Any) -> None:
+    client = limited.client()
+
+    left = [
+        remaining(client.post("/emails", json=EMAIL)),
+        remaining(client.post("/tasks", json={"kind": "email.send", "params": EMAIL})),
+        remaining(client.post("/tasks/batch", json={"tasks": [{"kind": "email.send", "params": EMAIL}]})),
+        remaining(client.post(f"/tasks/{new_id()}/cancel")),
+        remaining(client.delete(f"/tasks/{new_id()}")),
+    ]
+
+    assert left == [4, 3, 2, 1, 0]
+    require_refusal(client.post("/emails", json=EMAIL))
+    require_refusal(client.post("/tasks", json={"kind": "email.send", "params": EMAIL}))
+    assert remaining(client.get("/tasks")) == 4
+    assert remaining(client.post("/files", files={"file": ("a.txt", b"x")})) == 4
+
+
+def test_refused_requests_are_counted_and_told_too(limited: Any) -> None:
+    reader = limited.client(scopes=["tasks:write"])
+    writer = limited.client("other", scopes=["tasks:read"])
+
+    answers = [
+        reader.get("/tasks"),
+        reader.get(f"/tasks/{new_id()}"),
+        reader.get("/kinds?x=1"),
+        writer.post("/emails", json=EMAIL),
+        writer.post("/tasks", json={}),
+        writer.get("/tasks?limit=0"),
+        writer.get("/tasks/x"),
+        writer.get("/tasks?limit=1&limit=1"),
+        writer.get(f"/batches/{new_id()}"),
+    ]
+
+    assert [answer.status_code for answer in answers] == [403, 403, 403, 403, 403, 422, 422, 422, 404]
+    assert [remaining(answer) for answer in answers] == [4, 3, 2, 4, 3, 4, 3, 2, 1]
+    assert remaining(writer.get("/kinds?x=1")) == 0
+    require_refusal(writer.get("/tasks?limit=0"))
+
+
+def test_an_answer_of_a_task_tells_its_limit_whatever_its_status(limited: Any) -> None:
+    client = limited.client()
+    task_id = client.post("/emails", json=EMAIL).json()["id"]
+
+    statuses = [
+        client.get(f"/tasks/{task_id}"),
+        client.get(f"/tasks/{task_id}", headers={"if-none-match": "*"}),
+        client.post("/tasks", content=b"{", headers={"content-type": "application/json"}),
+        client.post("/tasks", content=b"x"),
+        client.post("/tasks?validate_only=true", json={"kind": "email.send", "params": EMAIL}),
+    ]
+
+    assert [answer.status_code for answer in statuses] == [200, 304, 422, 415, 200]
+    assert [remaining(answer) for answer in statuses] == [4, 3, 3, 2, 1]
+
+
+def test_one_callers_requests_are_not_anothers_but_two_keys_of_one_caller_share(limited: Any) -> None:
+    first, second, other = limited.client("a"), limited.client("a"), limited.client("b")
+
+    assert remaining(first.get("/tasks")) == 4
+    assert remaining(second.get("/tasks")) == 3
+    assert remaining(other.get("/tasks")) == 4
+
+
+def test_operators_and_admins_have_no_limit_that_they_could_reach(limited: Any) -> None:
+    for role in ("operator", "admin"):
+        client = limited.client(role, role)
+        answers = [client.get("/tasks") for _ in range(LIMIT + 2)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert int(answers[-1].headers["x-ratelimit-remaining"]) > 1_000_000
+
+
+def test_refused_credentials_are_limited_for_each_address(limited: Any) -> None:
+    wrong = limited.client_with("tm_000000000000_wrong")
+
+    left = [
+        remaining(answer)
+        for answer in (
+            wrong.get("/tasks"),
+            wrong.get(f"/tasks/{new_id()}"),
+            limited.client_with(None).post("/emails", json=EMAIL),
+            wrong.post("/tasks", json={}),
+            wrong.get("/files"),
+        )
+    ]
+
+    assert left == [4, 3, 2, 1, 0]
+    require_refusal(wrong.get("/tasks"))
+    require_refusal(wrong.get(f"/tasks/{new_id()}"))
+    assert limited.client().get("/tasks").status_code == 200
+
+
+def test_a_limit_ends_with_its_minute(limited: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = limited.client()
+    for _ in range(LIMIT):
+        client.get("/tasks")
+    refused = client.get("/tasks")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + int(refused.headers["retry-after"]) + 1)
+
+    assert client.get("/tasks").status_code == 200
+
+
+def test_open_routes_have_no_limit(limited: Any) -> None:
+    nobody = limited.client_with(None)
+
+    for path in ("/health", "/problems/gone", "/openapi.json"):
+        answers = [nobody.get(path) for _ in range(LIMIT + 2)]
+        assert {answer.status_code for answer in answers} == {200}
