@@ -56,6 +56,10 @@ class Part:
     def make(self, name: str, servers: Servers, folder: Path) -> System:
         return (self.variants.get(name) or SYSTEMS[name])(servers, folder)
 
+    def asked_as(self, name: str) -> str:
+        """The name by which one asks for it: Taskmill in another state, or loaded otherwise, comes with Taskmill."""
+        return Taskmill.name if name in self.variants or name == TaskmillBatch.name else name
+
 
 @dataclass
 class Outcome:
@@ -91,11 +95,7 @@ def run_bench(parts: Iterable[Part], options: Options, say: Callable[[str], None
 
 def choose_systems(part: Part, options: Options, say: Callable[[str], None]) -> tuple[str, ...]:
     """The systems of a part that were asked for and can run here."""
-    wanted = [
-        name
-        for name in part.systems
-        if not options.systems or name in options.systems or name in part.variants or name == "taskmill_batch"
-    ]
+    wanted = [name for name in part.systems if not options.systems or part.asked_as(name) in options.systems]
     if BullMq.name in wanted and (reason := peer_environment.find_why_not_node()):
         say(f"{part.name}: bullmq is left out: {reason}")
         wanted.remove(BullMq.name)
@@ -122,8 +122,10 @@ def run_part(
             system = part.make(name, servers, servers.folder)
             try:
                 measured[name] = part.measure(system, options)
-            except BenchFailed as failure:
-                told = tell_without_paths(f"{name}: {failure}\n{system.read_log_end()}".strip(), servers.folder)
+            except Exception as failure:
+                # One system that fails must not take with it what was measured of the others.
+                reason = failure if isinstance(failure, BenchFailed) else f"{type(failure).__name__}: {failure}"
+                told = tell_without_paths(f"{name}: {reason}\n{system.read_log_end()}".strip(), servers.folder)
                 outcome.failures.append(told)
                 say(f"{part.name} {turn + 1}/{options.rounds} {told}")
                 continue

@@ -22,7 +22,8 @@ PREPARE_TO_FILL = "SET session_replication_role = replica; SET synchronous_commi
 FILL = """
 WITH made AS MATERIALIZED (
     SELECT uuidv7(age) AS id, now() + age AS at
-    FROM (SELECT (g - %(total)s - 3600) * interval '1 second' AS age FROM generate_series(%(first)s, %(last)s) AS g)
+    FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS g
+    CROSS JOIN LATERAL (SELECT (g - %(total)s::bigint - 3600) * interval '1 second' AS age) AS a
 ),
 t AS (
     INSERT INTO tasks (id, kind, queue, status, organization_id, owner_id, max_attempts, timeout_seconds, keep_seconds,

@@ -1,0 +1,116 @@
+"""Every part of the bench is run for a moment, to see that it works. How fast anything is, no test says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MOMENT = ["--rounds", "1", "--seconds", "0.3", "--tasks", "50", "--latency-tasks", "3", "--waiters", "20"]
+MOMENT += ["--rows", "1000", "--processes", "1"]
+LIMIT_SECONDS = 240
+
+LOAD = {"per_second", "p50_ms", "p99_ms", "cpu_us", "load_cpu_us"}
+TASKS = {"per_second", "submitted_per_second", "cpu_us", "broker_commands", "write_transactions", "wal_bytes"}
+RATES = {"submit_per_second", "poll_per_second", "list_per_second", "drain_per_second"}
+EXPECTED: dict[str, dict[str, set[str]]] = {
+    "submit": {"taskmill": LOAD, "naive": LOAD},
+    "poll": {"taskmill": LOAD, "taskmill_304": LOAD, "naive": LOAD},
+    "drain": {"taskmill": TASKS, "taskmill_batch": TASKS, "naive": TASKS},
+    "latency": {"taskmill": {"p50_ms", "p99_ms"}, "naive": {"p50_ms", "p99_ms"}},
+    "waiters": {"taskmill": {"waiters", "api_mib", "api_core_percent"}},
+    "size": {"taskmill": RATES, "taskmill_full": RATES},
+    "workers": {"taskmill": {"linear_share_1", "per_second_1"}},
+    "files": {"taskmill": {"pictures_per_second", "upload_mib_per_second"}},
+    "reports": {"taskmill": {"csv_rows_per_second", "xlsx_rows_per_second"}},
+    "email": {"taskmill": {"per_second", "cpu_us"}},
+}
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "cli.main", "bench", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+    )
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What a run of all parts has kept."""
+    path = tmp_path_factory.mktemp("bench") / "all.json"
+    outcome = bench("all", *MOMENT, "--systems", "taskmill,naive", "--json", path)
+    assert outcome.returncode == 0, outcome.stderr + outcome.stdout
+    yield path
+
+
+@pytest.fixture(scope="module")
+def result(kept: Path) -> Any:
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("part", EXPECTED)
+def test_each_part_measures_each_of_its_systems(part: str, result: Any) -> None:
+    (measured,) = result["parts"][part]["rounds"]
+
+    assert result["parts"][part]["failures"] == []
+    assert set(measured) == set(EXPECTED[part])
+    for system, measures in EXPECTED[part].items():
+        assert measures <= set(measured[system])
+        assert all(value >= 0 for value in measured[system].values())
+
+
+def test_processor_time_is_counted_by_part_and_adds_up(result: Any) -> None:
+    (measured,) = result["parts"]["submit"]["rounds"]
+    ours = measured["taskmill"]
+
+    parts = {name.partition(".")[2]: value for name, value in ours.items() if name.startswith("cpu_us.")}
+
+    assert set(parts) == {"api", "relay", "broker", "postgres"}
+    assert sum(parts.values()) == pytest.approx(ours["cpu_us"])
+
+
+def test_a_result_says_on_what_it_was_measured_and_not_where(kept: Path, result: Any) -> None:
+    assert result["machine"]["cores"] >= 1
+    assert {"python", "postgres", "broker", "celery"} <= set(result["versions"])
+    assert str(ROOT) not in kept.read_text(encoding="utf-8")
+
+
+def test_a_result_is_shown_again_and_put_between_the_marks_of_a_document(kept: Path, tmp_path: Path) -> None:
+    document = tmp_path / "performance.md"
+    document.write_text("before\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n", encoding="utf-8")
+
+    shown = bench("--show", kept)
+    put = bench("--show", kept, "--into", document)
+
+    assert shown.returncode == put.returncode == 0, shown.stderr + put.stderr
+    assert "submit, against naive" in shown.stdout
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- bench: begin -->\n") and text.endswith("<!-- bench: end -->\nafter\n")
+    assert "old" not in text
+    assert "| taskmill |" in text
+
+
+def test_the_peers_that_need_no_package_of_their_own_are_drained(tmp_path: Path) -> None:
+    outcome = bench("drain", *MOMENT, "--systems", "naive_pg,celery", "--json", tmp_path / "drain.json")
+
+    assert outcome.returncode == 0, outcome.stderr
+    (measured,) = json.loads((tmp_path / "drain.json").read_text(encoding="utf-8"))["parts"]["drain"]["rounds"]
+    assert set(measured) == {"naive_pg", "celery"}
+    assert measured["naive_pg"]["write_transactions"] >= 3
+
+
+def test_an_unknown_part_or_system_is_refused_in_a_word() -> None:
+    part, system = bench("speed"), bench("submit", "--systems", "ours")
+
+    assert part.returncode == system.returncode == 2
+    assert "there is no part speed" in part.stderr
+    assert "there is no ours" in system.stderr
