@@ -278,3 +278,8 @@ def room(parts: Any, settings: Settings, mail: MailServer) -> Iterator[Room]:
 def client(api: Any, room: Room) -> httpx2.Client:
     """A client of an API that lives through the fault."""
     return room.client(api.url)
+
+
+@pytest.fixture
+def health() -> type[Health]:
+    return Health

@@ -1,0 +1,68 @@
+"""An API that dies around its commit: the same key then stands for one task, whichever side of the commit it was."""
+
+from __future__ import annotations
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+
+@pytest.mark.parametrize(("moment", "stored"), [("api-before-commit", 0), ("api-after-commit", 1)])
+def test_a_key_stands_for_one_task_when_the_api_died_around_its_commit(
+    room: Any, client: Any, moment: str, stored: int
+) -> None:
+    dying, cut_off = room.api(kill=moment)
+    request = {"json": {"kind": "platform.ping", "params": {"echo": "once"}}}
+    keyed = {"Idempotency-Key": "one"}
+
+    with pytest.raises(httpx2.HTTPError):
+        cut_off.post("/tasks", headers=keyed, **request)
+    room.wait_for_death(dying)
+    left_by_the_dead = room.ask("SELECT count(*) FROM tasks")[0][0]
+    again = client.post("/tasks", headers={**keyed, "Authorization": cut_off.headers["Authorization"]}, **request)
+
+    assert left_by_the_dead == stored
+    assert again.status_code == 202
+    assert again.headers.get("Idempotency-Replayed") == ("true" if stored else None)
+    room.note(again.json()["id"])
+    room.relay()
+    room.worker()
+    assert set(room.settle().values()) == {"succeeded"}
+    assert room.ask("SELECT count(*) FROM tasks") == [(1,)]
+
+
+def test_an_api_that_is_told_to_stop_under_load_answers_what_it_took_and_no_5xx_but_503(room: Any) -> None:
+    process, client = room.api()
+    other, second = room.api()
+    outcomes: list[int | str] = []
+
+    def submit(number: int) -> None:
+        try:
+            answer = (client if number % 2 else second).post("/tasks", json={"kind": "platform.ping", "params": {}})
+        except httpx2.ConnectError:
+            outcomes.append("refused")
+        except httpx2.HTTPError as error:
+            outcomes.append(type(error).__name__)
+        else:
+            outcomes.append(answer.status_code)
+            if answer.status_code == 202:
+                room.note(answer.json()["id"])
+
+    with ThreadPoolExecutor(8) as threads:
+        work = threads.map(submit, range(600))
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        list(work)
+    room.eventually(lambda: process.poll() is not None)
+
+    assert process.returncode in {0, -signal.SIGTERM}
+    assert other.poll() is None
+    assert outcomes.count(202) == len(room.accepted) > 300
+    assert {outcome for outcome in outcomes if isinstance(outcome, int)} <= {202, 503}
+    stored = room.ask("SELECT count(*) FROM tasks")[0][0]
+    # A connection that was closed while idle may have taken a request with it: the client does not know, and asks again.
+    assert 0 <= stored - len(room.accepted) <= outcomes.count("RemoteProtocolError") + outcomes.count("ReadError")

@@ -1,0 +1,50 @@
+"""Workers and relays whose clocks are an hour off, both ways: nothing compares them with the database's."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+# Loaded by every Python process that finds it on its path, before anything else.
+CLOCK = """
+import datetime, os, time
+OFFSET = float(os.environ["TEST_CLOCK_OFFSET"])
+real, real_ns, Real = time.time, time.time_ns, datetime.datetime
+time.time = lambda: real() + OFFSET
+time.time_ns = lambda: real_ns() + int(OFFSET * 1e9)
+
+class Meta(type):
+    def __instancecheck__(cls, value):
+        return isinstance(value, Real)
+
+class Skewed(Real, metaclass=Meta):
+    @classmethod
+    def now(cls, tz=None):
+        return Real.now(tz) + datetime.timedelta(seconds=OFFSET)
+
+datetime.datetime = Skewed
+"""
+
+
+def test_clocks_an_hour_off_both_ways_move_nothing(room: Any, client: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "clock"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(CLOCK)
+    began = time.time()
+    for offset in ("3600", "-3600"):
+        skew = {"PYTHONPATH": str(folder), "TEST_CLOCK_OFFSET": offset}
+        room.start("relay", **skew)
+        room.worker(**skew)
+    long = [room.submit(client, params={"sleep_ms": 2500}) for _ in range(2)]
+    late = room.submit(client, delay=1)
+    pings = room.submit_many(client, 30)
+
+    statuses = room.settle()
+
+    assert set(statuses.values()) == {"succeeded"}
+    assert [room.attempts(task_id) for task_id in (*long, late, *pings)] == [1] * 33
+    off = "SELECT count(*) FROM tasks WHERE least(started_at, created_at) < to_timestamp(%s) OR finished_at > now()"
+    assert room.ask(off, (began - 1,)) == [(0,)]
+    assert room.ask("SELECT started_at >= run_at FROM tasks WHERE id = %s", (late,)) == [(True,)]
+    assert "3600" not in room.parts.logs()

@@ -1,0 +1,104 @@
+"""A Postgres that breaks connections, dies in the middle of an end, or is away for a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from cli.local_stack.postgres import PostgresServer
+from shared.schema_migrations import migrate
+from shared.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with PostgresServer(tmp_path_factory.mktemp("own-postgres"), fast=True) as server:
+        migrate(Settings(database_url=server.url))
+        yield server
+
+
+@pytest.fixture
+def settings(settings: Settings, own_postgres: PostgresServer) -> Settings:
+    own_postgres.start()
+    return settings.model_copy(update={"database_url": own_postgres.url})
+
+
+def crash(server: PostgresServer) -> None:
+    """Kill every process of the server at once, as an immediate shutdown or a crash does."""
+    server.kill()
+
+
+def test_connections_that_are_broken_again_and_again_lose_nothing(room: Any, client: Any) -> None:
+    room.relay()
+    room.worker()
+    room.wait_for(room.submit(client), "succeeded", seconds=30)
+    refused = 0
+    for _ in range(10):
+        for _ in range(5):
+            answer = client.post("/tasks", json={"kind": "platform.ping", "params": {"sleep_ms": 10}})
+            if answer.status_code == 202:
+                room.note(answer.json()["id"])
+            else:
+                assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+                refused += 1
+        room.ask(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'taskmill-%%' AND pid <> pg_backend_pid()"
+        )
+        time.sleep(0.1)
+
+    assert set(room.settle().values()) == {"succeeded"}
+    assert refused <= 25
+
+
+def test_a_database_that_is_away_is_answered_503_at_once_and_all_goes_on_when_it_is_back(
+    room: Any, client: Any, api: Any, own_postgres: PostgresServer, health: Any
+) -> None:
+    room.relay()
+    room.worker()
+    room.wait_for(room.submit(client), "succeeded", seconds=30)
+    slowest = 0.0
+    with health(api.url) as asked:
+        room.submit_many(client, 40, sleep_ms=50)
+        crash(own_postgres)
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            began = time.monotonic()
+            answer = client.post("/tasks", json={"kind": "platform.ping", "params": {}})
+            slowest = max(slowest, time.monotonic() - began)
+            assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+            time.sleep(0.1)
+        own_postgres.start()
+        room.eventually(lambda: client.get("/tasks").status_code == 200, 20)
+        room.submit(client)
+
+        assert set(room.settle().values()) == {"succeeded"}
+    assert slowest < 2
+    assert asked.failures == []
+    assert asked.slowest_seconds < 1
+
+
+def test_a_database_that_dies_inside_the_end_of_a_task_leaves_one_end(
+    room: Any, client: Any, own_postgres: PostgresServer
+) -> None:
+    room.relay()
+    room.worker()
+    task_id = room.submit(client, params={"sleep_ms": 600})
+    room.wait_for(task_id, "running", seconds=30)
+    holding = psycopg.connect(own_postgres.url)
+    holding.execute("SELECT FROM tasks WHERE id = %s FOR UPDATE", (task_id,))
+    finishing = (
+        "SELECT 1 FROM pg_stat_activity WHERE application_name = 'taskmill-worker-finish' AND wait_event_type = 'Lock'"
+    )
+    room.eventually(lambda: room.ask(finishing))
+    crash(own_postgres)
+    holding.close()
+    own_postgres.start()
+
+    assert room.settle(40)[task_id] == "succeeded"
+    ends = "SELECT count(*) FROM task_events WHERE task_id = %s AND data->>'status' = 'succeeded'"
+    assert room.ask(ends, (task_id,)) == [(1,)]

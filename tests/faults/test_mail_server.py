@@ -1,0 +1,53 @@
+"""Mail servers that stall, put off, refuse, or hang up after the message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def test_a_stalled_mail_server_holds_up_no_other_queue(room: Any, client: Any, mail: Any) -> None:
+    room.relay()
+    room.worker(queues="email", concurrency=1)
+    room.worker(queues="files")
+    mail.handler.goes_on.clear()
+    emails = [room.email(client) for _ in range(3)]
+    room.wait_for(emails[0], "running", seconds=30)
+    pings = room.submit_many(client, 20)
+
+    room.eventually(lambda: {room.statuses().get(task_id) for task_id in pings} == {"succeeded"})
+    assert room.statuses()[emails[0]] == "running"
+    mail.handler.goes_on.set()
+
+    assert {room.settle()[task_id] for task_id in emails} == {"succeeded"}
+    assert len(mail.recipients) == 3
+
+
+def test_a_message_that_was_put_off_is_sent_once(room: Any, client: Any, mail: Any) -> None:
+    room.relay()
+    room.worker()
+    mail.handler.answers = ["421 Later", "451 Later still"]
+    task_id = room.email(client)
+    for attempt in (1, 2):
+        room.eventually(lambda n=attempt: room.attempts(task_id) == n, 30)
+        room.wait_for(task_id, "retrying")
+        # The backoff is half a minute: nobody need wait for it here.
+        room.ask("UPDATE tasks SET next_attempt_at = now() WHERE status = 'retrying'")
+
+    assert room.settle()[task_id] == "succeeded"
+    assert mail.recipients == ["a@example.com"]
+
+
+def test_a_refused_message_fails_and_one_without_an_answer_is_unknown(room: Any, client: Any, mail: Any) -> None:
+    room.relay()
+    room.worker(concurrency=1)
+    mail.handler.answers = ["550 No"]
+    refused = room.email(client)
+    room.wait_for(refused, "failed", seconds=30)
+    mail.handler.hang_up_after_content = 1
+    unknown = room.email(client)
+
+    statuses = room.settle()
+
+    assert (statuses[refused], room.error_type(refused)) == ("failed", "/problems/mail-rejected")
+    assert (statuses[unknown], room.error_type(unknown)) == ("failed", "/problems/delivery-unknown")
+    assert len(mail.recipients) == 1

@@ -1,0 +1,52 @@
+"""Relays and beats that die between two steps, and several of them at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize("moment", ["relay-after-mark", "relay-after-publish"])
+def test_a_relay_that_died_around_its_publishing_delays_tasks_and_doubles_none(
+    room: Any, client: Any, moment: str
+) -> None:
+    dying = room.relay(kill=moment)
+    room.worker()
+    tasks = room.submit_many(client, 20)
+    room.wait_for_death(dying)
+    room.relay()
+
+    statuses = room.settle()
+
+    assert set(statuses.values()) == {"succeeded"}
+    assert [room.attempts(task_id) for task_id in tasks] == [1] * 20
+
+
+def test_two_relays_and_two_beats_do_nothing_twice(room: Any, client: Any) -> None:
+    for _ in range(2):
+        room.relay()
+        room.start("beat")
+    room.worker(queues="files,maintenance")
+    tasks = [task_id for _ in range(10) for task_id in room.submit_many(client, 20)]
+    scheduled = "SELECT id::text FROM tasks WHERE schedule_id IS NOT NULL"
+    room.eventually(lambda: len(room.ask(scheduled)) >= 3, 30)
+    slots = room.ask("SELECT schedule_id, slot FROM schedule_slots")
+    for (task_id,) in room.ask(scheduled):
+        room.note(task_id)
+
+    statuses = room.settle()
+
+    assert set(statuses.values()) == {"succeeded"}
+    assert room.ask("SELECT max(attempt) FROM tasks WHERE id = ANY(%s::uuid[])", (tasks,)) == [(1,)]
+    assert len(slots) == len(set(slots)) == len(room.ask(scheduled))
+
+
+def test_a_beat_that_died_between_the_slot_and_its_task_has_done_neither(room: Any, client: Any) -> None:
+    dying = room.start("beat", kill="beat-after-slot")
+    room.wait_for_death(dying, 30)
+
+    assert room.ask("SELECT count(*) FROM schedule_slots") == [(0,)]
+    room.start("beat")
+    room.eventually(lambda: room.ask("SELECT count(*) FROM schedule_slots")[0][0] >= 3, 30)
+    room.settle(0)
