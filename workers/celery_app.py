@@ -5,7 +5,9 @@ Celery carries ids and shows the work to Flower; it stores, schedules, retries a
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
@@ -21,6 +23,9 @@ def make_celery_app(settings: Settings) -> Celery:
     app = Celery("taskmill", broker=settings.broker_url, set_as_current=False)
     options: dict[str, Any] = {"visibility_timeout": 3600}
     if settings.broker_is_redis:
+        if urlsplit(settings.broker_url).scheme == "rediss":
+            # Left to itself kombu believes any certificate.
+            app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
         options |= {
             "health_check_interval": 5,
             "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,

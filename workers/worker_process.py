@@ -71,6 +71,7 @@ class WorkerProcess:
         )
         self._runner = TaskRunner(parts, load_handlers(), self._finisher.write_soon, self._scratch.path)
         self._app = make_celery_app(settings)
+        self._app.conf.broker_transport = "workers.tolerant_transport:TolerantTransport"
         register_kinds(self._app)
         engine.claimer = self._claimer
         engine.attempts = self._attempts

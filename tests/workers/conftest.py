@@ -107,6 +107,12 @@ def tasks(settings: Settings) -> Iterator[Tasks]:
     tasks.connection.close()
 
 
+@pytest.fixture
+def connect_tasks() -> type[Tasks]:
+    """Tasks by SQL in another database, of the settings given."""
+    return Tasks
+
+
 class Bench:
     """Claims and runs in this process; `handlers` says what each kind does."""
 
