@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,7 +14,7 @@ from api.authentication import Authenticator
 from api.rate_limits import RateLimits
 from api.submission_batcher import SubmissionBatcher
 from api.wakeups import TaskReader, Waiters
-from shared.database import hot_connection_arguments, make_async_engine
+from shared.database import BoundedConnection, bound, hot_connection_arguments, make_async_engine
 from shared.object_store import ObjectStore, open_object_store
 from shared.settings import Settings
 
@@ -35,6 +36,8 @@ class Services:
         self.waiters = Waiters(settings, self.reader)
         self.hot_pool: HotPool = AsyncConnectionPool(
             settings.database_url,
+            connection_class=BoundedConnection,
+            configure=partial(bound, timeout_seconds=settings.database_timeout_seconds),
             kwargs=hot_connection_arguments("api-submit", timeout_seconds=settings.database_timeout_seconds),
             min_size=0,
             max_size=settings.database_pool_size,

@@ -7,10 +7,16 @@ that read one.
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import math
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+from psycopg.abc import RV, PQGen
 from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -22,6 +28,57 @@ INDEX_PLANS = (
 )
 CONNECT_TIMEOUT_SECONDS = 5
 TCP_KEEPALIVE = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
+
+GRACE_SECONDS: Final = 0.5
+"""How much longer than the server's own limit a round trip may take, so that a living server answers for itself."""
+
+
+class BoundedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
+    """A connection none of whose round trips takes longer than `round_trip_seconds`.
+
+    The server ends a statement that takes too long; a server that hangs, or one beyond a broken network, ends nothing.
+    Then, and when whoever waits is cancelled, the connection is hung up, and what waited raises `OperationalError`: to ask
+    such a server to cancel would take seconds more.
+    """
+
+    round_trip_seconds: float = 30.0
+
+    async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:  # noqa: ASYNC109 - psycopg's
+        """Do one round trip."""
+        watchdog = asyncio.get_running_loop().call_later(self.round_trip_seconds, self.hang_up)
+        try:
+            return await super().wait(gen, interval, timeout)
+        finally:
+            watchdog.cancel()
+
+    async def cancel_safe(self, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109 - psycopg's
+        """End the statement under way, and the connection with it."""
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Let whoever waits for the server see the end of the connection now."""
+        if not self.closed:
+            with socket.socket(fileno=os.dup(self.pgconn.socket)) as line:
+                line.shutdown(socket.SHUT_RDWR)
+
+
+def connect_bounded(timeout_seconds: float) -> Callable[..., Awaitable[BoundedConnection]]:
+    """Give a way to open connections whose round trips are bounded by the server's timeout, and a little more."""
+
+    async def connect(*args: Any, **kwargs: Any) -> BoundedConnection:
+        async with asyncio.timeout(timeout_seconds):
+            connection = await BoundedConnection.connect(*args, **kwargs)
+        await bound(connection, timeout_seconds)
+        return connection
+
+    return connect
+
+
+async def bound(connection: psycopg.AsyncConnection[tuple[Any, ...]], timeout_seconds: float) -> None:
+    """Bound the round trips of a connection that a pool has opened."""
+    assert isinstance(connection, BoundedConnection)
+    connection.round_trip_seconds = timeout_seconds + GRACE_SECONDS
 
 
 def sqlalchemy_url(database_url: str) -> URL:
@@ -37,10 +94,17 @@ def _options(timeout_seconds: float | None, *extra: str) -> str:
     return " ".join(options)
 
 
+def _connect_timeout(timeout_seconds: float | None) -> int:
+    """Give how long the opening of a connection may take: libpq knows whole seconds, and at least two."""
+    return (
+        CONNECT_TIMEOUT_SECONDS if timeout_seconds is None else min(CONNECT_TIMEOUT_SECONDS, math.ceil(timeout_seconds))
+    )
+
+
 def _connect_arguments(name: str, timeout_seconds: float | None) -> dict[str, Any]:
     return {
         "application_name": f"taskmill-{name}",
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "connect_timeout": _connect_timeout(timeout_seconds),
         "options": _options(timeout_seconds),
         **TCP_KEEPALIVE,
     }
@@ -58,14 +122,21 @@ def make_engine(settings: Settings, name: str, *, pool_size: int = 5, timeout_se
 
 
 def make_async_engine(settings: Settings, name: str) -> AsyncEngine:
-    """Make the API's engine. A statement, and a wait for a connection, end after `database_timeout_seconds`."""
+    """Make the API's engine. A statement, and a wait for a connection, end after `database_timeout_seconds`.
+
+    So they do when the server hangs: its connections are `BoundedConnection`s.
+    """
+    timeout_seconds = settings.database_timeout_seconds
     return create_async_engine(
         sqlalchemy_url(settings.database_url),
         pool_size=settings.database_pool_size,
         max_overflow=0,
-        pool_timeout=settings.database_timeout_seconds,
+        pool_timeout=timeout_seconds,
         pool_pre_ping=True,
-        connect_args=_connect_arguments(name, settings.database_timeout_seconds),
+        connect_args={
+            **_connect_arguments(name, timeout_seconds),
+            "async_creator_fn": connect_bounded(timeout_seconds),
+        },
     )
 
 
@@ -82,7 +153,7 @@ def hot_connection_arguments(
         "autocommit": True,
         "prepare_threshold": 0,
         "application_name": f"taskmill-{name}",
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "connect_timeout": _connect_timeout(timeout_seconds),
         "options": _options(timeout_seconds, *extra),
         **TCP_KEEPALIVE,
     }
@@ -96,9 +167,8 @@ def connect_hot(
     return psycopg.connect(settings.database_url, **arguments)
 
 
-async def connect_hot_async(
-    settings: Settings, name: str, *, durable: bool = True
-) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+async def connect_hot_async(settings: Settings, name: str, *, durable: bool = True) -> BoundedConnection:
     """Open an async connection for the hot statements."""
-    arguments = hot_connection_arguments(name, durable=durable, timeout_seconds=settings.database_timeout_seconds)
-    return await psycopg.AsyncConnection.connect(settings.database_url, **arguments)
+    timeout_seconds = settings.database_timeout_seconds
+    arguments = hot_connection_arguments(name, durable=durable, timeout_seconds=timeout_seconds)
+    return await connect_bounded(timeout_seconds)(settings.database_url, **arguments)
