@@ -22,6 +22,7 @@ class BenchOptions:
     latency_tasks: int | None = None
     waiters: int | None = None
     rows: int | None = None
+    worker_processes: int | None = None
     processes: tuple[int, ...] | None = None
 
 

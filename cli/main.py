@@ -94,7 +94,10 @@ def bench(
     latency_tasks: Annotated[int | None, typer.Option(min=1, help="Tasks to time; 100 unless told.")] = None,
     waiters: Annotated[int | None, typer.Option(min=1, help="Callers who wait; 1,000 unless told.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Finished tasks in the table; 100,000 unless told.")] = None,
-    processes: Annotated[str | None, typer.Option(help="Worker processes; 1,2,4,8,16 unless told.")] = None,
+    worker_processes: Annotated[int | None, typer.Option(min=1, help="Of each system; 2 unless told.")] = None,
+    processes: Annotated[
+        str | None, typer.Option(help="Of the part `workers`, in turn; 1,2,4,8,16 unless told.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Keep all that was measured here.")] = None,
     show: Annotated[Path | None, typer.Option(help="Measure nothing: show what an earlier run has kept.")] = None,
     into: Annotated[Path | None, typer.Option(help="With --show: put it between the marks of this document.")] = None,
@@ -112,6 +115,7 @@ def bench(
         latency_tasks=latency_tasks,
         waiters=waiters,
         rows=rows,
+        worker_processes=worker_processes,
         processes=tuple(map(int, _split_commas(processes))) if processes is not None else None,
     )
     raise typer.Exit(run_bench(part, options, json_file))

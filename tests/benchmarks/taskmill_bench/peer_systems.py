@@ -1,4 +1,4 @@
-"""The peers: what people build or take today. Each as its own documentation begins, with two worker processes."""
+"""The peers: what people build or take today. Each as its own documentation begins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Naive(HttpSystem):
     """What a tutorial builds: an endpoint that calls `.delay()`, and polling of `AsyncResult`."""
 
     name = "naive"
-    title = "FastAPI 1, Celery prefork 2, Redis results; no row"
+    title = "FastAPI, Celery prefork, Redis results; no row"
     size = 0.4
     module = "naive_app"
 
@@ -26,7 +26,7 @@ class Naive(HttpSystem):
         self.start_part("api", [*python_module("uvicorn"), f"{self.module}:app", *options]).wait_for_port(self.port)
 
     def start_workers(self) -> None:
-        self.start_part("worker", celery_worker(f"{self.module}:celery"))
+        self.start_part("worker", celery_worker(f"{self.module}:celery", self.worker_processes))
 
     def submit_request(self) -> dict[str, Any]:
         return {"method": "POST", "path": "/tasks", "body": json.dumps({"kind": "noop", "payload": PAYLOAD})}
@@ -61,14 +61,14 @@ class Celery(ClientSystem):
     """Celery alone, results ignored."""
 
     name = "celery"
-    title = "Celery prefork 2, .delay() from one process; no HTTP, no row"
+    title = "Celery prefork, `.delay()` from one process; no HTTP, no row"
     size = 0.4
 
     def client_command(self) -> list[Any]:
         return python_module("celery_client")
 
     def start_workers(self) -> None:
-        self.start_part("worker", celery_worker("celery_client:app"))
+        self.start_part("worker", celery_worker("celery_client:app", self.worker_processes))
 
     def is_drained(self) -> bool:
         return is_celery_idle(self.servers.redis)
@@ -78,7 +78,7 @@ class Procrastinate(ClientSystem):
     """A queue in Postgres, with LISTEN and NOTIFY."""
 
     name = "procrastinate"
-    title = "workers 2 x 10 coroutines; a row, no HTTP"
+    title = "workers of 10 coroutines, a client with 16 in flight; a row, no HTTP"
     size = 0.2
 
     def client_command(self) -> list[Any]:
@@ -92,7 +92,7 @@ class Procrastinate(ClientSystem):
 
     def start_workers(self) -> None:
         command = [PEER_PYTHON, "-m", "procrastinate", "--app=procrastinate_client.app", "worker", "--concurrency=10"]
-        for _ in range(2):
+        for _ in range(self.worker_processes):
             self.start_part("worker", command)
 
     def is_drained(self) -> bool:
@@ -103,13 +103,13 @@ class Dramatiq(ClientSystem):
     """Messages in Redis, acknowledged after the work."""
 
     name = "dramatiq"
-    title = "workers 2 x 8 threads; no HTTP, no row"
+    title = "workers of 8 threads, `.send()` from one process; no HTTP, no row"
 
     def client_command(self) -> list[Any]:
         return [PEER_PYTHON, "-m", "dramatiq_client"]
 
     def start_workers(self) -> None:
-        options = ["--processes", "2", "--threads", "8"]
+        options = ["--processes", str(self.worker_processes), "--threads", "8"]
         self.start_part("worker", [PEER_PYTHON, "-m", "dramatiq", "dramatiq_client", *options])
 
     def is_drained(self) -> bool:
@@ -121,13 +121,13 @@ class BullMq(ClientSystem):
     """The usual queue of Node, on Redis."""
 
     name = "bullmq"
-    title = "Node workers 2 x 25; no HTTP, no row"
+    title = "Node, workers of 25 promises, a client with 16 in flight; no HTTP, no row"
 
     def client_command(self) -> list[Any]:
         return ["node", PEERS / "bullmq.cjs", NODE_MODULES, "client"]
 
     def start_workers(self) -> None:
-        for _ in range(2):
+        for _ in range(self.worker_processes):
             self.start_part("worker", ["node", str(PEERS / "bullmq.cjs"), str(NODE_MODULES), "worker"])
 
     def is_drained(self) -> bool:
@@ -136,9 +136,9 @@ class BullMq(ClientSystem):
         return waiting == 0 and client.zcard("bull:bench:completed") >= self.sent
 
 
-def celery_worker(app: str) -> list[str]:
-    """The command of a worker with a pool of two processes, all else as it is by default."""
-    return [*python_module("celery"), "--app", app, "worker", "--loglevel", "WARNING", "--concurrency", "2"]
+def celery_worker(app: str, processes: int) -> list[str]:
+    """The command of a worker with a pool of processes, all else as it is by default."""
+    return [*python_module("celery"), "--app", app, "worker", "--loglevel", "WARNING", "--concurrency", str(processes)]
 
 
 def is_celery_idle(client: Any) -> bool:

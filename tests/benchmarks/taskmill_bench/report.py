@@ -112,7 +112,8 @@ def describe_run(result: dict[str, Any]) -> list[str]:
         f"{machine['architecture']}; load average {load['before'][0]:.1f} before and {load['after'][0]:.1f} after",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
         f"medians of {options['rounds']} rounds, {options['seconds']:g} s each where time bounds, {options['tasks']:,} "
-        f"tasks to drain, {options['waiters']:,} who wait, {options['rows']:,} finished rows",
+        f"tasks to drain, {options['waiters']:,} who wait, {options['rows']:,} finished rows; "
+        f"{options['worker_processes']} worker processes of each system",
         *failures,
     ]
 
@@ -139,6 +140,7 @@ def print_result(result: dict[str, Any]) -> None:
 def as_markdown(result: dict[str, Any]) -> str:
     """The same as Markdown."""
     lines = [f"{line[0].upper()}{line[1:]}.\n" for line in describe_run(result)]
+    lines += [*(f"- `{name}`: {title}" for name, title in result["systems"].items()), ""]
     for grid in list_grids(result):
         lines.append(f"### {grid.title}\n")
         lines.append("| " + " | ".join(grid.columns) + " |")

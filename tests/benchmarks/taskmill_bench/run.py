@@ -39,6 +39,7 @@ class Options:
     latency_tasks: int = 100
     waiters: int = 1000
     rows: int = 100_000
+    worker_processes: int = 2
     processes: tuple[int, ...] = (1, 2, 4, 8, 16)
 
 
@@ -120,6 +121,7 @@ def run_part(
         for name in names:
             began = time.monotonic()
             system = part.make(name, servers, servers.folder)
+            system.worker_processes = options.worker_processes
             try:
                 measured[name] = part.measure(system, options)
             except Exception as failure:

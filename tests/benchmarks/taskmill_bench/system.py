@@ -63,6 +63,7 @@ class System:
         self.servers = servers
         self.database_url = ""
         self.sent = 0
+        self.worker_processes = 2
         self._folder = folder
         self._parts: dict[str, list[Server]] = {}
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
@@ -80,7 +81,7 @@ class System:
         """Start what takes submissions. Nothing, for a system without HTTP."""
 
     def start_workers(self) -> None:
-        """Start the workers: two processes."""
+        """Start the workers: `worker_processes` of them."""
         raise NotImplementedError
 
     def is_drained(self) -> bool:

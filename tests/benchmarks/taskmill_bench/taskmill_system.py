@@ -1,4 +1,4 @@
-"""Taskmill, part by part: an API, a relay and two worker processes, with everything on that it has by default."""
+"""Taskmill, part by part: an API, a relay and the workers, with everything on that it has by default."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ class Taskmill(HttpSystem):
     """Tasks are submitted one by one, with an admin's key."""
 
     name = "taskmill"
-    title = "API 1, relay 1, workers 2; a row, its history, authentication, limits"
+    title = "an API, a relay, workers of 4 threads; a row, its history, authentication, limits"
     queues = "files"
-    worker_processes = 2
     worker_concurrency: int | None = None
 
     def __init__(self, servers: Servers, folder: Path) -> None:
@@ -152,7 +151,7 @@ class TaskmillBatch(Taskmill):
     """The same, submitted by `/tasks/batch`."""
 
     name = "taskmill_batch"
-    title = "the same, submitted by /tasks/batch"
+    title = "the same, submitted by `/tasks/batch`, 250 tasks a request"
 
     def send_many(self, count: int) -> Sending:
         return self.send_batches(count)
