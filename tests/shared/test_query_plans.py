@@ -1,0 +1,206 @@
+"""The statements that run all day touch rows by index, on a table that has grown, even when they were prepared before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import orjson
+import psycopg
+import pytest
+from psycopg import sql
+
+from shared.contracts.catalog import list_kinds
+from shared.database import hot_connection_arguments
+from shared.identifiers import new_id
+from shared.queries import files as file_queries
+from shared.queries import hot_tasks, submissions
+from shared.queries import tasks as task_queries
+from shared.task_options import TaskOptions
+from shared.task_submission import make_task, submission_document
+
+OWNER = UUID(int=7)
+BIG = {"tasks", "task_payloads", "task_events", "task_files", "files"}
+LIVE_INDEXES = {"ix_tasks_due", "ix_tasks_rung", "ix_tasks_leases", "ix_tasks_waiting", "ix_tasks_expiring"}
+"""Indexes of live rows only: to read one from its beginning is to read what is live."""
+
+GROW = """
+INSERT INTO tasks (id, kind, queue, status, organization_id, owner_id, max_attempts, timeout_seconds, keep_seconds,
+    created_at, started_at, finished_at, purge_at, attempt, batch_id)
+SELECT gen_random_uuid(), 'platform.ping', 'files', 'succeeded', owner, owner, 3, 60, 60, now() - n * interval '1 s',
+    now(), now(), now() + interval '7 days', 1, CASE WHEN n % 100 = 0 THEN gen_random_uuid() END
+FROM generate_series(1, 50000) AS n, LATERAL (SELECT lpad(to_hex(n % 50), 32, '0')::uuid AS owner) AS o;
+INSERT INTO tasks (id, kind, queue, status, organization_id, owner_id, max_attempts, timeout_seconds, keep_seconds,
+    run_at, next_attempt_at, claim, lease_until, rung_at, ttl, expires_at)
+SELECT gen_random_uuid(), 'platform.ping', 'files', status, owner, owner, 3, 60, 60,
+    CASE WHEN status = 'scheduled' THEN now() END, CASE WHEN status = 'retrying' THEN now() END,
+    CASE WHEN status = 'running' THEN n END, CASE WHEN status = 'running' THEN now() - interval '1 s' END,
+    CASE WHEN status = 'queued' AND n % 2 = 0 THEN now() - interval '1 h' END,
+    CASE WHEN n % 5 = 0 THEN 60 END, CASE WHEN n % 5 = 0 THEN now() END
+FROM generate_series(1, 500) AS n,
+    LATERAL (SELECT (ARRAY['scheduled', 'queued', 'queued', 'running', 'retrying'])[1 + n % 5] AS status,
+        lpad(to_hex(n % 50), 32, '0')::uuid AS owner) AS o;
+INSERT INTO task_payloads (task_id, params) SELECT id, '{}' FROM tasks ON CONFLICT DO NOTHING;
+INSERT INTO task_events (task_id, seq, type, data)
+SELECT id, n, 'status', '{}' FROM tasks, generate_series(1, 3) AS n ON CONFLICT DO NOTHING;
+INSERT INTO files (id, organization_id, owner_id, name, media_type, size, sha256, origin, storage_key, expires_at)
+SELECT gen_random_uuid(), owner_id, owner_id, 'a', 'text/plain', 1, sha256(id::text::bytea), 'upload', id::text,
+    now() + interval '7 days' FROM tasks;
+INSERT INTO task_files (task_id, file_id, role) SELECT t.id, f.id, 'input' FROM tasks t JOIN files f ON f.storage_key = t.id::text;
+"""
+
+
+def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Every statement that is run all day, with parameters of the form that it is given."""
+    one, kind = new_id(), list_kinds()["platform.ping"]
+    ids, claims = f"{{{one}}}", "{5}"
+
+    def submit() -> dict[str, Any]:
+        task = make_task("platform.ping", kind, b"{}", "files", TaskOptions(), OWNER, OWNER)
+        return {"document": submission_document([task])}
+
+    artifact = {
+        "file_id": new_id(),
+        "name": "a",
+        "media_type": "text/plain",
+        "size": 1,
+        "sha256": "00" * 32,
+        "storage_key": "a/b",
+        "position": 0,
+    }
+    ending = {"id": one, "claim": 5, "status": "succeeded", "result": {}, "artifacts": [artifact]}
+    finish = {"document": orjson.dumps([ending]).decode()}
+    chore = {"limit": 1000}
+    return {
+        "SUBMIT": (hot_tasks.SUBMIT, submit()),
+        "SUBMIT_KEYED": (hot_tasks.SUBMIT_KEYED, submit()),
+        "READ": (hot_tasks.READ, {"ids": ids}),
+        "READ_VERSIONS": (hot_tasks.READ_VERSIONS, {"ids": ids}),
+        "READ_CHANGES": (hot_tasks.READ_CHANGES, {"ids": ids, "versions": "{1}"}),
+        "RELEASE": (hot_tasks.RELEASE, {"queue": "files", "window": 1000, "after": str(OWNER)}),
+        "LIST_DUE_QUEUES": (hot_tasks.LIST_DUE_QUEUES, {"queues": "{files,email,reports,maintenance}"}),
+        "CLAIM": (hot_tasks.CLAIM, {"ids": ids, "claims": claims, "lease": 15.0}),
+        "RENEW": (hot_tasks.RENEW, {"ids": ids, "claims": claims, "lease": 15.0}),
+        "HOLD_CLAIM": (hot_tasks.HOLD_CLAIM, {"id": one, "claim": 5}),
+        "REPORT_PROGRESS": (hot_tasks.REPORT_PROGRESS, {"id": one, "claim": 5, "percent": 4, "message": "m"}),
+        "FINISH": (hot_tasks.FINISH, finish),
+        "FINISH_WITH_ARTIFACTS": (hot_tasks.FINISH_WITH_ARTIFACTS, finish),
+        "CANCEL": (task_queries.CANCEL, {"ids": ids}),
+        "RETRY": (task_queries.RETRY, {"id": one, "kind_attempts": 3}),
+        "PROMOTE": (task_queries.PROMOTE, chore),
+        "SWEEP": (task_queries.SWEEP, chore),
+        "EXPIRE": (task_queries.EXPIRE, chore),
+        "RERING": (task_queries.RERING, {"queue": "files", "seconds": 15.0, "oldest": one, "limit": 1000}),
+        "UNRING": (task_queries.UNRING, {"ids": ids}),
+        "INSERT_UPLOAD": (
+            file_queries.INSERT_UPLOAD,
+            {
+                **{"id": one, "organization_id": one, "owner_id": one, "name": "a", "media_type": "a/b", "size": 1},
+                **{"sha256": b"\0" * 32, "storage_key": str(one), "keep_seconds": 60},
+            },
+        ),
+        "CLAIM_UNIQUENESS": (
+            submissions.CLAIM_UNIQUENESS,
+            {"owner_id": one, "kind": "a.b", "params_sha256": b"\0" * 32, "task_id": one, "unique_for": 60},
+        ),
+        "LIST_BATCH": (submissions.LIST_BATCH, {"batch_id": one}),
+    }
+
+
+def test_every_hot_statement_is_among_those_whose_plan_is_looked_at() -> None:
+    hot = {
+        name
+        for name, value in vars(hot_tasks).items()
+        if name.isupper() and not name.startswith("_") and isinstance(value, str) and "tasks" in value
+    }
+
+    assert hot - {"NAME_THE_CLAIM"} <= set(_statements())
+
+
+@pytest.fixture(scope="module")
+def grown(postgres_server: Any) -> Iterator[psycopg.Connection[Any]]:
+    """A connection that prepared every statement while the tables were empty; they have grown since."""
+    name = f"test_{new_id().hex}"
+    url = postgres_server.url.rsplit("/", 1)[0] + "/" + name
+    with psycopg.connect(postgres_server.url, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name} TEMPLATE taskmill_template")  # type: ignore[arg-type]
+        with psycopg.connect(url, **hot_connection_arguments("test")) as connection:
+            # Twice, and without a rollback: psycopg forgets at one what it has prepared.
+            for statement, parameters in [*_statements().values(), *_statements().values()]:
+                connection.execute(statement, parameters)  # type: ignore[arg-type]
+            with psycopg.connect(url, autocommit=True) as other:
+                other.execute("SET session_replication_role = replica")
+                other.execute(GROW)  # type: ignore[arg-type]
+                other.execute("ANALYZE")
+            yield connection
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+
+
+def _explain(connection: psycopg.Connection[Any], statement: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Give the generic plan of the statement as the connection has it prepared."""
+    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
+    beginning = re.split(r"%\(\w+\)s", statement)[0].replace("%%", "%")
+    prepared = [
+        name
+        for name, text in connection.execute(
+            "SELECT name, statement FROM pg_prepared_statements", prepare=False
+        ).fetchall()
+        if text.startswith(beginning) and len(re.findall(r"\$\d+", text)) == len(re.findall(r"%\(\w+\)s", statement))
+    ]
+    assert len(prepared) >= 1, "it is not prepared"
+    arguments = sql.SQL(", ").join(sql.Literal(parameters[name]) for name in names)
+    query = sql.SQL("EXPLAIN (FORMAT JSON) EXECUTE {}").format(sql.Identifier(prepared[-1]))
+    if names:
+        query += sql.SQL(" (") + arguments + sql.SQL(")")
+    row = connection.execute(query, prepare=False).fetchone()
+    assert row is not None
+    return dict(row[0][0]["Plan"])
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from _nodes(inner)
+
+
+def _reads_too_much(node: dict[str, Any]) -> bool:
+    if node.get("Relation Name") not in BIG:
+        return False
+    match node["Node Type"]:
+        case "Index Scan" | "Index Only Scan":
+            return "Index Cond" not in node and node["Index Name"] not in LIVE_INDEXES
+        case "Seq Scan":
+            return True
+        case _:
+            return False
+
+
+@pytest.mark.parametrize("name", list(_statements()))
+def test_a_statement_prepared_on_empty_tables_reads_grown_ones_by_index(
+    grown: psycopg.Connection[Any], name: str
+) -> None:
+    statement, parameters = _statements()[name]
+
+    nodes = list(_nodes(_explain(grown, statement, parameters)))
+
+    assert [node for node in nodes if _reads_too_much(node)] == []
+
+
+def test_without_the_settings_of_a_hot_connection_the_plans_would_be_others(
+    grown: psycopg.Connection[Any], postgres_server: Any
+) -> None:
+    # So that the test above is known to look at something.
+    (database,) = grown.execute("SELECT current_database()").fetchone()  # type: ignore[misc]
+    url = postgres_server.url.rsplit("/", 1)[0] + "/" + database
+    with psycopg.connect(url, autocommit=True, prepare_threshold=0) as connection:
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+        connection.execute("SET enable_indexscan = off")
+        connection.execute("SET enable_bitmapscan = off")
+        statement, parameters = _statements()["READ"]
+        connection.execute(statement, parameters)  # type: ignore[arg-type]
+
+        nodes = list(_nodes(_explain(connection, statement, parameters)))
+
+    assert any(_reads_too_much(node) for node in nodes)
