@@ -13,6 +13,7 @@ import orjson
 import structlog
 from celery.apps.beat import Beat
 from celery.beat import Scheduler
+from pydantic import ValidationError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -93,7 +94,12 @@ def _insert(connection: Connection, due: Any) -> int:
     if kind is None:
         log.error("unknown_kind_scheduled", schedule=due.name, kind=due.kind)
         return 0
-    params = kind.params.model_validate_json(orjson.dumps(due.params))
+    try:
+        params = kind.params.model_validate_json(orjson.dumps(due.params))
+    except ValidationError as error:
+        # The other schedules are not to wait for someone to mend this one.
+        log.error("unreadable_schedule", schedule=due.name, problems=error.error_count())
+        return 0
     task = make_task(
         due.kind,
         kind,

@@ -1,0 +1,189 @@
+"""Beat inserts what is due by the clock: each slot once, however many beats there are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+from sqlalchemy import Engine
+
+from cli.local_stack.postgres import PostgresServer
+from shared.contracts.catalog import list_kinds
+from shared.database import make_engine
+from shared.queries import hot_tasks
+from shared.schema_migrations import migrate
+from shared.settings import Settings
+from shared.task_submission import PLATFORM_ID
+from workers.beat_scheduler import (
+    PLATFORM_SCHEDULES,
+    RETRY_SECONDS,
+    SlotScheduler,
+    ensure_platform_schedules,
+    insert_due_tasks,
+)
+from workers.celery_app import make_celery_app
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    engine = make_engine(settings, "test-beat")
+    yield engine
+    engine.dispose()
+
+
+def _schedule(tasks: Any, *, every_seconds: int, kind: str = "platform.ping", params: Any = None, **more: Any) -> None:
+    tasks.connection.execute(
+        "INSERT INTO schedules (id, name, kind, params, every_seconds, enabled) VALUES (%s, %s, %s, %s, %s, %s)",
+        (uuid4(), uuid4().hex, kind, orjson.dumps(params or {}).decode(), every_seconds, more.get("enabled", True)),
+    )
+
+
+def _made(tasks: Any) -> list[Any]:
+    return list(tasks.connection.execute("SELECT * FROM tasks WHERE schedule_id IS NOT NULL ORDER BY id").fetchall())
+
+
+def test_the_platforms_schedules_are_of_kinds_that_exist_and_are_not_public() -> None:
+    kinds = list_kinds()
+
+    assert {kind for kind, _ in PLATFORM_SCHEDULES.values()} == {name for name in kinds if not kinds[name].public}
+
+
+def test_the_platforms_schedules_are_made_once_and_kept_up_to_date(tasks: Any, engine: Engine) -> None:
+    ensure_platform_schedules(engine)
+    tasks.connection.execute("UPDATE schedules SET every_seconds = 5, enabled = false WHERE name = 'purge'")
+
+    ensure_platform_schedules(engine)
+
+    rows = tasks.connection.execute("SELECT name, kind, every_seconds, enabled FROM schedules").fetchall()
+    assert {row.name: (row.kind, row.every_seconds) for row in rows} == PLATFORM_SCHEDULES
+    # Whether it is enabled is the operator's.
+    assert {row.name: row.enabled for row in rows} == {"purge": False, "delete-orphans": True, "drop-old-rows": True}
+
+
+def test_a_slot_is_done_once_and_the_next_when_it_begins(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=1, params={"echo": "tick"})
+
+    done = 0
+    deadline = time.monotonic() + 2.5
+    while time.monotonic() < deadline:
+        done += insert_due_tasks(engine)
+        time.sleep(0.05)
+
+    made = _made(tasks)
+    assert len(made) == done
+    assert done in {2, 3, 4}
+    slots = tasks.connection.execute("SELECT slot, task_id FROM schedule_slots ORDER BY slot").fetchall()
+    assert [slot.task_id for slot in slots] == [row.id for row in made]
+    assert all(slot.slot.microsecond == 0 for slot in slots)
+    assert {row.owner_id for row in made} == {PLATFORM_ID}
+    assert tasks.get(made[0].id).params["echo"] == "tick"
+    assert tasks.history(made[0].id) == ["queued"]
+
+
+def test_many_beats_at_once_do_each_slot_once(tasks: Any, settings: Settings) -> None:
+    for _ in range(3):
+        _schedule(tasks, every_seconds=1)
+    stop = time.monotonic() + 2.5
+    inserted: list[int] = []
+
+    def beat() -> None:
+        engine = make_engine(settings, "test-beat")
+        while time.monotonic() < stop:
+            inserted.append(insert_due_tasks(engine))
+        engine.dispose()
+
+    beats = [threading.Thread(target=beat) for _ in range(3)]
+    for thread in beats:
+        thread.start()
+    for thread in beats:
+        thread.join()
+
+    slots = tasks.connection.execute(
+        "SELECT count(*) AS all, count(DISTINCT (schedule_id, slot)) AS distinct FROM schedule_slots"
+    ).fetchone()
+    assert sum(inserted) == len(_made(tasks)) == slots.all == slots.distinct
+    assert slots.all >= 6
+
+
+def test_slots_that_passed_unseen_are_not_made_up_for(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=3600)
+    insert_due_tasks(engine)
+    tasks.connection.execute("UPDATE schedule_slots SET slot = slot - interval '10 hours'")
+
+    assert insert_due_tasks(engine) == 1
+
+
+def test_a_slot_and_its_task_are_stored_together_or_not_at_all(tasks: Any, engine: Engine, monkeypatch: Any) -> None:
+    _schedule(tasks, every_seconds=3600)
+    monkeypatch.setattr(hot_tasks, "SUBMIT", "SELECT 1/0")
+    with pytest.raises(Exception, match="division by zero"):
+        insert_due_tasks(engine)
+    monkeypatch.undo()
+
+    assert tasks.connection.execute("SELECT count(*) AS n FROM schedule_slots").fetchone().n == 0
+    assert insert_due_tasks(engine) == 1
+
+
+def test_a_schedule_that_cannot_be_read_does_not_hold_up_the_others(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=3600, params={"unheard_of": 1})
+    _schedule(tasks, every_seconds=3600, kind="files.unheard_of")
+    _schedule(tasks, every_seconds=3600, enabled=False)
+    _schedule(tasks, every_seconds=3600)
+
+    assert insert_due_tasks(engine) == 1
+
+
+def test_what_was_not_done_when_the_next_slot_begins_expires(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=3600)
+    insert_due_tasks(engine)
+
+    (row,) = _made(tasks)
+    assert (row.expires_at - row.created_at).total_seconds() == 3600
+
+
+def test_a_database_that_is_away_is_waited_for(settings: Settings) -> None:
+    class Away(SlotScheduler):
+        engine = make_engine(
+            settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/nothing"}), "test-beat"
+        )
+
+    assert Away(make_celery_app(settings), lazy=True).tick() == RETRY_SECONDS
+
+
+def test_two_beats_run_until_stopped_and_outlive_a_restart_of_the_database(
+    parts: Any, tmp_path: Path, connect_tasks: Any, eventually: Callable[..., Any]
+) -> None:
+    with PostgresServer(tmp_path / "own-postgres", fast=True) as server:
+        parts.settings = parts.settings.model_copy(update={"database_url": server.url})
+        migrate(parts.settings)
+        tasks = connect_tasks(parts.settings)
+        _schedule(tasks, every_seconds=1)
+        beats = [parts.start("beat"), parts.start("beat")]
+        eventually(lambda: len(_made(tasks)) > 2)
+        tasks.connection.close()
+
+        server.kill()
+        server.start()
+
+        tasks = connect_tasks(parts.settings)
+        before = len(_made(tasks))
+        eventually(lambda: len(_made(tasks)) > before + 1)
+        assert all(beat.poll() is None for beat in beats)
+        slots = tasks.connection.execute("SELECT count(*) AS n FROM schedule_slots").fetchone().n
+        assert slots == len(_made(tasks))
+        age = tasks.connection.execute("SELECT now() - at AS age FROM signs_of_life WHERE part = 'beat'").fetchone().age
+        assert age.total_seconds() < 5
+        tasks.connection.close()
+        started = time.monotonic()
+        for beat in beats:
+            beat.terminate()
+        codes = [beat.wait(timeout=10) for beat in beats]
+
+    assert codes == [0, 0], parts.logs()[-2000:]
+    assert time.monotonic() - started < 8
