@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from api.authentication import Caller
 from api.dependencies import NoBody, NoQuery, ServicesDependency, TaskReaderCaller, TaskWriterCaller
 from api.error_responses import Problem
-from api.openapi import problem_responses
+from api.openapi import json_response, problem_responses
 from api.rate_limits import limited
 from api.representations import timestamp
 from api.routes.tasks import private_json, wake_waiters
@@ -20,13 +20,12 @@ from shared.queries import tasks as queries
 from shared.task_states import LIVE
 
 router = APIRouter(tags=["batches"])
-BATCH = {"description": "The batch.", "content": {"application/json": {"schema": {"type": "object"}}}}
 
 
 @router.get(
     "/batches/{batch_id}",
     summary="See how far a batch is",
-    responses={200: BATCH, **problem_responses(401, 403, 404, 422, 429, 503)},
+    responses={**json_response(200, "The batch.", "BatchState"), **problem_responses(401, 403, 404, 422, 429, 503)},
 )
 @limited("read")
 async def get_batch(
@@ -44,7 +43,10 @@ async def get_batch(
     "/batches/{batch_id}/cancel",
     status_code=202,
     summary="Cancel what is left of a batch",
-    responses={202: BATCH, **problem_responses(401, 403, 404, 422, 429, 503)},
+    responses={
+        **json_response(202, "The batch.", "BatchState"),
+        **problem_responses(401, 403, 404, 415, 422, 429, 503),
+    },
 )
 @limited("submit")
 async def cancel_batch(

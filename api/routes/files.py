@@ -15,7 +15,6 @@ from uuid import UUID
 import orjson
 import psycopg
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -26,6 +25,7 @@ from api.dependencies import (
     FileReaderCaller,
     FileWriterCaller,
     NoQuery,
+    PageLimit,
     ServicesDependency,
     SubmissionsDependency,
     UploaderCaller,
@@ -35,7 +35,7 @@ from api.error_responses import Problem, invalid
 from api.held_keys import HeldKey, held_key
 from api.hot_paths import matches_etag, read_validate_only
 from api.multipart_upload import FILE_FIELD, ReceivedFile, ReceivedForm, receive_form
-from api.openapi import problem_responses, task_response
+from api.openapi import json_response, problem_responses, task_response
 from api.rate_limits import limited
 from api.representations import PRIVATE_HEADERS, json_page, new_task_json, timestamp
 from api.routes.tasks import private_json
@@ -147,10 +147,7 @@ _UPLOAD_SCHEMA: Final[dict[str, Any]] = {
     status_code=202,
     summary="Upload a file, and submit a task on it",
     responses={
-        200: {
-            "description": "The form is valid (`validate_only`).",
-            "content": {"application/json": {"schema": {"type": "object"}}},
-        },
+        **json_response(200, "The form is valid (`validate_only`).", "Valid"),
         **task_response(202),
         **problem_responses(401, 403, 409, 410, 413, 415, 422, 429, 503, 507),
     },
@@ -378,7 +375,7 @@ def _require_readable(parsed: Parsed, file: ReceivedFile, pointer: str) -> None:
 class ListQuery(StrictQuery):
     """Which page."""
 
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    limit: PageLimit = 50
     cursor: str | None = None
 
 

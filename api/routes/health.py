@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from api.dependencies import NoQuery, ServicesDependency
-from api.openapi import problem_responses
+from api.openapi import json_response, problem_responses
 from api.services import Services
 from shared.queries.schedules import PING, list_signs_of_life
 
@@ -22,10 +22,13 @@ router = APIRouter(tags=["health"])
 CHECK_SECONDS: Final = 2.0
 STALE_SECONDS: Final = 15.0
 WATCHED_PARTS: Final = ("relay", "sweeper", "beat")
-HEALTH = {"description": "It is.", "content": {"application/json": {"schema": {"type": "object"}}}}
 
 
-@router.get("/health", summary="Whether the process lives", responses={200: HEALTH, **problem_responses(422)})
+@router.get(
+    "/health",
+    summary="Whether the process lives",
+    responses={**json_response(200, "It does.", "Life"), **problem_responses(422)},
+)
 async def get_health(request: Request, query: Annotated[NoQuery, Query()]) -> Response:
     """Say that the process lives; asks nothing of others."""
     return _answer(200, {"status": "ok"})
@@ -34,7 +37,11 @@ async def get_health(request: Request, query: Annotated[NoQuery, Query()]) -> Re
 @router.get(
     "/health/ready",
     summary="Whether everything needed is there",
-    responses={200: HEALTH, 503: {**HEALTH, "description": "Something needed is wrong."}, **problem_responses(422)},
+    responses={
+        **json_response(200, "It is, save that the broker may be away (`degraded`).", "Readiness"),
+        **json_response(503, "Something needed is wrong.", "Readiness"),
+        **problem_responses(422),
+    },
 )
 async def get_readiness(request: Request, services: ServicesDependency, query: Annotated[NoQuery, Query()]) -> Response:
     """Check each part by name: 503 when a needed one is wrong; without the broker, submissions are accepted still."""

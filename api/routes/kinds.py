@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import NoQuery, TaskReaderCaller
-from api.openapi import kind_schemas, problem_responses
+from api.openapi import json_response, kind_schemas, problem_responses
 from api.rate_limits import limited
 from api.routes.tasks import private_json
 from shared.contracts.catalog import list_kinds
@@ -20,7 +20,7 @@ router = APIRouter(tags=["kinds"])
     "/kinds",
     summary="List every kind that the caller may submit",
     responses={
-        200: {"description": "The kinds.", "content": {"application/json": {"schema": {"type": "object"}}}},
+        **json_response(200, "The kinds.", "Kinds"),
         **problem_responses(401, 403, 422, 429, 503),
     },
 )

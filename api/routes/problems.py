@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import NoQuery
 from api.error_responses import PROBLEMS, Problem
-from api.openapi import problem_responses
+from api.openapi import json_response, problem_responses
 from shared.contracts.catalog import list_kinds
 
 router = APIRouter(tags=["problems"])
@@ -29,7 +29,7 @@ ATTEMPT_ERRORS: Final = {
     "/problems/{name}",
     summary="Explain an error type",
     responses={
-        200: {"description": "The explanation.", "content": {"application/json": {"schema": {"type": "object"}}}},
+        **json_response(200, "The explanation.", "Explanation"),
         **problem_responses(404, 422),
     },
 )

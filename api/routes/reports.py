@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from api.dependencies import ServicesDependency, SubmissionsDependency, TaskWriterCaller
-from api.openapi import body_schema, problem_responses, task_response
+from api.openapi import body_schema, submission_responses
 from api.rate_limits import limited
 from api.routes.side_by_side import submit_side_by_side
 
@@ -16,7 +16,7 @@ router = APIRouter(tags=["reports"])
     "/reports",
     status_code=202,
     summary="Request a report",
-    responses={**task_response(202), **problem_responses(401, 403, 409, 410, 413, 415, 422, 429, 503)},
+    responses=submission_responses(),
     openapi_extra=body_schema("ReportRequest", validate_only=True, idempotent=True),
 )
 @limited("submit")

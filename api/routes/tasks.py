@@ -32,7 +32,14 @@ from api.dependencies import (
 from api.dependencies import Query as StrictQuery
 from api.error_responses import Problem, invalid
 from api.hot_paths import read_validate_only
-from api.openapi import body_schema, problem_responses, task_response
+from api.openapi import (
+    FOLLOWING,
+    body_schema,
+    json_response,
+    problem_responses,
+    submission_responses,
+    task_response,
+)
 from api.rate_limits import limited
 from api.representations import PRIVATE_HEADERS, json_page, task_json
 from api.services import Services
@@ -68,7 +75,7 @@ class ThroughHotPath(Response):
     "/tasks",
     status_code=202,
     summary="Submit a task of any kind",
-    responses={**task_response(202), **problem_responses(401, 403, 409, 413, 415, 422, 429, 503)},
+    responses=submission_responses(),
     openapi_extra=body_schema("Submission", validate_only=True, idempotent=True),
 )
 async def submit_task(request: Request) -> Response:
@@ -90,6 +97,7 @@ class WaitQuery(StrictQuery):
         304: {"description": "The task is as `If-None-Match` says."},
         **problem_responses(401, 403, 404, 410, 422, 429, 503),
     },
+    openapi_extra=FOLLOWING,
 )
 async def get_task(request: Request, task_id: UUID, query: Annotated[WaitQuery, Query()]) -> Response:
     """Give the task; with `wait`, once it is done, or, with `If-None-Match`, once it has changed."""
@@ -101,11 +109,9 @@ async def get_task(request: Request, task_id: UUID, query: Annotated[WaitQuery, 
     status_code=202,
     summary="Submit up to 1,000 tasks, all or none",
     responses={
-        202: {
-            "description": "Every task is committed.",
-            "content": {"application/json": {"schema": {"type": "object"}}},
-        },
-        **problem_responses(401, 403, 409, 410, 413, 415, 422, 429, 503),
+        **json_response(200, "Valid (`validate_only`).", "Valid"),
+        **json_response(202, "Every task is committed.", "SubmittedBatch"),
+        **problem_responses(401, 403, 409, 410, 415, 422, 429, 503),
     },
     openapi_extra=body_schema("Batch", validate_only=True, idempotent=True),
 )
@@ -144,7 +150,9 @@ class ListQuery(StrictQuery):
     "/tasks",
     summary="List tasks, newest first",
     responses={
-        200: {"description": "A page.", "content": {"application/json": {"schema": {"type": "object"}}}},
+        **json_response(
+            200, "A page; or the tasks of the ids, and those ids that there is no task of.", "TaskPage", "TasksById"
+        ),
         **problem_responses(401, 403, 422, 429, 503),
     },
 )
@@ -203,7 +211,7 @@ async def _list_by_ids(query: ListQuery, caller: Caller, services: Services) -> 
     "/tasks/{task_id}/cancel",
     status_code=202,
     summary="Cancel a task",
-    responses={**task_response(202), **problem_responses(401, 403, 404, 409, 410, 422, 429, 503)},
+    responses={**task_response(202), **problem_responses(401, 403, 404, 409, 410, 415, 422, 429, 503)},
 )
 @limited("submit")
 async def cancel_task(
@@ -231,7 +239,7 @@ async def cancel_task(
     "/tasks/{task_id}/retry",
     status_code=202,
     summary="Send a failed, cancelled or expired task back to its queue",
-    responses={**task_response(202), **problem_responses(401, 403, 404, 409, 410, 422, 429, 503)},
+    responses={**task_response(202), **problem_responses(401, 403, 404, 409, 410, 415, 422, 429, 503)},
 )
 @limited("submit")
 async def retry_task(

@@ -1,0 +1,201 @@
+"""`/openapi.json` says what the contract says, and the application does what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import jsonschema
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi import definitions
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from shared.identifiers import new_id
+from shared.queries.schedules import SHOW_SIGN_OF_LIFE
+from tests.conftest import Api
+
+ANY = {400, 413, 500}
+"""What any route may answer."""
+READING = ANY | {401, 403, 422, 429, 503}
+SUBMITTING = READING | {200, 202, 409, 410, 415}
+
+STATUSES: dict[tuple[str, str], set[int]] = {
+    ("post", "/tasks"): SUBMITTING,
+    ("get", "/tasks"): READING | {200},
+    ("get", "/tasks/{task_id}"): READING | {200, 304, 404, 410},
+    ("delete", "/tasks/{task_id}"): READING | {204, 404, 409, 410},
+    ("post", "/tasks/{task_id}/cancel"): READING | {202, 404, 409, 410, 415},
+    ("post", "/tasks/{task_id}/retry"): READING | {202, 404, 409, 410, 415},
+    ("post", "/tasks/batch"): SUBMITTING,
+    ("get", "/batches/{batch_id}"): READING | {200, 404},
+    ("post", "/batches/{batch_id}/cancel"): READING | {202, 404, 415},
+    ("post", "/reports"): SUBMITTING,
+    ("post", "/emails"): SUBMITTING,
+    ("post", "/files"): SUBMITTING | {507},
+    ("get", "/files"): READING | {200},
+    ("get", "/files/{file_id}"): READING | {200, 404, 410},
+    ("delete", "/files/{file_id}"): READING | {204, 404, 409, 410},
+    ("get", "/files/{file_id}/content"): READING | {200, 206, 304, 404, 410, 416},
+    ("get", "/kinds"): READING | {200},
+    ("get", "/problems/{name}"): ANY | {200, 404, 422},
+    ("get", "/health"): ANY | {200, 422},
+    ("get", "/health/ready"): ANY | {200, 422, 503},
+}
+"""Every route of the contract, and every status that it may answer with."""
+
+EXAMPLES = 20
+"""How many requests of each kind, well formed or not, each route is asked."""
+
+
+@pytest.fixture(scope="module")
+def document(nobody: httpx2.Client) -> dict[str, Any]:
+    answer = nobody.get("/openapi.json")
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def operations_of(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(method, path): found for path, item in document["paths"].items() for method, found in item.items()}
+
+
+def test_the_schema_is_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    jsonschema.Draft202012Validator(definitions.OPENAPI_31).validate(document)
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_the_schema_has_the_routes_of_the_contract_with_their_statuses(document: dict[str, Any]) -> None:
+    found = {key: {int(status) for status in item["responses"]} for key, item in operations_of(document).items()}
+
+    assert found == STATUSES
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            reference = value.get("$ref")
+            if isinstance(reference, str):
+                target: Any = document
+                for step in reference.removeprefix("#/").split("/"):
+                    target = target[step]
+            for item in value.values():
+                walk(item)
+        elif isinstance(value, list):
+            for item in value:
+                walk(item)
+
+    walk(document)
+
+
+def test_every_error_is_a_problem_and_every_other_answer_has_a_real_schema(document: dict[str, Any]) -> None:
+    for (method, path), operation in operations_of(document).items():
+        for status, response in operation["responses"].items():
+            content = response.get("content", {})
+            if int(status) >= 400 and (path, status) != ("/health/ready", "503"):
+                assert list(content) == ["application/problem+json"], (method, path, status)
+            elif int(status) in {204, 304}:
+                assert content == {}, (method, path, status)
+            else:
+                schema = next(iter(content.values()))["schema"]
+                assert schema != {"type": "object"}, (method, path, status)
+            assert response["headers"]["X-Request-ID"]["required"]
+
+
+def test_only_open_routes_need_no_credentials(document: dict[str, Any]) -> None:
+    open_paths = {path for (_, path), operation in operations_of(document).items() if "security" not in operation}
+
+    assert open_paths == {"/problems/{name}", "/health", "/health/ready"}
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
+
+
+def test_every_public_kind_may_be_submitted_by_the_schema(document: dict[str, Any], operator: httpx2.Client) -> None:
+    kinds = {kind["kind"] for kind in operator.get("/kinds").json()["items"]}
+
+    assert set(document["components"]["schemas"]["Submission"]["discriminator"]["mapping"]) == kinds
+
+
+# What the application does
+
+
+@pytest.fixture(scope="module")
+def schema(served: Api, document: dict[str, Any], hand: Any) -> Any:
+    for part in ("relay", "sweeper", "beat"):
+        hand.connection.execute(SHOW_SIGN_OF_LIFE, {"part": part})
+    # They are to last as long as these tests do.
+    hand.connection.execute("UPDATE signs_of_life SET at = now() + interval '1 hour'")
+    loaded = schemathesis.openapi.from_dict(document)
+    loaded.config.update(base_url=served.url)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def subjects(client: httpx2.Client, operator: httpx2.Client, hand: Any, data: Path) -> dict[str, Iterator[str]]:
+    """What there is, in every state, by the name of the parameter that it is asked for by."""
+    batch = operator.post("/tasks/batch", json={"tasks": [{"kind": "platform.ping"}] * 12}).json()
+    tasks = [task["id"] for task in batch["tasks"]]
+    for n, act in enumerate([hand.claim, hand.succeed, hand.fail, lambda task: operator.post(f"/tasks/{task}/cancel")]):
+        for task in tasks[n::5]:
+            act(task)
+    hand.report(tasks[0], 40, "2 of 5")
+    with (data / "coffee.png").open("rb") as file:
+        uploads = [client.post("/files", files={"file": ("coffee.png", file)}).json() for _ in range(3)]
+    batches = [
+        operator.post("/tasks/batch", json={"tasks": [{"kind": "platform.ping", "delay": 60}]}).json()["batch_id"]
+        for _ in range(3)
+    ]
+    files = [upload["params"]["file_id"] for upload in uploads]
+    hand.succeed(uploads[0]["id"])
+    return {
+        "task_id": cycle([*tasks, str(new_id())]),
+        "batch_id": cycle([batch["batch_id"], *batches, str(new_id())]),
+        "file_id": cycle([*files, str(new_id())]),
+        "name": cycle(["validation", "unreadable-image", "timed-out", "nope"]),
+    }
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize(("method", "path"), STATUSES)
+def test_the_application_does_what_the_schema_says(
+    schema: Any,
+    subjects: dict[str, Iterator[str]],
+    admin: httpx2.Client,
+    method: str,
+    path: str,
+    mode: GenerationMode,
+) -> None:
+    operation = schema[path][method.upper()]
+    credentials = {"Authorization": admin.headers["authorization"]}
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def ask(case: schemathesis.Case) -> None:
+        if mode is GenerationMode.POSITIVE:
+            for name in case.path_parameters:
+                case.path_parameters[name] = next(subjects[name])
+        if path == "/files" and mode is GenerationMode.NEGATIVE:
+            # To validate needs no file, which no schema can tell of one parameter and a body.
+            case.query.pop("validate_only", None)
+        # What is well formed may still be refused: a cursor, a file's id or an address can be wrong in ways that no
+        # schema can tell, and `run_at` goes without `delay`.
+        case.call_and_validate(headers=credentials, excluded_checks=[positive_data_acceptance])
+
+    # Where there is neither a parameter nor a body, nothing can be wrong.
+    with suppress(Unsatisfiable):
+        ask()

@@ -1,0 +1,63 @@
+"""Every route is limited, or stands in a list of those that are open to all."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from fastapi.routing import APIRoute
+
+from api.app import ROUTERS, create_fastapi_app
+from api.rate_limits import LIMITED_MARK, ROUTE_CLASSES
+
+OPEN = {("GET", "/health"), ("GET", "/health/ready"), ("GET", "/problems/{name}")}
+"""Routes of ours that are open to all."""
+OPEN_BY_FASTAPI = {"/openapi.json", "/docs", "/docs/oauth2-redirect"}
+"""What FastAPI serves where docs are switched on."""
+HOT = {("POST", "/tasks"), ("GET", "/tasks/{task_id}")}
+"""They are counted before the router, by `api/hot_paths.py`."""
+CLASSES = {"GET": "read", "POST": "submit", "DELETE": "submit"}
+
+ROUTES = [
+    (method, route.path, route.endpoint)
+    for router in ROUTERS
+    for route in router.routes
+    if isinstance(route, APIRoute)
+    for method in sorted(route.methods or ())
+]
+
+
+def test_every_route_is_an_ordinary_one(settings: Any) -> None:
+    others = {
+        getattr(route, "path", "") for router in ROUTERS for route in router.routes if not isinstance(route, APIRoute)
+    }
+    fastapis_own = {path for route in create_fastapi_app(settings).routes if (path := getattr(route, "path", ""))}
+
+    assert others == set()
+    assert fastapis_own - {path for _, path, _ in ROUTES} == OPEN_BY_FASTAPI
+    assert len(ROUTES) == len({(method, path) for method, path, _ in ROUTES}) == 20
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "endpoint"), ROUTES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_route_is_limited_or_listed_as_open(method: str, path: str, endpoint: Any) -> None:
+    route_class = getattr(endpoint, LIMITED_MARK, None)
+
+    if (method, path) in OPEN | HOT:
+        assert route_class is None
+        return
+    assert route_class in ROUTE_CLASSES
+    assert route_class == ("upload" if (method, path) == ("POST", "/files") else CLASSES[method])
+    assert "caller" in inspect.signature(endpoint).parameters
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "endpoint"), ROUTES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_route_refuses_what_it_does_not_know_of_a_query(method: str, path: str, endpoint: Any) -> None:
+    takes_a_query = "query" in inspect.signature(endpoint).parameters
+
+    # Those that submit read their only parameter themselves, and so do those before the router.
+    assert takes_a_query or method == "POST"
