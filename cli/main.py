@@ -197,6 +197,20 @@ def verify(
     raise typer.Exit(run_verify(read_settings(), since, deep=deep, as_json=as_json))
 
 
+@app.command()
+def chaos(
+    seed: Annotated[int, typer.Option(help="The same seed gives the same schedule.")] = 1,
+    seconds: Annotated[float, typer.Option(min=5, help="How long work is submitted and faults are thrown.")] = 60,
+    rate: Annotated[float, typer.Option(min=0.1, help="Tasks submitted in a second.")] = 10,
+    faults: Annotated[str | None, typer.Option(help="Which faults, separated by commas; all unless told.")] = None,
+    lease: Annotated[float, typer.Option(min=1, help="The lease of the stack's attempts, in seconds.")] = 5,
+) -> None:
+    """Throw faults at a local stack under real work, and check every promise; exit with 1 when one is broken."""
+    from cli.chaos.run import ChaosOptions, parse_faults, run_chaos
+
+    raise typer.Exit(run_chaos(ChaosOptions(seed, seconds, rate, lease, parse_faults(faults))))
+
+
 @keys.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="Who or what the key is for.")],

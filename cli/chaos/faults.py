@@ -1,0 +1,132 @@
+"""Throws faults at the processes and servers of a running local stack."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import redis
+
+from cli.chaos.mail_server import MailServer
+from cli.chaos.schedule import QUEUES, Fault, stop_seconds
+from cli.local_stack.stack import LocalStack
+
+_FREEZE_SECONDS: Final = 5.0
+_REDELIVER_SECONDS: Final = 5.0
+_COPIES: Final = 4
+_CHILD: Final = "limited_child"
+
+
+class FaultThrower:
+    """Knows how to do each fault. A part that is just being restarted is waited for, as there is nothing to hit."""
+
+    def __init__(self, stack: LocalStack, mail: MailServer, lease_seconds: float) -> None:
+        self._stack = stack
+        self._mail = mail
+        self._lease_seconds = lease_seconds
+        self._deeds: dict[str, Callable[[Fault], object]] = {
+            "kill-worker": lambda fault: self._signal(f"worker-{fault.queue}", signal.SIGKILL),
+            "kill-child": lambda _: self._kill_children(),
+            "kill-relay": lambda _: self._signal("relay", signal.SIGKILL),
+            "kill-beat": lambda _: self._signal("beat", signal.SIGKILL),
+            "kill-api": lambda _: self._signal("api", signal.SIGKILL),
+            "kill-flower": lambda _: self._signal("flower", signal.SIGKILL),
+            "stop-worker": lambda fault: self._stop(f"worker-{fault.queue}", stop_seconds(lease_seconds)),
+            "flush-broker": lambda _: self._flush(),
+            "kill-broker": lambda _: self._lose_broker(),
+            "freeze-broker": lambda _: self._stop("broker", _FREEZE_SECONDS),
+            "crash-postgres": lambda _: self._signal("postgres", signal.SIGQUIT),
+            "stall-mail": lambda _: self._stall_mail(),
+            "put-off-mail": lambda _: setattr(mail, "put_off", 5),
+            "drop-mail": lambda _: setattr(mail, "drop", 3),
+            "redeliver": lambda _: self._redeliver(),
+        }
+
+    def throw(self, fault: Fault) -> None:
+        """Do a fault, to its end."""
+        self._deeds[fault.name](fault)
+
+    def _find(self, part: str) -> int:
+        deadline = time.monotonic() + 20
+        while True:
+            (pid,) = self._stack.ready["pids"][part] or [None]
+            if pid is not None and psutil.pid_exists(pid):
+                return int(pid)
+            if time.monotonic() > deadline:
+                raise ProcessLookupError(f"{part} is not there")
+            time.sleep(0.05)
+
+    def _signal(self, part: str, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._find(part), number)
+
+    def _stop(self, part: str, seconds: float) -> None:
+        pid = self._find(part)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(seconds)
+            os.kill(pid, signal.SIGCONT)
+
+    def _kill_children(self) -> None:
+        """Kill a child as soon as there is one, and those that are there with it; give up after two seconds."""
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            killed = 0
+            for queue in QUEUES:
+                with contextlib.suppress(psutil.Error, ProcessLookupError):
+                    for child in psutil.Process(self._find(f"worker-{queue}")).children(recursive=True):
+                        if any(_CHILD in argument for argument in child.cmdline()):
+                            child.kill()
+                            killed += 1
+            if killed:
+                return
+            time.sleep(0.01)
+
+    def _broker(self) -> redis.Redis:
+        client: redis.Redis = redis.Redis.from_url(
+            self._stack.ready["broker_url"], socket_timeout=2, socket_connect_timeout=2
+        )
+        return client
+
+    def _flush(self) -> None:
+        with self._broker() as broker:
+            for _ in range(5):
+                with contextlib.suppress(redis.RedisError):
+                    broker.flushall()
+                time.sleep(0.3)
+
+    def _lose_broker(self) -> None:
+        pid = self._find("broker")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            data: Path = self._stack.data_dir / "broker" / "data"
+            for left in data.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            os.kill(pid, signal.SIGKILL)
+
+    def _stall_mail(self) -> None:
+        self._mail.answers.clear()
+        time.sleep(_FREEZE_SECONDS)
+        self._mail.answers.set()
+
+    def _redeliver(self) -> None:
+        """Put four copies of each message beside it, wherever it is seen before it is taken."""
+        seen: set[bytes] = set()
+        end = time.monotonic() + _REDELIVER_SECONDS
+        with self._broker() as broker:
+            while time.monotonic() < end:
+                for queue in QUEUES:
+                    with contextlib.suppress(redis.RedisError):
+                        messages: Any = broker.lrange(queue, 0, 200)
+                        unseen = [message for message in messages if message not in seen]
+                        seen.update(unseen)
+                        if unseen:
+                            broker.rpush(queue, *(unseen * _COPIES))
+                time.sleep(0.002)

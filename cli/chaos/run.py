@@ -1,0 +1,226 @@
+"""`taskmill chaos`: a local stack under real work and seeded faults, and whether every promise held."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+import typer
+
+from cli.chaos.faults import FaultThrower
+from cli.chaos.mail_server import MailServer
+from cli.chaos.schedule import FAULTS, Fault, plan_faults
+from cli.chaos.workload import Workload
+from cli.local_stack.stack import LocalStack
+from shared.queries import chaos as queries
+from shared.settings import Settings
+from shared.verification import Report, verify
+
+SETTLE_SECONDS: Final = 180.0
+MOST_SLOW_HEALTH: Final = 2
+"""So many answers of `/health` may take longer than a second: this machine runs the servers, the work and the faults."""
+
+
+@dataclass(frozen=True)
+class ChaosOptions:
+    """What to run."""
+
+    seed: int
+    seconds: float
+    rate: float
+    lease_seconds: float
+    faults: Sequence[str]
+
+
+@dataclass
+class Outcome:
+    """What was seen."""
+
+    schedule: list[Fault]
+    thrown: list[tuple[Fault, float]] = field(default_factory=list)
+    """Each fault, and the Unix time at which it began."""
+    backlog_seconds: float | None = None
+    """From the end of the last fault to the moment when nothing was under way; None when that never came."""
+    settled: bool = False
+    statuses: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    taken_back_seconds: list[float] = field(default_factory=list)
+    """From each loss of a worker to the moment when an attempt of its was taken back."""
+    broken: list[str] = field(default_factory=list)
+    report: Report | None = None
+
+
+def parse_faults(text: str | None) -> list[str]:
+    """Read a list of faults, separated by commas; all of them unless told. Raises `typer.BadParameter`."""
+    names = [name.strip() for name in text.split(",") if name.strip()] if text is not None else list(FAULTS)
+    if unknown := sorted(set(names) - set(FAULTS)):
+        raise typer.BadParameter(f"unknown: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+    return names
+
+
+def run_chaos(options: ChaosOptions) -> int:
+    """Run, print, and answer the exit code: 0 when every promise held, 1 when one is broken."""
+    schedule = plan_faults(options.seed, options.seconds, options.faults, options.lease_seconds)
+    print(
+        f"Seed {options.seed}, {options.seconds:.0f} s, {options.rate:g} tasks a second, lease {options.lease_seconds:g} s"
+    )
+    for fault in schedule:
+        print(f"  {fault}")
+    mail = MailServer()
+    mail.start()
+    environment = {
+        "TASKMILL_SMTP_URL": mail.url,
+        "TASKMILL_LEASE_SECONDS": str(options.lease_seconds),
+        "TASKMILL_RERING_SECONDS": str(options.lease_seconds),
+        "TASKMILL_DATABASE_URL": "",
+        "TASKMILL_BROKER_URL": "",
+        "TASKMILL_STORAGE_URL": "",
+    }
+    stack = LocalStack(environment=environment)
+    passed = False
+    try:
+        stack.start()
+        run = _Run(options, stack, mail, Outcome(schedule))
+        run.go()
+        _print_outcome(run)
+        passed = not run.outcome.broken
+    finally:
+        stack.stop()
+        mail.stop()
+        if passed:
+            stack.remove()
+        else:
+            print(f"What is left lies in {stack.data_dir}; its log is {stack.log_path}")
+    return 0 if passed else 1
+
+
+class _Run:
+    def __init__(self, options: ChaosOptions, stack: LocalStack, mail: MailServer, outcome: Outcome) -> None:
+        ready = stack.ready
+        self.options = options
+        self.mail = mail
+        self.outcome = outcome
+        self.workload = Workload(ready["api_url"], ready["api_key"], options.rate, options.seed)
+        self._stack = stack
+        self._thrower = FaultThrower(stack, mail, options.lease_seconds)
+        self._settings = Settings(
+            database_url=ready["database_url"],
+            broker_url=ready["broker_url"],
+            storage_url=ready["storage_url"],
+            lease_seconds=options.lease_seconds,
+        )
+
+    def go(self) -> None:
+        self.workload.start()
+        began = time.monotonic()
+        for fault in self.outcome.schedule:
+            time.sleep(max(0.0, began + fault.at_seconds - time.monotonic()))
+            self.outcome.thrown.append((fault, time.time()))
+            print(f"  now at {time.monotonic() - began:5.1f} s: {fault.name}", flush=True)
+            self._thrower.throw(fault)
+        last_fault_ended = time.monotonic()
+        time.sleep(max(0.0, began + self.options.seconds - time.monotonic()))
+        self.workload.stop()
+        self._settle(last_fault_ended)
+        self._judge()
+
+    def _settle(self, since: float) -> None:
+        """Wait until nothing is under way, then bring forward what waits for its next attempt, until all is done."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            under_way, later = self._ask(queries.COUNT_LIVE)[0]
+            if under_way == 0 and self.outcome.backlog_seconds is None:
+                self.outcome.backlog_seconds = time.monotonic() - since
+            if under_way == later == 0 and self._ask(queries.COUNT_WAITING)[0][0] == 0:
+                self.outcome.settled = True
+                return
+            if under_way == 0:
+                self._ask(queries.HURRY)
+            time.sleep(0.1)
+
+    def _ask(self, statement: str, parameters: Any = None) -> list[Any]:
+        with psycopg.connect(self._settings.database_url, autocommit=True, connect_timeout=10) as connection:
+            cursor = connection.execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def _judge(self) -> None:
+        outcome, broken = self.outcome, self.outcome.broken
+        ends = {row[0]: (row[1], row[2]) for row in self._ask(queries.LIST_ENDS, {"ids": list(self.workload.accepted)})}
+        outcome.statuses.update(status for status, _ in ends.values())
+        outcome.errors.update(error for status, error in ends.values() if error and status != "succeeded")
+        outcome.report = verify(self._settings, deep=True)
+        outcome.taken_back_seconds = self._measure_taking_back()
+        if not outcome.settled:
+            broken.append(f"not all was done {SETTLE_SECONDS:.0f} s after the work ended")
+        if missing := len(self.workload.accepted) - len(ends):
+            broken.append(f"{missing} tasks that were answered 202 are not there")
+        broken += [f"{task_id} is {status}" for task_id, (status, _) in ends.items() if status not in _ENDS]
+        broken += [f"{finding.check}: {finding.subject}: {finding.detail}" for finding in outcome.report.broken]
+        broken += [f"an answer that no fault excuses: {answer}" for answer in self.workload.wrong[:20]]
+        broken += self._find_wrong_mail(ends)
+        scratch = self._stack.data_dir / "scratch"
+        broken += [f"left behind: {path}" for path in scratch.glob("worker-*/*") if path.name != "lock"]
+        limit = 3 * self.options.lease_seconds
+        if outcome.backlog_seconds is not None and outcome.backlog_seconds > limit:
+            broken.append(
+                f"the backlog was gone {outcome.backlog_seconds:.1f} s after the last fault, not {limit:.0f} s"
+            )
+        if self.workload.slow_health > MOST_SLOW_HEALTH:
+            broken.append(f"/health took longer than a second {self.workload.slow_health} times")
+
+    def _find_wrong_mail(self, ends: dict[str, tuple[str, str | None]]) -> list[str]:
+        """Hold what the mail server took against what the tasks say: nobody asked for a second time."""
+        wrong = [f"sent {count} times to {who}" for who, count in self.mail.taken.items() if count > 1]
+        for task_id, recipient in self.workload.recipients.items():
+            status, error = ends.get(task_id, ("missing", None))
+            taken = self.mail.taken[recipient]
+            known = error != "/problems/delivery-unknown"
+            if known and taken != (status == "succeeded"):
+                wrong.append(f"{task_id} is {status} ({error}), and {taken} messages were taken")
+        return wrong
+
+    def _measure_taking_back(self) -> list[float]:
+        """Give, for each attempt that was taken back, the seconds since its worker was last hit."""
+        hits = [(f"{f.queue}", at) for f, at in self.outcome.thrown if f.name in {"kill-worker", "stop-worker"}]
+        return sorted(
+            taken_at - max(earlier)
+            for queue, taken_at in self._ask(queries.LIST_TAKEN_BACK)
+            if (earlier := [at for hit, at in hits if hit == queue and at <= taken_at])
+        )
+
+
+_ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "expired"})
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Give the nearest-rank percentile of sorted values."""
+    return values[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def _print_outcome(run: _Run) -> None:
+    outcome, workload = run.outcome, run.workload
+    accepted = Counter(workload.accepted.values())
+    print(f"Accepted: {len(workload.accepted)} ({', '.join(f'{n} {work}' for work, n in accepted.most_common())})")
+    print(f"Answers: {dict(workload.answers.most_common())}; given up without knowing: {workload.given_up}")
+    print(f"Ends: {dict(outcome.statuses)}; errors: {dict(outcome.errors)}")
+    print(f"Messages taken by the mail server: {run.mail.taken.total()} for {len(run.mail.taken)} recipients")
+    if outcome.backlog_seconds is not None:
+        print(f"The backlog was gone {outcome.backlog_seconds:.1f} s after the last fault")
+    if values := outcome.taken_back_seconds:
+        print(
+            f"Attempts taken back from lost workers: {len(values)}, after p50 {percentile(values, 0.5):.1f} s, "
+            f"p99 {percentile(values, 0.99):.1f} s, at most {values[-1]:.1f} s"
+        )
+    print(
+        f"/health: slowest {workload.slowest_health_seconds * 1000:.0f} ms, over a second {workload.slow_health} times"
+    )
+    for line in outcome.broken[:50]:
+        print(f"BROKEN: {line}")
+    if len(outcome.broken) > 50:
+        print(f"and {len(outcome.broken) - 50} more")
+    print("Every promise held." if not outcome.broken else "NOT every promise held.")

@@ -1,0 +1,68 @@
+"""What is thrown at a stack and when, from a seed alone: the same seed, length and faults give the same schedule."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+QUIET_SECONDS: Final = 3.0
+"""Before the first fault, so that there is work for it to hit."""
+SHORTEST_GAP_SECONDS: Final = 2.0
+LONGEST_GAP_SECONDS: Final = 6.0
+
+FAULTS: Final[dict[str, str]] = {
+    "kill-worker": "SIGKILL to the worker of a queue",
+    "kill-child": "SIGKILL to the children in which workers run what touches untrusted bytes",
+    "kill-relay": "SIGKILL to the relay",
+    "kill-beat": "SIGKILL to beat",
+    "kill-api": "SIGKILL to the API",
+    "kill-flower": "SIGKILL to Flower",
+    "stop-worker": "SIGSTOP to the worker of a queue for longer than a lease, then SIGCONT",
+    "flush-broker": "FLUSHALL, five times",
+    "kill-broker": "SIGKILL to the broker, its file removed",
+    "freeze-broker": "SIGSTOP to the broker for five seconds, then SIGCONT",
+    "crash-postgres": "an immediate shutdown of Postgres",
+    "stall-mail": "the mail server answers nothing for five seconds",
+    "put-off-mail": "the mail server answers 421 to the next five messages",
+    "drop-mail": "the mail server takes the next three messages and hangs up without an answer",
+    "redeliver": "every message is delivered five times, for five seconds",
+}
+"""Every fault, and what it does."""
+QUEUES: Final = ("files", "reports", "email")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: so many seconds after the work began, and, where one of several is hit, which."""
+
+    at_seconds: float
+    name: str
+    queue: str
+
+    def __str__(self) -> str:
+        where = f" {self.queue}" if self.name in {"kill-worker", "stop-worker"} else ""
+        return f"{self.at_seconds:6.1f} s  {self.name}{where}"
+
+
+def plan_faults(seed: int, seconds: float, names: Sequence[str], lease_seconds: float) -> list[Fault]:
+    """Plan the faults of a run: each of the names once before any comes again, in an order of the seed's."""
+    return list(_plan(random.Random(seed), seconds, sorted(names), lease_seconds))  # noqa: S311 - nothing is secret.
+
+
+def stop_seconds(lease_seconds: float) -> float:
+    """Give how long a worker is stopped: until its lease is over for certain."""
+    return lease_seconds * 1.5
+
+
+def _plan(chance: random.Random, seconds: float, names: list[str], lease_seconds: float) -> Iterator[Fault]:
+    at_seconds = QUIET_SECONDS
+    left: list[str] = []
+    while names and at_seconds < seconds:
+        if not left:
+            left = chance.sample(names, len(names))
+        name = left.pop()
+        yield Fault(round(at_seconds, 1), name, chance.choice(QUEUES))
+        lasts = stop_seconds(lease_seconds) if name == "stop-worker" else 0.0
+        at_seconds += lasts + chance.uniform(SHORTEST_GAP_SECONDS, LONGEST_GAP_SECONDS)

@@ -1,0 +1,173 @@
+"""Real tasks of every family, submitted at a rate, by clients that ask again with the same key when they hear nothing."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+_DATA: Final = Path(__file__).resolve().parents[1] / "demo_data"
+_CLIENTS: Final = 16
+_TRY_SECONDS: Final = 45.0
+"""How long a client asks again, before it gives up without knowing."""
+_SLOW_SECONDS: Final = 1.0
+_MIX: Final = {"ping": 60, "email": 18, "inspect": 10, "images": 6, "report": 4, "text": 2}
+Headers = dict[str, str]
+
+
+class Workload:
+    """Submits until told to stop. What was answered 202 is in `accepted`, by task id, with the kind of work."""
+
+    def __init__(self, api_url: str, api_key: str, rate: float, seed: int) -> None:
+        parts = urlsplit(api_url)
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self._key = api_key
+        self._rate = rate
+        self._chance = random.Random(seed)  # noqa: S311 - nothing is secret.
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
+        self._table: str | None = None
+        self.accepted: dict[str, str] = {}
+        self.recipients: dict[str, str] = {}
+        """Whom each email goes to, by task id: everyone gets one."""
+        self.answers: Counter[str] = Counter()
+        """Answers by status, `no answer` among them; 503 is one, as long as the client then succeeds."""
+        self.given_up = 0
+        self.wrong: list[str] = []
+        """Answers that no fault excuses."""
+        self.slowest_health_seconds = 0.0
+        self.slow_health = 0
+
+    def start(self) -> None:
+        """Begin."""
+        self._table = self._submit("/files", *self._file("penguins.csv", "text/csv", None), "upload")
+        self._thread.start()
+        threading.Thread(target=self._ask_health, name="health", daemon=True).start()
+
+    def stop(self) -> None:
+        """Submit nothing more, and wait for what is under way."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with ThreadPoolExecutor(_CLIENTS) as clients:
+            due = time.monotonic()
+            while not self._stopping.is_set():
+                work = self._choose()
+                clients.submit(work)
+                due += 1 / self._rate
+                self._stopping.wait(max(0.0, due - time.monotonic()))
+
+    def _choose(self) -> Callable[[], object]:
+        name = self._chance.choices(list(_MIX), list(_MIX.values()))[0]
+        if name == "email":
+            address = f"{secrets.token_hex(6)}@example.com"
+            body = {"to": [address], "subject": "Chaos", "text": "A message."}
+            return lambda: self._note_recipient(self._submit("/emails", *_json(body), "email"), address)
+        if name == "ping":
+            queue = self._chance.choice(["files", "reports", "email"])
+            params = {"sleep_ms": self._chance.choice([0, 0, 5, 50, 500, 3000]), "queue": queue}
+            return lambda: self._submit("/tasks", *_json({"kind": "platform.ping", "params": params}), "ping")
+        if name == "report":
+            source: dict[str, Any] = {"name": "penguins", "file_id": self._table}
+            query = "SELECT species, count(*) AS n FROM penguins GROUP BY species ORDER BY species"
+            report: dict[str, Any] = {"title": "Chaos", "sources": [source], "query": query, "formats": ["csv", "xlsx"]}
+            return lambda: self._submit("/reports", *_json(report), "report")
+        form = {
+            "inspect": ("rocket.jpg", "image/jpeg", None),
+            "images": (
+                "rocket.jpg",
+                "image/jpeg",
+                {"kind": "files.make_images", "params": {"variants": [{"name": "s", "width": 64, "format": "jpeg"}]}},
+            ),
+            "text": ("latex-news.pdf", "application/pdf", {"kind": "files.extract_text", "params": {}}),
+        }[name]
+        return lambda: self._submit("/files", *self._file(*form), name)
+
+    def _note_recipient(self, task_id: str | None, address: str) -> None:
+        if task_id is not None:
+            with self._lock:
+                self.recipients[task_id] = address
+
+    @staticmethod
+    def _file(name: str, media_type: str, task: dict[str, Any] | None) -> tuple[bytes, str]:
+        boundary = secrets.token_hex(16)
+        head = ""
+        if task is not None:
+            head += f'--{boundary}\r\nContent-Disposition: form-data; name="task"\r\n'
+            head += f"Content-Type: application/json\r\n\r\n{json.dumps(task)}\r\n"
+        head += f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+        head += f"Content-Type: {media_type}\r\n\r\n"
+        body = head.encode() + (_DATA / name).read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        return body, f"multipart/form-data; boundary={boundary}"
+
+    def _submit(self, path: str, body: bytes, content_type: str, work: str) -> str | None:
+        """Submit under a key of its own until it is answered; give the task's id, or for an upload the file's."""
+        headers = {
+            "Authorization": f"Bearer {self._key}",
+            "Content-Type": content_type,
+            "Idempotency-Key": secrets.token_hex(12),
+        }
+        deadline = time.monotonic() + _TRY_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                status, answer = self._request("POST", path, body, headers)
+            except (OSError, http.client.HTTPException):
+                self._count("no answer")
+                time.sleep(0.2)
+                continue
+            self._count(str(status))
+            if status == 202:
+                task = json.loads(answer)
+                with self._lock:
+                    self.accepted[task["id"]] = work
+                return str(task["params"]["file_id"] if work == "upload" else task["id"])
+            if status not in {409, 429, 503}:
+                with self._lock:
+                    self.wrong.append(f"{path}: {status}: {answer[:300].decode(errors='replace')}")
+                return None
+            time.sleep(0.5)
+        with self._lock:
+            self.given_up += 1
+        return None
+
+    def _request(
+        self, method: str, path: str, body: bytes | None, headers: Headers, timeout_seconds: float = 10
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_seconds)
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def _count(self, answer: str) -> None:
+        with self._lock:
+            self.answers[answer] += 1
+
+    def _ask_health(self) -> None:
+        """Ask how the process is; one that was killed cannot say, but one that lives must say it soon."""
+        while not self._stopping.wait(0.25):
+            began = time.monotonic()
+            try:
+                self._request("GET", "/health", None, {})
+            except (OSError, http.client.HTTPException):
+                continue
+            seconds = time.monotonic() - began
+            self.slowest_health_seconds = max(self.slowest_health_seconds, seconds)
+            self.slow_health += seconds > _SLOW_SECONDS
+
+
+def _json(body: object) -> tuple[bytes, str]:
+    return json.dumps(body).encode(), "application/json"

@@ -1,0 +1,28 @@
+"""The statements by which a run of chaos sees how far its stack is, as plain SQL for psycopg."""
+
+from __future__ import annotations
+
+from typing import Final
+
+COUNT_LIVE: Final = """
+SELECT count(*) FILTER (WHERE status IN ('queued', 'running')),
+    count(*) FILTER (WHERE status IN ('scheduled', 'retrying') AND coalesce(next_attempt_at, run_at) > now() + interval '2 s')
+FROM tasks WHERE finished_at IS NULL AND schedule_id IS NULL"""
+"""Count (what is under way, what waits for its time for more than two seconds); the platform's own tasks do not count."""
+
+COUNT_WAITING: Final = "SELECT count(*) FROM tasks WHERE finished_at IS NULL AND schedule_id IS NULL"
+"""Count all that is not done."""
+
+HURRY: Final = """
+UPDATE tasks SET next_attempt_at = now() WHERE status = 'retrying' AND next_attempt_at > now() + interval '1 s'"""
+"""Let what waits for its next attempt wait no more."""
+
+LIST_ENDS: Final = """
+SELECT t.id::text, t.status, p.error->>'type' FROM tasks t JOIN task_payloads p ON p.task_id = t.id
+WHERE t.id = ANY(%(ids)s::uuid[])"""
+"""List (id, status, error type) of tasks."""
+
+LIST_TAKEN_BACK: Final = """
+SELECT t.queue, extract(epoch FROM e.at)::float8 FROM task_events e JOIN tasks t ON t.id = e.task_id
+WHERE e.data->>'reason' = 'worker-lost' ORDER BY e.at"""
+"""List (queue, Unix time) of each attempt that was taken back from a worker that was lost."""

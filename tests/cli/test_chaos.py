@@ -1,0 +1,89 @@
+"""The schedule of `taskmill chaos` comes from its seed alone, and the run tells what was broken."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.chaos.faults import FaultThrower
+from cli.chaos.mail_server import MailServer
+from cli.chaos.run import _Run, parse_faults, percentile
+from cli.chaos.schedule import FAULTS, plan_faults
+from cli.main import app
+
+
+def test_the_same_seed_gives_the_same_schedule_and_another_seed_another() -> None:
+    first, again, other = (plan_faults(seed, 300, list(FAULTS), 5) for seed in (7, 7, 8))
+
+    assert first == again
+    assert [fault.name for fault in first] != [fault.name for fault in other]
+
+
+def test_the_order_in_which_faults_are_named_does_not_matter() -> None:
+    assert plan_faults(1, 60, ["kill-api", "kill-beat"], 5) == plan_faults(1, 60, ["kill-beat", "kill-api"], 5)
+
+
+def test_each_fault_comes_once_before_any_comes_again_and_none_after_the_end() -> None:
+    schedule = plan_faults(3, 1000, list(FAULTS), 5)
+
+    assert Counter(fault.name for fault in schedule[: len(FAULTS)]) == Counter(FAULTS)
+    assert max(fault.at_seconds for fault in schedule) < 1000
+    assert [fault.at_seconds for fault in schedule] == sorted(fault.at_seconds for fault in schedule)
+
+
+def test_a_worker_is_stopped_for_longer_than_its_lease() -> None:
+    gaps = plan_faults(3, 1000, ["stop-worker"], 30)
+
+    assert all(after.at_seconds - before.at_seconds > 30 for before, after in zip(gaps, gaps[1:], strict=False))
+
+
+def test_every_fault_can_be_thrown() -> None:
+    mail = MailServer()
+    thrower = FaultThrower(SimpleNamespace(ready={}), mail, 5)  # type: ignore[arg-type]
+
+    assert set(thrower._deeds) == set(FAULTS)
+
+
+def test_a_fault_that_is_none_is_refused() -> None:
+    assert parse_faults(" kill-api, kill-beat,") == ["kill-api", "kill-beat"]
+    assert CliRunner().invoke(app, ["chaos", "--faults", "kill-everyone"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("end", "taken", "complaints"),
+    [
+        (("succeeded", None), 1, 0),
+        (("succeeded", None), 0, 1),
+        (("succeeded", None), 2, 2),
+        (("failed", "/problems/delivery-unknown"), 0, 0),
+        (("failed", "/problems/delivery-unknown"), 1, 0),
+        (("failed", "/problems/delivery-unknown"), 2, 1),
+        (("failed", "/problems/worker-lost"), 1, 1),
+        (("failed", "/problems/worker-lost"), 0, 0),
+    ],
+)
+def test_what_the_mail_server_took_is_held_against_what_the_task_says(end: Any, taken: int, complaints: int) -> None:
+    run: Any = SimpleNamespace(
+        mail=SimpleNamespace(taken=Counter({"a": taken})), workload=SimpleNamespace(recipients={"task": "a"})
+    )
+
+    assert len(_Run._find_wrong_mail(run, {"task": end})) == complaints
+
+
+def test_percentiles_are_of_the_nearest_rank() -> None:
+    values = [float(n) for n in range(1, 101)]
+
+    assert (percentile(values, 0.5), percentile(values, 0.99), percentile([3.0], 0.99)) == (50, 99, 3)
+
+
+def test_a_short_run_throws_its_faults_and_every_promise_holds(capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["chaos", "--seed", "5", "--seconds", "9", "--rate", "6", "--lease", "3"]
+    outcome = CliRunner().invoke(app, [*arguments, "--faults", "kill-worker,crash-postgres,kill-broker"])
+
+    assert outcome.exit_code == 0, outcome.output
+    assert "Every promise held." in outcome.output
+    assert outcome.output.count("now at") >= 2
