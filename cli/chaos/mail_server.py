@@ -27,7 +27,7 @@ class MailServer:
         """While it is not set, no message is answered."""
         self.answers.set()
         self._lock = threading.Lock()
-        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
+        self._controller: Controller | None = None
 
     @property
     def url(self) -> str:
@@ -36,12 +36,14 @@ class MailServer:
 
     def start(self) -> None:
         """Listen."""
+        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
         self._controller.start()
 
     def stop(self) -> None:
         """Stop."""
         self.answers.set()
-        self._controller.stop(no_assert=True)
+        if self._controller is not None:
+            self._controller.stop(no_assert=True)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Answer a message, as aiosmtpd asks."""

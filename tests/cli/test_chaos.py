@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +31,7 @@ def test_the_order_in_which_faults_are_named_does_not_matter() -> None:
 def test_each_fault_comes_once_before_any_comes_again_and_none_after_the_end() -> None:
     schedule = plan_faults(3, 1000, list(FAULTS), 5)
 
-    assert Counter(fault.name for fault in schedule[: len(FAULTS)]) == Counter(FAULTS)
+    assert Counter(fault.name for fault in schedule[: len(FAULTS)]) == Counter(list(FAULTS))
     assert max(fault.at_seconds for fault in schedule) < 1000
     assert [fault.at_seconds for fault in schedule] == sorted(fault.at_seconds for fault in schedule)
 
@@ -38,7 +39,7 @@ def test_each_fault_comes_once_before_any_comes_again_and_none_after_the_end() -
 def test_a_worker_is_stopped_for_longer_than_its_lease() -> None:
     gaps = plan_faults(3, 1000, ["stop-worker"], 30)
 
-    assert all(after.at_seconds - before.at_seconds > 30 for before, after in zip(gaps, gaps[1:], strict=False))
+    assert all(after.at_seconds - before.at_seconds > 30 for before, after in pairwise(gaps))
 
 
 def test_every_fault_can_be_thrown() -> None:

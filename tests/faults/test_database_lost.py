@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,8 +11,14 @@ import psycopg
 import pytest
 
 from cli.local_stack.postgres import PostgresServer
+from shared.contracts.catalog import list_kinds
+from shared.database import connect_hot
+from shared.identifiers import new_id
+from shared.queries import hot_tasks
 from shared.schema_migrations import migrate
 from shared.settings import Settings
+from shared.task_options import TaskOptions
+from shared.task_submission import make_task, submission_document
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +109,36 @@ def test_a_database_that_dies_inside_the_end_of_a_task_leaves_one_end(
     assert room.settle(40)[task_id] == "succeeded"
     ends = "SELECT count(*) FROM task_events WHERE task_id = %s AND data->>'status' = 'succeeded'"
     assert room.ask(ends, (task_id,)) == [(1,)]
+
+
+def test_a_claim_that_a_crash_undid_can_write_nothing(
+    settings: Settings, own_postgres: PostgresServer, room: Any
+) -> None:
+    """Claims are committed without waiting for the disk: a crash may undo one whose work has begun."""
+    undone = 0
+    for _ in range(3):
+        owner, kind = new_id(), list_kinds()["platform.ping"]
+        task = make_task("platform.ping", kind, b"{}", "files", TaskOptions(), owner, owner)
+        with connect_hot(settings, "test") as durable:
+            durable.execute(hot_tasks.SUBMIT, {"document": submission_document([task])})
+        claiming = connect_hot(settings, "test", durable=False)
+        claim = {"ids": f"{{{task.id}}}", "claims": "{12345}", "lease": 60}
+        assert len(claiming.execute(hot_tasks.CLAIM, claim).fetchall()) == 1
+        crash(own_postgres)
+        claiming.close()
+        own_postgres.start()
+
+        ending = {"id": str(task.id), "claim": 12345, "status": "succeeded", "result": {}}
+        with connect_hot(settings, "test") as hot:
+            ((status,),) = hot.execute("SELECT status FROM tasks WHERE id = %s", (task.id,)).fetchall()
+            written = hot.execute(hot_tasks.FINISH, {"document": json.dumps([ending])}).fetchall()
+
+        assert written == ([(task.id, "succeeded")] if status == "running" else [])
+        assert status in {"queued", "running"}
+        undone += status == "queued"
+        room.note(str(task.id))
+    room.relay()
+    room.worker()
+
+    assert undone > 0
+    assert set(room.settle().values()) == {"succeeded"}
