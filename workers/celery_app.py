@@ -9,7 +9,7 @@ import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
-from celery import Celery
+from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
 from shared.contracts.kind import QUEUES
@@ -20,6 +20,7 @@ SOCKET_TIMEOUT_SECONDS = 10
 
 def make_celery_app(settings: Settings) -> Celery:
     """Make the application for the broker that the settings name."""
+    signals.setup_logging.connect(_leave_logs_alone)
     app = Celery("taskmill", broker=settings.broker_url, set_as_current=False)
     options: dict[str, Any] = {"visibility_timeout": 3600}
     if settings.broker_is_redis:
@@ -56,3 +57,7 @@ def make_celery_app(settings: Settings) -> Celery:
         timezone="UTC",
     )
     return app
+
+
+def _leave_logs_alone(**_: Any) -> None:
+    """Keep the logs as `shared.log_setup` made them: Celery sets the level of the root logger unless someone answers."""

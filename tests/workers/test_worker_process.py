@@ -483,3 +483,17 @@ def test_a_worker_for_an_unknown_queue_does_not_start(parts: Any, queues: str) -
 
     assert worker.wait(timeout=20) != 0
     assert "unknown queues: nothing" in parts.logs()
+
+
+def test_a_worker_tells_what_becomes_of_attempts_under_the_tasks_id(
+    tasks: Any, engine_room: Any, eventually: Any
+) -> None:
+    task_id = tasks.submit_one(params={"sleep_ms": 5000, "echo": "a secret"}, timeout=1, max_attempts=1)
+
+    eventually(lambda: tasks.status(task_id) == "failed")
+
+    lines = [json.loads(line) for line in engine_room.logs().splitlines() if line.startswith("{")]
+    assert any(line["event"] == "worker_started" for line in lines)
+    (told,) = [line for line in lines if line["event"] == "task_failed"]
+    assert (told["task_id"], told["type"]) == (str(task_id), "/problems/timed-out")
+    assert "secret" not in engine_room.logs()

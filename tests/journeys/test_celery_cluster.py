@@ -1,0 +1,99 @@
+"""Our worker in pytest-celery's clusters, whose nodes are plain processes here: no Docker is needed.
+
+What pytest-celery asks of a container is little (`pytest_celery/api/base.py`): its state, its log, and to be killed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pytest_celery import (
+    CeleryBrokerCluster,
+    CeleryTestBroker,
+    CeleryTestSetup,
+    CeleryTestWorker,
+    CeleryWorkerCluster,
+)
+
+from shared.settings import Settings
+from workers.celery_app import make_celery_app
+
+
+class ProcessAsContainer:
+    """A process, or a server that another fixture owns, with the face of a container."""
+
+    def __init__(self, url: str, process: subprocess.Popen[bytes] | None = None, parts: Any = None) -> None:
+        self.celeryconfig = {"url": url, "host_url": url}
+        self.name = "worker" if process else "broker"
+        self.id = str(process.pid) if process else self.name
+        self._process = process
+        self._parts = parts
+
+    @property
+    def status(self) -> str:
+        return "running" if self._process is None or self._process.poll() is None else "exited"
+
+    def ready(self) -> bool:
+        return self.status == "running"
+
+    def logs(self) -> str:
+        return str(self._parts.logs())
+
+    def kill(self, signal: str) -> None:
+        assert self._process is not None
+        subprocess.run(["kill", "-s", signal.removeprefix("SIG"), self.id], check=True)
+        self._process.wait(timeout=20)
+
+    def reload(self) -> None:
+        """A process has no copy of its state that could be old."""
+
+    def teardown(self) -> None:
+        """Whoever started it ends it."""
+
+
+@pytest.fixture
+def celery_broker_cluster(settings: Settings) -> Iterator[CeleryBrokerCluster]:
+    yield CeleryBrokerCluster(CeleryTestBroker(ProcessAsContainer(settings.broker_url)))
+
+
+@pytest.fixture
+def celery_backend_cluster() -> None:
+    """There is no result backend: Postgres has the results."""
+
+
+@pytest.fixture
+def celery_worker_cluster(
+    celery_broker_cluster: CeleryBrokerCluster, settings: Settings, parts: Any
+) -> Iterator[CeleryWorkerCluster]:
+    app = make_celery_app(settings)
+    nodes = [
+        CeleryTestWorker(ProcessAsContainer(settings.broker_url, parts.start_worker("files"), parts), app)
+        for _ in range(2)
+    ]
+    yield CeleryWorkerCluster(*nodes)
+    app.close()
+
+
+def test_a_task_succeeds_on_the_workers_of_a_pytest_celery_cluster(
+    celery_setup: CeleryTestSetup, api: Any, parts: Any, eventually: Any
+) -> None:
+    parts.start("relay")
+    client = api.client("operator", "operator")
+    workers = celery_setup.worker_cluster
+    assert workers is not None
+    workers[0].wait_for_log("worker_started", timeout=20)
+    eventually(lambda: len(celery_setup.app.control.ping(timeout=1)) == 2)
+    assert celery_setup.ready(ping=False, control=True, docker=True)
+
+    location = client.post("/tasks", json={"kind": "platform.ping", "params": {"echo": "hello"}}).headers["location"]
+
+    assert client.get(location, params={"wait": 20}).json()["result"] == {"echo": "hello"}
+
+    workers[0].kill()
+    location = client.post("/tasks", json={"kind": "platform.ping", "params": {"echo": "again"}}).headers["location"]
+
+    assert workers[0].container.status == "exited"
+    assert client.get(location, params={"wait": 20}).json()["status"] == "succeeded"
