@@ -1,0 +1,78 @@
+"""`docs/backup.md`, done: a dump under load, a copy of the objects after it, and all of it elsewhere with an empty broker."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import redis
+from psycopg import sql
+
+from cli.local_stack.postgres_binaries import find_binaries
+from shared.identifiers import new_id
+from shared.verification import verify
+
+
+def test_a_dump_under_load_is_restored_beside_an_empty_broker_and_work_goes_on(
+    room: Any, client: Any, tmp_path: Path
+) -> None:
+    room.relay()
+    worker = room.worker()
+    stopping = threading.Event()
+
+    def load() -> None:
+        while not stopping.wait(0.02):
+            room.submit(client, params={"sleep_ms": 20})
+            uploaded = client.post("/files", files={"file": ("a.txt", b"hello " * 200)})
+            room.note(uploaded.json()["id"])
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    room.eventually(lambda: list(room.statuses().values()).count("succeeded") > 40, 40)
+    dump = tmp_path / "taskmill.dump"
+    programs = find_binaries(None)
+    subprocess.run(
+        [programs / "pg_dump", "--format=custom", f"--file={dump}", room.settings.database_url], check=True, timeout=60
+    )
+    shutil.copytree(tmp_path / "objects", tmp_path / "restored-objects")
+    stopping.set()
+    loading.join()
+    for process in room.parts.processes:
+        process.kill()
+        process.wait()
+    assert worker.returncode is not None
+
+    server, old = room.settings.database_url.rsplit("/", 1)
+    name = f"test_{new_id().hex}"
+    with psycopg.connect(room.settings.database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+    restored = room.settings.model_copy(
+        update={"database_url": f"{server}/{name}", "storage_url": f"file://{tmp_path}/restored-objects"}
+    )
+    subprocess.run(
+        [programs / "pg_restore", "--no-owner", "--exit-on-error", f"--dbname={restored.database_url}", dump],
+        check=True,
+        timeout=60,
+    )
+    with redis.Redis.from_url(restored.broker_url) as broker:
+        broker.flushall()
+    before = verify(restored.model_copy(update={"lease_seconds": 3600}), deep=True)
+    assert before.sound, before.describe()
+
+    accepted = set(room.accepted)
+    room.settings = room.parts.settings = restored
+    room.accepted = [task_id for (task_id,) in room.ask("SELECT id::text FROM tasks")]
+    live = room.ask("SELECT count(*) FROM tasks WHERE finished_at IS NULL")[0][0]
+    room.relay()
+    room.worker()
+    statuses = room.settle()
+
+    assert old != name
+    assert set(statuses) <= accepted
+    assert len(statuses) > 40
+    assert live > 0
+    assert set(statuses.values()) == {"succeeded"}
