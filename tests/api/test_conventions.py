@@ -351,6 +351,11 @@ def test_an_unknown_query_name_is_refused_when_deleting(admin: httpx2.Client, er
     assert errors_of(admin.delete(path, params={"force": "1"})) == {"query:force": "extra_forbidden"}
 
 
+@pytest.mark.parametrize("limit", ["0", "201", "1.0", " 5", "x", ""])
+def test_a_page_of_files_has_the_limits_of_every_page(admin: httpx2.Client, errors_of: ErrorsOf, limit: str) -> None:
+    assert list(errors_of(admin.get("/files", params={"limit": limit}))) == ["query:limit"]
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [

@@ -339,6 +339,18 @@ def test_a_missed_ring_delays_those_who_wait_by_a_few_seconds(
     assert seconds < LISTENING_POLL_SECONDS + 1.5
 
 
+def test_a_wait_ends_with_the_client_that_waits(settings: Any, serve: Callable[..., Any]) -> None:
+    with serve(settings) as api:
+        client = api.client("operator", "operator")
+        task_id = client.post("/tasks", json={"kind": "platform.ping"}).json()["id"]
+        with pytest.raises(httpx2.ReadTimeout):
+            client.get(f"/tasks/{task_id}", params={"wait": 60}, timeout=0.3)
+        client.close()
+        begun = time.monotonic()
+
+    assert time.monotonic() - begun < 5, "the server stopped at once, for nobody waits any more"
+
+
 def test_a_server_that_stops_lets_go_of_those_who_wait(settings: Any, serve: Callable[..., Any]) -> None:
     with ThreadPoolExecutor(1) as thread:
         with serve(settings) as api:

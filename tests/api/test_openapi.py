@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import jsonschema
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -69,9 +69,9 @@ def operations_of(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, A
 
 def test_the_schema_is_openapi_3_1(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1.")
-    jsonschema.Draft202012Validator(definitions.OPENAPI_31).validate(document)
+    jsonschema_rs.Draft202012Validator(definitions.OPENAPI_31).validate(document)
     for schema in document["components"]["schemas"].values():
-        jsonschema.Draft202012Validator.check_schema(schema)
+        jsonschema_rs.meta.validate({**schema, "$schema": "https://json-schema.org/draft/2020-12/schema"})
 
 
 def test_the_schema_has_the_routes_of_the_contract_with_their_statuses(document: dict[str, Any]) -> None:
@@ -189,6 +189,8 @@ def test_the_application_does_what_the_schema_says(
         if mode is GenerationMode.POSITIVE:
             for name in case.path_parameters:
                 case.path_parameters[name] = next(subjects[name])
+        if str(case.query.get("wait", "")) in map(str, range(1, 61)):
+            case.query["wait"] = 1
         if path == "/files" and mode is GenerationMode.NEGATIVE:
             # To validate needs no file, which no schema can tell of one parameter and a body.
             case.query.pop("validate_only", None)
