@@ -79,6 +79,9 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
         422, "Idempotency-Key reused", "The key was used for another request within 24 hours: use a new one."
     ),
     "rate-limited": ProblemType(429, "Too many requests", "Wait as long as `Retry-After` says."),
+    "queue-full": ProblemType(
+        429, "Queue full", "Too many tasks are queued already. Nothing was accepted: try again after `Retry-After` seconds."
+    ),
     "internal-error": ProblemType(
         500,
         "Internal error",

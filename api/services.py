@@ -11,6 +11,7 @@ from psycopg_pool import AsyncConnectionPool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.authentication import Authenticator
+from api.queue_bounds import QueueBounds
 from api.rate_limits import RateLimits
 from api.submission_batcher import SubmissionBatcher
 from api.wakeups import TaskReader, Waiters
@@ -31,6 +32,7 @@ class Services:
         self.engine: AsyncEngine = make_async_engine(settings, "api")
         self.reads: AsyncEngine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.authenticator = Authenticator(self.reads)
+        self.queue_bounds = QueueBounds(settings, self.reads)
         self.batcher = SubmissionBatcher(settings)
         self.reader = TaskReader(settings)
         self.waiters = Waiters(settings, self.reader)

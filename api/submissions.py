@@ -195,6 +195,7 @@ class Submissions:
     async def accept(self, parsed: Parsed, request: Request) -> Answer:
         """Store one task. Answers 202 once it is committed; or what was answered to the same key, or a unique task."""
         await self.check_files([parsed], request.caller)
+        await self._services.queue_bounds.admit(request.caller.owner_id, 1)
         task = self.new_task(parsed, request)
         try:
             if parsed.options.unique_for is not None:
@@ -217,6 +218,7 @@ class Submissions:
     async def accept_batch(self, batch: Sequence[Parsed], request: Request) -> Answer:
         """Store all tasks or none, in one transaction."""
         await self.check_files(batch, request.caller)
+        await self._services.queue_bounds.admit(request.caller.owner_id, len(batch))
         batch_id = new_id()
         tasks = [self.new_task(parsed, request) for parsed in batch]
         for task in tasks:

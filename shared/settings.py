@@ -94,6 +94,10 @@ class Settings(BaseSettings):
         int, Field(ge=1, description="Refused credentials a minute from one address, before it is answered 429.")
     ] = 600
 
+    max_queued: Annotated[
+        int, Field(ge=0, description="Tasks that may be queued, of all callers; more is answered 429. 0 for no bound.")
+    ] = 0
+    max_queued_per_caller: Annotated[int, Field(ge=0, description="The same for each caller by itself.")] = 0
     lease_seconds: Annotated[
         float, Field(ge=1, le=3600, description="How long a running attempt may be silent before it is taken back.")
     ] = 15.0

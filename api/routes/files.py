@@ -195,6 +195,7 @@ class _Upload:
 
     async def accept(self, key: str | None, held: HeldKey | None) -> Answer:
         """Store the file and its task, unless the key stands for an earlier upload. Leaves no object without a row."""
+        await self._services.queue_bounds.admit(self._caller.owner_id, 1)
         form = await self._receive(keeps_file=True)
         if form.file is None:
             raise invalid(f"form:{FILE_FIELD}", "missing", "A file is required")

@@ -101,6 +101,10 @@ SELECT id, pg_notify('{DUE_CHANNEL}', '') FROM u"""
 """Send a failed, cancelled or expired task back to its queue. Gives its id, or nothing."""
 
 
+COUNT_QUEUED: Final = "SELECT owner_id, count(*) AS queued FROM tasks WHERE status = 'queued' GROUP BY owner_id"
+"""Count what is queued, by caller."""
+
+
 def lock_task(task_id: UUID) -> Select[Any]:
     """Read what decides whether a task may be moved, and hold its row until the transaction ends."""
     return (
