@@ -20,7 +20,7 @@ from shared.settings import Settings
 BROKER_ERRORS: Final = (redis.RedisError, OSError)
 """What a broker that is away, full or frozen raises."""
 MAX_IDS_IN_A_MESSAGE: Final = 25
-LEAST_MESSAGES_IN_A_RING: Final = 8
+LEAST_MESSAGES_IN_A_RING: Final = 2
 """So many messages at least, if there are tasks for it: several workers share what is rung at once."""
 MARKER_KEY: Final = "taskmill:rung-by"
 TIMEOUT_SECONDS: Final = 2.0
