@@ -33,6 +33,7 @@ from workers.attempt_context import ProgressWriter, WorkerParts
 from workers.celery_app import make_celery_app
 from workers.celery_strategy import engine, execute_claimed, register_kinds
 from workers.claiming import Claimer
+from workers.consumer_watch import ConsumerWatch
 from workers.finishing import Finisher
 from workers.handler_catalog import load_handlers
 from workers.heartbeat import Heartbeat
@@ -58,6 +59,7 @@ class WorkerProcess:
         self._heartbeat = Heartbeat(
             settings, lambda: list(self._attempts.values()), self._end_stuck, self._give_up_waiting
         )
+        self._watch = ConsumerWatch(settings, queues, lambda: not self._attempts, self._end_deaf)
         self._scratch = ScratchFolder(settings)
         self._draining = threading.Event()
         progress = ProgressWriter(
@@ -94,9 +96,11 @@ class WorkerProcess:
             quiet=True,
         )
         log.info("worker_started", queues=self._queues, concurrency=self._concurrency)
+        self._watch.start()
         try:
             worker.start()
         finally:
+            self._watch.stop()
             self._claimer.stop()
             self._hand_back_everything()
             self._heartbeat.stop()
@@ -139,6 +143,7 @@ class WorkerProcess:
 
     def _drain(self) -> None:
         """Claim no more; hand back what has not begun, and, when the grace is over, what has; then end at all costs."""
+        self._watch.stop()
         # Nothing that does not answer, a broker, a database or a handler, may keep the process for longer.
         self._exit_at_last(self._settings.shutdown_grace_seconds + LAST_SECONDS + 1, exit_code=0)
         self._claimer.stop()
@@ -188,6 +193,12 @@ class WorkerProcess:
         self._forget(attempt)
         self._exit_at_last(self._settings.shutdown_grace_seconds + LAST_SECONDS, exit_code=1)
         signals.worker_shutting_down.send(sender=None, sig="stuck", how="warm", exitcode=1)
+
+    def _end_deaf(self) -> None:
+        """End a process that hears no messages any more: another takes its place."""
+        self._claimer.stop()
+        self._hand_back_everything()
+        self._exit_at_last(0, exit_code=1)
 
     def _exit_at_last(self, seconds: float, exit_code: int) -> None:
         """End the process after so many seconds, if it is still there then."""
