@@ -13,8 +13,6 @@ import orjson
 import psycopg
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from shared.database import connect_hot
 from shared.queries import hot_tasks
@@ -51,10 +49,7 @@ class Finisher:
         self._waiting: queue.SimpleQueue[Ending] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        # Whoever waits for a task sees its end a little later when a wake-up is lost; so none is tried again and again.
-        self._redis = redis.Redis.from_url(
-            settings.broker_url, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 1)
-        )
+        self._redis = redis.Redis.from_url(settings.broker_url, socket_timeout=0.5, socket_connect_timeout=0.5)
         self._silent_until = 0.0
 
     def write_soon(self, document: dict[str, Any], on_written: OnWritten) -> None:

@@ -21,7 +21,7 @@ from workers.attempt import Attempt
 from workers.attempt_context import AttemptContext, WorkerParts, make_folder, remove_folder
 from workers.finishing import REFUSED, UNKNOWN, OnWritten
 from workers.handler_catalog import Handler
-from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack, Stopped, TimedOut
+from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack, TimedOut
 
 log = structlog.get_logger()
 
@@ -132,7 +132,8 @@ class TaskRunner:
             return self.time_out(attempt)
         except Failed as failed:
             return self._fail(attempt, kind, failed)
-        except (Exception, Stopped):
+        except BaseException:
+            # An exit too: a handler that calls one ends its attempt with it, and no more.
             log.exception("handler_failed")
             return self._internal_error(attempt)
 

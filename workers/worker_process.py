@@ -21,6 +21,7 @@ from typing import Any, Final
 import structlog
 from celery import signals
 
+from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import QUEUES
 from shared.database import connect_hot, make_engine
 from shared.errors import ConfigurationError
@@ -116,6 +117,8 @@ class WorkerProcess:
             older.stop(ClaimLost())
         self._attempts[str(task.id)] = attempt
         try:
+            if task.kind not in list_kinds():
+                raise LookupError(f"this version knows no kind {task.kind}")
             execute_claimed(task, offered)
         except Exception:
             log.exception("attempt_not_started", task_id=str(task.id))
@@ -127,6 +130,10 @@ class WorkerProcess:
         started = time.perf_counter()
         try:
             self._runner.run(attempt, lambda: self._forget(attempt))
+        except Exception:
+            # What is renewed no more is taken back; what were renewed for ever would never end.
+            log.exception("attempt_not_recorded", task_id=str(attempt.task.id))
+            self._forget(attempt)
         finally:
             self._claimer.release(time.perf_counter() - started)
 
@@ -218,6 +225,9 @@ class ScratchFolder:
     def __init__(self, settings: Settings) -> None:
         root = settings.scratch_dir or Path(tempfile.gettempdir()) / f"taskmill-scratch-{os.getuid()}"
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if settings.scratch_dir is None and (root.is_symlink() or root.stat().st_uid != os.getuid()):
+            # Anyone may make a folder of that name there before us, and would own what is put into it.
+            raise ConfigurationError(f"{root} is not this user's: remove it, or set TASKMILL_SCRATCH_DIR")
         self._remove_abandoned(root)
         self.path = Path(tempfile.mkdtemp(prefix="worker-", dir=root))
         self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o600)

@@ -69,6 +69,7 @@ def test_artifacts_are_files_once_the_attempt_has_succeeded(tasks: Any, bench: A
         (Failed("/problems/busy", "Busy", retryable=True), "retrying", "/problems/busy"),
         (RuntimeError("a secret path"), "retrying", "/problems/internal-error"),
         (MemoryError(), "retrying", "/problems/internal-error"),
+        (SystemExit(3), "retrying", "/problems/internal-error"),
         (Cancelled(), "cancelled", "/problems/cancelled"),
     ],
 )

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import pickle
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +22,14 @@ import redis
 
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
+from shared.errors import ConfigurationError
 from shared.schema_migrations import migrate
 from shared.settings import Settings
 from workers.celery_app import make_celery_app
 from workers.doorbell import Doorbell
+from workers.worker_process import ScratchFolder
 
+ROOT = Path(__file__).resolve().parents[2]
 GRACE_SECONDS = 2
 LEASE_SECONDS = 2
 
@@ -497,3 +504,72 @@ def test_a_worker_tells_what_becomes_of_attempts_under_the_tasks_id(
     (told,) = [line for line in lines if line["event"] == "task_failed"]
     assert (told["task_id"], told["type"]) == (str(task_id), "/problems/timed-out")
     assert "secret" not in engine_room.logs()
+
+
+STUCK_WORKER = """
+import time
+from shared.settings import read_settings
+from workers import heartbeat, worker_process
+from workers.platform import ping
+
+def handle(params, context):
+    if params.echo == "stuck":
+        time.sleep(600)
+    return handle_as_ever(params, context)
+
+handle_as_ever, ping.handle = ping.handle, handle
+heartbeat.HARD_LIMIT_SECONDS = 0.5
+worker_process.run_worker(read_settings(), ["files"], 3)
+"""
+
+
+def test_a_handler_that_never_asks_costs_its_process_and_the_task_ends(
+    tasks: Any, parts: Any, settings: Settings, eventually: Any
+) -> None:
+    parts.start("relay")
+    stuck = tasks.submit_one(params={"echo": "stuck"}, timeout=1, max_attempts=1)
+    neighbour = tasks.submit_one(params={"sleep_ms": 10_000})
+    values = settings.model_dump(exclude_unset=True)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", STUCK_WORKER],
+        cwd=ROOT,
+        env={**os.environ, **{f"TASKMILL_{name.upper()}": str(value) for name, value in values.items()}},
+        stderr=subprocess.DEVNULL,
+    )
+    parts.processes.append(worker)
+    eventually(lambda: tasks.count("running") == 2)
+
+    eventually(lambda: tasks.status(stuck) == "failed", 6)
+
+    assert tasks.get(stuck).error["type"] == "/problems/timed-out"
+    assert worker.wait(timeout=GRACE_SECONDS + 6) == 1
+    assert (tasks.status(neighbour), tasks.get(neighbour).attempt) == ("queued", 0)
+    assert settings.scratch_dir is not None
+    assert list(settings.scratch_dir.iterdir()) == []
+
+
+def test_a_task_of_a_kind_that_came_with_a_later_version_is_handed_back(
+    tasks: Any, parts: Any, ring: Any, eventually: Any
+) -> None:
+    worker = parts.start_worker("files")
+    task_id, proof = tasks.submit_one(), tasks.submit_one()
+    tasks.connection.execute("UPDATE tasks SET kind = 'files.unheard_of' WHERE id = %s", (task_id,))
+
+    # Under the name of a kind that is known, so that it is claimed.
+    ring([task_id, proof])
+
+    eventually(lambda: tasks.status(proof) == "succeeded")
+    eventually(lambda: tasks.history(task_id) == ["queued", "running", "queued"])
+    assert tasks.get(task_id).attempt == 0
+    assert worker.poll() is None
+
+
+def test_a_scratch_folder_that_someone_else_put_there_is_not_used(
+    settings: Settings, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"taskmill-scratch-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(ConfigurationError, match="TASKMILL_SCRATCH_DIR"):
+        ScratchFolder(settings.model_copy(update={"scratch_dir": None}))
