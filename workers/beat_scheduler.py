@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shared import kill_points
 from shared.contracts.catalog import list_kinds
+from shared.contracts.kind import QUEUES
 from shared.database import make_engine
 from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
@@ -36,10 +37,15 @@ RETRY_SECONDS: Final = 2.0
 KEEP_SECONDS: Final = 86_400
 """How long the platform's own tasks are kept: they are many, and tell little."""
 
+CANARY: Final = "platform.canary"
+CANARY_SECONDS: Final = 20
+CANARY_KEEP_SECONDS: Final = 900
+
 PLATFORM_SCHEDULES: Final[dict[str, tuple[str, int]]] = {
     "purge": ("maintenance.purge", 60),
     "delete-orphans": ("maintenance.delete_orphans", 3600),
     "drop-old-rows": ("maintenance.drop_old_rows", 3600),
+    **{f"canary-{queue}": (CANARY, CANARY_SECONDS) for queue in QUEUES},
 }
 """The platform's own schedules: name -> kind, and every how many seconds."""
 
@@ -74,7 +80,8 @@ def ensure_platform_schedules(engine: Engine) -> None:
     with engine.begin() as connection:
         for name, (kind, every_seconds) in PLATFORM_SCHEDULES.items():
             schedule_id = uuid5(PLATFORM_ID, name)
-            connection.execute(queries.ensure_schedule(schedule_id, name, kind, {}, every_seconds))
+            params = {"queue": name.removeprefix("canary-")} if kind == CANARY else {}
+            connection.execute(queries.ensure_schedule(schedule_id, name, kind, params, every_seconds))
 
 
 def insert_due_tasks(engine: Engine) -> int:
@@ -106,7 +113,9 @@ def _insert(connection: Connection, due: Any) -> int:
         params.model_dump_json(by_alias=True).encode(),
         kind.queue_for(params),
         # What was not done when the next slot begins is done by that one.
-        TaskOptions(keep_for=KEEP_SECONDS, ttl=max(60, due.every_seconds)),
+        TaskOptions(
+            keep_for=CANARY_KEEP_SECONDS if due.kind == CANARY else KEEP_SECONDS, ttl=max(60, due.every_seconds)
+        ),
         PLATFORM_ID,
         PLATFORM_ID,
     )

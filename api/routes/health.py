@@ -16,11 +16,14 @@ from redis.backoff import NoBackoff
 from api.dependencies import NoQuery, ServicesDependency
 from api.openapi import json_response, problem_responses
 from api.services import Services
-from shared.queries.schedules import PING, list_signs_of_life
+from shared.queries.schedules import LIST_CANARIES, PING, list_signs_of_life
 
 router = APIRouter(tags=["health"])
 CHECK_SECONDS: Final = 2.0
 STALE_SECONDS: Final = 15.0
+CANARY: Final = "platform.canary"
+LATE_SECONDS: Final = 60.0
+"""So long after its last canary's return a queue is late: busy, without a worker, or with one that does not consume."""
 WATCHED_PARTS: Final = ("relay", "sweeper", "beat")
 
 
@@ -44,14 +47,16 @@ async def get_health(request: Request, query: Annotated[NoQuery, Query()]) -> Re
     },
 )
 async def get_readiness(request: Request, services: ServicesDependency, query: Annotated[NoQuery, Query()]) -> Response:
-    """Check each part by name: 503 when a needed one is wrong; without the broker, submissions are accepted still."""
+    """Check each part by name: 503 when a needed one is wrong. Without the broker, or with a late queue, work is accepted still."""
     database, storage, broker = await asyncio.gather(
         _check(_ask_database(services)), _check(_ask_storage(services)), _check(_ask_broker(services))
     )
     checks = {"database": database, "storage": storage, "broker": broker}
-    checks |= await _ages(services) if database["status"] == "ok" else {}
+    if database["status"] == "ok":
+        checks |= await _ages(services)
+        checks |= await _canaries(services)
     wrong = {name for name, check in checks.items() if check["status"] != "ok"}
-    status = "unavailable" if wrong - {"broker"} else "degraded" if wrong else "ok"
+    status = "unavailable" if any(not _may_be_wrong(name) for name in wrong) else "degraded" if wrong else "ok"
     return _answer(503 if status == "unavailable" else 200, {"status": status, "checks": checks})
 
 
@@ -100,6 +105,25 @@ async def _ages(services: Services) -> dict[str, dict[str, Any]]:
             "age_seconds": None if age is None else round(max(0.0, age), 1),
         }
     return checks
+
+
+def _may_be_wrong(name: str) -> bool:
+    """Whether submissions can be accepted all the same."""
+    return name == "broker" or name.startswith("queue:")
+
+
+async def _canaries(services: Services) -> dict[str, dict[str, Any]]:
+    """Tell of each queue when something last came through it, and how long that took."""
+    async with services.reads.connect() as connection:
+        rows = (await connection.exec_driver_sql(LIST_CANARIES, {"kind": CANARY})).all()
+    return {
+        f"queue:{row.queue}": {
+            "status": "ok" if row.age_seconds < LATE_SECONDS else "wrong",
+            "age_seconds": round(row.age_seconds, 1),
+            "round_trip_seconds": None if row.round_trip_seconds is None else round(row.round_trip_seconds, 3),
+        }
+        for row in rows
+    }
 
 
 def _answer(status: int, content: dict[str, Any]) -> Response:

@@ -76,5 +76,20 @@ def list_signs_of_life() -> Select[Any]:
     return select(signs_of_life.c.part, age)
 
 
+LIST_CANARIES: Final = """
+SELECT DISTINCT ON (s.name) s.params->>'queue' AS queue,
+    extract(epoch FROM now() - coalesce(t.finished_at, x.slot))::float8 AS age_seconds,
+    extract(epoch FROM t.finished_at - t.created_at)::float8 AS round_trip_seconds
+FROM schedules s
+CROSS JOIN LATERAL (
+    SELECT slot, task_id FROM schedule_slots WHERE schedule_id = s.id ORDER BY slot DESC LIMIT 10) AS x
+LEFT JOIN tasks t ON t.id = x.task_id AND t.status = 'succeeded'
+WHERE s.kind = %(kind)s AND s.enabled
+ORDER BY s.name, t.finished_at DESC NULLS LAST, x.slot"""
+"""List, for each queue that canaries go through, how old the last one's return is and how long it was on its way.
+
+Where none of the last ten returned, the age is that of the oldest of them, and its way has no length.
+"""
+
 PING = text("SELECT 1")
 """Ask whether the database answers."""

@@ -27,7 +27,7 @@ def test_two_relays_and_two_beats_do_nothing_twice(room: Any, client: Any) -> No
     for _ in range(2):
         room.relay()
         room.start("beat")
-    room.worker(queues="files,maintenance")
+    room.worker(queues="files,maintenance,email,reports")
     tasks = [task_id for _ in range(10) for task_id in room.submit_many(client, 20)]
     scheduled = "SELECT id::text FROM tasks WHERE schedule_id IS NOT NULL"
     room.eventually(lambda: len(room.ask(scheduled)) >= 3, 30)
