@@ -83,7 +83,9 @@ def check() -> None:
 def bench(
     part: Annotated[
         str,
-        typer.Argument(help="submit, poll, drain, latency, waiters, size, workers, files, reports, email, or all."),
+        typer.Argument(
+            help="submit, poll, drain, latency, waiters, size, workers, files, reports, email, steady, or all."
+        ),
     ] = "all",
     rounds: Annotated[
         int | None, typer.Option(min=1, help="How often each system has its turn; 3 unless told.")

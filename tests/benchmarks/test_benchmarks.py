@@ -108,6 +108,16 @@ def test_the_peers_that_need_no_package_of_their_own_are_drained(tmp_path: Path)
     assert measured["naive_pg"]["write_transactions"] >= 3
 
 
+def test_a_steady_load_compares_an_early_moment_with_the_end(tmp_path: Path) -> None:
+    moment = ["--rounds", "1", "--seconds", "3", "--worker-processes", "1"]
+
+    outcome = bench("steady", *moment, "--json", tmp_path / "steady.json")
+
+    assert outcome.returncode == 0, outcome.stderr
+    (measured,) = json.loads((tmp_path / "steady.json").read_text(encoding="utf-8"))["parts"]["steady"]["rounds"]
+    assert {"api_mib_early", "api_mib_late", "worker_mib_late", "tables_mib_late"} <= set(measured["taskmill"])
+
+
 def test_an_unknown_part_or_system_is_refused_in_a_word() -> None:
     part, system = bench("speed"), bench("submit", "--systems", "ours")
 

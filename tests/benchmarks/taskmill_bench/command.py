@@ -23,7 +23,8 @@ def run_command(part: str, options: Options, json_path: Path | None) -> int:
         print(f"taskmill: there is no {', '.join(unknown)}; there are {', '.join(SYSTEMS)}", file=sys.stderr)
         return 2
     try:
-        result = run_bench(PARTS.values() if part == ALL else [PARTS[part]], options, _say)
+        chosen = [each for each in PARTS.values() if not each.by_hand] if part == ALL else [PARTS[part]]
+        result = run_bench(chosen, options, _say)
     except BenchFailed as failure:
         print(f"taskmill: {failure}", file=sys.stderr)
         return 1

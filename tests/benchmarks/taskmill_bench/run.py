@@ -53,6 +53,8 @@ class Part:
     measure: Callable[[System, Options], Measures]
     variants: dict[str, type[System]] = field(default_factory=dict)
     """Systems of this part's own, by name: Taskmill in another state."""
+    by_hand: bool = False
+    """Whether it is too long to be one of `all`."""
 
     def make(self, name: str, servers: Servers, folder: Path) -> System:
         return (self.variants.get(name) or SYSTEMS[name])(servers, folder)
