@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import structlog
 
 from api.app import create_fastapi_app
 from api.submissions import Submissions
@@ -72,9 +73,11 @@ def test_an_unexpected_error_is_a_problem_that_tells_nothing_of_the_server(
     monkeypatch.setattr(Submissions, "check_files", fail)
     body = {"to": ["ada@example.com"], "text": "hello"}
 
-    ordinary = client.post("/emails", json=body)
-    hot = client.post("/tasks", json={"kind": "email.send", "params": body})
+    with structlog.testing.capture_logs() as logged:
+        ordinary = client.post("/emails", json=body)
+        hot = client.post("/tasks", json={"kind": "email.send", "params": body})
 
+    assert [entry["event"] for entry in logged if entry["log_level"] == "error"] == ["unexpected_error"] * 2
     for answer in (ordinary, hot):
         require_problem(answer, 500, "internal-error")
         assert "SELECT" not in answer.text and "somebody" not in answer.text and "Traceback" not in answer.text
@@ -171,6 +174,10 @@ def test_what_nests_beyond_all_reason_is_a_problem_and_no_failure(operator: http
         ("run_at", "1893456000"),
         ("run_at", 1893456000),
         ("run_at", "2030-02-30T00:00:00Z"),
+        ("run_at", "2030-01-01T00:00Z"),
+        ("run_at", "20300101T000000Z"),
+        ("run_at", "2030-W01-1T00:00:00Z"),
+        ("run_at", "2030-01-01T00:00:00+0100"),
         ("run_at", "9999-12-31T23:59:59-23:59"),
         ("run_at", "0001-01-01T00:00:00+23:59"),
         ("tags", "a"),

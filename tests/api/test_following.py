@@ -15,7 +15,6 @@ import httpx2
 import pytest
 import redis
 
-from api.wakeups import LISTENING_POLL_SECONDS, SLOW_POLL_SECONDS
 from shared.wakeup_channel import WAKEUP_CHANNEL, write_ids
 
 ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
@@ -152,7 +151,7 @@ def test_who_waits_is_answered_when_a_worker_rings(
         answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}))
 
     assert answer.json()["status"] == "succeeded"
-    assert 0.25 < seconds < LISTENING_POLL_SECONDS - 1
+    assert 0.25 < seconds < 3
 
 
 def test_who_waits_for_the_end_is_not_answered_by_progress_nor_by_a_false_ring(
@@ -193,7 +192,7 @@ def test_who_waits_with_an_etag_is_answered_by_any_change(
         )
 
     assert (answer.status_code, answer.json()["progress"]["percent"]) == (200, 50)
-    assert 0.25 < seconds < LISTENING_POLL_SECONDS - 1
+    assert 0.25 < seconds < 3
 
 
 def test_who_has_an_older_etag_is_answered_at_once(
@@ -232,7 +231,7 @@ def test_a_cancel_wakes_those_who_wait(operator: httpx2.Client, ping: Callable[.
         answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}))
 
     assert answer.json()["status"] == "cancelled"
-    assert seconds < LISTENING_POLL_SECONDS - 1
+    assert seconds < 3
 
 
 def test_a_task_that_is_deleted_meanwhile_is_gone(
@@ -324,7 +323,7 @@ def test_without_the_broker_those_who_wait_are_answered_by_the_slow_poll(
             answer, seconds = timed(lambda: client.get(f"/tasks/{task_id}", params={"wait": 60}))
 
     assert answer.json()["status"] == "succeeded"
-    assert seconds < SLOW_POLL_SECONDS + 1
+    assert seconds < 2.5
 
 
 def test_a_missed_ring_delays_those_who_wait_by_a_few_seconds(
@@ -336,7 +335,7 @@ def test_a_missed_ring_delays_those_who_wait_by_a_few_seconds(
         answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}))
 
     assert answer.json()["status"] == "succeeded"
-    assert seconds < LISTENING_POLL_SECONDS + 1.5
+    assert seconds < 6.5
 
 
 def test_a_wait_ends_with_the_client_that_waits(settings: Any, serve: Callable[..., Any]) -> None:

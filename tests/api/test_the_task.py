@@ -68,7 +68,7 @@ def test_a_task_between_attempts_shows_when_the_next_one_is_and_no_error_yet(
 ) -> None:
     task_id = ping()
     hand.claim(task_id)
-    hand.end(task_id, "retrying", error={"type": "/problems/timed-out"}, delay=60)
+    hand.end(task_id, "retrying", result={"half": "done"}, error={"type": "/problems/timed-out"}, delay=60)
 
     task = operator.get(f"/tasks/{task_id}").json()
 
