@@ -60,7 +60,7 @@ class WorkerProcess:
         self._heartbeat = Heartbeat(
             settings, lambda: list(self._attempts.values()), self._end_stuck, self._give_up_waiting
         )
-        self._watch = ConsumerWatch(settings, queues, lambda: not self._attempts, self._end_deaf)
+        self._watch = ConsumerWatch(settings, queues, self._is_idle, self._end_deaf)
         self._scratch = ScratchFolder(settings)
         self._draining = threading.Event()
         progress = ProgressWriter(
@@ -200,6 +200,10 @@ class WorkerProcess:
         self._forget(attempt)
         self._exit_at_last(self._settings.shutdown_grace_seconds + LAST_SECONDS, exit_code=1)
         signals.worker_shutting_down.send(sender=None, sig="stuck", how="warm", exitcode=1)
+
+    def _is_idle(self) -> bool:
+        """Whether there is nothing to do, and more is wanted: while the database is away, claims wait and it is not."""
+        return not self._attempts and self._claimer.wants_more()
 
     def _end_deaf(self) -> None:
         """End a process that hears no messages any more: another takes its place."""

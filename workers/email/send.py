@@ -62,9 +62,12 @@ def deliver(params: SendParams, context: HandlerContext, server: MailServer) -> 
     try:
         with server.connect(context.check) as session:
             context.check()
+            # From before the intent is written: the claim held then, and the process may be stopped right after.
+            since = time.monotonic()
             intent_id = write_intent(context, message.message_id, waiting)
             kill_points.reach("after-intent")
-            verdicts |= _send(session, message, [recipients[address] for address in waiting], context, intent_id)
+            sending = [recipients[address] for address in waiting]
+            verdicts |= _send(session, message, sending, context, intent_id, since)
     except MailServerUnavailable as trouble:
         context.log.warning("mail_server_unavailable", reason=trouble.reason, code=trouble.code)
         for address in waiting:
@@ -97,7 +100,12 @@ def _compose(params: SendParams, context: HandlerContext) -> Message:
 
 
 def _send(
-    session: MailSession, message: Message, waiting: Sequence[Mailbox], context: HandlerContext, intent_id: UUID
+    session: MailSession,
+    message: Message,
+    waiting: Sequence[Mailbox],
+    context: HandlerContext,
+    intent_id: UUID,
+    since: float,
 ) -> dict[str, Verdict]:
     """Send the message and write each receipt. Raises `LoginRefused` when the server wanted a login after all.
 
@@ -111,7 +119,7 @@ def _send(
             verdicts.setdefault(mailbox.address, verdict)
 
     try:
-        _converse(session, message, waiting, context, intent_id, verdicts)
+        _converse(session, message, waiting, context, intent_id, since, verdicts)
     except MailServerUnavailable as error:
         trouble = error
         fill_in(CUT_OFF if error.code is None else Verdict("deferred", error.code, f"No message was sent: {error}."))
@@ -136,10 +144,10 @@ def _converse(
     waiting: Sequence[Mailbox],
     context: HandlerContext,
     intent_id: UUID,
+    since: float,
     verdicts: dict[str, Verdict],
 ) -> None:
     """Go through the dialogue up to the answer, and put each verdict into `verdicts` as soon as it is known."""
-    since = time.monotonic()
     if not session.offers_smtputf8:
         verdicts |= {m.address: NO_SMTPUTF8 for m in waiting if m.needs_smtputf8 or message.needs_smtputf8}
     remaining = [mailbox for mailbox in waiting if mailbox.address not in verdicts]
