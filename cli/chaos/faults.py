@@ -15,11 +15,9 @@ import psutil
 import redis
 
 from cli.chaos.mail_server import MailServer
-from cli.chaos.schedule import QUEUES, Fault, stop_seconds
+from cli.chaos.schedule import FREEZE_SECONDS, QUEUES, Fault, stop_seconds
 from cli.local_stack.stack import LocalStack
 
-_FREEZE_SECONDS: Final = 5.0
-_REDELIVER_SECONDS: Final = 5.0
 _COPIES: Final = 4
 _CHILD: Final = "limited_child"
 
@@ -41,7 +39,7 @@ class FaultThrower:
             "stop-worker": lambda fault: self._stop(f"worker-{fault.queue}", stop_seconds(lease_seconds)),
             "flush-broker": lambda _: self._flush(),
             "kill-broker": lambda _: self._lose_broker(),
-            "freeze-broker": lambda _: self._stop("broker", _FREEZE_SECONDS),
+            "freeze-broker": lambda _: self._stop("broker", FREEZE_SECONDS),
             "crash-postgres": lambda _: self._signal("postgres", signal.SIGQUIT),
             "stall-mail": lambda _: self._stall_mail(),
             "put-off-mail": lambda _: setattr(mail, "put_off", 5),
@@ -113,13 +111,13 @@ class FaultThrower:
 
     def _stall_mail(self) -> None:
         self._mail.answers.clear()
-        time.sleep(_FREEZE_SECONDS)
+        time.sleep(FREEZE_SECONDS)
         self._mail.answers.set()
 
     def _redeliver(self) -> None:
         """Put four copies of each message beside it, wherever it is seen before it is taken."""
         seen: set[bytes] = set()
-        end = time.monotonic() + _REDELIVER_SECONDS
+        end = time.monotonic() + FREEZE_SECONDS
         with self._broker() as broker:
             while time.monotonic() < end:
                 for queue in QUEUES:

@@ -11,6 +11,8 @@ QUIET_SECONDS: Final = 3.0
 """Before the first fault, so that there is work for it to hit."""
 SHORTEST_GAP_SECONDS: Final = 2.0
 LONGEST_GAP_SECONDS: Final = 6.0
+FREEZE_SECONDS: Final = 5.0
+"""How long a server that is not killed misbehaves."""
 
 FAULTS: Final[dict[str, str]] = {
     "kill-worker": "SIGKILL to the worker of a queue",
@@ -56,6 +58,13 @@ def stop_seconds(lease_seconds: float) -> float:
     return lease_seconds * 1.5
 
 
+def _how_long(name: str, lease_seconds: float) -> float:
+    """Give how many seconds a fault takes; the gap to the next comes after them."""
+    if name == "stop-worker":
+        return stop_seconds(lease_seconds)
+    return {"freeze-broker": FREEZE_SECONDS, "stall-mail": FREEZE_SECONDS, "redeliver": FREEZE_SECONDS}.get(name, 0.0)
+
+
 def _plan(chance: random.Random, seconds: float, names: list[str], lease_seconds: float) -> Iterator[Fault]:
     at_seconds = QUIET_SECONDS
     left: list[str] = []
@@ -64,5 +73,4 @@ def _plan(chance: random.Random, seconds: float, names: list[str], lease_seconds
             left = chance.sample(names, len(names))
         name = left.pop()
         yield Fault(round(at_seconds, 1), name, chance.choice(QUEUES))
-        lasts = stop_seconds(lease_seconds) if name == "stop-worker" else 0.0
-        at_seconds += lasts + chance.uniform(SHORTEST_GAP_SECONDS, LONGEST_GAP_SECONDS)
+        at_seconds += _how_long(name, lease_seconds) + chance.uniform(SHORTEST_GAP_SECONDS, LONGEST_GAP_SECONDS)
