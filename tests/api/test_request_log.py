@@ -8,7 +8,9 @@ import structlog
 from structlog.testing import LogCapture
 
 
-def test_a_submission_is_logged_with_its_request_and_task_and_nothing_of_its_content(api: Any, monkeypatch: Any) -> None:
+def test_a_submission_is_logged_with_its_request_and_task_and_nothing_of_its_content(
+    api: Any, monkeypatch: Any
+) -> None:
     captured = LogCapture()
     monkeypatch.setattr("api.middleware.log", structlog.wrap_logger(None, processors=[captured]))
     client = api.client("operator", "operator")
