@@ -80,7 +80,9 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
     ),
     "rate-limited": ProblemType(429, "Too many requests", "Wait as long as `Retry-After` says."),
     "queue-full": ProblemType(
-        429, "Queue full", "Too many tasks are queued already. Nothing was accepted: try again after `Retry-After` seconds."
+        429,
+        "Queue full",
+        "Too many tasks are queued already. Nothing was accepted: try again after `Retry-After` seconds.",
     ),
     "internal-error": ProblemType(
         500,
