@@ -120,7 +120,7 @@ def test_a_store_that_answers_503_for_a_while_delays_what_is_made_and_for_good_f
     params = uploaded["params"]
     front.failures = 3
     room.relay()
-    room.worker(concurrency=1)
+    room.worker(concurrency=2)
     room.wait_for(short, "succeeded", seconds=30)
     refused_at_first = front.refused
     front.failures = float("inf")
