@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import psutil
 import psycopg
 import pytest
 from psycopg.rows import namedtuple_row
@@ -26,6 +27,24 @@ from workers.heartbeat import Heartbeat
 from workers.run_task import TaskRunner
 
 SOMEONE = uuid4()
+
+
+@pytest.fixture
+def limited_children() -> Callable[[], list[psutil.Process]]:
+    """Gives the processes that this one has started since the test began, and that still run.
+
+    What a test of this process started before, such as its Postgres, is no child of a handler.
+    """
+    before = set(psutil.Process().children(recursive=True))
+
+    def find() -> list[psutil.Process]:
+        return [
+            child
+            for child in psutil.Process().children(recursive=True)
+            if child not in before and child.status() != psutil.STATUS_ZOMBIE
+        ]
+
+    return find
 
 
 class Tasks:

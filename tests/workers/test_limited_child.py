@@ -25,7 +25,7 @@ Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited_children: Any) -> Iterator[Run]:
     """Run the body of a `run_in_child`, given as source."""
     modules, folder = tmp_path / "modules", tmp_path / "scratch"
     modules.mkdir()
@@ -49,8 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         return run_limited_child("work_of_a_child", request or {}, limits, folder, check, report_progress)
 
     yield run_body
-    left = [child.pid for child in psutil.Process().children(recursive=True)]
-    assert left == [], "a child was left behind"
+    assert limited_children() == [], "a child was left behind"
 
 
 def failure_of(run: Run, body: str, **options: Any) -> Failed:

@@ -6,7 +6,6 @@ from typing import Any
 from uuid import uuid4
 
 import pikepdf
-import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -174,7 +173,7 @@ def test_more_text_than_a_task_may_make_is_a_named_error(
         assert failed.data == {"most_bytes": 1000}
 
 
-def test_cancelling_in_the_middle_ends_it_and_keeps_nothing(context: MemoryContext) -> None:
+def test_cancelling_in_the_middle_ends_it_and_keeps_nothing(context: MemoryContext, limited_children: Any) -> None:
     heard = context.progress
 
     def progress(percent: int, message: str | None = None) -> None:
@@ -186,7 +185,7 @@ def test_cancelling_in_the_middle_ends_it_and_keeps_nothing(context: MemoryConte
         extract(context, document(*("words",) * 3000))
     assert len(context.progress_calls) == 1
     assert context.artifacts == []
-    assert psutil.Process().children(recursive=True) == []
+    assert limited_children() == []
 
 
 @pytest.mark.parametrize(

@@ -394,7 +394,9 @@ def test_a_large_photo_needs_little(context: MemoryContext, encode: Encode) -> N
     assert [(v.width, v.height) for v in result.variants] == [(1600, 1200), (400, 300)]
 
 
-def test_cancelling_in_the_middle_ends_it_and_keeps_nothing(context: MemoryContext, read_data: ReadData) -> None:
+def test_cancelling_in_the_middle_ends_it_and_keeps_nothing(
+    context: MemoryContext, read_data: ReadData, limited_children: Any
+) -> None:
     heard = context.progress
 
     def progress(percent: int, message: str | None = None) -> None:
@@ -406,7 +408,7 @@ def test_cancelling_in_the_middle_ends_it_and_keeps_nothing(context: MemoryConte
         make(context, read_data("rocket.jpg"), *(variant(f"v{n}", width=600, format="avif") for n in range(20)))
     assert len(context.progress_calls) == 1
     assert context.artifacts == []
-    assert psutil.Process().children(recursive=True) == []
+    assert limited_children() == []
 
 
 @pytest.mark.parametrize(

@@ -494,7 +494,9 @@ def test_a_parquet_file_that_breaks_off_while_it_is_read_is_named_too(run_report
     assert caught.value.data == {"source": "t"}
 
 
-def test_an_endless_query_is_timed_out(run_report: RunReport, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_query_is_timed_out(
+    run_report: RunReport, monkeypatch: pytest.MonkeyPatch, limited_children: Any
+) -> None:
     run_child = MemoryContext.run_child
     monkeypatch.setattr(
         MemoryContext, "run_child", lambda self, *args, **options: run_child(self, *args, timeout_seconds=2, **options)
@@ -503,10 +505,10 @@ def test_an_endless_query_is_timed_out(run_report: RunReport, monkeypatch: pytes
         run_report("SELECT sum(a.i * b.i) FROM range(1_000_000_000) a(i), range(1_000_000_000) b(i)")
 
     assert caught.value.type == "/problems/timed-out"
-    assert not child_processes()
+    assert not limited_children()
 
 
-def test_an_endless_recursion_ends_when_the_task_is_cancelled(run_report: RunReport) -> None:
+def test_an_endless_recursion_ends_when_the_task_is_cancelled(run_report: RunReport, limited_children: Any) -> None:
     started = time.monotonic()
     with pytest.raises(Cancelled):
         run_report(
@@ -515,18 +517,20 @@ def test_an_endless_recursion_ends_when_the_task_is_cancelled(run_report: RunRep
         )
 
     assert time.monotonic() - started < 3
-    assert not child_processes()
+    assert not limited_children()
 
 
 @pytest.mark.parametrize(
     "query", ["SELECT list(i) FROM range(1_000_000_000) t(i)", "SELECT repeat('x', 4_000_000_000)"]
 )
-def test_a_memory_hog_is_out_of_memory_and_its_memory_comes_back(run_report: RunReport, query: str) -> None:
+def test_a_memory_hog_is_out_of_memory_and_its_memory_comes_back(
+    run_report: RunReport, query: str, limited_children: Any
+) -> None:
     with pytest.raises(Failed) as caught:
         run_report(query)
 
     assert caught.value.type == "/problems/out-of-memory"
-    assert not child_processes()
+    assert not limited_children()
 
 
 def test_more_rows_than_a_report_may_have_are_too_large(run_report: RunReport) -> None:
@@ -544,14 +548,14 @@ def test_more_columns_than_a_report_may_have_are_too_large(run_report: RunReport
     assert caught.value.type == "/problems/report-too-large"
 
 
-def test_a_million_rows_stream_through_a_child_that_stays_small(run_report: RunReport) -> None:
+def test_a_million_rows_stream_through_a_child_that_stays_small(run_report: RunReport, limited_children: Any) -> None:
     peak = 0
     ended = threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not ended.wait(0.05):
-            peak = max([peak, *(memory_bytes(child) for child in child_processes())])
+            peak = max([peak, *(memory_bytes(child) for child in limited_children())])
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -567,10 +571,6 @@ def test_a_million_rows_stream_through_a_child_that_stays_small(run_report: RunR
     percents = [percent for percent, _ in report.context.progress_calls]
     assert percents == sorted(percents)
     assert any("Writing" in (message or "") for _, message in report.context.progress_calls)
-
-
-def child_processes() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
 
 
 def memory_bytes(process: psutil.Process) -> int:

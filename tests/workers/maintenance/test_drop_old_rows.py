@@ -1,0 +1,36 @@
+"""What is too old to matter is dropped, and nothing younger."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+
+def test_old_keys_tombstones_and_slots_are_dropped_and_younger_ones_kept(tasks: Any, chores: Any) -> None:
+    schedule = uuid4()
+    tasks.connection.execute(
+        "INSERT INTO schedules (id, name, kind, params, every_seconds) VALUES (%s, 'x', 'a.b', '{}', 60)", (schedule,)
+    )
+    for age in ("1 hour", "23 hours", "25 hours", "6 days", "8 days", "29 days", "31 days"):
+        tasks.connection.execute(
+            "INSERT INTO idempotency_keys (owner_id, key, subject_id, status_code, created_at)"
+            " VALUES (%s, 'k', %s, 202, now() - %s::interval)",
+            (uuid4(), uuid4(), age),
+        )
+        tasks.connection.execute(
+            "INSERT INTO tombstones (id, subject, organization_id, owner_id, purged_at)"
+            " VALUES (%s, 'task', %s, %s, now() - %s::interval)",
+            (uuid4(), uuid4(), uuid4(), age),
+        )
+        tasks.connection.execute(
+            "INSERT INTO schedule_slots (schedule_id, slot, task_id) VALUES (%s, now() - %s::interval, %s)",
+            (schedule, age, uuid4()),
+        )
+
+    assert chores.do("maintenance.drop_old_rows") == {"idempotency_keys": 5, "tombstones": 1, "slots": 3}
+
+    assert (chores.count("idempotency_keys"), chores.count("tombstones"), chores.count("schedule_slots")) == (
+        2,
+        6,
+        4,
+    )
