@@ -312,18 +312,18 @@ def test_a_file_name_of_an_attacker_is_made_safe(client: httpx2.Client, objects:
     assert all(path.name.isalnum() for path in objects.new())
 
 
-def speak(base_url: str, *pieces: bytes, wait: bool = True) -> bytes:
+def speak(base_url: str, *pieces: bytes) -> bytes:
     host, port = base_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         try:
             for piece in pieces:
                 connection.sendall(piece)
             received = b""
-            while wait and (data := connection.recv(65_536)):
+            while data := connection.recv(65_536):
                 received += data
         except ConnectionError:
             pass
-        return received if wait else b""
+        return received
 
 
 def head(keys: dict[str, str], *headers: str) -> bytes:
@@ -371,11 +371,20 @@ def test_a_client_that_hangs_up_in_the_middle_leaves_neither_object_nor_task(
 ) -> None:
     before = count(database, "tasks"), count(database, "files")
     key = "Idempotency-Key: hung-up"
-    speak(base_url, head(keys, key, "Content-Length: 6000000"), FILE_PART, b"x" * 3_000_000, wait=False)
-    deadline = time.monotonic() + 5
-    while count(database, "idempotency_keys WHERE key = 'hung-up'") and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert count(database, "idempotency_keys WHERE key = 'hung-up'") == 0
+
+    def wait_until_held(times: int) -> None:
+        deadline = time.monotonic() + 5
+        while (
+            held := count(database, "idempotency_keys WHERE key = 'hung-up'")
+        ) != times and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert held == times
+
+    host, port = base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head(keys, key, "Content-Length: 6000000") + FILE_PART + b"x" * 3_000_000)
+        wait_until_held(1)
+    wait_until_held(0)
     objects.settle(0)
     assert (count(database, "tasks"), count(database, "files")) == before
 
@@ -609,7 +618,9 @@ def test_a_download_that_is_given_up_closes_its_file(
     headers = {"Authorization": f"Bearer {keys['client']}"}
     reading = httpx2.Client(base_url=base_url, headers=headers, transport=takes_little)
     with reading as reader, reader.stream("GET", path) as answer:
-        next(answer.iter_raw())
+        # An iterator that nobody holds closes the download.
+        pieces = answer.iter_raw()
+        next(pieces)
         assert open_objects() == 1
     deadline = time.monotonic() + 5
     while open_objects() and time.monotonic() < deadline:
