@@ -85,7 +85,10 @@ class Supervisor:
     async def stop(self, stages: Sequence[Sequence[str]], limit_seconds: float) -> None:
         """End the parts, stage by stage, all of them within the limit, and whatever they started and left behind."""
         deadline = time.monotonic() + limit_seconds
-        descendants = list_descendants(os.getpid())
+        # Of the parts, not of this process: it may have children that are no business of this supervisor.
+        descendants = [
+            descendant for process in self._processes.values() for descendant in list_descendants(process.pid)
+        ]
         for stage in stages:
             await asyncio.gather(*(self._end(name, deadline) for name in stage if name in self._parts))
         strays = {identity for identity in descendants if is_alive(identity)} | set(self._record.list_strays())

@@ -153,3 +153,19 @@ def test_a_record_whose_pids_are_others_by_now_ends_nobody(tmp_path: Path) -> No
     record.write_text(f'{{"running": {{"api": {{"pid": {us.pid}, "started": "{us.started}0"}}}}}}')
 
     assert ProcessRecord(record, "nobody's").end_earlier() == 0
+
+
+def test_stopping_leaves_alone_what_this_process_started_besides(tmp_path: Path) -> None:
+    bystander = subprocess.Popen(["sleep", "60"])
+
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, "bystander")
+        await supervisor.start(make_part("one", "sleep 61", "bystander"))
+        await supervisor.stop([["one"]], limit_seconds=5)
+
+    try:
+        asyncio.run(scenario())
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
