@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import cast
+
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.error_responses import Problem
+from api.joined_writes import JoinedWrites
 from api.middleware import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
 from api.wakeups import Waiters
 from shared.identifiers import new_id
@@ -12,6 +16,10 @@ from shared.identifiers import new_id
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, with writes that are joined."""
+        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
 
     def shutdown(self) -> None:
         """Begin to end, because the server stops: who waits for a task is answered now, and not in a minute."""
