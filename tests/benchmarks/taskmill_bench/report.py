@@ -111,7 +111,7 @@ def describe_run(result: dict[str, Any]) -> list[str]:
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']} "
         f"{machine['architecture']}; load average {load['before'][0]:.1f} before and {load['after'][0]:.1f} after",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
-        f"medians of {options['rounds']} rounds, {options['seconds']:g} s each where time bounds, {options['tasks']:,} "
+        f"medians of {options['rounds']} round(s), {options['seconds']:g} s each where time bounds, {options['tasks']:,} "
         f"tasks to drain, {options['waiters']:,} who wait, {options['rows']:,} finished rows; "
         f"{options['worker_processes']} worker processes of each system",
         *failures,
