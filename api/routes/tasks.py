@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from psycopg.errors import CheckViolation
 from pydantic import Field
 from sqlalchemy import Executable
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import Receive, Scope, Send
 
 from api.authentication import Caller
@@ -223,11 +224,7 @@ async def cancel_task(
     body: NoBody,
 ) -> Response:
     """Cancel what waits, and ask what runs to stop."""
-    await require_task(services, caller, task_id)
-    async with services.engine.begin() as connection:
-        row = (await connection.execute(queries.lock_task(task_id))).one_or_none()
-        if row is None:
-            raise Problem("gone")
+    async with locked_task(services, caller, task_id) as (connection, row):
         if TaskStatus(row.status).done:
             raise Problem("task-done", f"The task is {row.status}.")
         await connection.exec_driver_sql(queries.CANCEL, {"ids": [task_id]})
@@ -251,11 +248,7 @@ async def retry_task(
     body: NoBody,
 ) -> Response:
     """Queue the task once more, with the kind's attempts added."""
-    await require_task(services, caller, task_id)
-    async with services.engine.begin() as connection:
-        row = (await connection.execute(queries.lock_task(task_id))).one_or_none()
-        if row is None:
-            raise Problem("gone")
+    async with locked_task(services, caller, task_id) as (connection, row):
         kind = find_kind(row.kind)
         if row.status not in {"failed", "cancelled", "expired"} or kind is None:
             raise Problem("task-not-retriable", f"The task is {row.status}.")
@@ -292,11 +285,7 @@ async def delete_task(
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Erase a done task now."""
-    await require_task(services, caller, task_id)
-    async with services.engine.begin() as connection:
-        row = (await connection.execute(queries.lock_task(task_id))).one_or_none()
-        if row is None:
-            raise Problem("gone")
+    async with locked_task(services, caller, task_id) as (connection, row):
         if not TaskStatus(row.status).done:
             raise Problem("task-not-done", f"The task is {row.status}.")
         artifacts = (await connection.execute(queries.lock_artifacts([task_id]))).all()
@@ -310,6 +299,17 @@ async def delete_task(
         with suppress(StorageUnavailable):
             await in_storage_thread(services.store.delete, [artifact.storage_key for artifact in artifacts])
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
+
+
+@asynccontextmanager
+async def locked_task(services: Services, caller: Caller, task_id: UUID) -> AsyncIterator[tuple[AsyncConnection, Any]]:
+    """Hold a task's row in a transaction; give both. Raises `not-found` or `gone` unless the caller may see the task."""
+    await require_task(services, caller, task_id)
+    async with services.engine.begin() as connection:
+        row = (await connection.execute(queries.lock_task(task_id))).one_or_none()
+        if row is None:
+            raise Problem("gone")
+        yield connection, row
 
 
 async def require_task(services: Services, caller: Caller, task_id: UUID) -> None:
