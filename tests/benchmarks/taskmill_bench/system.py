@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,7 +49,7 @@ class Usage:
         return {part: seconds / count * 1e6 for part, seconds in self.seconds.items()}
 
 
-class System:
+class System(ABC):
     """One system on a database and a broker of its own, from `start` to `stop`.
 
     `size` is the share of a drain's tasks that it is given: what is compared is a rate, and a slow one would take
@@ -77,24 +78,24 @@ class System:
         """Make the system's database, in the state in which a user would begin; give its URL."""
         return self.servers.create_database(f"bench_{self.name}")
 
-    def start_front(self) -> None:
+    def start_front(self) -> None:  # noqa: B027 (a system without HTTP has no front to start)
         """Start what takes submissions. Nothing, for a system without HTTP."""
 
+    @abstractmethod
     def start_workers(self) -> None:
         """Start the workers: `worker_processes` of them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_drained(self) -> bool:
         """Whether every task that was sent has ended, by the system's own record."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send_many(self, count: int) -> Sending:
         """Submit so many tasks as fast as its usual client does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure_latency(self, count: int, idle_seconds: float) -> list[float]:
         """Seconds from submitting to seeing the end, one task at a time, as its usual client sees it."""
-        raise NotImplementedError
 
     # What is the same for all.
 
@@ -192,11 +193,11 @@ class HttpSystem(System):
         super().__init__(servers, folder)
         self.port = 0
 
-    def submit_request(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def submit_request(self) -> dict[str, Any]: ...
 
-    def poll_request(self, task_id: str) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def poll_request(self, task_id: str) -> dict[str, Any]: ...
 
     def follow_request(self) -> dict[str, Any]:
         """How a client that wants to see the end soon asks, with `{id}` in the place of the task's id."""
@@ -250,8 +251,8 @@ class HttpSystem(System):
 class ClientSystem(System):
     """A system without HTTP: its client library submits, in a process of its own that counts as part of the system."""
 
-    def client_command(self) -> list[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def client_command(self) -> list[Any]: ...
 
     def send_many(self, count: int) -> Sending:
         client = Client(self.client_command(), {"mode": "send", "count": count}, self.environment())
