@@ -27,7 +27,14 @@ INDEX_PLANS = (
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 )
 CONNECT_TIMEOUT_SECONDS = 5
-TCP_KEEPALIVE = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+TCP_KEEPALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    # What was sent and never confirmed is not kept alive: Linux would send it again for a quarter of an hour.
+    "tcp_user_timeout": 25_000,
+}
 
 
 GRACE_SECONDS: Final = 0.5

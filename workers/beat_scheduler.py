@@ -39,6 +39,8 @@ KEEP_SECONDS: Final = 86_400
 
 CANARY: Final = "platform.canary"
 CANARY_SECONDS: Final = 20
+CANARY_LATE_SECONDS: Final = 60.0
+"""So long after its last canary's return a queue is told of as late."""
 CANARY_KEEP_SECONDS: Final = 900
 
 PLATFORM_SCHEDULES: Final[dict[str, tuple[str, int]]] = {
@@ -89,11 +91,29 @@ def insert_due_tasks(engine: Engine) -> int:
     with engine.begin() as connection:
         connection.exec_driver_sql(queries.SHOW_SIGN_OF_LIFE, {"part": "beat"})
         due = connection.execute(queries.list_due_slots()).all()
-    inserted = 0
-    for slot in due:
-        with engine.begin() as connection:
-            inserted += _insert(connection, slot)
-    return inserted
+    inserted = [slot.kind for slot in due if _insert_in_transaction(engine, slot)]
+    if CANARY in inserted:
+        tell_of_canaries(engine)
+    return len(inserted)
+
+
+def tell_of_canaries(engine: Engine) -> None:
+    """Log of each queue how long its last canary was on its way, in milliseconds, and how long ago it came back."""
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql(queries.LIST_CANARIES, {"kind": CANARY}).all()
+    for row in rows:
+        late = row.age_seconds > CANARY_LATE_SECONDS
+        (log.warning if late else log.info)(
+            "canary_late" if late else "canary",
+            queue=row.queue,
+            round_trip_ms=None if row.round_trip_seconds is None else round(row.round_trip_seconds * 1000, 1),
+            age_seconds=round(row.age_seconds, 1),
+        )
+
+
+def _insert_in_transaction(engine: Engine, due: Any) -> bool:
+    with engine.begin() as connection:
+        return bool(_insert(connection, due))
 
 
 def _insert(connection: Connection, due: Any) -> int:

@@ -54,6 +54,8 @@ class Claimer:
         self._changed = threading.Condition()
         self._stopping = False
         self._refused = False
+        self.heard_at = time.monotonic()
+        """When the last id was offered."""
         self.on_hungry: Callable[[], None] = lambda: None
         """Called, by any thread, when ids are wanted again after `wants_more` said that they were not."""
         self._thread = threading.Thread(target=self._run, name="claimer", daemon=True)
@@ -64,6 +66,7 @@ class Claimer:
 
     def offer(self, task_id: UUID, request: Any) -> None:
         """Let a task be claimed as soon as there is room; an id that waits already is the same bell."""
+        self.heard_at = time.monotonic()
         with self._changed:
             if not self._stopping:
                 self._pending.setdefault(task_id, Offer(request, time.monotonic()))

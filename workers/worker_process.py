@@ -60,7 +60,10 @@ class WorkerProcess:
         self._heartbeat = Heartbeat(
             settings, lambda: list(self._attempts.values()), self._end_stuck, self._give_up_waiting
         )
-        self._watch = ConsumerWatch(settings, queues, self._is_idle, self._end_deaf)
+        self._watch = ConsumerWatch(settings, queues, self, self._end_for_another)
+        self._worked_at = time.monotonic()
+        self._exit_code: int | None = None
+        """What the process exits with once it has drained; None when Celery itself brings it to its end."""
         self._scratch = ScratchFolder(settings)
         self._draining = threading.Event()
         progress = ProgressWriter(
@@ -135,6 +138,7 @@ class WorkerProcess:
             log.exception("attempt_not_recorded", task_id=str(attempt.task.id))
             self._forget(attempt)
         finally:
+            self._worked_at = time.monotonic()
             self._claimer.release(time.perf_counter() - started)
 
     def _forget(self, attempt: Attempt) -> None:
@@ -152,7 +156,7 @@ class WorkerProcess:
         """Claim no more; hand back what has not begun, and, when the grace is over, what has; then end at all costs."""
         self._watch.stop()
         # Nothing that does not answer, a broker, a database or a handler, may keep the process for longer.
-        self._exit_at_last(self._settings.shutdown_grace_seconds + LAST_SECONDS + 1, exit_code=0)
+        self._exit_at_last(self._settings.shutdown_grace_seconds + LAST_SECONDS + 1, self._exit_code or 0)
         self._claimer.stop()
         self._give_back_what_waits(list(self._attempts.values()))
         deadline = time.monotonic() + self._settings.shutdown_grace_seconds
@@ -166,8 +170,10 @@ class WorkerProcess:
         if self._attempts:
             log.warning("stopped_with_stuck_threads", attempts=len(self._attempts))
             self._hand_back_everything()
-            self._scratch.remove()
-            os._exit(0)
+        elif self._exit_code is None:
+            return
+        self._scratch.remove()
+        os._exit(self._exit_code or 0)
 
     def _hand_back_everything(self) -> None:
         for attempt in list(self._attempts.values()):
@@ -198,18 +204,28 @@ class WorkerProcess:
         self._finisher.write(self._runner.time_out(attempt))
         attempt.ended = True
         self._forget(attempt)
-        self._exit_at_last(self._settings.shutdown_grace_seconds + LAST_SECONDS, exit_code=1)
-        signals.worker_shutting_down.send(sender=None, sig="stuck", how="warm", exitcode=1)
+        self._end_for_another()
 
-    def _is_idle(self) -> bool:
-        """Whether there is nothing to do, and more is wanted: while the database is away, claims wait and it is not."""
-        return not self._attempts and self._claimer.wants_more()
+    def has_room(self) -> bool:
+        """Whether more is wanted: while the database is away, claims wait and it is not."""
+        return self._claimer.wants_more()
 
-    def _end_deaf(self) -> None:
-        """End a process that hears no messages any more: another takes its place."""
-        self._claimer.stop()
-        self._hand_back_everything()
-        self._exit_at_last(0, exit_code=1)
+    def is_running(self) -> bool:
+        """Whether an attempt runs: what only waits for a thread may wait for one that will never come."""
+        return any(attempt.started for attempt in list(self._attempts.values()))
+
+    def heard_at(self) -> float:
+        """When the broker gave a message last, by the monotonic clock."""
+        return self._claimer.heard_at
+
+    def worked_at(self) -> float:
+        """When an attempt ended last, by the monotonic clock."""
+        return self._worked_at
+
+    def _end_for_another(self) -> None:
+        """End a process that is of no more use, as a shutdown does, so that another takes its place."""
+        self._exit_code = 1
+        signals.worker_shutting_down.send(sender=None, sig="lost", how="warm", exitcode=1)
 
     def _exit_at_last(self, seconds: float, exit_code: int) -> None:
         """End the process after so many seconds, if it is still there then."""

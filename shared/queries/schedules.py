@@ -91,5 +91,20 @@ ORDER BY s.name, t.finished_at DESC NULLS LAST, x.slot"""
 Where none of the last ten returned, the age is that of the oldest of them, and its way has no length.
 """
 
+LIST_LATE_CANARIES: Final = """
+SELECT DISTINCT ON (s.name) t.queue, t.status = 'queued' AS unclaimed, t.rung_at IS NOT NULL AS published
+FROM schedules s
+CROSS JOIN LATERAL (
+    SELECT task_id FROM schedule_slots WHERE schedule_id = s.id ORDER BY slot DESC LIMIT 10) AS x
+JOIN tasks t ON t.id = x.task_id
+WHERE s.kind = %(kind)s AND s.enabled AND t.queue = ANY(%(queues)s::text[])
+    AND t.created_at < now() - %(seconds)s * interval '1 second'
+    AND (SELECT count(*) FROM signs_of_life
+        WHERE part IN ('relay', 'sweeper') AND at > now() - %(alive_seconds)s * interval '1 second') = 2
+ORDER BY s.name, t.created_at DESC"""
+"""List, for each of the queues, the last canary that is older than so many seconds: whether nobody has claimed it, and
+whether it is published. Gives nothing while no relay lives, for then there is nothing that a worker could have claimed.
+"""
+
 PING = text("SELECT 1")
 """Ask whether the database answers."""
