@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from shared.api_keys import CreatedKey, create_key
 from shared.identifiers import new_id
 from shared.schema_migrations import migrate
 from shared.settings import Settings
+from tests.forked_parts import ForkedPart, PartServer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(__file__).resolve().parent / "data"
@@ -165,34 +166,43 @@ def part_environment(settings: Settings) -> dict[str, str]:
 class Parts:
     """Parts of the platform as processes, ended with the test."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    def __init__(self, settings: Settings, folder: Path, server: PartServer) -> None:
         self.settings = settings
-        self._folder = folder
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.folder = folder
+        self._server = server
+        self.processes: list[subprocess.Popen[bytes] | ForkedPart] = []
 
-    def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes] | ForkedPart:
         """Start `taskmill <arguments>`; its log lies in the test's folder."""
-        log = (self._folder / f"{len(self.processes)}-{arguments[0]}.log").open("wb")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", *arguments],
-            cwd=ROOT,
-            env={**part_environment(self.settings), **(environment or {})},
-            stdout=log,
-            stderr=log,
-        )
-        log.close()
+        added = dict(environment or {})
+        whole = {**part_environment(self.settings), **added}
+        log = self.folder / f"{len(self.processes)}-{arguments[0]}.log"
+        # What speaks to the interpreter is heard by one that starts.
+        start = self._start_interpreter if any(name.startswith("PYTHON") for name in added) else self._server.start
+        process = start(arguments, whole, log)
         self.processes.append(process)
         return process
 
+    @staticmethod
+    def _start_interpreter(
+        arguments: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> subprocess.Popen[bytes]:
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "cli.main", *arguments], cwd=ROOT, env=environment, stdout=output, stderr=output
+            )
+
     def start_worker(
         self, queues: str = "files,reports,email,maintenance", concurrency: int = 2
-    ) -> subprocess.Popen[bytes]:
+    ) -> subprocess.Popen[bytes] | ForkedPart:
         """Start a worker."""
         return self.start("worker", "--queues", queues, "--concurrency", str(concurrency))
 
     def logs(self) -> str:
         """What every part has said."""
-        return "\n".join(path.read_text(errors="replace") for path in sorted(self._folder.glob("*.log")))
+        return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
 
     def stop(self) -> None:
         """Stop every part, by force if need be."""
@@ -207,12 +217,19 @@ class Parts:
                 process.wait()
 
 
+@pytest.fixture(scope="session")
+def part_server() -> Iterator[PartServer]:
+    """What parts are forked from."""
+    with PartServer() as server:
+        yield server
+
+
 @pytest.fixture
-def parts(settings: Settings, tmp_path: Path) -> Iterator[Parts]:
+def parts(settings: Settings, tmp_path: Path, part_server: PartServer) -> Iterator[Parts]:
     """A way to start parts as processes on the test's own servers."""
     folder = tmp_path / "logs"
     folder.mkdir()
-    parts = Parts(settings, folder)
+    parts = Parts(settings, folder, part_server)
     try:
         yield parts
     finally:
