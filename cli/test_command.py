@@ -14,10 +14,11 @@ _ROOT = Path(__file__).resolve().parent.parent
 def run_tests(arguments: Sequence[str]) -> int:
     """Run pytest in the checkout with these arguments and answer its exit code. The last line is pytest's summary.
 
-    The tests of one file stay together, as they share the servers that their module starts; `-n` among the arguments
-    decides otherwise how many processes there are.
+    The tests of one file stay together, as they share the servers that their module starts, and files begin in the order
+    in which they were collected, the long ones first. `-n` among the arguments decides otherwise how many processes there
+    are.
     """
     argv = [sys.executable, "-m", "pytest"]
     if not any(argument == "-n" or argument.startswith(("-n", "--numprocesses")) for argument in arguments):
-        argv += ["-n", str(os.cpu_count() or 1), "--dist", "loadfile"]
+        argv += ["-n", str(os.cpu_count() or 1), "--dist", "loadfile", "--no-loadscope-reorder"]
     return subprocess.run([*argv, *arguments], cwd=_ROOT).returncode
