@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from api.app import create_app
 from api.http_protocol import HttpProtocol
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
+from cli.local_stack.server_process import ServerProcess
 from cli.local_stack.stack import LocalStack
 from shared.api_keys import CreatedKey, create_key
 from shared.identifiers import new_id
@@ -42,6 +43,8 @@ TEMPLATE = "taskmill_template"
 
 LONG_FOLDERS = ("benchmarks", "faults", "cli", "journeys", "workers", "deploy")
 """Where files take long, for they start processes; the longest first."""
+SHOWN_BYTES = 4000
+"""How much of the end of each log is shown beside a failure."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -53,6 +56,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONG_FOLDERS.index(folder) if folder in LONG_FOLDERS else len(LONG_FOLDERS)
 
     items.sort(key=rank)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show, beside a failure, the end of what each server of the test has said."""
+    report = yield
+    if report.failed:
+        for log in list_logs(getattr(item, "funcargs", {}).values()):
+            said = log.read_bytes()[-SHOWN_BYTES:].decode("utf-8", "replace").strip()
+            if said:
+                report.sections.append((f"end of {log.parent.name}/{log.name}", said))
+    return report
+
+
+def list_logs(fixtures: Iterable[object]) -> list[Path]:
+    """The logs of those of a test's fixtures that are servers."""
+    logs: set[Path] = set()
+    for fixture in fixtures:
+        if isinstance(fixture, Parts):
+            logs.update(fixture.folder.glob("*.log"))
+        elif isinstance(fixture, LocalStack | ServerProcess):
+            logs.add(fixture.log_path)
+    return sorted(log for log in logs if log.exists())
 
 
 @pytest.fixture(scope="session")

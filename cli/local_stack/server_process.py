@@ -49,6 +49,11 @@ class ServerProcess(ABC):
         """What is done once it answers, before others use it."""
 
     @property
+    def log_path(self) -> Path:
+        """What it has printed since its last start."""
+        return self.directory / "server.log"
+
+    @property
     def pid(self) -> int | None:
         """The main process, while it is to run."""
         return self._process.pid if self._process else None
@@ -99,13 +104,12 @@ class ServerProcess(ABC):
 
     def _start_once(self, limit_seconds: float) -> None:
         self.prepare()
-        log_path = self.directory / "server.log"
-        with log_path.open("wb") as log:
+        with self.log_path.open("wb") as log:
             process = self._process = spawn(self.command(), log)
         try:
             wait_until(lambda: process.poll() is not None or self.is_ready(), limit_seconds)
             if process.poll() is not None or not self.is_ready():
-                said = log_path.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+                said = self.log_path.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
                 raise ServerFailed(f"{type(self).__name__} in {self.directory} did not start:\n{said}")
             self.complete()
         except BaseException:
