@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +22,20 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+_OTHER_SCRIPTS = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "cp949")
+"""Encodings of scripts other than Latin that the Encoding Standard knows, each by its largest relative."""
+
+_WORD_BEYOND_ASCII = re.compile(rb"[\x80-\xff]{3,}")
+FEWEST_SIGNS = 8
+"""Fewer different bytes beyond ASCII say nothing of a script."""
+
 
 def find_encoding(path: str) -> str:
     """Give the encoding of a file, as Python names it. Raises `/problems/unreadable-text`.
 
-    A byte order mark decides; then UTF-8 (and so ASCII) if all of the file is; else the likeliest by its letters.
+    A byte order mark decides; then UTF-8 (and so ASCII) if all of the file is. Of other bytes nothing but a likelihood
+    can be told: where whole words lie beyond ASCII, the likeliest of another script; else Windows-1252, which contains
+    Latin-1, as the Encoding Standard of WHATWG falls back on, and as `reports.run` reads the same file.
     """
     with Path(path).open("rb") as stream:
         head = stream.read(4)
@@ -47,15 +57,23 @@ def _is_utf8(path: str) -> bool:
 
 
 def _guess(path: str) -> str:
-    from charset_normalizer import from_bytes
-
     with Path(path).open("rb") as stream:
         sample = _from_first_odd_byte(stream.read(SAMPLE_BYTES), path)
     if b"\0" in sample:
         raise unreadable_text()
-    best = from_bytes(sample, enable_fallback=False).best()
-    # Nearly every byte is a letter or a sign of it, and it is the likeliest of a text that is too short to tell.
-    return best.encoding if best is not None and best.encoding != "ascii" else "cp1252"
+    if not _has_words_beyond_ascii(sample):
+        return "cp1252"
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(sample, cp_isolation=list(_OTHER_SCRIPTS), enable_fallback=False).best()
+    return best.encoding if best is not None and best.encoding in _OTHER_SCRIPTS else "cp1252"
+
+
+def _has_words_beyond_ascii(sample: bytes) -> bool:
+    """Whether most bytes beyond ASCII stand together, as in Greek or Chinese, and not among others, as in `Grüße`."""
+    words = b"".join(_WORD_BEYOND_ASCII.findall(sample))
+    beyond = len(sample) - len(sample.translate(None, bytes(range(0x80, 0x100))))
+    return 2 * len(words) > beyond and len(set(words)) >= FEWEST_SIGNS
 
 
 def _from_first_odd_byte(sample: bytes, path: str) -> bytes:

@@ -67,7 +67,12 @@ class TextFacts(Result):
     """What kind of text it is."""
 
     encoding: Annotated[
-        str, Field(description="The character encoding, as IANA names it in small letters; ASCII is `utf-8` too.")
+        str,
+        Field(
+            description="The character encoding, as IANA names it in small letters; ASCII is `utf-8` too. Without a byte "
+            "order mark, what is not UTF-8 is `windows-1252`, which contains Latin-1, unless whole words are beyond "
+            "ASCII: then it is the likeliest of another script."
+        ),
     ]
     lines: Annotated[int, Field(description="How many lines there are; the last may lack its end.")]
 
