@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -13,20 +13,46 @@ from api.middleware import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
 from api.wakeups import Waiters
 from shared.identifiers import new_id
 
+LINGER_SECONDS: Final = 1.0
+"""How long an idle connection of a server that stops is kept: a request may be on its way, and is answered then."""
+
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
+
+    stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, with writes that are joined."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
 
     def shutdown(self) -> None:
-        """Begin to end, because the server stops: who waits for a task is answered now, and not in a minute."""
-        super().shutdown()
+        """Begin to end, because the server stops: who waits for a task is answered now, and not in a minute.
+
+        To close an idle connection at once would reset it under a request that was just sent, and its client could not
+        know what became of that. So it is closed with the next answer, which says so, or when none was asked for.
+        """
+        self.stopping = True
+        if self._is_idle():
+            self.loop.call_later(LINGER_SECONDS, self._close_if_idle)
+        else:
+            self.cycle.keep_alive = False
         waiters: Waiters | None = self.app_state.get("waiters")
         if waiters is not None:
             waiters.let_everyone_go()
+
+    def on_headers_complete(self) -> None:
+        """Begin a request; while the server stops it is the connection's last."""
+        super().on_headers_complete()
+        if self.stopping and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle() and not self.transport.is_closing():
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are no request with a problem document, and close the connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ CONTENT_SECURITY_POLICY: Final = (b"content-security-policy", b"default-src 'non
 DOCS_POLICY: Final = (b"content-security-policy", b"frame-ancestors 'none'")
 LARGE_BODY_ROUTES: Final = ("/files", "/uploads")
 """They read their bodies themselves, and hold them to limits of their own."""
+STOPPED_HEADERS: Final = {"Retry-After": "1", "Connection": "close"}
 READING_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Those who only look are logged when something is wrong with us, or at the level `debug`."""
 log = structlog.get_logger()
@@ -101,6 +103,14 @@ class Frame:
                 await self._app(scope, self._bounded(scope, receive), send_framed)
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:
+            # The server stops, and what it had begun took longer than its grace.
+            if started:
+                raise
+            problem = Problem(
+                "unavailable", "The server stops. Nothing was accepted: try again.", headers=STOPPED_HEADERS
+            )
+            await _send_problem(problem, request_id, send_framed)
         except Exception as error:
             if finished:
                 # Starlette raises an unexpected error anew after its problem document was sent, and logged.

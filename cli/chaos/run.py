@@ -185,13 +185,17 @@ class _Run:
         return wrong
 
     def _measure_taking_back(self) -> list[float]:
-        """Give, for each attempt that was taken back, the seconds since its worker was last hit."""
-        hits = [(f"{f.queue}", at) for f, at in self.outcome.thrown if f.name in {"kill-worker", "stop-worker"}]
+        """Give, for each attempt that was taken back, the seconds since its worker, or the database, was last hit."""
         return sorted(
             taken_at - max(earlier)
             for queue, taken_at in self._ask(queries.LIST_TAKEN_BACK)
-            if (earlier := [at for hit, at in hits if hit == queue and at <= taken_at])
+            if (earlier := [at for fault, at in self.outcome.thrown if _loses_leases(fault, queue) and at <= taken_at])
         )
+
+
+def _loses_leases(fault: Fault, queue: str) -> bool:
+    """Whether a fault keeps the worker of a queue from renewing its leases: nothing is renewed in a database that is away."""
+    return fault.name == "crash-postgres" or (fault.name in {"kill-worker", "stop-worker"} and fault.queue == queue)
 
 
 _ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "expired"})

@@ -1,0 +1,249 @@
+"""SIGTERM to each kind of process while it is under load: what was begun is finished or handed back, and nothing is doubled."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+
+NO_SECOND_RING = {"TASKMILL_RERING_SECONDS": "120"}
+"""What is not rung at once is then not rung within the test."""
+CLIENTS = 6
+
+
+@contextmanager
+def load(room: Any, clients: list[httpx2.Client], outcomes: Counter[Any], **params: Any) -> Iterator[None]:
+    """Submit pings from several threads, each going round the clients under keys of its own, until the block ends."""
+    stopping = threading.Event()
+    lock = threading.Lock()
+
+    def submit(number: int) -> None:
+        for turn in range(100_000):
+            if stopping.is_set():
+                return
+            key = f"{number}-{turn}"
+            client = clients[turn % len(clients)]
+            outcome: Any
+            try:
+                answer = client.post(
+                    "/tasks", json={"kind": "platform.ping", "params": params}, headers={"Idempotency-Key": key}
+                )
+            except httpx2.HTTPError as error:
+                outcome = type(error).__name__
+            else:
+                outcome = answer.status_code
+                if outcome == 503:
+                    assert int(answer.headers["retry-after"]) >= 1
+            with lock:
+                outcomes[outcome] += 1
+                if outcome == 202:
+                    room.note(answer.json()["id"])
+
+    threads = [threading.Thread(target=submit, args=(number,)) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join(timeout=60)
+
+
+def wait_for_end(room: Any, process: Any, seconds: float) -> int:
+    room.eventually(lambda: process.poll() is not None, seconds)
+    return int(process.returncode)
+
+
+def test_an_api_that_stops_under_load_answers_what_it_took_and_resets_nobody(room: Any) -> None:
+    stopping, first = room.api()
+    _, second = room.api()
+    outcomes: Counter[Any] = Counter()
+    with load(room, [first, second], outcomes):
+        room.eventually(lambda: outcomes[202] > 100, 60)
+        stopping.send_signal(signal.SIGTERM)
+        assert wait_for_end(room, stopping, 20) in {0, -signal.SIGTERM}
+        so_far = outcomes[202]
+        room.eventually(lambda: outcomes[202] > so_far + 50, 60)
+    room.relay()
+    room.worker(concurrency=8)
+
+    assert set(outcomes) <= {202, 503, "ConnectError"}, outcomes
+    # No answer was withheld of what was committed, as no connection was broken after its request was taken.
+    assert room.ask("SELECT count(*) FROM tasks") == [(len(room.accepted),)]
+    assert set(room.settle(60).values()) == {"succeeded"}
+
+
+def test_an_api_that_stops_finishes_an_upload_lets_waiters_go_and_answers_what_is_on_its_way(room: Any) -> None:
+    process, client = room.api()
+    task_id = room.submit(client)
+    key = client.headers["Authorization"]
+    port = client.base_url.port
+    boundary = uuid4().hex
+    part = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'.encode()
+    body = part + b"hello " * 1000 + f"\r\n--{boundary}--\r\n".encode()
+    head = f"POST /files HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: {len(body)}\r\n"
+    head += f"Content-Type: multipart/form-data; boundary={boundary}\r\n\r\n"
+    ask = f"GET /tasks/{task_id} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n\r\n".encode()
+    waiting: list[tuple[int, float]] = []
+
+    def wait() -> None:
+        began = time.monotonic()
+        answer = client.get(f"/tasks/{task_id}", params={"wait": 50})
+        waiting.append((answer.status_code, time.monotonic() - began))
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    idle, upload = (socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(2))
+    with idle, upload:
+        idle.sendall(ask)
+        assert b" 200 OK" in idle.recv(65_536)
+        upload.sendall(head.encode() + body[:100])
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        room.eventually(lambda: refuses(port), 10)
+        idle.sendall(ask)
+        upload.sendall(body[100:])
+        of_idle, of_upload = read_to_end(idle), read_to_end(upload)
+    waiter.join(timeout=30)
+
+    assert b" 200 OK" in of_idle
+    assert b"connection: close" in of_idle.lower()
+    assert b" 202 Accepted" in of_upload
+    room.note(json.loads(of_upload.partition(b"\r\n\r\n")[2])["id"])
+    assert [status for status, _ in waiting] == [200]
+    assert waiting[0][1] < 30
+    wait_for_end(room, process, 20)
+    room.relay()
+    room.worker()
+    assert set(room.settle().values()) == {"succeeded"}
+
+
+def test_an_upload_that_takes_longer_than_the_grace_is_told_to_try_again(room: Any) -> None:
+    process, client = room.api()
+    key, port = client.headers["Authorization"], client.base_url.port
+    head = f"POST /files HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: 100000\r\n"
+    head += 'Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\nContent-Disposition: form-data; name="file"; '
+    head += 'filename="a"\r\n\r\nhello'
+    with socket.create_connection(("127.0.0.1", port), timeout=40) as upload:
+        upload.sendall(head.encode())
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        answer = read_to_end(upload)
+
+    assert b" 503 Service Unavailable" in answer
+    assert b"retry-after: 1" in answer.lower()
+    assert b'"/problems/unavailable"' in answer
+    wait_for_end(room, process, 20)
+    assert room.ask("SELECT count(*) FROM files") == [(0,)]
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    answer = b""
+    while more := connection.recv(65_536):
+        answer += more
+    return answer
+
+
+def test_a_relay_that_stops_under_load_leaves_nothing_marked_and_not_published(room: Any, client: Any) -> None:
+    relay = room.start("relay", **NO_SECOND_RING)
+    room.worker(concurrency=8)
+    outcomes: Counter[Any] = Counter()
+    with load(room, [client], outcomes):
+        for number in range(3):
+            so_far = outcomes[202]
+            room.eventually(lambda begun=number + 1: room.parts.logs().count("relay_started") == begun, 30)
+            room.eventually(lambda seen=so_far: outcomes[202] > seen + 60, 60)
+            relay.send_signal(signal.SIGTERM)
+            assert wait_for_end(room, relay, 15) == 0
+            relay = room.start("relay", **NO_SECOND_RING)
+
+    assert set(outcomes) == {202}
+    # It would be rung again after two minutes, and this waits for one.
+    assert set(room.settle(60).values()) == {"succeeded"}
+    assert room.ask("SELECT max(attempt) FROM tasks") == [(1,)]
+
+
+def test_beats_that_are_replaced_under_load_do_each_slot_once(room: Any, client: Any) -> None:
+    room.relay()
+    room.worker(queues="files,maintenance", concurrency=4)
+    beat = room.start("beat")
+    made = "SELECT count(*) FROM tasks WHERE schedule_id IS NOT NULL"
+    room.eventually(lambda: room.ask(made)[0][0] > 0, 30)
+    room.ask(
+        "INSERT INTO schedules (id, name, kind, params, every_seconds) VALUES (%s, 'every', 'platform.ping', '{}', 1)",
+        (uuid4(),),
+    )
+    slots = "SELECT count(*) FROM schedule_slots WHERE schedule_id = (SELECT id FROM schedules WHERE name = 'every')"
+    with load(room, [client], Counter()):
+        for number in range(3):
+            seen = room.ask(slots)[0][0]
+            room.eventually(lambda begun=number + 1: room.parts.logs().count("beat_started") == begun, 30)
+            room.eventually(lambda before=seen: room.ask(slots)[0][0] >= before + 2, 30)
+            following = room.start("beat")
+            beat.send_signal(signal.SIGTERM)
+            assert wait_for_end(room, beat, 15) == 0
+            beat = following
+    beat.send_signal(signal.SIGTERM)
+    wait_for_end(room, beat, 15)
+
+    each = (
+        "SELECT count(*), count(DISTINCT s.slot), count(DISTINCT t.id), count(t.id) FROM schedule_slots s"
+        " JOIN schedules x ON x.id = s.schedule_id AND x.name = 'every' LEFT JOIN tasks t ON t.id = s.task_id"
+    )
+    ((slots_done, distinct, tasks, found),) = room.ask(each)
+    assert slots_done == distinct == tasks == found >= 6
+    assert set(room.settle(60).values()) == {"succeeded"}
+
+
+def test_a_worker_that_stops_under_load_finishes_what_is_short_and_hands_back_at_once_what_is_long(
+    room: Any, client: Any, settings: Any
+) -> None:
+    room.start("relay", **NO_SECOND_RING)
+    worker = room.worker(queues="files", concurrency=4, **NO_SECOND_RING)
+    long = [room.submit(client, params={"sleep_ms": 12_000, "echo": "long"}) for _ in range(2)]
+    for task_id in long:
+        room.wait_for(task_id, "running", seconds=30)
+    outcomes: Counter[Any] = Counter()
+    with load(room, [client], outcomes, sleep_ms=20):
+        room.eventually(lambda: outcomes[202] > 60, 60)
+        other = room.worker(queues="files", concurrency=4, **NO_SECOND_RING)
+        worker.send_signal(signal.SIGTERM)
+        stopped_at = room.ask("SELECT clock_timestamp()")[0][0]
+        assert wait_for_end(room, worker, 30) == 0
+        so_far = outcomes[202]
+        room.eventually(lambda: outcomes[202] > so_far + 60, 60)
+    statuses = room.settle(90)
+
+    assert set(statuses.values()) == {"succeeded"}
+    assert other.poll() is None
+    # Nothing counts as an attempt but what was tried to its end, and nobody's lease was lost.
+    assert room.ask("SELECT max(attempt) FROM tasks") == [(1,)]
+    assert room.ask("SELECT count(*) FROM task_events WHERE data->>'reason' = 'worker-lost'") == [(0,)]
+    for task_id in long:
+        history = room.ask(
+            "SELECT data->>'status', at FROM task_events WHERE task_id = %s AND type = 'status' ORDER BY seq",
+            (task_id,),
+        )
+        assert [status for status, _ in history] == ["queued", "running", "queued", "running", "succeeded"]
+        handed_back_at, taken_up_at = history[2][1], history[3][1]
+        assert (handed_back_at - stopped_at).total_seconds() > settings.shutdown_grace_seconds - 0.5
+        # At once: the bell would ring by itself in two minutes only, and the lease of a lost worker end in seconds.
+        assert (taken_up_at - handed_back_at).total_seconds() < 20
