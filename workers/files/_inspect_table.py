@@ -27,6 +27,9 @@ WHOLE_SNIFF_BYTES = 64 << 20
 SNIFF_ROWS = 100_000
 """In a larger file, from so many rows."""
 
+_END_BYTES = 1 << 16
+"""How much of a file's ends is looked at for what is no white space."""
+
 _SEPARATORS = ",;\t|"
 _TABLE = "table"
 
@@ -42,6 +45,8 @@ def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | 
         Path(_TABLE).symlink_to(request["path"])
     else:
         _bring_as_utf8(request["path"])
+    if media_type == "application/json" and _is_cut_array():
+        raise unreadable_table("The JSON array has no end.")
     try:
         return _describe(media_type)
     except duckdb.OutOfMemoryException:
@@ -53,12 +58,22 @@ def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | 
 
 def _bring_as_utf8(path: str) -> None:
     encoding = find_encoding(path)
-    if encoding in ("utf-8", "utf-8-sig"):
+    if encoding == "utf-8":
         Path(_TABLE).symlink_to(path)
         return
+    # A byte order mark goes too: DuckDB takes one before a JSON array for a row that is no object.
     with Path(_TABLE).open("w", encoding="utf-8", newline="") as copy:
         for piece in read_text(path, encoding, errors="replace"):
             copy.write(piece)
+
+
+def _is_cut_array() -> bool:
+    """Whether a JSON array lacks its last bracket. One that is cut off behind a comma is whole to DuckDB."""
+    with Path(_TABLE).open("rb") as file:
+        if not file.read(_END_BYTES).lstrip().startswith(b"["):
+            return False
+        file.seek(max(0, Path(_TABLE).stat().st_size - _END_BYTES))
+        return not file.read().rstrip().endswith((b"]", b"}"))
 
 
 def _describe(media_type: str) -> dict[str, Any]:
@@ -80,9 +95,9 @@ def _describe(media_type: str) -> dict[str, Any]:
     connection.execute("SET lock_configuration = true")
     if media_type == "application/vnd.apache.parquet":
         return _count(connection, f"read_parquet('{_TABLE}')")
-    if media_type == "application/json":
-        return _count(connection, f"read_json('{_TABLE}')")
     sample = -1 if Path(_TABLE).stat().st_size <= WHOLE_SNIFF_BYTES else SNIFF_ROWS
+    if media_type == "application/json":
+        return _count(connection, f"read_json('{_TABLE}', sample_size = {sample})")
     # Left to itself, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
     options = """skip = 0, comment = '', quote = '"', escape = '"', null_padding = false, ignore_errors = false"""
     table = _count(connection, f"read_csv('{_TABLE}', nullstr = {_NULLS}, sample_size = {sample}, {options})")
@@ -98,7 +113,7 @@ def _refuse_ragged_rows(only_column: str) -> None:
         return
     with Path(_TABLE).open(encoding="utf-8-sig", newline="") as stream:
         try:
-            widths = (len(row) for row in csv.reader(stream, delimiter=separator) if row)
+            widths = (len(row) for row in csv.reader(stream, delimiter=separator, strict=True) if row)
             first = next(widths)
             if any(width != first for width in widths):
                 raise unreadable_table("The rows of the table differ in their number of cells.")
@@ -115,7 +130,8 @@ def _memory_limit() -> int:
 
 def _count(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, Any]:
     described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()  # noqa: S608
-    columns = [(str(name), str(type_)) for name, type_, *_ in described]
+    # The type of what has no value anywhere is called `"NULL"`, as if it were a name.
+    columns = [(str(name), str(type_).replace('"NULL"', "NULL")) for name, type_, *_ in described]
     if len(columns) > MOST_COLUMNS:
         raise unreadable_table(f"The table has more than {MOST_COLUMNS} columns.")
     counts = ", ".join(["count(*)", *(f"count({_quote(name)})" for name, _ in columns)])

@@ -13,6 +13,7 @@ ADVICE_BEGINS = (
     "\n\nColumn ",
     "\nPossible solutions:",
     "\nPossible fixes:",
+    "\nTry increasing ",
     "\n\n  file =",
     "\n  file =",
     "\n\nLINE ",

@@ -56,11 +56,17 @@ def prepare_source(name: str, path: Path, media_type: str) -> Source:
     encoding = _find_encoding(name, path)
     shape: Shape = "json" if _is_json(path, encoding, media_type) else "csv"
     place = FOLDER / f"{name}.{shape}"
+    if shape == "json":
+        # DuckDB takes a byte order mark for a row that is no object, and so an array for a single row.
+        encoding = _with_mark(path, encoding)
     if encoding == "utf-8":
-        return Source(name, _link(path, place), shape)
-    if path.stat().st_size > LARGEST_TRANSCODED_BYTES:
-        raise _problems.unreadable_table(name, "text of more than 1 GiB must be UTF-8.")
-    _transcode(name, path, encoding, place)
+        _link(path, place)
+    elif path.stat().st_size > LARGEST_TRANSCODED_BYTES:
+        raise _problems.unreadable_table(name, "text of more than 1 GiB must be UTF-8, without a byte order mark.")
+    else:
+        _transcode(name, path, encoding, place)
+    if shape == "json" and _is_cut_array(place):
+        raise _problems.unreadable_table(name, "its JSON array has no end.")
     return Source(name, place, shape)
 
 
@@ -86,14 +92,14 @@ def create_view(connection: duckdb.DuckDBPyConnection, source: Source) -> Source
 def _refuse_ragged_lines(source: Source, only_column: str) -> None:
     """Raise `/problems/unreadable-table` for lines of unequal length, where DuckDB sees a single column.
 
-    When no separator gives every line as many cells, DuckDB takes whole lines for cells: nothing is lost, but nobody
-    would find the columns by name.
+    When no separator gives every line as many cells, or a quote is never closed, DuckDB takes whole lines for cells:
+    nothing is lost, but nobody would find the columns by name.
     """
     separator = max(SEPARATORS, key=only_column.count)
     if separator not in only_column:
         return
     with source.path.open("r", encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, delimiter=separator)
+        lines = csv.reader(file, delimiter=separator, strict=True)
         try:
             first = next(lines)
             for cells in lines:
@@ -102,7 +108,7 @@ def _refuse_ragged_lines(source: Source, only_column: str) -> None:
                         source.name, f"line {lines.line_num} has {len(cells)} cells, and the first has {len(first)}."
                     )
         except csv.Error as error:
-            raise _problems.unreadable_table(source.name, f"line {lines.line_num} is not CSV.") from error
+            raise _problems.unreadable_table(source.name, f"line {lines.line_num} is not CSV: {error}.") from error
 
 
 def _reader(source: Source) -> str:
@@ -148,6 +154,21 @@ def _is_json(path: Path, encoding: str, media_type: str) -> bool:
     except ValueError:
         return len(start) > BLOCK_BYTES // 2
     return True
+
+
+def _is_cut_array(path: Path) -> bool:
+    """Whether a JSON array lacks its last bracket. One that is cut off behind a comma is whole to DuckDB."""
+    with path.open("rb") as file:
+        if not file.read(BLOCK_BYTES).lstrip().startswith(b"["):
+            return False
+        file.seek(max(0, path.stat().st_size - BLOCK_BYTES))
+        return not file.read().rstrip().endswith((b"]", b"}"))
+
+
+def _with_mark(path: Path, encoding: str) -> str:
+    """Give `utf-8-sig` for UTF-8 that begins with a byte order mark."""
+    with path.open("rb") as file:
+        return "utf-8-sig" if encoding == "utf-8" and file.read(3) == codecs.BOM_UTF8 else encoding
 
 
 def _without_mark(encoding: str) -> str:

@@ -242,6 +242,38 @@ def test_parquet_and_json_are_tables(context: MemoryContext, tmp_path: Path) -> 
         assert columns_of(result.table) == [("i", "BIGINT", 0), ("t", "VARCHAR", 1)]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_an_array_of_objects_has_a_row_for_each_in_any_encoding(context: MemoryContext, encoding: str) -> None:
+    table = inspect(
+        context, '[{"name": "Zoë", "of": null},\n{"name": "Ada", "of": null}]\n'.encode(encoding), "t.json"
+    ).table
+    assert table is not None
+    assert table.rows == 2
+    assert columns_of(table) == [("name", "VARCHAR", 0), ("of", "NULL", 2)]
+
+
+def test_a_type_that_changes_far_down_the_file_is_no_error(context: MemoryContext) -> None:
+    content = b"".join(b'{"a": %d}\n' % number for number in range(30_000)) + b'{"a": "late"}\n'
+    table = inspect(context, content, "t.json").table
+    assert table is not None
+    assert table.rows == 30_001
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b'[{"a": 1},\n{"a": 2},\n', "t.json"),
+        (b'[{"a": 1},\n{"a": 2},\n{"a":', "t.json"),
+        (b'a,b\n1,"never closed\n', "t.csv"),
+    ],
+)
+def test_what_is_cut_short_is_never_taken_for_a_smaller_table(
+    context: MemoryContext, content: bytes, name: str
+) -> None:
+    with pytest.raises(Failed, match="/problems/unreadable-table"):
+        inspect(context, content, name)
+
+
 def test_damaged_tables_are_unreadable_and_nothing_of_them_is_quoted(context: MemoryContext, tmp_path: Path) -> None:
     for number, (content, name) in enumerate(
         [

@@ -431,7 +431,10 @@ def test_empty_cells_and_na_are_null_so_that_numbers_with_gaps_are_numbers(run_r
         ("name,city\nJosé,Málaga\n".encode("utf-32"), "text/csv"),
         ("name\tcity\nJosé\tMálaga\n".encode(), "text/tab-separated-values"),
         ('[{"name": "José", "city": "Málaga"}]'.encode(), "application/json"),
+        ('[{"name": "José", "city": "Málaga"}]'.encode("utf-8-sig"), "application/json"),
+        ('[{"name": "José", "city": "Málaga"}]\n'.encode("utf-16"), "application/json"),
         ('{"name": "José", "city": "Málaga"}\n'.encode(), "application/x-ndjson"),
+        ('{"name": "José", "city": "Málaga"}\n'.encode("utf-8-sig"), "application/x-ndjson"),
         ('{"name": "José", "city": "Málaga"}\n'.encode(), "text/plain"),
     ],
 )
@@ -468,7 +471,11 @@ def test_a_type_that_changes_far_down_the_file_is_no_error(run_report: RunReport
     [
         (b"a,b\n1,2\n3\n4,5\n", "text/csv", "line 3 has 1 cells, and the first has 2"),
         (b'a,b\n"never closed\n1,2\n', "text/csv", "CSV"),
-        (b'[{"a": 1}, {"a": ', "application/json", "Malformed JSON"),
+        (b'a,b\n1,"never closed\n', "text/csv", "line 2 is not CSV"),
+        (b'[{"a": 1}, {"a": ', "application/json", "JSON array has no end"),
+        (b'[{"a": 1},\n{"a": 2},\n', "application/json", "JSON array has no end"),
+        ('[{"a": 1},\n'.encode("utf-16"), "application/json", "JSON array has no end"),
+        (b'{"a": 1}\n{"a": ', "application/x-ndjson", "Malformed JSON"),
         (b"PAR1 and nothing else", "application/vnd.apache.parquet", "No magic bytes"),
         (b"\x00\x01\x02\x03", "text/plain", "neither text nor Parquet"),
     ],
@@ -483,6 +490,13 @@ def test_a_file_that_is_no_table_is_named_by_its_source(
     assert caught.value.data == {"source": "broken"}
     assert str(tmp_path) not in str(caught.value)
     assert "sources/" not in str(caught.value)
+
+
+def test_the_engines_advice_to_its_own_users_is_left_out(run_report: RunReport) -> None:
+    with pytest.raises(Failed, match='has duplicate key "a"$') as caught:
+        run_report("FROM t", t=(b'[{"a": 1, "a": 2}]', "application/json"))
+
+    assert caught.value.type == "/problems/unreadable-table"
 
 
 def test_a_parquet_file_that_breaks_off_while_it_is_read_is_named_too(run_report: RunReport, tmp_path: Path) -> None:
