@@ -493,7 +493,7 @@ def test_a_file_that_is_no_table_is_named_by_its_source(
 
 
 def test_the_engines_advice_to_its_own_users_is_left_out(run_report: RunReport) -> None:
-    with pytest.raises(Failed, match='has duplicate key "a"$') as caught:
+    with pytest.raises(Failed, match=r'has duplicate key "a"$') as caught:
         run_report("FROM t", t=(b'[{"a": 1, "a": 2}]', "application/json"))
 
     assert caught.value.type == "/problems/unreadable-table"
