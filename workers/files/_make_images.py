@@ -61,6 +61,8 @@ def plan_variant(variant: dict[str, Any], width: int, height: int) -> Plan:
         size = (box_width, box_height) if enlarge else (min(box_width, width), min(box_height, height))
         return Plan(size, size)
     scales = [box / side for box, side in ((box_width, width), (box_height, height)) if box is not None]
+    if not scales:
+        return Plan((width, height), (width, height))
     scale = max(scales) if fit == "cover" else min(scales)
     if not enlarge:
         scale = min(scale, 1.0)

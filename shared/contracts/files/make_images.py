@@ -30,10 +30,20 @@ class Variant(Params):
         ),
     ]
     width: Annotated[
-        int | None, Field(ge=1, le=LONGEST_EDGE, description="Pixels; may be left out where `height` is given.")
+        int | None,
+        Field(
+            ge=1,
+            le=LONGEST_EDGE,
+            description="Pixels. Without it `height` decides; without both the picture keeps its size.",
+        ),
     ] = None
     height: Annotated[
-        int | None, Field(ge=1, le=LONGEST_EDGE, description="Pixels; may be left out where `width` is given.")
+        int | None,
+        Field(
+            ge=1,
+            le=LONGEST_EDGE,
+            description="Pixels. Without it `width` decides; without both the picture keeps its size.",
+        ),
     ] = None
     fit: Annotated[
         Fit,
@@ -69,9 +79,7 @@ class Variant(Params):
     ] = False
 
     @model_validator(mode="after")
-    def _require_a_box(self) -> Variant:
-        if self.width is None and self.height is None:
-            raise _refusal(("width",), "box_missing", "A variant needs a width, a height, or both", None)
+    def _require_a_possible_box(self) -> Variant:
         if self.fit != "inside" and (self.width is None or self.height is None):
             lacking = "width" if self.width is None else "height"
             raise _refusal(

@@ -241,6 +241,8 @@ def test_a_small_picture_is_enlarged_only_when_asked(context: MemoryContext, enc
 @pytest.mark.parametrize(
     ("fields", "size", "box"),
     [
+        ({"width": None, "height": None}, (6000, 4000), (6000, 4000)),
+        ({"width": None, "height": None, "enlarge": True}, (6000, 4000), (6000, 4000)),
         ({"width": 800, "height": None}, (800, 533), (800, 533)),
         ({"width": 800, "height": 200}, (300, 200), (300, 200)),
         ({"width": 9000, "height": None}, (6000, 4000), (6000, 4000)),
@@ -255,6 +257,16 @@ def test_a_small_picture_is_enlarged_only_when_asked(context: MemoryContext, enc
 )
 def test_sizes_are_exact(fields: dict[str, Any], size: tuple[int, int], box: tuple[int, int]) -> None:
     assert plan_variant({"fit": "inside", "enlarge": False, **fields}, 6000, 4000) == (size, box)
+
+
+def test_without_a_box_a_picture_is_only_converted(context: MemoryContext, encode: Encode) -> None:
+    result = make(
+        context,
+        encode(corners(), "PNG"),
+        {"name": "a", "format": "webp"},
+        {"name": "b", "format": "jpeg", "quality": 95},
+    )
+    assert [(v.width, v.height, v.format) for v in result.variants] == [(120, 80, "webp"), (120, 80, "jpeg")]
 
 
 def test_a_line_one_pixel_high_stays_one(context: MemoryContext, encode: Encode) -> None:
@@ -421,7 +433,7 @@ def test_cancelling_in_the_middle_ends_it_and_keeps_nothing(
         ([variant(".hidden")], ("variants", 0, "name")),
         ([variant("")], ("variants", 0, "name")),
         ([variant("x" * 65)], ("variants", 0, "name")),
-        ([variant(width=None)], ("variants", 0, "width")),
+        ([variant(width=None, fit="contain")], ("variants", 0, "width")),
         ([variant(width=0)], ("variants", 0, "width")),
         ([variant(height=16_385)], ("variants", 0, "height")),
         ([variant(width=16_384, height=16_384)], ("variants", 0, "width")),
