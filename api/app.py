@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
-from starlette.types import ASGIApp
+from starlette.datastructures import QueryParams
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.error_responses import install_error_responses
+from api.error_responses import FieldError, Problem, install_error_responses
 from api.hot_paths import HotPaths
 from api.middleware import AllowedMethods, Frame, allowed_methods
 from api.openapi import install_openapi
@@ -52,6 +54,7 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         openapi_url="/openapi.json" if settings.docs_enabled else None,
         docs_url="/docs" if settings.docs_enabled else None,
+        swagger_ui_oauth2_redirect_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -61,10 +64,29 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
     app.state.limiter = limiter
     for router in ROUTERS:
         app.include_router(router)
+    for plain in app.routes:
+        if isinstance(plain, Route) and not isinstance(plain, APIRoute):
+            plain.app = WithoutQuery(plain.app)
     allowed = list_allowed_methods(app)
     install_error_responses(app, lambda path: allowed_methods(allowed, path))
     install_openapi(app)
     return app
+
+
+class WithoutQuery:
+    """What FastAPI serves itself, the schema and its page, with queries refused as everywhere else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request without a query."""
+        if names := list(QueryParams(scope["query_string"])):
+            raise Problem(
+                "validation",
+                errors=[FieldError(f"query:{name}", "extra_forbidden", "This takes no query") for name in names],
+            )
+        await self._app(scope, receive, send)
 
 
 def create_app(settings: Settings) -> ASGIApp:

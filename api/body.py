@@ -9,13 +9,8 @@ from api.error_responses import Problem
 
 
 def is_json(content_type: bytes | None) -> bool:
-    """Whether a Content-Type is JSON (RFC 8259), or of a `+json` structure (RFC 6839)."""
-    if content_type is None:
-        return False
-    media_type = content_type.partition(b";")[0].strip().lower()
-    return media_type == b"application/json" or (
-        media_type.startswith(b"application/") and media_type.endswith(b"+json")
-    )
+    """Whether a Content-Type is that of JSON (RFC 8259, 11), with whatever parameters."""
+    return content_type is not None and content_type.partition(b";")[0].strip().lower() == b"application/json"
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:

@@ -6,6 +6,7 @@ Problem     an answer that is not a success: a name from `PROBLEMS`, a detail, a
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -162,7 +163,7 @@ def invalid_body(error: ValidationError, prefix: str = "") -> Problem:
 
 
 def body_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
-    """Give pydantic's findings with JSON Pointers."""
+    """Give pydantic's findings with JSON Pointers, and in JSON's words."""
     found = []
     for item in error.errors(include_url=False, include_input=False):
         pointer = item.get("ctx", {}).get("pointer") if item["type"] != "json_invalid" else ""
@@ -170,8 +171,24 @@ def body_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
             pointer = json_pointer(item["loc"])
         elif item["loc"] and item["type"] != "json_invalid":
             pointer = json_pointer(item["loc"]) + pointer
-        found.append(FieldError(prefix + pointer, item["type"], item["msg"]))
-    return found
+        code = "list_type" if item["type"] == "tuple_type" else item["type"]
+        found.append(FieldError(prefix + pointer, code, _in_terms_of_json(item["msg"])))
+    # A list with a wrong item counts as one without it, and so may be too short besides: that is no finding of its own.
+    return [
+        one
+        for one in found
+        if one.code != "too_short" or not any(other.pointer.startswith(one.pointer + "/") for other in found)
+    ]
+
+
+def _in_terms_of_json(message: str) -> str:
+    """Say what pydantic says of Python's collections of JSON's."""
+    return _COUNTED.sub(lambda match: f"Must have at {match[1]} {match[2]}, not {match[3]}", message)
+
+
+_COUNTED: Final = re.compile(
+    r"(?:List|Tuple|Set|Frozenset|Dictionary) should have at (least|most) (\d+ items?) after validation, not (more|\d+)"
+)
 
 
 def json_pointer(path: Iterable[str | int]) -> str:

@@ -132,8 +132,13 @@ _HEALTH_CHECK: Final = _object(
         "status": {"type": "string", "enum": ["ok", "wrong"]},
         "reason": _TEXT,
         "age_seconds": {"type": ["number", "null"], "minimum": 0},
+        "round_trip_seconds": {
+            "type": ["number", "null"],
+            "minimum": 0,
+            "description": "Of a queue: how long its last canary was on its way.",
+        },
     },
-    optional=frozenset({"reason", "age_seconds"}),
+    optional=frozenset({"reason", "age_seconds", "round_trip_seconds"}),
 )
 
 _ANSWERS: Final[dict[str, Schema]] = {

@@ -113,7 +113,18 @@ def load_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise invalid("", "json_invalid", f"Malformed JSON: {error}") from None
+        raise invalid("", "json_invalid", f"Malformed JSON: {_explain(body, error)}") from None
+
+
+def _explain(body: bytes, error: orjson.JSONDecodeError) -> str:
+    """Say what keeps a body from being JSON. Of bytes that are no text the decoder tells in its own terms only."""
+    if body.startswith(b"\x1f\x8b"):
+        return "the body is compressed, which is not supported: send it as it is"
+    try:
+        body.decode()
+    except UnicodeDecodeError as wrong:
+        return f"the body is not UTF-8 at byte {wrong.start}"
+    return str(error)
 
 
 def parse_submission(body: bytes, caller: Caller, prefix: str = "") -> Parsed:

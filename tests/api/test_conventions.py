@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -254,9 +255,48 @@ def test_every_finding_is_told_at_once(operator: httpx2.Client, errors_of: Error
     assert set(found) == {"/priority", "/params/sleep_ms", "/params/x", "/y"}
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"kind": "caf\xe9"}', "the body is not UTF-8 at byte 13"),
+        ('{"kind": 1}'.encode("utf-16"), "the body is not UTF-8 at byte 0"),
+        (gzip.compress(b"{}", mtime=0), "the body is compressed"),
+    ],
+)
+def test_what_is_no_text_is_told_in_words_that_help(operator: httpx2.Client, body: bytes, words: str) -> None:
+    answer = operator.post("/tasks", content=body, headers=JSON)
+
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert (error["pointer"], error["code"]) == ("", "json_invalid")
+    assert words in error["message"]
+
+
+def test_a_wrong_item_of_a_list_is_one_finding_and_counted_in_words_of_json(
+    operator: httpx2.Client, errors_of: ErrorsOf
+) -> None:
+    report = {"sources": [{"name": "my table", "file_id": SOME_ID}], "query": "SELECT 1"}
+    assert errors_of(operator.post("/reports", json=report)) == {"/sources/0/name": "string_pattern_mismatch"}
+
+    answer = operator.post("/emails", json={"to": ["ada@example.com"] * 51, "text": "x"})
+    assert errors_of(answer) == {"/to": "too_long"}
+    assert answer.json()["errors"][0]["message"] == "Must have at most 50 items, not 51"
+
+    assert errors_of(operator.post("/emails", json={"to": "ada@example.com", "text": "x"})) == {"/to": "list_type"}
+    assert errors_of(operator.post("/reports", json=report | {"sources": []})) == {"/sources": "too_short"}
+
+
 @pytest.mark.parametrize("path", JSON_ROUTES)
 @pytest.mark.parametrize(
-    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonp", "json"]
+    "content_type",
+    [
+        None,
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/jsonp",
+        "application/merge-patch+json",
+        "json",
+    ],
 )
 def test_another_content_type_is_unsupported(operator: httpx2.Client, path: str, content_type: str | None) -> None:
     headers = {"content-type": content_type} if content_type is not None else {}
@@ -330,7 +370,7 @@ def test_a_body_of_exactly_the_limit_is_read(operator: httpx2.Client) -> None:
 
 
 READING = ["/tasks", f"/tasks/{SOME_ID}", f"/batches/{SOME_ID}", "/kinds", "/files", f"/files/{SOME_ID}", "/health"]
-READING += ["/health/ready", "/problems/validation", f"/files/{SOME_ID}/content"]
+READING += ["/health/ready", "/problems/validation", f"/files/{SOME_ID}/content", "/openapi.json", "/docs"]
 WRITING = [
     *JSON_ROUTES,
     f"/tasks/{SOME_ID}/cancel",

@@ -51,6 +51,13 @@ STATUSES: dict[tuple[str, str], set[int]] = {
 }
 """Every route of the contract, and every status that it may answer with."""
 
+ONE_CANARY = """
+WITH schedule AS (
+    INSERT INTO schedules (id, name, kind, params, every_seconds)
+    VALUES (gen_random_uuid(), 'canary', 'platform.canary', '{"queue": "files"}', 60) RETURNING id)
+INSERT INTO schedule_slots (schedule_id, slot, task_id) SELECT id, now(), gen_random_uuid() FROM schedule"""
+"""What beat leaves behind, so that readiness tells of a queue."""
+
 EXAMPLES = 20
 """How many requests of each kind, well formed or not, each route is asked."""
 
@@ -133,6 +140,7 @@ def schema(served: Api, document: dict[str, Any], hand: Any) -> Any:
         hand.connection.execute(SHOW_SIGN_OF_LIFE, {"part": part})
     # They are to last as long as these tests do.
     hand.connection.execute("UPDATE signs_of_life SET at = now() + interval '1 hour'")
+    hand.connection.execute(ONE_CANARY)
     loaded = schemathesis.openapi.from_dict(document)
     loaded.config.update(base_url=served.url)
     return loaded

@@ -13,7 +13,7 @@ from api.rate_limits import LIMITED_MARK, ROUTE_CLASSES
 
 OPEN = {("GET", "/health"), ("GET", "/health/ready"), ("GET", "/problems/{name}")}
 """Routes of ours that are open to all."""
-OPEN_BY_FASTAPI = {"/openapi.json", "/docs", "/docs/oauth2-redirect"}
+OPEN_BY_FASTAPI = {"/openapi.json", "/docs"}
 """What FastAPI serves where docs are switched on."""
 HOT = {("POST", "/tasks"), ("GET", "/tasks/{task_id}")}
 """They are counted before the router, by `api/hot_paths.py`."""
