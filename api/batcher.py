@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import psycopg
 import structlog
@@ -15,6 +16,8 @@ from shared.settings import Settings
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 HotConnection = psycopg.AsyncConnection[tuple[Any, ...]]
+SLOW_SHARE: Final = 0.5
+"""A flush that fails after so much of the timeout had no answer; one that fails sooner was refused, and the next is tried."""
 log = structlog.get_logger()
 
 
@@ -23,7 +26,8 @@ class Batcher(Generic[Item, Answer]):
 
     `flush` gives one answer for each item, in their order; an answer that is an exception is raised to its caller. A
     flush that fails fails all its items, unless `flush` itself sees to it that one bad item fails alone. A flush that
-    takes longer than the database's timeout fails with `TimeoutError`, and the connection is given up.
+    takes longer than the database's timeout fails with `TimeoutError`, and the connection is given up. What has gathered
+    behind a flush that failed for want of an answer fails with it: it would stand in a queue that nobody serves.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Batcher(Generic[Item, Answer]):
 
     async def _answer(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
         answers: Sequence[Answer | Exception]
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.database_timeout_seconds):
                 connection = await self._connected()
@@ -76,6 +81,8 @@ class Batcher(Generic[Item, Answer]):
         except Exception as error:
             if not isinstance(error, psycopg.Error) or (self._connection is not None and self._connection.closed):
                 await self._give_up()
+            if time.monotonic() - began > self._settings.database_timeout_seconds * SLOW_SHARE:
+                batch, self._waiting = [*batch, *self._waiting], []
             answers = [error] * len(batch)
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():

@@ -1,0 +1,201 @@
+"""A database that is slow, or whose connections are all taken: callers are told soon, nothing piles up, and all is well after."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import psycopg
+import pytest
+from psycopg import sql
+
+TIMEOUT_SECONDS = 2
+SOON_SECONDS = 2 * TIMEOUT_SECONDS + 3
+"""One wait for a connection and one statement, and what a busy machine adds."""
+SMALL = {"TASKMILL_DATABASE_TIMEOUT_SECONDS": str(TIMEOUT_SECONDS), "TASKMILL_DATABASE_POOL_SIZE": "2"}
+CROWD = 1200
+"""More than four flushes of what gathers."""
+PING = {"kind": "platform.ping", "params": {}}
+EMAIL = {"to": ["a@example.com"], "subject": "S", "text": "T"}
+
+
+def hot(number: int, task_id: str) -> tuple[str, str, Any]:
+    return ("POST", "/tasks", PING) if number % 8 else ("GET", f"/tasks/{task_id}", None)
+
+
+def ordinary(number: int, task_id: str) -> tuple[str, str, Any]:
+    routes: list[tuple[str, str, Any]] = [
+        ("GET", "/tasks", None),
+        ("POST", "/tasks/batch", {"tasks": [PING] * 3}),
+        ("POST", f"/tasks/{task_id}/cancel", None),
+        ("POST", "/emails", EMAIL),
+        ("GET", f"/tasks?ids={task_id}", None),
+    ]
+    return routes[number % len(routes)]
+
+
+@dataclass
+class Answer:
+    """One answer, and the seconds from its request to its end."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    seconds: float
+
+
+async def ask_all(client: httpx2.Client, requests: list[tuple[str, str, Any]]) -> list[Answer]:
+    """Open a connection for each request, then send them all at once."""
+    url = client.base_url
+    lines = [await asyncio.open_connection(url.host, url.port) for _ in requests]
+
+    async def ask(line: Any, method: str, path: str, content: Any) -> Answer:
+        reader, writer = line
+        body = b"" if content is None else json.dumps(content).encode()
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['Authorization']}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        began = time.monotonic()
+        writer.write(head.encode() + body)
+        said = await reader.read()
+        seconds = time.monotonic() - began
+        writer.close()
+        start, _, rest = said.partition(b"\r\n\r\n")
+        status, *fields = start.decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
+        return Answer(int(status.split()[1]), headers, rest, seconds)
+
+    async with asyncio.timeout(120):
+        return list(await asyncio.gather(*(ask(line, *request) for line, request in zip(lines, requests, strict=True))))
+
+
+def require_told_soon(answers: list[Answer]) -> None:
+    assert Counter(answer.status for answer in answers) == {503: len(answers)}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+    assert {json.loads(answer.body)["type"] for answer in answers} == {"/problems/unavailable"}
+    assert max(answer.seconds for answer in answers) < SOON_SECONDS
+
+
+@contextmanager
+def locked(room: Any, table: str) -> Iterator[None]:
+    """Let every statement on a table wait."""
+    with psycopg.connect(room.settings.database_url) as connection:
+        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(table)))
+        yield
+        connection.rollback()
+
+
+@contextmanager
+def without_free_connections(room: Any) -> Iterator[None]:
+    """Let the server refuse every new connection, and have it end those that there are."""
+    name = psycopg.conninfo.conninfo_to_dict(room.settings.database_url)["dbname"]
+    admin = psycopg.conninfo.make_conninfo(room.settings.database_url, dbname="postgres")
+    with psycopg.connect(admin, autocommit=True) as connection:
+        limit = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+        connection.execute(limit.format(sql.Identifier(str(name)), sql.SQL("false")))
+        try:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+            yield
+        finally:
+            connection.execute(limit.format(sql.Identifier(str(name)), sql.SQL("true")))
+
+
+@pytest.fixture
+def small_api(room: Any) -> Iterator[tuple[httpx2.Client, str]]:
+    """An API with two connections and little patience, and a task that is there."""
+    _, client = room.api(**SMALL)
+    yield client, room.submit(client, delay=86_400)
+
+
+def note_recovery(room: Any, client: httpx2.Client) -> None:
+    """Hold that submissions are taken soon by a server that was told nothing, on hot paths and ordinary ones."""
+    room.eventually(lambda: client.post("/tasks", json=PING).status_code == 202, 15)
+    room.eventually(lambda: client.get("/tasks").status_code == 200, 15)
+    room.eventually(lambda: client.post("/emails", json=EMAIL).status_code == 202, 15)
+
+
+@pytest.mark.parametrize("kind", [hot, ordinary, "both"], ids=["hot", "ordinary", "both"])
+def test_while_the_database_does_not_answer_a_crowd_is_told_soon_and_health_answers(
+    room: Any, small_api: tuple[httpx2.Client, str], health: Any, kind: Any
+) -> None:
+    client, task_id = small_api
+    several = [hot, ordinary] if kind == "both" else [kind]
+    requests = [several[n % len(several)](n // len(several), task_id) for n in range(CROWD)]
+    stored = room.ask("SELECT count(*) FROM tasks")
+    with health(str(client.base_url)) as asked, locked(room, "tasks"):
+        first = asyncio.run(ask_all(client, requests))
+        # It must not have grown into a queue that those who come later stand in.
+        second = asyncio.run(ask_all(client, requests[:40]))
+
+    require_told_soon(first)
+    require_told_soon(second)
+    assert asked.failures == []
+    assert room.ask("SELECT count(*) FROM tasks") == stored
+    note_recovery(room, client)
+
+
+def test_with_the_pool_exhausted_callers_of_what_is_not_slow_are_told_soon_too(
+    room: Any, small_api: tuple[httpx2.Client, str]
+) -> None:
+    client, _ = small_api
+    file_id = client.post("/files", files={"file": ("a.txt", b"hello")}).json()["params"]["file_id"]
+    with locked(room, "tasks"):
+        # The lists hold both connections; who asks for a file stands behind them.
+        requests = [("GET", "/tasks", None)] * 60 + [("GET", f"/files/{file_id}", None)] * 60
+        answers = asyncio.run(ask_all(client, requests))
+
+    assert {answer.status for answer in answers[:60]} == {503}
+    assert {answer.status for answer in answers[60:]} <= {200, 503}
+    assert max(answer.seconds for answer in answers) < SOON_SECONDS
+    note_recovery(room, client)
+
+
+def test_a_server_that_gives_no_more_connections_is_answered_503_at_once(
+    room: Any, small_api: tuple[httpx2.Client, str]
+) -> None:
+    client, task_id = small_api
+    with without_free_connections(room):
+        requests = [(hot if n % 2 else ordinary)(n // 2, task_id) for n in range(100)]
+        answers = asyncio.run(ask_all(client, requests))
+
+    require_told_soon(answers)
+    note_recovery(room, client)
+
+
+def test_a_database_that_is_slow_but_answers_delays_and_refuses_nobody(
+    room: Any, small_api: tuple[httpx2.Client, str]
+) -> None:
+    client, _ = small_api
+    room.ask(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'"
+    )
+    room.ask("CREATE TRIGGER dawdle AFTER INSERT ON tasks FOR EACH STATEMENT EXECUTE FUNCTION dawdle()")
+
+    answers = asyncio.run(ask_all(client, [("POST", "/tasks", PING)] * 300))
+
+    # Each flush takes long, and takes all that has gathered.
+    assert Counter(answer.status for answer in answers) == {202: 300}
+    room.ask("DROP TRIGGER dawdle ON tasks")
+    note_recovery(room, client)
+
+
+def test_one_key_for_many_requests_gives_one_task_however_often_the_database_was_too_slow(
+    room: Any, small_api: tuple[httpx2.Client, str]
+) -> None:
+    client, _ = small_api
+    key = {"Idempotency-Key": str(uuid4())}
+    before = room.ask("SELECT count(*) FROM tasks")[0][0]
+    with locked(room, "tasks"):
+        assert client.post("/tasks", json=PING, headers=key).status_code == 503
+        assert client.post("/tasks", json=PING, headers=key).status_code == 503
+
+    room.eventually(lambda: client.post("/tasks", json=PING, headers=key).status_code == 202, 15)
+    assert client.post("/tasks", json=PING, headers=key).headers["Idempotency-Replayed"] == "true"
+    assert room.ask("SELECT count(*) FROM tasks")[0][0] == before + 1
