@@ -43,6 +43,8 @@ TEMPLATE = "taskmill_template"
 
 LONG_FOLDERS = ("benchmarks", "faults", "cli", "journeys", "workers", "deploy")
 """Where files take long, for they start processes; the longest first."""
+PATIENCE_SECONDS = 90
+"""How long something that will come is waited for: on a busy machine, a start alone may take half a minute."""
 SHOWN_BYTES = 4000
 """How much of the end of each log is shown beside a failure."""
 
@@ -182,7 +184,7 @@ def serve_api(settings: Settings) -> Iterator[Api]:
         finally:
             api.close()
             server.should_exit = True
-            thread.join(timeout=20)
+            thread.join(timeout=PATIENCE_SECONDS)
             assert not thread.is_alive(), "the API did not stop"
 
 
@@ -225,13 +227,23 @@ class Parts:
         self.processes.append(process)
         return process
 
-    @staticmethod
+    def start_script(self, script: str) -> subprocess.Popen[bytes]:
+        """Start Python with a script: a part of which the test has changed something."""
+        log = self.folder / f"{len(self.processes)}-script.log"
+        process = self._start_python(["-c", script], part_environment(self.settings), log)
+        self.processes.append(process)
+        return process
+
     def _start_interpreter(
-        arguments: Sequence[str], environment: Mapping[str, str], log: Path
+        self, arguments: Sequence[str], environment: Mapping[str, str], log: Path
     ) -> subprocess.Popen[bytes]:
+        return self._start_python(["-m", "cli.main", *arguments], environment, log)
+
+    @staticmethod
+    def _start_python(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "cli.main", *arguments], cwd=ROOT, env=environment, stdout=output, stderr=output
+                [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=output, stderr=output
             )
 
     def start_worker(
@@ -304,7 +316,7 @@ def stack_client(stack: LocalStack) -> Iterator[httpx2.Client]:
 def eventually() -> Callable[..., Any]:
     """Asks again and again until the answer is true, and gives it; fails when it is not in time."""
 
-    def ask(question: Callable[[], Any], seconds: float = 20.0) -> Any:
+    def ask(question: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
         deadline = time.monotonic() + seconds
         while True:
             answer = question()

@@ -118,7 +118,7 @@ def task_id(client: httpx2.Client, email: Callable[..., str]) -> str:
 @pytest.fixture
 def recovered(client: httpx2.Client, eventually: Callable[..., Any]) -> Callable[[], None]:
     """Wait until submissions are taken again, by a server that was told nothing."""
-    return lambda: eventually(lambda: client.post("/emails", json=EMAIL).status_code == 202, 15)
+    return lambda: eventually(lambda: client.post("/emails", json=EMAIL).status_code == 202)
 
 
 def count_tasks(settings: Settings) -> int:

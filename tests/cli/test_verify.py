@@ -369,5 +369,5 @@ def test_a_database_at_work_has_no_findings(api: Any, engine_room: Any, eventual
 
     assert [report.describe() for report in reports] == [""] * 6
     assert any(report.tasks.get("running") for report in reports)
-    eventually(lambda: set(verify(api.settings).tasks) <= {"succeeded", "cancelled"}, 40)
+    eventually(lambda: set(verify(api.settings).tasks) <= {"succeeded", "cancelled"})
     assert verify(api.settings, deep=True).sound

@@ -32,7 +32,7 @@ def test_a_worker_is_healthy_while_it_answers_over_the_broker_and_not_when_it_is
     parts: Any, settings: Settings, eventually: Callable[..., Any]
 ) -> None:
     worker = parts.start_worker("files")
-    eventually(lambda: check("worker", settings).returncode == 0, 40)
+    eventually(lambda: check("worker", settings).returncode == 0)
 
     worker.send_signal(signal.SIGSTOP)
     try:
@@ -52,7 +52,7 @@ def test_those_who_watch_the_clock_are_healthy_while_they_sign(
 
     parts.start(part)
 
-    eventually(lambda: check(part, settings).returncode == 0, 40)
+    eventually(lambda: check(part, settings).returncode == 0)
 
 
 def test_nothing_is_healthy_whose_server_is_away_and_no_password_is_shown() -> None:

@@ -26,6 +26,10 @@ from cli.local_stack.free_ports import choose_port
 from shared.api_keys import create_key
 from shared.settings import Settings
 from shared.verification import verify
+from tests.conftest import PATIENCE_SECONDS
+from tests.forked_parts import ForkedPart
+
+Part = subprocess.Popen[bytes] | ForkedPart
 
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 1.0
@@ -90,13 +94,13 @@ def settings(settings: Settings) -> Settings:
 
 
 class Health:
-    """Asks `/health` again and again, in a thread, and remembers the longest that an answer took."""
+    """Asks `/health` again and again, in a thread, and remembers how long the answers took."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._ask, daemon=True)
-        self.slowest_seconds = 0.0
+        self.seconds: list[float] = []
         self.failures: list[str] = []
 
     def __enter__(self) -> Health:
@@ -105,7 +109,7 @@ class Health:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=PATIENCE_SECONDS)
 
     def _ask(self) -> None:
         with httpx2.Client(base_url=self._url, timeout=20) as client:
@@ -118,7 +122,7 @@ class Health:
                 else:
                     if status != 200:
                         self.failures.append(str(status))
-                self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
+                self.seconds.append(time.monotonic() - began)
 
 
 class Room:
@@ -131,34 +135,32 @@ class Room:
         self._environment = environment
         self._clients: list[httpx2.Client] = []
 
-    def start(self, *arguments: str, kill: str | None = None, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, kill: str | None = None, **environment: str) -> Part:
         """Start a part, that is to die at a kill point if one is named."""
         extra = {"TASKMILL_KILL_POINT": kill} if kill else {}
-        process: subprocess.Popen[bytes] = self.parts.start(
-            *arguments, environment={**self._environment, **environment, **extra}
-        )
+        process: Part = self.parts.start(*arguments, environment={**self._environment, **environment, **extra})
         return process
 
-    def relay(self, kill: str | None = None) -> subprocess.Popen[bytes]:
+    def relay(self, kill: str | None = None) -> Part:
         return self.start("relay", kill=kill)
 
     def worker(
         self, kill: str | None = None, queues: str = "files,reports,email", concurrency: int = 2, **environment: str
-    ) -> subprocess.Popen[bytes]:
+    ) -> Part:
         arguments = ("worker", "--queues", queues, "--concurrency", str(concurrency))
         return self.start(*arguments, kill=kill, **environment)
 
-    def api(self, kill: str | None = None, **environment: str) -> tuple[subprocess.Popen[bytes], httpx2.Client]:
+    def api(self, kill: str | None = None, **environment: str) -> tuple[Part, httpx2.Client]:
         """Start an API in a process of its own, and give a client of it once it answers."""
         port = choose_port(None)
         process = self.start("api", "--port", str(port), kill=kill, **environment)
         client = self.client(f"http://127.0.0.1:{port}")
-        self.eventually(lambda: self.answers(client), 30)
+        self.eventually(lambda: self.answers(client))
         return process, client
 
     def client(self, url: str) -> httpx2.Client:
         key = create_key(self.settings, "operator", "operator").key
-        client = httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+        client = httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE_SECONDS)
         self._clients.append(client)
         return client
 
@@ -217,16 +219,16 @@ class Room:
         )
         return int(count)
 
-    def wait_for(self, task_id: str, *statuses: str, seconds: float = 20) -> None:
+    def wait_for(self, task_id: str, *statuses: str, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until a task is in one of the states."""
         self.eventually(lambda: self.statuses().get(task_id) in statuses, seconds)
 
-    def wait_until_lost(self, task_id: str, seconds: float = 20) -> None:
+    def wait_until_lost(self, task_id: str) -> None:
         """Wait until the sweeper has taken an attempt back."""
         lost = "SELECT 1 FROM task_events WHERE task_id = %s AND data->>'reason' = 'worker-lost'"
-        self.eventually(lambda: self.ask(lost, (task_id,)), seconds)
+        self.eventually(lambda: self.ask(lost, (task_id,)))
 
-    def settle(self, seconds: float = 30) -> dict[str, str]:
+    def settle(self, seconds: float = PATIENCE_SECONDS) -> dict[str, str]:
         """Wait until all that was accepted is done, check every promise, and give the statuses by task."""
         self.eventually(lambda: self._is_over(), seconds)
         report = verify(self.settings, deep=True)
@@ -245,7 +247,7 @@ class Room:
         statuses = self.statuses()
         return len(statuses) == len(set(self.accepted)) and set(statuses.values()) <= DONE
 
-    def eventually(self, question: Callable[[], Any], seconds: float = 20) -> Any:
+    def eventually(self, question: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
         """Ask until the answer is true, and give it; fails, with what the parts said, when it is not in time."""
         deadline = time.monotonic() + seconds
         while not (answer := question()):
@@ -254,9 +256,9 @@ class Room:
             time.sleep(0.03)
         return answer
 
-    def wait_for_death(self, process: subprocess.Popen[bytes], seconds: float = 20) -> None:
+    def wait_for_death(self, process: Part) -> None:
         """Wait until a process has died of its kill point."""
-        self.eventually(lambda: process.poll() is not None, seconds)
+        self.eventually(lambda: process.poll() is not None)
         assert process.returncode == -signal.SIGKILL, self.parts.logs()[-4000:]
 
     def close(self) -> None:

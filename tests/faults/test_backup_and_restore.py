@@ -32,7 +32,7 @@ def test_a_dump_under_load_is_restored_beside_an_empty_broker_and_work_goes_on(
 
     loading = threading.Thread(target=load)
     loading.start()
-    room.eventually(lambda: list(room.statuses().values()).count("succeeded") > 40, 40)
+    room.eventually(lambda: list(room.statuses().values()).count("succeeded") > 40)
     dump = tmp_path / "taskmill.dump"
     programs = find_binaries(None)
     subprocess.run(

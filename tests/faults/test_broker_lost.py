@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -50,10 +51,10 @@ def test_a_frozen_broker_holds_up_no_submission_and_no_upload(
 ) -> None:
     room.relay()
     room.worker()
-    room.wait_for(room.submit(client), "succeeded", seconds=30)
+    room.wait_for(room.submit(client), "succeeded")
     pid = own_broker.pid
     assert pid is not None
-    slowest = 0.0
+    took: list[float] = []
     with health(api.url) as asked:
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -64,15 +65,16 @@ def test_a_frozen_broker_holds_up_no_submission_and_no_upload(
                 answer = client.post("/files", files={"file": ("a.txt", b"hello")})
                 assert answer.status_code == 202
                 room.note(answer.json()["id"])
-                slowest = max(slowest, time.monotonic() - began)
+                took.append(time.monotonic() - began)
                 time.sleep(0.1)
         finally:
             os.kill(pid, signal.SIGCONT)
 
     assert set(room.settle().values()) == {"succeeded"}
-    assert slowest < 2
+    # One or the other may be slow on a busy machine; what waits for the broker is slow each time, and none may until the end.
+    assert median(took) < 1 and max(took) < 6
     assert asked.failures == []
-    assert asked.slowest_seconds < 1
+    assert median(asked.seconds) < 0.5
 
 
 def test_a_broker_that_is_wiped_again_and_again_under_load_loses_nothing(
@@ -92,7 +94,7 @@ def test_a_broker_that_is_wiped_again_and_again_under_load_loses_nothing(
 def test_a_full_broker_delays_and_loses_nothing(room: Any, client: Any, own_broker: BrokerServer) -> None:
     room.relay()
     room.worker()
-    room.wait_for(room.submit(client), "succeeded", seconds=30)
+    room.wait_for(room.submit(client), "succeeded")
     with redis.Redis.from_url(own_broker.url) as broker:
         broker.config_set("maxmemory", "1")
         room.submit_many(client, 50)

@@ -11,7 +11,7 @@ def test_a_stalled_mail_server_holds_up_no_other_queue(room: Any, client: Any, m
     room.worker(queues="files")
     mail.handler.goes_on.clear()
     emails = [room.email(client) for _ in range(3)]
-    room.wait_for(emails[0], "running", seconds=30)
+    room.wait_for(emails[0], "running")
     pings = room.submit_many(client, 20)
 
     room.eventually(lambda: {room.statuses().get(task_id) for task_id in pings} == {"succeeded"})
@@ -28,7 +28,7 @@ def test_a_message_that_was_put_off_is_sent_once(room: Any, client: Any, mail: A
     mail.handler.answers = ["421 Later", "451 Later still"]
     task_id = room.email(client)
     for attempt in (1, 2):
-        room.eventually(lambda n=attempt: room.attempts(task_id) == n, 30)
+        room.eventually(lambda n=attempt: room.attempts(task_id) == n)
         room.wait_for(task_id, "retrying")
         # The backoff is half a minute: nobody need wait for it here.
         room.ask("UPDATE tasks SET next_attempt_at = now() WHERE status = 'retrying'")
@@ -42,7 +42,7 @@ def test_a_refused_message_fails_and_one_without_an_answer_is_unknown(room: Any,
     room.worker(concurrency=1)
     mail.handler.answers = ["550 No"]
     refused = room.email(client)
-    room.wait_for(refused, "failed", seconds=30)
+    room.wait_for(refused, "failed")
     mail.handler.hang_up_after_content = 1
     unknown = room.email(client)
 

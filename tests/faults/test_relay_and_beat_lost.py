@@ -30,7 +30,7 @@ def test_two_relays_and_two_beats_do_nothing_twice(room: Any, client: Any) -> No
     room.worker(queues="files,maintenance,email,reports")
     tasks = [task_id for _ in range(10) for task_id in room.submit_many(client, 20)]
     scheduled = "SELECT id::text FROM tasks WHERE schedule_id IS NOT NULL"
-    room.eventually(lambda: len(room.ask(scheduled)) >= 3, 30)
+    room.eventually(lambda: len(room.ask(scheduled)) >= 3)
     for (task_id,) in room.ask(scheduled):
         room.note(task_id)
 
@@ -48,9 +48,9 @@ def test_two_relays_and_two_beats_do_nothing_twice(room: Any, client: Any) -> No
 
 def test_a_beat_that_died_between_the_slot_and_its_task_has_done_neither(room: Any, client: Any) -> None:
     dying = room.start("beat", kill="beat-after-slot")
-    room.wait_for_death(dying, 30)
+    room.wait_for_death(dying)
 
     assert room.ask("SELECT count(*) FROM schedule_slots") == [(0,)]
     room.start("beat")
-    room.eventually(lambda: room.ask("SELECT count(*) FROM schedule_slots")[0][0] >= 3, 30)
+    room.eventually(lambda: room.ask("SELECT count(*) FROM schedule_slots")[0][0] >= 3)
     room.settle(0)

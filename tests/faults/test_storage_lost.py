@@ -121,13 +121,13 @@ def test_a_store_that_answers_503_for_a_while_delays_what_is_made_and_for_good_f
     front.failures = 3
     room.relay()
     room.worker(concurrency=2)
-    room.wait_for(short, "succeeded", seconds=30)
+    room.wait_for(short, "succeeded")
     refused_at_first = front.refused
     front.failures = float("inf")
     long = room.submit(client, IMAGES["kind"], params=params)
     lasting = room.submit(client, IMAGES["kind"], params=params, max_attempts=1)
-    room.wait_for(long, "retrying", seconds=30)
-    room.wait_for(lasting, "failed", seconds=30)
+    room.wait_for(long, "retrying")
+    room.wait_for(lasting, "failed")
     with (DATA / "rocket.jpg").open("rb") as file:
         refused_upload = client.post("/files", files={"file": ("rocket.jpg", file)})
     front.failures = 0

@@ -19,6 +19,7 @@ from pytest_celery import (
 )
 
 from shared.settings import Settings
+from tests.conftest import PATIENCE_SECONDS
 from workers.celery_app import make_celery_app
 
 
@@ -45,7 +46,7 @@ class ProcessAsContainer:
     def kill(self, signal: str) -> None:
         assert self._process is not None
         subprocess.run(["kill", "-s", signal.removeprefix("SIG"), self.id], check=True)
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=PATIENCE_SECONDS)
 
     def reload(self) -> None:
         """A process has no copy of its state that could be old."""
@@ -84,16 +85,16 @@ def test_a_task_succeeds_on_the_workers_of_a_pytest_celery_cluster(
     client = api.client("operator", "operator")
     workers = celery_setup.worker_cluster
     assert workers is not None
-    workers[0].wait_for_log("worker_started", timeout=20)
+    workers[0].wait_for_log("worker_started", timeout=PATIENCE_SECONDS)
     eventually(lambda: len(celery_setup.app.control.ping(timeout=1)) == 2)
     assert celery_setup.ready(ping=False, control=True, docker=True)
 
     location = client.post("/tasks", json={"kind": "platform.ping", "params": {"echo": "hello"}}).headers["location"]
 
-    assert client.get(location, params={"wait": 20}).json()["result"] == {"echo": "hello"}
+    assert client.get(location, params={"wait": 60}).json()["result"] == {"echo": "hello"}
 
     workers[0].kill()
     location = client.post("/tasks", json={"kind": "platform.ping", "params": {"echo": "again"}}).headers["location"]
 
     assert workers[0].container.status == "exited"
-    assert client.get(location, params={"wait": 20}).json()["status"] == "succeeded"
+    assert client.get(location, params={"wait": 60}).json()["status"] == "succeeded"

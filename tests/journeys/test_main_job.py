@@ -59,7 +59,7 @@ def follow(client: Any, parts: Any) -> Callable[[Any], dict[str, Any]]:
 
     def follow(answer: Any) -> dict[str, Any]:
         assert answer.status_code == 202, answer.text
-        task = client.get(answer.headers["location"], params={"wait": 40}).json()
+        task = client.get(answer.headers["location"], params={"wait": 60}).json()
         assert task["done"], parts.logs()[-4000:]
         return dict(task)
 

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from shared.settings import Settings
+from tests.conftest import PATIENCE_SECONDS
 
 BATCH = [{"kind": "platform.ping", "params": {"sleep_ms": 20}}] * 100
 
@@ -71,7 +72,7 @@ def test_a_broker_that_is_wiped_again_and_again_delays_and_loses_nothing(
         stop.set()
         wiping.join()
 
-    eventually(lambda: _all_done(settings, ids), 30)
+    eventually(lambda: _all_done(settings, ids))
     _assert_each_ended_once(settings, ids)
 
 
@@ -89,7 +90,7 @@ def test_workers_that_are_killed_delay_and_lose_nothing(
         worker = engine_room.start_worker()
         time.sleep(2)
 
-    eventually(lambda: _all_done(settings, ids), 40)
+    eventually(lambda: _all_done(settings, ids))
     _assert_each_ended_once(settings, ids, attempts=None)
 
 
@@ -106,7 +107,7 @@ def test_a_relay_that_is_killed_delays_and_loses_nothing(
         relay = engine_room.start("relay")
         time.sleep(1.5)
 
-    eventually(lambda: _all_done(settings, ids), 30)
+    eventually(lambda: _all_done(settings, ids))
     _assert_each_ended_once(settings, ids)
 
 
@@ -121,10 +122,10 @@ def test_a_rolling_restart_under_load_counts_no_attempt(
         following = engine_room.start_worker()
         worker.send_signal(signal.SIGTERM)
         ids += _submit(client)
-        assert worker.wait(timeout=10) == 0
+        assert worker.wait(timeout=PATIENCE_SECONDS) == 0
         worker = following
         latest = ids[-90]
         eventually(lambda: client.get(f"/tasks/{latest}").json()["done"])  # noqa: B023
 
-    eventually(lambda: _all_done(settings, ids), 30)
+    eventually(lambda: _all_done(settings, ids))
     _assert_each_ended_once(settings, ids)

@@ -20,6 +20,7 @@ from shared.schema_version import newest_revision, require_known_schema
 from shared.settings import Settings
 from shared.tables.base import metadata
 from shared.tables.every_table import EVERY_TABLE
+from tests.conftest import PATIENCE_SECONDS
 
 CATALOG = {
     "columns": """
@@ -94,7 +95,7 @@ def test_three_that_migrate_at_once_all_succeed(postgres_server: Any, parts: Any
     with _empty_database(postgres_server.url) as settings:
         parts.settings = settings
         started = [parts.start("migrate") for _ in range(3)]
-        codes = [process.wait(timeout=40) for process in started]
+        codes = [process.wait(timeout=PATIENCE_SECONDS) for process in started]
         described = _describe(settings)
 
     assert codes == [0, 0, 0], parts.logs()
@@ -118,7 +119,7 @@ def test_every_part_refuses_a_newer_schema_and_says_why(settings: Settings, part
 
     commands = [("api", "--port", "0"), ("relay",), ("worker", "--queues", "files"), ("beat",), ("migrate",)]
     started = [parts.start(*command) for command in commands]
-    codes = [process.wait(timeout=40) for process in started]
+    codes = [process.wait(timeout=PATIENCE_SECONDS) for process in started]
 
     assert all(code not in (None, 0) for code in codes), dict(zip(commands, codes, strict=True))
     assert parts.logs().count("the database is at migration 9999") == len(commands), parts.logs()

@@ -170,7 +170,7 @@ class Bench:
         self.attempts[str(attempt.task.id)] = attempt
         attempt.begin()
         self.runner.run(attempt, recorded.set)
-        assert recorded.wait(20), "the attempt was not recorded"
+        assert recorded.wait(60), "the attempt was not recorded"
         self.attempts.pop(str(attempt.task.id), None)
 
     def start(self, attempt: Attempt) -> threading.Thread:

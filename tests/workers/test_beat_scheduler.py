@@ -183,7 +183,7 @@ def test_two_beats_run_until_stopped_and_outlive_a_restart_of_the_database(
         started = time.monotonic()
         for beat in beats:
             beat.terminate()
-        codes = [beat.wait(timeout=10) for beat in beats]
+        codes = [beat.wait(timeout=60) for beat in beats]
 
     assert codes == [0, 0], parts.logs()[-2000:]
     assert time.monotonic() - started < 8

@@ -92,7 +92,7 @@ def test_ids_that_find_no_room_soon_are_given_back_for_other_workers(
     tasks.connection.execute(f"LISTEN {hot_tasks.DUE_CHANNEL}")
 
     busy.offer(ids)
-    eventually(lambda: all(tasks.get(task_id).rung_at is None for task_id in ids[1:]), 3)
+    eventually(lambda: all(tasks.get(task_id).rung_at is None for task_id in ids[1:]))
     heard = list(tasks.connection.notifies(timeout=1, stop_after=1))
     idle.offer(ids[1:])
 

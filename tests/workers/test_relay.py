@@ -23,6 +23,7 @@ from shared.errors import ConfigurationError
 from shared.queries import hot_tasks
 from shared.queries import tasks as task_queries
 from shared.settings import Settings
+from tests.conftest import PATIENCE_SECONDS
 from workers.celery_app import make_celery_app
 from workers.doorbell import MARKER_KEY, Doorbell
 from workers.relay import SWEEPER_LOCK, Relay
@@ -62,7 +63,7 @@ class RunningRelay:
         self._thread = threading.Thread(target=self.relay.run, daemon=True)
         self._thread.start()
         # Until it has left its mark, a relay takes the broker for one that has forgotten, and rings everything once more.
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_SECONDS
         with redis.Redis.from_url(self.settings.broker_url) as client:
             while not client.exists(MARKER_KEY):
                 assert time.monotonic() < deadline, "the relay left no mark"
@@ -71,7 +72,7 @@ class RunningRelay:
     def stop(self) -> None:
         self.relay.stop()
         if self._thread:
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=PATIENCE_SECONDS)
             assert not self._thread.is_alive(), "the relay did not stop"
         self.relay._doorbell.close()
         self.connection.close()
@@ -189,7 +190,7 @@ def test_what_a_broken_broker_does_not_take_is_rung_when_it_is_back(
 
     own_broker.start()
 
-    eventually(lambda: set(_rung(relay.settings)) >= set(ids), 10)
+    eventually(lambda: set(_rung(relay.settings)) >= set(ids))
     eventually(lambda: all(tasks.get(task_id).rung_at is not None for task_id in ids))
 
 
@@ -203,7 +204,7 @@ def test_a_wiped_broker_is_filled_again_at_once(
     with redis.Redis.from_url(settings.broker_url) as client:
         client.flushall()
 
-    eventually(lambda: sorted(_rung(settings)) == sorted(ids), 3)
+    eventually(lambda: sorted(_rung(settings)) == sorted(ids))
 
 
 def test_a_broker_that_comes_back_without_its_file_is_filled_again(
@@ -220,7 +221,7 @@ def test_a_broker_that_comes_back_without_its_file_is_filled_again(
             path.unlink()
     own_broker.start()
 
-    eventually(lambda: sorted(_rung(relay.settings)) == sorted(ids), 8)
+    eventually(lambda: sorted(_rung(relay.settings)) == sorted(ids))
 
 
 def test_a_frozen_broker_does_not_keep_lost_leases_from_being_taken_back(
@@ -234,8 +235,8 @@ def test_a_frozen_broker_does_not_keep_lost_leases_from_being_taken_back(
     subprocess.run(["kill", "-STOP", str(own_broker.pid)], check=True)
     try:
         waiting = tasks.submit_one()
-        # Three leases.
-        eventually(lambda: tasks.count("running") == 0, 6)
+        # Three leases, and more on a busy machine; far less than what the broker would be waited for again and again.
+        eventually(lambda: tasks.count("running") == 0, 15)
         assert tasks.status(waiting) == "queued"
     finally:
         subprocess.run(["kill", "-CONT", str(own_broker.pid)], check=True)
@@ -243,7 +244,8 @@ def test_a_frozen_broker_does_not_keep_lost_leases_from_being_taken_back(
 
 
 def test_two_relays_ring_each_task_once(tasks: Any, make_relay: Any, settings: Settings, eventually: Any) -> None:
-    relays = [make_relay(), make_relay()]
+    # Nobody claims: on a busy machine, a task would else be rung again before the last is rung.
+    relays = [make_relay(rering_seconds=600), make_relay(rering_seconds=600)]
     for relay in relays:
         relay.start()
 
@@ -277,8 +279,8 @@ def test_one_relay_does_the_chores_and_another_takes_over_from_a_killed_one(
     first.wait()
     bench.claim(*tasks.submit(count=1))
 
-    eventually(lambda: _lock_holders(tasks) not in ([], [holder]), 5)
-    eventually(lambda: tasks.count("running") == 0, 6)
+    eventually(lambda: _lock_holders(tasks) not in ([], [holder]))
+    eventually(lambda: tasks.count("running") == 0)
 
 
 def test_a_frozen_relay_that_holds_the_lock_does_not_stop_the_chores(
@@ -291,7 +293,7 @@ def test_a_frozen_relay_that_holds_the_lock_does_not_stop_the_chores(
     frozen.send_signal(signal.SIGSTOP)
     try:
         bench.claim(*tasks.submit(count=1))
-        eventually(lambda: tasks.count("running") == 0, 8)
+        eventually(lambda: tasks.count("running") == 0)
     finally:
         frozen.send_signal(signal.SIGCONT)
 
@@ -455,7 +457,7 @@ def test_a_relay_without_a_database_waits_for_it(settings: Settings, eventually:
 
     relay.stop()
 
-    thread.join(timeout=8)
+    thread.join(timeout=PATIENCE_SECONDS)
     assert not thread.is_alive()
 
 
