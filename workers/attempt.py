@@ -32,6 +32,8 @@ class Attempt:
         self.task = task
         self.started = False
         self.ended = False
+        self.ended_as: tuple[str, str | None] = ("queued", None)
+        """The status that its end is to be recorded as, and the type of its error."""
         self.claimed_at = time.monotonic()
         self._first = threading.Lock()
         self._stop: Stopped | None = None

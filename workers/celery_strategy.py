@@ -50,15 +50,34 @@ _HEADERS: Final[dict[str, Any]] = {
 }
 
 
+EVENTS: Final = {"failed": "task-failed", "retrying": "task-retried"}
+"""What Celery calls it when an attempt does not succeed."""
+
+
 class UnrevokedRequest(Request):  # type: ignore[misc]  # Celery has no types
     """A request that Celery's `revoke` does not touch: a caller cancels, and the database knows of it.
 
     A task that is claimed here and then not executed would only be claimed again, and again.
     """
 
+    attempt: Attempt | None = None
+
     def revoked(self) -> bool:
         """Never."""
         return False
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Tell those who watch how the attempt ended: to Celery each succeeds, for none raises an error.
+
+        Of an error only its type is told.
+        """
+        if type == "task-succeeded" and self.attempt is not None:
+            status, error = self.attempt.ended_as
+            if status in EVENTS:
+                type, fields = EVENTS[status], {"exception": error, "traceback": None}
+            elif status == "cancelled":
+                type, fields = "task-revoked", {"terminated": True, "signum": None, "expired": False}
+        super().send_event(type, **fields)
 
 
 def _read_ids(headers: Any) -> Iterator[uuid.UUID]:
@@ -117,6 +136,7 @@ def engine_strategy(task: Any, app: Celery, consumer: Any, **_: Any) -> Callable
 def execute_claimed(task: ClaimedTask, offered: Any) -> None:
     """Let Celery's pool execute a claimed task."""
     request, pool = offered
+    request.attempt = engine.attempts.get(str(task.id))
     worker_state.task_reserved(request)
     request.execute_using_pool(pool)
 

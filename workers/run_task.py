@@ -54,6 +54,8 @@ class TaskRunner:
                 if list_kinds()[task.kind].uses_files:
                     remove_folder(folder)
             attempt.ended = True
+            if document is not None:
+                attempt.ended_as = document["status"], document.get("error", {}).get("type")
 
         if document is None:
             self._let_go(context, None, None, on_recorded)
