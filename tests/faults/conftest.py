@@ -5,6 +5,7 @@ the question that is asked after each fault.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -33,6 +34,8 @@ Part = subprocess.Popen[bytes] | ForkedPart
 
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 1.0
+LONG = os.environ.get("TEST_LONG_FAULTS") == "1"
+"""Whether faults last for a minute, or for five, as they do in life; otherwise for seconds."""
 DONE = {"succeeded", "failed", "cancelled", "expired"}
 
 
@@ -48,7 +51,7 @@ class MailHandler:
     """Until it is set, no message is answered."""
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        await asyncio.to_thread(self.goes_on.wait, 30)
+        await asyncio.to_thread(self.goes_on.wait, 900)
         answer = self.answers.pop(0) if self.answers else "250 Taken"
         if self.hang_up_after_content:
             self.hang_up_after_content -= 1
@@ -285,3 +288,9 @@ def client(api: Any, room: Room) -> httpx2.Client:
 @pytest.fixture
 def health() -> type[Health]:
     return Health
+
+
+@pytest.fixture
+def lasting() -> Callable[[float, float], float]:
+    """Choose how long a fault lasts: so many seconds, or, where `TEST_LONG_FAULTS=1` is set, so many."""
+    return lambda short, long: long if LONG else short
