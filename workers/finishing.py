@@ -1,4 +1,4 @@
-"""Ends attempts: what ends together is committed together, by whichever thread finds the lock free."""
+"""Ends attempts: what has ended while the last commit ran is committed together, by a thread that does nothing else."""
 
 from __future__ import annotations
 
@@ -42,29 +42,30 @@ class Ending(NamedTuple):
 
 
 class Finisher:
-    """Writes the ends of attempts durably, and wakes those who wait for the tasks."""
+    """A thread that writes the ends of attempts durably, and wakes those who wait for the tasks.
+
+    Threads that run attempts never wait for the disk: they hand their ends over and go on.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._waiting: queue.SimpleQueue[Ending] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._waiting: queue.SimpleQueue[Ending | None] = queue.SimpleQueue()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._redis = redis.Redis.from_url(settings.broker_url, socket_timeout=0.5, socket_connect_timeout=0.5)
         self._silent_until = 0.0
+        self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
 
     def write_soon(self, document: dict[str, Any], on_written: OnWritten) -> None:
-        """Write an attempt's end, in this thread with all that has gathered, or in the one that is writing already.
+        """Have an attempt's end written, with all that gathers; `on_written` is called by the thread that writes.
 
         A database that is away is tried again until the lease would be over; then the sweeper has the task. Raises
         `TypeError`, and writes nothing, for a document that is no JSON.
         """
         self._waiting.put(Ending(document["id"], orjson.dumps(document), bool(document.get("artifacts")), on_written))
-        # Whoever finds the lock free writes for all. One who does not may go: the holder looks again after it lets go.
-        while not self._waiting.empty() and self._lock.acquire(blocking=False):
-            try:
-                self._flush()
-            finally:
-                self._lock.release()
 
     def write(self, document: dict[str, Any]) -> str | None:
         """Write an attempt's end and wait for it; give the task's state."""
@@ -89,18 +90,38 @@ class Finisher:
             self._silent_until = time.monotonic() + 2.0
 
     def close(self) -> None:
-        """Close the connections."""
-        if self._connection is not None:
-            self._connection.close()
+        """Write what has been handed over, and close the connections."""
+        self._waiting.put(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout=self._settings.lease_seconds)
         self._redis.close()
 
-    def _flush(self) -> None:
-        endings: list[Ending] = []
-        while len(endings) < MAX_TOGETHER:
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            endings, closing = self._gather()
             try:
-                endings.append(self._waiting.get_nowait())
+                self._write_together(endings)
+            except Exception:
+                # Whatever it is, the ends that come after it are written; these are swept when their leases are over.
+                log.exception("ends_not_written", tasks=len(endings))
+        self._disconnect()
+
+    def _gather(self) -> tuple[list[Ending], bool]:
+        """Wait for an end; give it with those that came since the last time, and whether no more will come."""
+        endings: list[Ending] = []
+        ending = self._waiting.get()
+        while ending is not None:
+            endings.append(ending)
+            if len(endings) == MAX_TOGETHER:
+                break
+            try:
+                ending = self._waiting.get_nowait()
             except queue.Empty:
                 break
+        return endings, ending is None
+
+    def _write_together(self, endings: list[Ending]) -> None:
         if not endings:
             return
         # Rows are taken in the order of their ids by everyone, so that no two writers wait for each other.

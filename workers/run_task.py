@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class TaskRunner:
     """Where the folders of attempts lie."""
 
     def run(self, attempt: Attempt, on_recorded: Callable[[], None]) -> None:
-        """Do an attempt's work and have its end recorded, soon and by whichever thread; raises nothing.
+        """Do an attempt's work and have its end recorded, soon, by another thread; raises nothing.
 
         `on_recorded` is called once the end is written, or known to be someone else's to write.
         """
@@ -88,13 +89,20 @@ class TaskRunner:
         on_recorded: Callable[[], None],
     ) -> None:
         """Delete what nobody will ever reach, once the attempt's end is written, or lost."""
-        try:
-            if document is not None and status in {None, UNKNOWN, REFUSED}:
-                log.warning("end_not_written", task_id=str(context.task_id), wanted=document["status"], because=status)
-            # What nobody can know is left to the hunt for orphans: an object that a file refers to must not go.
-            if status not in {"succeeded", UNKNOWN} and context.artifacts:
+        if document is not None and status in {None, UNKNOWN, REFUSED}:
+            log.warning("end_not_written", task_id=str(context.task_id), wanted=document["status"], because=status)
+
+        def delete() -> None:
+            try:
                 self._delete_unreachable(context)
-        finally:
+            finally:
+                on_recorded()
+
+        # What nobody can know is left to the hunt for orphans: an object that a file refers to must not go.
+        if status not in {"succeeded", UNKNOWN} and context.artifacts:
+            # A slow object store must not keep the ends of other attempts waiting.
+            threading.Thread(target=delete, name="delete-artifacts", daemon=True).start()
+        else:
             on_recorded()
 
     def _handle(self, attempt: Attempt, context: AttemptContext, folder: Path) -> dict[str, Any]:

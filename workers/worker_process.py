@@ -86,6 +86,7 @@ class WorkerProcess:
     def run(self) -> None:
         """Work until told to stop: SIGTERM finishes short work and hands back the rest."""
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
+        self._finisher.start()
         self._claimer.start()
         self._heartbeat.start()
         name = f"{'-'.join(self._queues)}-{os.getpid()}-{secrets.token_hex(2)}@{socket.gethostname()}"

@@ -142,6 +142,7 @@ class Bench:
         self.stuck: list[Attempt] = []
         self.waiting: list[Attempt] = []
         self.finisher = Finisher(settings)
+        self.finisher.start()
         self.store = open_object_store(settings.storage_url)
         self.scratch = scratch
         self._claims = connect_hot(settings, "bench", durable=False)

@@ -21,41 +21,43 @@ def _ending(attempt: Any, **fields: Any) -> dict[str, Any]:
 
 def test_ends_that_gather_while_one_is_written_are_written_together(tasks: Any, bench: Any, monkeypatch: Any) -> None:
     attempts = bench.claim(*tasks.submit(count=20))
-    first_is_in, sizes = threading.Event(), []
+    first_is_in, go_on, sizes = threading.Event(), threading.Event(), []
     execute = bench.finisher._execute
 
     def slowly(endings: list[Any]) -> Any:
         sizes.append(len(endings))
         first_is_in.set()
-        time.sleep(0.2)
+        assert go_on.wait(20)
         return execute(endings)
 
     monkeypatch.setattr(bench.finisher, "_execute", slowly)
     states: list[str | None] = []
-    writer = threading.Thread(target=lambda: states.append(bench.finisher.write(_ending(attempts[0]))))
-    writer.start()
-    first_is_in.wait()
-    for attempt in attempts[1:]:
+    for attempt in attempts:
         bench.finisher.write_soon(_ending(attempt), states.append)
-    writer.join(timeout=10)
+        assert first_is_in.wait(20)
+    go_on.set()
+    bench.finisher.close()
 
     assert sizes == [1, 19]
     assert states == ["succeeded"] * 20
 
 
 @pytest.mark.parametrize("bad", ["\0", "a\0b"])
-def test_an_end_that_the_database_does_not_take_leaves_the_others_theirs(tasks: Any, bench: Any, bad: str) -> None:
+def test_an_end_that_the_database_does_not_take_leaves_the_others_theirs(
+    tasks: Any, bench: Any, settings: Settings, bad: str
+) -> None:
     ids = tasks.submit(count=3)
     attempts = bench.claim(*ids)
     states: dict[Any, str | None] = {}
-    # The lock is held, so that the three are written together.
-    with bench.finisher._lock:
-        for attempt in attempts:
-            result = {"echo": bad if attempt.task.id == ids[1] else "good"}
-            bench.finisher.write_soon(
-                _ending(attempt, result=result), lambda state, key=attempt.task.id: states.update({key: state})
-            )
-    bench.finisher._flush()
+    finisher = Finisher(settings)
+    for attempt in attempts:
+        result = {"echo": bad if attempt.task.id == ids[1] else "good"}
+        finisher.write_soon(
+            _ending(attempt, result=result), lambda state, key=attempt.task.id: states.update({key: state})
+        )
+    # It begins only now, so that the three are written together.
+    finisher.start()
+    finisher.close()
 
     assert states == {ids[0]: "succeeded", ids[1]: REFUSED, ids[2]: "succeeded"}
     assert tasks.status(ids[1]) == "running"
@@ -70,6 +72,18 @@ def test_an_end_that_is_no_json_is_its_own_attempts_error_and_stops_nobody(tasks
 
     assert bench.finisher.write(_ending(good)) == "succeeded"
     assert tasks.status(bad.task.id) == "running"
+
+
+def test_what_is_done_after_one_end_and_fails_takes_no_other_end_with_it(tasks: Any, bench: Any) -> None:
+    first, second = bench.claim(*tasks.submit(count=2))
+
+    def fail(_: str | None) -> None:
+        raise RuntimeError("whoever asked to be told fails")
+
+    bench.finisher.write_soon(_ending(first), fail)
+
+    assert bench.finisher.write(_ending(second)) == "succeeded"
+    assert tasks.status(first.task.id) == "succeeded"
 
 
 def test_a_lost_claim_writes_nothing(tasks: Any, bench: Any) -> None:
@@ -94,6 +108,7 @@ def test_a_connection_that_was_ended_is_made_anew(tasks: Any, bench: Any) -> Non
 def test_a_database_that_is_away_for_longer_than_the_lease_leaves_the_end_unknown(settings: Settings) -> None:
     away = settings.model_copy(update={"lease_seconds": 1, "database_url": "postgresql://x@127.0.0.1:1/x"})
     finisher = Finisher(away)
+    finisher.start()
     document = {"id": uuid4(), "claim": 1, "status": "succeeded"}
 
     started = time.monotonic()
@@ -126,6 +141,7 @@ def test_a_broker_that_does_not_answer_hardly_delays_an_end(tasks: Any, bench: A
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         finisher = Finisher(settings.model_copy(update={"broker_url": url}))
+        finisher.start()
         attempts = bench.claim(*tasks.submit(count=10))
 
         started = time.monotonic()
