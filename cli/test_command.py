@@ -21,4 +21,6 @@ def run_tests(arguments: Sequence[str]) -> int:
     argv = [sys.executable, "-m", "pytest"]
     if not any(argument == "-n" or argument.startswith(("-n", "--numprocesses")) for argument in arguments):
         argv += ["-n", str(os.cpu_count() or 1), "--dist", "loadfile", "--no-loadscope-reorder"]
+        # What has ended one process would end each that takes its place.
+        argv += ["--max-worker-restart", "1"]
     return subprocess.run([*argv, *arguments], cwd=_ROOT).returncode

@@ -7,7 +7,9 @@ and a worker in processes of their own. `stack` is the whole local stack, shared
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -45,6 +47,8 @@ LONG_FOLDERS = ("benchmarks", "faults", "cli", "journeys", "workers", "deploy")
 """Where files take long, for they start processes; the longest first."""
 PATIENCE_SECONDS = 90
 """How long something that will come is waited for: on a busy machine, a start alone may take half a minute."""
+LIMIT_SECONDS = 300
+"""How long a test, its preparing or its end may take. What it waits for, it gives up sooner."""
 SHOWN_BYTES = 4000
 """How much of the end of each log is shown beside a failure."""
 
@@ -58,6 +62,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONG_FOLDERS.index(folder) if folder in LONG_FOLDERS else len(LONG_FOLDERS)
 
     items.sort(key=rank)
+
+
+@contextlib.contextmanager
+def give_up_in_time() -> Iterator[None]:
+    """Let what hangs fail after a while, with the stacks of all threads, and the other tests go on."""
+
+    def give_up(*_: object) -> None:
+        faulthandler.dump_traceback(sys.__stderr__ or 2)
+        pytest.fail(f"it took more than {LIMIT_SECONDS} s")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(LIMIT_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    with give_up_in_time():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    with give_up_in_time():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, object, object]:
+    with give_up_in_time():
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
