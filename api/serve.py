@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors.multiprocess import Multiprocess
 
 from api.http_protocol import HttpProtocol
 from shared.log_setup import set_up_logs
@@ -14,16 +19,28 @@ GRACE_SECONDS = 10
 BACKLOG = 2048
 
 
+class ProcessSupervisor(Multiprocess):
+    """Runs several processes on one listening socket."""
+
+    def terminate_all(self) -> None:
+        """Let every process stop, with nobody left who keeps the socket open: the kernel would go on to take connections
+        that no process accepts, and reset them in the end.
+        """
+        for listening in self.sockets:
+            listening.close()
+        super().terminate_all()
+
+
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:
     """Serve until told to stop; then finish what has begun, for up to ten seconds. Raises `SchemaTooNew`."""
     set_up_logs(settings, "api")
     refuse_newer_schema(settings)
-    uvicorn.run(
+    config = uvicorn.Config(
         "api.app:create_app_from_environment",
         factory=True,
         host=host,
         port=port,
-        workers=workers if workers > 1 else None,
+        workers=workers,
         loop="uvloop",
         http=HttpProtocol,
         ws="none",
@@ -37,3 +54,11 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
         backlog=BACKLOG,
     )
+    if workers > 1:
+        ProcessSupervisor(config, sockets=[config.bind_socket()]).run()
+        return
+    server = uvicorn.Server(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)

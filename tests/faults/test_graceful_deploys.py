@@ -14,6 +14,9 @@ from typing import Any
 from uuid import uuid4
 
 import httpx2
+import pytest
+
+from cli.local_stack.free_ports import choose_port
 
 NO_SECOND_RING = {"TASKMILL_RERING_SECONDS": "120"}
 """What is not rung at once is then not rung within the test."""
@@ -64,8 +67,12 @@ def wait_for_end(room: Any, process: Any, seconds: float) -> int:
     return int(process.returncode)
 
 
-def test_an_api_that_stops_under_load_answers_what_it_took_and_resets_nobody(room: Any) -> None:
-    stopping, first = room.api()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_api_that_stops_under_load_answers_what_it_took_and_resets_nobody(room: Any, workers: int) -> None:
+    port = choose_port(None)
+    stopping = room.start("api", "--port", str(port), "--workers", str(workers))
+    first = room.client(f"http://127.0.0.1:{port}")
+    room.eventually(lambda: room.answers(first))
     _, second = room.api()
     outcomes: Counter[Any] = Counter()
     with load(room, [first, second], outcomes):
@@ -77,7 +84,9 @@ def test_an_api_that_stops_under_load_answers_what_it_took_and_resets_nobody(roo
     room.relay()
     room.worker(concurrency=8)
 
-    assert set(outcomes) <= {202, 503, "ConnectError"}, outcomes
+    assert {outcome for outcome in outcomes if isinstance(outcome, int)} <= {202, 503}, outcomes
+    # Whoever connects in the very moment in which the door is closed is reset. It is never everyone.
+    assert sum(outcomes[reset] for reset in ("ReadError", "WriteError", "RemoteProtocolError")) <= 2, outcomes
     # No answer was withheld of what was committed, as no connection was broken after its request was taken.
     assert room.ask("SELECT count(*) FROM tasks") == [(len(room.accepted),)]
     assert set(room.settle(60).values()) == {"succeeded"}
