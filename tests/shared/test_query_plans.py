@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -119,26 +120,35 @@ def test_every_hot_statement_is_among_those_whose_plan_is_looked_at() -> None:
     assert hot - {"NAME_THE_CLAIM"} <= set(_statements())
 
 
-@pytest.fixture(scope="module")
-def grown(postgres_server: Any) -> Iterator[psycopg.Connection[Any]]:
-    """A connection that prepared every statement while the tables were empty; they have grown since."""
+@contextlib.contextmanager
+def _connect_to_new_database(server_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A hot connection to a database of its own, which has prepared every statement while the tables were empty."""
     name = f"test_{new_id().hex}"
-    url = postgres_server.url.rsplit("/", 1)[0] + "/" + name
-    with psycopg.connect(postgres_server.url, autocommit=True) as server:
+    url = server_url.rsplit("/", 1)[0] + "/" + name
+    with psycopg.connect(server_url, autocommit=True) as server:
         server.execute(f"CREATE DATABASE {name} TEMPLATE taskmill_template")  # type: ignore[arg-type]
         with psycopg.connect(url, **hot_connection_arguments("test")) as connection:
             # Twice, and without a rollback: psycopg forgets at one what it has prepared.
             for statement, parameters in [*_statements().values(), *_statements().values()]:
                 connection.execute(statement, parameters)  # type: ignore[arg-type]
-            with psycopg.connect(url, autocommit=True) as other:
-                other.execute("SET session_replication_role = replica")
-                other.execute(GROW)  # type: ignore[arg-type]
-                other.execute("ANALYZE")
             yield connection
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
 
 
-def _explain(connection: psycopg.Connection[Any], statement: str, parameters: dict[str, Any]) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def grown(postgres_server: Any) -> Iterator[psycopg.Connection[Any]]:
+    """A connection that prepared every statement while the tables were empty; they have grown since."""
+    with _connect_to_new_database(postgres_server.url) as connection:
+        with psycopg.connect(connection.info.dsn, autocommit=True, password=connection.info.password) as other:
+            other.execute("SET session_replication_role = replica")
+            other.execute(GROW)  # type: ignore[arg-type]
+            other.execute("ANALYZE")
+        yield connection
+
+
+def _explain(
+    connection: psycopg.Connection[Any], statement: str, parameters: dict[str, Any], *, options: str = "FORMAT JSON"
+) -> dict[str, Any]:
     """Give the generic plan of the statement as the connection has it prepared."""
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
     beginning = re.split(r"%\(\w+\)s", statement)[0].replace("%%", "%")
@@ -151,7 +161,7 @@ def _explain(connection: psycopg.Connection[Any], statement: str, parameters: di
     ]
     assert len(prepared) >= 1, "it is not prepared"
     arguments = sql.SQL(", ").join(sql.Literal(parameters[name]) for name in names)
-    query = sql.SQL("EXPLAIN (FORMAT JSON) EXECUTE {}").format(sql.Identifier(prepared[-1]))
+    query = sql.SQL("EXPLAIN ({}) EXECUTE {}").format(sql.SQL(options), sql.Identifier(prepared[-1]))
     if names:
         query += sql.SQL(" (") + arguments + sql.SQL(")")
     row = connection.execute(query, prepare=False).fetchone()
@@ -204,3 +214,29 @@ def test_without_the_settings_of_a_hot_connection_the_plans_would_be_others(
         nodes = list(_nodes(_explain(connection, statement, parameters)))
 
     assert any(_reads_too_much(node) for node in nodes)
+
+
+BACKLOG = 20_000
+WINDOW = 100
+
+
+@pytest.mark.parametrize("name", ["LIST_DUE_QUEUES", "RELEASE"])
+def test_what_the_relay_asks_again_and_again_costs_no_more_with_a_long_backlog(postgres_server: Any, name: str) -> None:
+    statement, parameters = _statements()[name]
+    if "window" in parameters:
+        parameters["window"] = WINDOW
+    # Postgres has not looked at the tables since they were empty, as after a burst.
+    with _connect_to_new_database(postgres_server.url) as connection:
+        connection.execute(
+            """INSERT INTO tasks (id, kind, queue, status, organization_id, owner_id, max_attempts, timeout_seconds,
+                keep_seconds)
+            SELECT gen_random_uuid(), 'platform.ping', 'files', 'queued', %(owner)s, %(owner)s, 3, 60, 60
+            FROM generate_series(1, %(backlog)s)""",
+            {"owner": OWNER, "backlog": BACKLOG},
+        )
+
+        plan = _explain(connection, statement, parameters, options="ANALYZE, FORMAT JSON")
+
+    read = [node["Actual Rows"] * node["Actual Loops"] for node in _nodes(plan)]
+
+    assert max(read) <= 5 * WINDOW
