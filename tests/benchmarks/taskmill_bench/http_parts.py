@@ -13,8 +13,9 @@ WARM_UP_SECONDS = 0.5
 
 
 def measure_load(system: HttpSystem, requests: list[dict[str, Any]], seconds: float) -> Measures:
-    """Load a system for so long; `cpu_us` is of all server processes for each request."""
-    system.load(requests, seconds=min(WARM_UP_SECONDS, seconds))
+    """Load a system for so long; `cpu_us` is of all server processes for each request. A shorter time needs no warmth."""
+    if seconds >= WARM_UP_SECONDS:
+        system.load(requests, seconds=WARM_UP_SECONDS)
     client = system.connect(requests, mode="load", seconds=seconds)
     watch = system.watch()
     answer = client.go(seconds + 60)
