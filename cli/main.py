@@ -250,11 +250,35 @@ def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
     if as_json:
         print(json.dumps(rows))
         return
-    columns = list(rows[0]) if rows else ["id", "name", "role"]
-    table = Table(*(column.replace("_", " ") for column in columns))
+    table = Table("id", "name", "role", "state")
+    table.columns[0].no_wrap = True
     for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
+        of = row["organization"]
+        table.add_row(
+            row["id"],
+            row["name"] if of == row["name"] else f"{row['name']}\nof {of}",
+            "\n".join([row["role"], *(row["scopes"] if _has_fewer_scopes(row) else [])]),
+            _key_state(row),
+        )
     Console().print(table)
+
+
+def _has_fewer_scopes(key: dict[str, Any]) -> bool:
+    from shared.api_keys import DEFAULT_SCOPES
+
+    return set(key["scopes"]) != set(DEFAULT_SCOPES[key["role"]])
+
+
+def _key_state(key: dict[str, Any]) -> str:
+    """Say whether a key opens anything; JSON has the times."""
+    from datetime import UTC, datetime
+
+    if key["revoked_at"]:
+        return "revoked"
+    if key["expires_at"] is None:
+        return "valid"
+    expires_at = datetime.fromisoformat(key["expires_at"])
+    return f"until {expires_at:%Y-%m-%d}" if expires_at > datetime.now(UTC) else "expired"
 
 
 @keys.command("revoke")
@@ -276,6 +300,29 @@ def main() -> None:
     except TaskmillError as error:
         print(f"taskmill: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if (explanation := _explain_database_error(error)) is None:
+            raise
+        print(f"taskmill: {explanation}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _explain_database_error(error: Exception) -> str | None:
+    """Say what an operator can do about the database; none when it is about something else.
+
+    Parts that run for long wait for it; this is for commands that need it now.
+    """
+    if "psycopg" not in sys.modules:
+        return None
+    import psycopg
+
+    cause = getattr(error, "orig", error)
+    if isinstance(cause, psycopg.errors.UndefinedTable):
+        return "the database has no tables yet: run `taskmill migrate` first"
+    if isinstance(cause, psycopg.OperationalError):
+        reason = " ".join(str(cause).split())
+        return f"the database does not answer: {reason} TASKMILL_DATABASE_URL says where it is looked for."
+    return None
 
 
 def _split_commas(text: str) -> list[str]:
@@ -299,12 +346,6 @@ def _plain_value(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain_value(item) for item in value]
     return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else str(value)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)
 
 
 if __name__ == "__main__":

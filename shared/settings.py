@@ -14,12 +14,14 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared import kill_points
 from shared.errors import ConfigurationError
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "unix"})
 DEFAULT_SECRET_KEY = "change-me"
 DEFAULT_FLOWER_PASSWORD = "change-me"
 
@@ -149,10 +151,48 @@ class Settings(BaseSettings):
     def _lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
+    @field_validator("database_url")
+    @classmethod
+    def _require_libpqs_form(cls, value: str) -> str:
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+
+        try:
+            conninfo_to_dict(value)
+        except ProgrammingError:
+            raise _refusal("must be in libpq's form, such as postgresql://user:password@host:5432/taskmill") from None
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _require_a_known_broker(cls, value: str) -> str:
+        # Of a broker that speaks AMQP the API knows no more than whether it lives; the relay refuses it, saying why.
+        if urlsplit(value).scheme not in REDIS_SCHEMES | {"amqp", "amqps"}:
+            raise _refusal(
+                "must be a Redis or Valkey, such as redis://:password@host:6379/0, or rediss://… with TLS; a Valkey's "
+                "begins with redis:// too"
+            )
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _require_a_mail_server(cls, value: SecretStr) -> SecretStr:
+        url = urlsplit(value.get_secret_value())
+        if url.scheme not in {"smtp", "smtps"} or not url.hostname:
+            raise _refusal("must name a mail server, such as smtp://user:password@host:587?starttls=1 or smtps://…")
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _require_a_mailbox(cls, value: str) -> str:
+        if "@" not in value:
+            raise _refusal("must be a mailbox, such as Taskmill <taskmill@example.com>")
+        return value
+
     @cached_property
     def broker_is_redis(self) -> bool:
         """Whether the broker speaks Redis: only then are there wake-ups, and messages pushed without kombu."""
-        return urlsplit(self.broker_url).scheme in {"redis", "rediss", "redis+socket", "unix"}
+        return urlsplit(self.broker_url).scheme in REDIS_SCHEMES
 
     def refuse_unsafe_production(self) -> None:
         """Raise `ConfigurationError`, naming every door that is open and how to close it, in production only."""
@@ -185,6 +225,11 @@ class Settings(BaseSettings):
             raise ConfigurationError(
                 "Taskmill does not start in production:\n" + "\n".join(f"- {c}" for c in complaints)
             )
+
+
+def _refusal(message: str) -> PydanticCustomError:
+    """Refuse a value without a word of it: it may hold a password."""
+    return PydanticCustomError("wrong_url", "{message}", {"message": message})
 
 
 def read_settings() -> Settings:

@@ -24,6 +24,11 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+def is_of_this_machine(host: str) -> bool:
+    """Whether a server could listen at that address at all."""
+    return is_free(0, host)
+
+
 def choose_port(remembered: int | None = None, host: str = "127.0.0.1") -> int:
     """The remembered port if it is free, or else a free one. Raises `OSError` when none is found."""
     if remembered is not None and is_free(remembered, host):

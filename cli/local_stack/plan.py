@@ -12,7 +12,7 @@ from pathlib import Path
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.child_process import Command
 from cli.local_stack.data_directory import DataDirectory
-from cli.local_stack.free_ports import is_free
+from cli.local_stack.free_ports import is_free, is_of_this_machine
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.process_record import MARK
 from cli.local_stack.ready_file import PARTS, ReadyFile
@@ -60,8 +60,12 @@ class StackPlan:
     def choose_ports(self, api_port: int) -> None:
         """Choose them, each as it was at the last start if that is free; `api_port` 0 leaves the API's to the stack.
 
-        Raises `ConfigurationError` when the API's is taken.
+        Raises `ConfigurationError` when the API's is taken, or its host is elsewhere.
         """
+        if not is_of_this_machine(self._host):
+            raise ConfigurationError(
+                f"{self._host} is no address of this machine: choose another --host, such as 127.0.0.1, or 0.0.0.0 for all"
+            )
         if api_port and not is_free(api_port, self._host):
             raise ConfigurationError(
                 f"Port {api_port} of {self._host} is taken: stop what listens there, or choose another --port "

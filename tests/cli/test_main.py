@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from cli.local_stack.postgres import PostgresServer
@@ -21,10 +22,12 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def taskmill(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TASKMILL_")}
+    inherited = {
+        name: value for name, value in os.environ.items() if name != "COLUMNS" and not name.startswith("TASKMILL_")
+    }
     argv = [sys.executable, "-m", "cli.main", *arguments]
     return subprocess.run(
-        argv, env={**inherited, **environment, "COLUMNS": "200"}, capture_output=True, text=True, timeout=60
+        argv, env={"COLUMNS": "200", **inherited, **environment}, capture_output=True, text=True, timeout=60
     )
 
 
@@ -79,6 +82,63 @@ def test_a_wrong_setting_is_one_plain_message_that_hides_the_value(command: list
     assert "Traceback" not in outcome.stderr
 
 
+@pytest.mark.parametrize("command", [["api"], ["beat"], ["migrate"], ["keys", "list"]])
+def test_a_database_of_another_kind_is_refused_without_its_password(command: list[str]) -> None:
+    outcome = taskmill(*command, TASKMILL_DATABASE_URL="mysql://root:s3cret@127.0.0.1/x")
+
+    assert outcome.returncode == 2
+    assert "TASKMILL_DATABASE_URL: must be in libpq's form" in outcome.stderr
+    assert "s3cret" not in outcome.stderr + outcome.stdout
+    assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize("command", [["migrate"], ["keys", "list"], ["keys", "create", "ana"], ["verify"]])
+def test_a_database_that_does_not_answer_is_said_plainly(command: list[str]) -> None:
+    outcome = taskmill(*command, TASKMILL_DATABASE_URL="postgresql://taskmill:s3cret@127.0.0.1:1/taskmill")
+
+    assert outcome.returncode == 1
+    assert outcome.stderr.startswith("taskmill: the database does not answer: ")
+    assert "TASKMILL_DATABASE_URL" in outcome.stderr
+    assert "s3cret" not in outcome.stderr + outcome.stdout
+    assert "Traceback" not in outcome.stderr
+
+
+def test_keys_of_a_database_without_tables_ask_for_a_migration(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE bare")
+
+    outcome = taskmill("keys", "list", TASKMILL_DATABASE_URL=database_url.rsplit("/", 1)[0] + "/bare")
+
+    assert outcome.returncode == 1
+    assert "run `taskmill migrate` first" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_list_of_keys_fits_a_terminal_with_ids_that_can_be_revoked(database_url: str) -> None:
+    made = json.loads(
+        taskmill(
+            "keys",
+            "create",
+            "narrow",
+            "--scopes",
+            "tasks:read",
+            "--organization",
+            "others",
+            "--json",
+            TASKMILL_DATABASE_URL=database_url,
+        ).stdout
+    )
+    listed = taskmill("keys", "list", TASKMILL_DATABASE_URL=database_url, COLUMNS="80").stdout
+
+    assert made["id"] in listed
+    assert "narrow" in listed
+    assert "of others" in listed
+    assert "tasks:read" in listed
+    assert max(map(len, listed.splitlines())) <= 80
+    assert taskmill("keys", "revoke", made["id"], TASKMILL_DATABASE_URL=database_url).returncode == 0
+    assert "revoked" in taskmill("keys", "list", TASKMILL_DATABASE_URL=database_url, COLUMNS="80").stdout
+
+
 def test_production_does_not_start_on_default_secrets() -> None:
     outcome = taskmill("api", TASKMILL_ENVIRONMENT="production")
 
@@ -104,3 +164,10 @@ def test_a_port_that_is_taken_is_said_plainly(tmp_path: Path) -> None:
 
     assert outcome.returncode == 2
     assert f"Port {port} of 127.0.0.1 is taken" in outcome.stderr
+
+
+def test_an_address_of_another_machine_is_said_plainly(tmp_path: Path) -> None:
+    outcome = taskmill("up", "--data-dir", str(tmp_path / "data"), "--host", "192.0.2.1")
+
+    assert outcome.returncode == 2
+    assert "192.0.2.1 is no address of this machine" in outcome.stderr
