@@ -10,18 +10,40 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery, signals
+from celery.app.amqp import AMQP
+from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 
 from shared.contracts.kind import QUEUES
 from shared.settings import Settings
 
 SOCKET_TIMEOUT_SECONDS = 10
+LONGEST_PAUSE_SECONDS = 2.0
+
+
+class ReturningConnection(Connection):
+    """A connection that is made again soon after its broker is back, however long that was away.
+
+    Celery lets the pauses between its tries grow to half a minute, and has no setting for it.
+    """
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Connection:
+        """Try until there is a connection, with short pauses."""
+        pauses = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": LONGEST_PAUSE_SECONDS}
+        super().ensure_connection(*args, **{**pauses, **options})  # type: ignore[no-untyped-call]
+        return self
+
+
+class ReturningAMQP(AMQP):  # type: ignore[misc]  # Celery has no types
+    """What makes Celery's connections."""
+
+    Connection = ReturningConnection
 
 
 def make_celery_app(settings: Settings) -> Celery:
     """Make the application for the broker that the settings name."""
     signals.setup_logging.connect(_leave_logs_alone)
-    app = Celery("taskmill", broker=settings.broker_url, set_as_current=False)
+    app = Celery("taskmill", broker=settings.broker_url, set_as_current=False, amqp=ReturningAMQP)
     options: dict[str, Any] = {"visibility_timeout": 3600}
     if settings.broker_is_redis:
         if urlsplit(settings.broker_url).scheme == "rediss":
