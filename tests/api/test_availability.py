@@ -22,6 +22,8 @@ from shared.schema_migrations import migrate
 from shared.settings import Settings
 
 TIMEOUT = 1.0
+BUSY_SECONDS = 8.0
+"""What a busy machine may take besides. Without a limit, nothing that hangs is answered at all."""
 EMAIL = {"to": ["ada@example.com"], "text": "hello"}
 
 
@@ -150,7 +152,7 @@ def test_while_postgres_is_down_nothing_is_accepted_and_all_is_well_afterwards(
         own_postgres.start()
 
     for answers in (known, forgotten, unknown):
-        require_unavailable(answers, TIMEOUT + 1.5)
+        require_unavailable(answers, TIMEOUT + BUSY_SECONDS)
     assert life.status_code == 200
     assert count_tasks(module_settings) == before
     recovered()
@@ -175,7 +177,7 @@ def test_while_postgres_hangs_callers_are_told_so_in_time_and_all_is_well_afterw
 
     for answers in (known, unknown):
         # One round trip that does not end, and one connection that is not opened.
-        require_unavailable(answers, TIMEOUT * 2 + GRACE_SECONDS + 0.5)
+        require_unavailable(answers, TIMEOUT * 2 + GRACE_SECONDS + BUSY_SECONDS)
     recovered()
     assert client.get(f"/tasks/{task_id}").status_code == 200
 
@@ -220,4 +222,4 @@ def test_while_the_broker_is_away_submissions_and_cancels_are_taken_as_ever(
             answer, seconds = submit_and_cancel()
 
     assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
-    assert seconds < 1.5
+    assert seconds < BUSY_SECONDS

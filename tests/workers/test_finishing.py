@@ -116,7 +116,7 @@ def test_a_database_that_is_away_for_longer_than_the_lease_leaves_the_end_unknow
     finisher.close()
 
     assert state == UNKNOWN
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_an_end_whose_answer_was_lost_is_not_written_twice(tasks: Any, bench: Any, monkeypatch: Any) -> None:
@@ -150,5 +150,5 @@ def test_a_broker_that_does_not_answer_hardly_delays_an_end(tasks: Any, bench: A
         took = time.monotonic() - started
         finisher.close()
 
-    # Half a second of waiting for an answer; then the broker is left alone for a while.
-    assert took < 1.5
+    # Half a second of waiting for an answer, and not for each: then the broker is left alone for a while.
+    assert took < 4

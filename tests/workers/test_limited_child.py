@@ -58,7 +58,7 @@ def failure_of(run: Run, body: str, **options: Any) -> Failed:
     return caught.value
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -187,14 +187,14 @@ def test_processor_time_is_bounded_and_counts_as_time(run: Run) -> None:
     started = time.monotonic()
     failed = failure_of(run, "while True: pass", cpu_seconds=1)
     assert failed.type == "/problems/timed-out"
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30
 
 
 def test_a_child_that_hangs_is_ended_when_its_time_is_over(run: Run) -> None:
     started = time.monotonic()
     failed = failure_of(run, "import time; time.sleep(60)", wall_seconds=0.5)
     assert failed.type == "/problems/timed-out"
-    assert 0.4 < time.monotonic() - started < 10
+    assert 0.4 < time.monotonic() - started < 30
 
 
 def test_a_child_that_ignores_every_signal_is_ended_too(run: Run) -> None:
@@ -246,7 +246,7 @@ def test_being_told_to_stop_ends_the_child_at_once(run: Run) -> None:
 
     with pytest.raises(Cancelled):
         run("import time; time.sleep(60)", check=check)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def test_being_told_to_stop_while_reporting_progress_ends_the_child_too(run: Run) -> None:

@@ -228,7 +228,7 @@ def test_an_attempt_whose_claim_is_lost_writes_nothing_and_its_artifact_is_delet
         if context.attempt == 1:
             _make_artifact(context, "stale")
             held.set()
-            assert go_on.wait(20)
+            assert go_on.wait(60)
             return PingResult(echo="stale")
         _make_artifact(context, "fresh")
         return PingResult(echo="fresh")
@@ -244,7 +244,7 @@ def test_an_attempt_whose_claim_is_lost_writes_nothing_and_its_artifact_is_delet
 
     (fresh,) = bench.claim(task_id)
     go_on.set()
-    thread.join(timeout=20)
+    thread.join(timeout=60)
     assert tasks.status(task_id) == "running"
     bench.run(fresh)
 
@@ -360,7 +360,7 @@ def test_an_attempt_whose_time_is_over_is_tried_again_while_attempts_are_left(
     started = time.monotonic()
     bench.do(task_id)
 
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == (status, "/problems/timed-out")
 
 
@@ -380,8 +380,8 @@ def test_heartbeats_renew_leases_and_stop_what_was_cancelled(tasks: Any, bench: 
     started = time.monotonic()
     bench.do(task_id)
 
-    # Two heartbeats are two thirds of the lease, which is 2 s; a heartbeat is at most a tick late.
-    assert time.monotonic() - started < 2.4 + 2 * (2 / 3 + 0.5) + 0.5
+    # Two heartbeats are two thirds of the lease, which is 2 s; the rest is for a busy machine, and less than the sleep.
+    assert time.monotonic() - started < 20
     assert tasks.history(task_id) == ["queued", "running", "running", "cancelled"]
 
 
@@ -399,7 +399,7 @@ def test_heartbeats_tell_an_attempt_that_its_claim_is_lost(tasks: Any, bench: An
     started = time.monotonic()
     bench.do(task_id)
 
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     assert tasks.status(task_id) == "retrying"
 
 
@@ -408,7 +408,7 @@ def test_a_claimed_task_that_waits_for_a_thread_is_renewed_and_soon_given_up(tas
     bench.attempts[str(attempt.task.id)] = attempt
     bench.heartbeat.start()
 
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 60
     while not bench.waiting:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -423,7 +423,7 @@ def test_an_attempt_that_does_not_notice_that_its_time_is_over_is_reported_as_st
     go_on = threading.Event()
 
     def handle(params: PingParams, context: Any) -> PingResult:
-        go_on.wait(20)
+        go_on.wait(60)
         return PingResult(echo=None)
 
     bench.handlers[PING] = handle
@@ -431,12 +431,12 @@ def test_an_attempt_that_does_not_notice_that_its_time_is_over_is_reported_as_st
     (attempt,) = bench.claim(tasks.submit_one(timeout=1))
     thread = bench.start(attempt)
 
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not bench.stuck:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     go_on.set()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
 
     assert bench.stuck[0] is attempt
 

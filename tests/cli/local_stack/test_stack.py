@@ -24,8 +24,7 @@ from cli.local_stack.process_identity import ProcessIdentity, identify, list_mar
 from cli.local_stack.process_record import MARK
 from cli.local_stack.ready_file import PARTS
 from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
-
-pytestmark = pytest.mark.xdist_group("local_stack")
+from tests.conftest import PATIENCE_SECONDS
 
 
 def submit_ping(ready: dict[str, Any]) -> str:
@@ -109,7 +108,7 @@ def test_each_part_that_is_killed_is_started_again_and_the_ready_file_tells(runn
         after = running.ready["pids"]
         return all(after[part] != before[part] and identify(after[part][0]) for part in PARTS)
 
-    assert wait_until(all_replaced, limit_seconds=20)
+    assert wait_until(all_replaced, limit_seconds=PATIENCE_SECONDS)
     ready = running.ready
 
     def accepts() -> bool:
@@ -118,14 +117,14 @@ def test_each_part_that_is_killed_is_started_again_and_the_ready_file_tells(runn
         except OSError:
             return False
 
-    assert wait_until(accepts, limit_seconds=30, pause_seconds=0.1)
+    assert wait_until(accepts, limit_seconds=PATIENCE_SECONDS, pause_seconds=0.1)
     assert get_task(ready, submit_ping(ready))["status"] == "succeeded"
 
 
 def test_a_second_stack_on_the_directory_is_refused_and_disturbs_nothing(running: LocalStack) -> None:
     argv = [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(running.data_dir)]
 
-    outcome = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    outcome = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
     assert outcome.returncode == 2
     assert f"process {running.supervisor_pid}" in outcome.stderr
@@ -157,7 +156,7 @@ def test_a_kill_of_everything_loses_nothing_and_the_next_start_is_as_it_was(runn
     assert supervisor is not None
 
     signal_all([supervisor, *processes], signal.SIGKILL)
-    assert wait_until_gone([supervisor, *processes], limit_seconds=5)
+    assert wait_until_gone([supervisor, *processes], limit_seconds=PATIENCE_SECONDS)
     running.kill_supervisor()
     running.start()
 
@@ -176,7 +175,7 @@ def test_what_a_killed_supervisor_left_is_ended_by_the_next_start(running: Local
 
     running.start()
 
-    assert wait_until_gone(left, limit_seconds=1)
+    assert wait_until_gone(left, limit_seconds=10)
     assert get_task(running.ready, submit_ping(running.ready))["status"] == "succeeded"
 
 
@@ -187,7 +186,7 @@ def test_a_signal_in_the_middle_of_the_start_leaves_no_process_either(stack: Loc
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         time.sleep(delay_seconds)
         process.terminate()
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert "Traceback" not in output
     assert process.returncode in {0, -signal.SIGTERM}
@@ -202,5 +201,5 @@ def test_a_signal_ends_all_of_it_in_time_and_leaves_no_process(running: LocalSta
     assert running.stop() == 0
 
     assert time.monotonic() - began < 20
-    assert wait_until_gone(processes, limit_seconds=0.5)
+    assert wait_until_gone(processes, limit_seconds=5)
     assert list_processes(running) == []

@@ -201,7 +201,7 @@ def test_a_message_without_an_answer_is_unknown(start: Callable[..., ScriptedDia
     with pytest.raises(AnswerMissing), dialogue.client().connect(never_stop) as session:
         send(session, timeout_seconds=1.0)
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize(("answer", "code"), [("451 later", 451), ("554-no\r\n554 spam", 554), ("421 bye", 421)])
@@ -243,7 +243,7 @@ def test_a_wait_before_the_message_ends_when_the_attempt_must(start: Callable[..
     with pytest.raises(Cancelled), dialogue.client(20).connect(stop):
         pass
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
 
 
 def test_a_server_that_will_not_say_goodbye_holds_nothing_up(start: Callable[..., ScriptedDialogue]) -> None:

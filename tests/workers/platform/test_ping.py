@@ -23,7 +23,7 @@ def test_it_takes_as_long_as_it_is_told(tmp_path: Path) -> None:
 
     handle(PingParams(sleep_ms=300), MemoryContext(tmp_path))
 
-    assert 0.3 <= time.monotonic() - started < 1
+    assert 0.3 <= time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("queue", ["email", "files", "reports"])

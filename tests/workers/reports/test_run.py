@@ -530,7 +530,7 @@ def test_an_endless_recursion_ends_when_the_task_is_cancelled(run_report: RunRep
             stop_after_seconds=1,
         )
 
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     assert not limited_children()
 
 
