@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,22 +107,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Show, beside a failure, the end of what each server of the test has said."""
     report = yield
     if report.failed:
-        for log in list_logs(getattr(item, "funcargs", {}).values()):
+        for log in list_logs(getattr(item, "funcargs", {})):
             said = log.read_bytes()[-SHOWN_BYTES:].decode("utf-8", "replace").strip()
             if said:
                 report.sections.append((f"end of {log.parent.name}/{log.name}", said))
     return report
 
 
-def list_logs(fixtures: Iterable[object]) -> list[Path]:
-    """The logs of those of a test's fixtures that are servers."""
-    logs: set[Path] = set()
-    for fixture in fixtures:
-        if isinstance(fixture, Parts):
-            logs.update(fixture.folder.glob("*.log"))
-        elif isinstance(fixture, LocalStack | ServerProcess):
-            logs.add(fixture.log_path)
-    return sorted(log for log in logs if log.exists())
+def list_logs(fixtures: Mapping[str, Any]) -> list[Path]:
+    """The logs that lie in a test's own folder, and those of the servers that it shares with others."""
+    servers = [fixture for fixture in fixtures.values() if isinstance(fixture, LocalStack | ServerProcess)]
+    logs = {server.log_path for server in servers if server.log_path.exists()}
+    return sorted(logs.union(fixtures["tmp_path"].rglob("*.log") if "tmp_path" in fixtures else ()))
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,8 @@ from shared.verification import Report, verify
 SETTLE_SECONDS: Final = 180.0
 MOST_SLOW_HEALTH: Final = 2
 """So many answers of `/health` may take longer than a second: this machine runs the servers, the work and the faults."""
+SHOWN_CHARACTERS: Final = 8000
+"""How much of the stack's log is shown when a promise was broken: in CI, nobody can look for the rest."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,10 @@ def run_chaos(options: ChaosOptions) -> int:
             stack.remove()
         else:
             print(f"What is left lies in {stack.data_dir}; its log is {stack.log_path}")
+            if stack.log_path.exists():
+                print(
+                    f"It ends so:\n{stack.log_path.read_text(encoding='utf-8', errors='replace')[-SHOWN_CHARACTERS:]}"
+                )
     return 0 if passed else 1
 
 

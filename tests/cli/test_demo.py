@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 
-def test_the_demo_does_the_main_job_and_finds_every_result_right() -> None:
-    outcome = subprocess.run([sys.executable, "-m", "cli.main", "demo"], capture_output=True, text=True, timeout=120)
+def test_the_demo_does_the_main_job_and_finds_every_result_right(tmp_path: Path) -> None:
+    # In the test's folder, where its log is found if it fails.
+    argv = [sys.executable, "-m", "cli.main", "demo", "--data-dir", str(tmp_path / "demo")]
 
-    assert outcome.returncode == 0, outcome.stdout
+    outcome = subprocess.run(argv, capture_output=True, text=True, timeout=240)
+
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert "Every result is right" in outcome.stdout
     for found in (
         "thumbnail.jpg: 160 x 107",
