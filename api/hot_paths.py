@@ -7,13 +7,11 @@ to the schema, and answers through here too.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Final
 from urllib.parse import parse_qsl
 from uuid import UUID
 
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from api.authentication import Caller
@@ -22,10 +20,10 @@ from api.error_responses import Problem, from_exception, invalid
 from api.representations import PRIVATE_HEADERS, TaskRow, task_json
 from api.services import Services
 from api.submissions import Request, Submissions, fingerprint, parse_submission, read_idempotency_key, read_traceparent
+from api.wakeups import Waiter
 from shared.queries.tasks import find_tombstone
 from shared.task_states import DONE_VALUES
 
-T = TypeVar("T")
 RawHeaders = list[tuple[bytes, bytes]]
 UUID_LENGTH: Final = 36
 MAX_WAIT_SECONDS: Final = 60
@@ -88,7 +86,7 @@ class HotPaths:
             return await self._submit(scope, receive, given, caller, limit_headers)
         limit_headers += services.limits.count("read", caller.rate_key)
         caller.require("tasks:read")
-        return await self._read(scope, receive, given, caller, limit_headers)
+        return await self._read(scope, given, caller, limit_headers)
 
     async def _submit(
         self, scope: Scope, receive: Receive, given: Mapping[bytes, bytes], caller: Caller, limit_headers: RawHeaders
@@ -116,7 +114,7 @@ class HotPaths:
         return answer.status, headers, answer.body
 
     async def _read(
-        self, scope: Scope, receive: Receive, given: Mapping[bytes, bytes], caller: Caller, limit_headers: RawHeaders
+        self, scope: Scope, given: Mapping[bytes, bytes], caller: Caller, limit_headers: RawHeaders
     ) -> tuple[int, RawHeaders, bytes]:
         task_id = _read_task_id(scope["path"][7:])
         wait, applied = read_wait(scope["query_string"], _text(given.get(b"prefer")))
@@ -127,8 +125,13 @@ class HotPaths:
         reader = self._services.reader
         row: TaskRow | None
         if wait:
-            waiting = self._services.waiters.wait(task_id, wait, _settles(caller, if_none_match))
-            row = await _unless_disconnected(receive, waiting)
+            waiter = Waiter()
+            on_lost: list[Callable[[], None]] = scope["state"].get("on_lost", [])
+            on_lost.append(waiter.hang_up)
+            try:
+                row = await self._services.waiters.wait(waiter, task_id, wait, _settles(caller, if_none_match))
+            finally:
+                on_lost.remove(waiter.hang_up)
         elif if_none_match is not None:
             version = await reader.find_version(task_id)
             unchanged = (
@@ -152,25 +155,6 @@ class HotPaths:
         async with self._services.reads.connect() as connection:
             organization_id = (await connection.execute(find_tombstone(task_id, "task"))).scalars().first()
         return Problem("gone" if organization_id is not None and caller.sees(organization_id) else "not-found")
-
-
-async def _unless_disconnected(receive: Receive, waiting: Coroutine[Any, Any, T]) -> T:
-    """Give what is waited for. Raises `ClientDisconnect` as soon as nobody waits for it any more."""
-    answering = asyncio.ensure_future(waiting)
-    listening = asyncio.ensure_future(_see_disconnect(receive))
-    try:
-        await asyncio.wait({answering, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            raise ClientDisconnect
-        return answering.result()
-    finally:
-        answering.cancel()
-        listening.cancel()
-
-
-async def _see_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _settles(caller: Caller, if_none_match: str | None) -> Callable[[TaskRow], bool]:

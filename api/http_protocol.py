@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -23,8 +24,19 @@ class HttpProtocol(HttpToolsProtocol):
     stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, with writes that are joined."""
+        """Begin, with writes that are joined.
+
+        The state of each request has `on_lost`, a list: what is in it is called when the client hangs up.
+        """
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
+        self._on_lost: list[Callable[[], None]] = []
+        self.app_state = {**self.app_state, "on_lost": self._on_lost}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, and tell whoever works for this connection."""
+        super().connection_lost(exc)
+        for hang_up in self._on_lost:
+            hang_up()
 
     def shutdown(self) -> None:
         """Begin to end, because the server stops: who waits for a task is answered now, and not in a minute.

@@ -72,7 +72,8 @@ class Frame:
         began = time.perf_counter()
         head = method == "HEAD"
         if head:
-            scope = {**scope, "method": "GET", "state": {**scope["state"], "is_head": True}}
+            scope = {**scope, "method": "GET"}
+            scope["state"]["is_head"] = True
 
         async def send_framed(message: Message) -> None:
             nonlocal started, finished

@@ -15,6 +15,7 @@ import redis.asyncio as redis
 import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from starlette.requests import ClientDisconnect
 
 from api.batcher import Batcher, HotConnection
 from api.representations import TaskRow
@@ -88,13 +89,33 @@ def _array(ids: Sequence[UUID]) -> str:
     return "{" + ",".join(map(str, dict.fromkeys(ids))) + "}"
 
 
+class Waiter:
+    """One who waits, and may hang up."""
+
+    __slots__ = ("future", "hung_up")
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] | None = None
+        self.hung_up = False
+
+    def wake(self) -> None:
+        """Let it look again."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+    def hang_up(self) -> None:
+        """Let it wait no longer, for nobody hears the answer."""
+        self.hung_up = True
+        self.wake()
+
+
 class Waiters:
     """Those who wait for a task, by its id, each with the version that they have seen."""
 
     def __init__(self, settings: Settings, reader: TaskReader) -> None:
         self._settings = settings
         self._reader = reader
-        self._waiting: dict[UUID, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[UUID, set[Waiter]] = {}
         self._seen: dict[UUID, int] = {}
         self._background: list[asyncio.Task[None]] = []
         self._publisher: redis.Redis | None = None
@@ -126,35 +147,45 @@ class Waiters:
         if self._publisher is not None:
             await self._publisher.aclose()
 
-    async def wait(self, task_id: UUID, seconds: float, is_settled: Callable[[TaskRow], bool]) -> TaskRow | None:
-        """Give the task as soon as it is settled, or as it is after `seconds`; None when there is none."""
+    async def wait(
+        self, waiter: Waiter, task_id: UUID, seconds: float, is_settled: Callable[[TaskRow], bool]
+    ) -> TaskRow | None:
+        """Give the task as soon as it is settled, or as it is after `seconds`; None when there is none.
+
+        Raises `ClientDisconnect` as soon as the waiter has hung up.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while True:
-            future: asyncio.Future[None] = loop.create_future()
-            waiting = self._waiting.setdefault(task_id, set())
-            waiting.add(future)
-            try:
+        waiting = self._waiting.setdefault(task_id, set())
+        waiting.add(waiter)
+        try:
+            while True:
+                # From here on it may be woken: what changes while the task is read is not missed.
+                waiter.future = loop.create_future()
                 row = await self._reader.find(task_id)
                 left = deadline - loop.time()
                 if row is None or is_settled(row) or left <= 0 or self._closing:
                     return row
                 self._seen[task_id] = row.version
                 del row  # thousands may wait for a minute
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await future
-            finally:
-                waiting.discard(future)
-                if not waiting:
-                    self._waiting.pop(task_id, None)
-                    self._seen.pop(task_id, None)
+                timer = loop.call_later(left, waiter.wake)
+                try:
+                    if not waiter.hung_up:
+                        await waiter.future
+                finally:
+                    timer.cancel()
+                if waiter.hung_up:
+                    raise ClientDisconnect
+        finally:
+            waiting.discard(waiter)
+            if not waiting:
+                self._waiting.pop(task_id, None)
+                self._seen.pop(task_id, None)
 
     def wake(self, task_id: UUID) -> None:
         """Let those who wait for a task look again."""
-        for future in self._waiting.get(task_id, ()):
-            if not future.done():
-                future.set_result(None)
+        for waiter in self._waiting.get(task_id, ()):
+            waiter.wake()
 
     async def publish(self, message: bytes) -> None:
         """Tell the other processes of a change; silently not, when the broker does not take it at once."""

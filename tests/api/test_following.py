@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ import pytest
 import redis
 
 from api import wakeups
-from api.wakeups import LISTENING_POLL_SECONDS
+from api.wakeups import LISTENING_POLL_SECONDS, Waiter
 from shared.wakeup_channel import WAKEUP_CHANNEL, write_ids
 
 ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
@@ -244,6 +246,23 @@ def test_a_cancel_wakes_those_who_wait(operator: httpx2.Client, ping: Callable[.
 
     assert answer.json()["status"] == "cancelled"
     assert seconds < SOON_SECONDS
+
+
+def test_nothing_is_kept_for_one_who_hangs_up_while_waiting(operator: httpx2.Client, ping: Callable[..., str]) -> None:
+    url, key = operator.base_url, operator.headers["Authorization"]
+    request = f"GET /tasks/{ping(delay=3600)}?wait=60 HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: {key}\r\n\r\n"
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        connection.sendall(request.encode())
+        wait_for_waiters(1)
+    wait_for_waiters(0)
+
+
+def wait_for_waiters(count: int) -> None:
+    """Return once so many wait; the API serves from this process."""
+    deadline = time.monotonic() + 30
+    while (seen := sum(isinstance(thing, Waiter) for thing in gc.get_objects())) != count:
+        assert time.monotonic() < deadline, f"{seen} wait"
+        time.sleep(0.02)
 
 
 def test_a_task_that_is_deleted_meanwhile_is_gone(
