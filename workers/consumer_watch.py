@@ -55,14 +55,18 @@ class Watched(Protocol):
 
 
 class ConsumerWatch:
-    """A thread that calls `on_lost` once, when one of the signs was seen for two leases, or for two rings if those are longer."""
+    """A thread that calls `on_lost` once, when one of the signs was seen for two leases, or for two rings if those are longer.
+
+    Of a lease that is longer than `LONGEST_LATE_SECONDS`, so much counts.
+    """
 
     def __init__(self, settings: Settings, queues: Sequence[str], worker: Watched, on_lost: Callable[[], None]) -> None:
         self._settings = settings
         self._queues = list(queues)
         self._worker = worker
         self._on_lost = on_lost
-        self._look_seconds = 2 * max(settings.lease_seconds, settings.rering_seconds) / LOOKS
+        self._late_seconds = min(settings.lease_seconds, LONGEST_LATE_SECONDS)
+        self._look_seconds = 2 * max(self._late_seconds, settings.rering_seconds) / LOOKS
         self._stopping = threading.Event()
         self._redis = redis.Redis.from_url(
             settings.broker_url, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
@@ -131,7 +135,7 @@ class ConsumerWatch:
         parameters = {
             "kind": CANARY,
             "queues": self._queues,
-            "seconds": min(self._settings.lease_seconds, LONGEST_LATE_SECONDS),
-            "alive_seconds": max(self._settings.lease_seconds, LONGEST_LATE_SECONDS),
+            "seconds": self._late_seconds,
+            "alive_seconds": LONGEST_LATE_SECONDS,
         }
         return self._connection.execute(LIST_LATE_CANARIES, parameters).fetchall()

@@ -201,6 +201,30 @@ def test_a_worker_that_no_longer_consumes_ends_and_its_successor_does_the_work(
     assert client.get(second, params={"wait": 30}).json()["status"] == "succeeded"
 
 
+def test_a_deaf_worker_hands_back_what_it_runs_and_counts_no_attempt(
+    settings: Settings, api: Any, parts: Any, eventually: Callable[..., Any]
+) -> None:
+    parts.settings = settings.model_copy(
+        update={"lease_seconds": 1.0, "rering_seconds": 1.0, "shutdown_grace_seconds": 1.0}
+    )
+    client = api.client("operator", "operator")
+    parts.start("relay")
+    deaf = parts.start_worker("files", concurrency=2)
+    long = client.post("/tasks", json={"kind": "platform.ping", "params": {"sleep_ms": 60_000}}).headers["location"]
+    eventually(lambda: client.get(long).json()["status"] == "running", 30)
+
+    deafen(settings.broker_url)
+    unheard = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
+    eventually(lambda: deaf.poll() is not None, 30)
+
+    assert deaf.returncode == 1
+    assert (client.get(long).json()["status"], client.get(long).json()["attempt"]) == ("queued", 0)
+    parts.start_worker("files", concurrency=2)
+    assert client.get(unheard, params={"wait": 30}).json()["status"] == "succeeded"
+    eventually(lambda: client.get(long).json()["status"] == "running", 30)
+    assert client.get(long).json()["attempt"] == 1
+
+
 LOSING_WORKER = """
 import os, sys
 from shared.settings import read_settings
