@@ -23,4 +23,6 @@ def run_tests(arguments: Sequence[str]) -> int:
         argv += ["-n", str(os.cpu_count() or 1), "--dist", "loadfile", "--no-loadscope-reorder"]
         # What has ended one process would end each that takes its place.
         argv += ["--max-worker-restart", "1"]
-    return subprocess.run([*argv, *arguments], cwd=_ROOT).returncode
+    # Hundreds of interpreters are started, none of which should compile once more what all of them import.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run([*argv, *arguments], cwd=_ROOT, env=environment).returncode
