@@ -246,7 +246,7 @@ def part_environment(settings: Settings) -> dict[str, str]:
 class Parts:
     """Parts of the platform as processes, ended with the test."""
 
-    def __init__(self, settings: Settings, folder: Path, server: PartServer) -> None:
+    def __init__(self, settings: Settings, folder: Path, server: PartServer | None) -> None:
         self.settings = settings
         self.folder = folder
         self._server = server
@@ -260,8 +260,10 @@ class Parts:
         whole = {**part_environment(self.settings), **added}
         log = self.folder / f"{len(self.processes)}-{arguments[0]}.log"
         # What speaks to the interpreter is heard by one that starts.
-        start = self._start_interpreter if any(name.startswith("PYTHON") for name in added) else self._server.start
-        process = start(arguments, whole, log)
+        if self._server is None or any(name.startswith("PYTHON") for name in added):
+            process = self._start_python(["-m", "cli.main", *arguments], whole, log)
+        else:
+            process = self._server.start(arguments, whole, log)
         self.processes.append(process)
         return process
 
@@ -271,11 +273,6 @@ class Parts:
         process = self._start_python(["-c", script], part_environment(self.settings), log)
         self.processes.append(process)
         return process
-
-    def _start_interpreter(
-        self, arguments: Sequence[str], environment: Mapping[str, str], log: Path
-    ) -> subprocess.Popen[bytes]:
-        return self._start_python(["-m", "cli.main", *arguments], environment, log)
 
     @staticmethod
     def _start_python(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -308,14 +305,17 @@ class Parts:
 
 
 @pytest.fixture(scope="session")
-def part_server() -> Iterator[PartServer]:
-    """What parts are forked from."""
+def part_server() -> Iterator[PartServer | None]:
+    """What parts are forked from, on Linux: macOS has no such sockets, and its libraries do not bear a fork."""
+    if sys.platform != "linux":
+        yield None
+        return
     with PartServer() as server:
         yield server
 
 
 @pytest.fixture
-def parts(settings: Settings, tmp_path: Path, part_server: PartServer) -> Iterator[Parts]:
+def parts(settings: Settings, tmp_path: Path, part_server: PartServer | None) -> Iterator[Parts]:
     """A way to start parts as processes on the test's own servers."""
     folder = tmp_path / "logs"
     folder.mkdir()
