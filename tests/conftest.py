@@ -43,8 +43,17 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(__file__).resolve().parent / "data"
 TEMPLATE = "taskmill_template"
 
-LONG_FOLDERS = ("benchmarks", "faults", "cli", "journeys", "workers", "deploy")
-"""Where files take long, for they start processes; the longest first."""
+LONG = (
+    "benchmarks",
+    "faults",
+    "cli",
+    "journeys",
+    "workers",
+    "deploy",
+    "api/test_openapi.py",
+    "shared/test_object_store.py",
+)
+"""Folders and files that take long, most of them for the processes that they start; the longest first."""
 PATIENCE_SECONDS = 90
 """How long something that will come is waited for: on a busy machine, a start alone may take half a minute."""
 LIMIT_SECONDS = 300
@@ -58,8 +67,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long, so that at the end no process is left alone with it."""
 
     def rank(item: pytest.Item) -> int:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        return LONG_FOLDERS.index(folder) if folder in LONG_FOLDERS else len(LONG_FOLDERS)
+        path = item.path.relative_to(ROOT / "tests")
+        return next((place for place, long in enumerate(LONG) if path.is_relative_to(long)), len(LONG))
 
     items.sort(key=rank)
 
