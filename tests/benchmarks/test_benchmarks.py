@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MOMENT = ["--rounds", "1", "--seconds", "0.3", "--tasks", "50", "--latency-tasks", "3", "--waiters", "20"]
 MOMENT += ["--rows", "1000", "--worker-processes", "1", "--processes", "1"]
-LIMIT_SECONDS = 240
+LIMIT_SECONDS = 280
 
 LOAD = {"per_second", "p50_ms", "p99_ms", "cpu_us", "load_cpu_us"}
 TASKS = {"per_second", "submitted_per_second", "cpu_us", "broker_commands", "write_transactions", "wal_bytes"}

@@ -27,7 +27,7 @@ def taskmill(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     }
     argv = [sys.executable, "-m", "cli.main", *arguments]
     return subprocess.run(
-        argv, env={"COLUMNS": "200", **inherited, **environment}, capture_output=True, text=True, timeout=60
+        argv, env={"COLUMNS": "200", **inherited, **environment}, capture_output=True, text=True, timeout=90
     )
 
 

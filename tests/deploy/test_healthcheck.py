@@ -25,7 +25,7 @@ def check(part: str, settings: Settings | None = None, **variables: str) -> subp
     if settings is not None:
         environment |= {"TASKMILL_DATABASE_URL": settings.database_url, "TASKMILL_BROKER_URL": settings.broker_url}
     argv = [sys.executable, "-m", "deploy.healthcheck", part]
-    return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=90)
 
 
 def test_a_worker_is_healthy_while_it_answers_over_the_broker_and_not_when_it_is_stuck(

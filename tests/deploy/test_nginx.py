@@ -133,7 +133,7 @@ def run_nginx(folder: Path, upstream_address: str) -> Iterator[int]:
         argv = [program, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=errors)
     try:
-        assert wait_until(lambda: process.poll() is not None or _accepts(port), 20)
+        assert wait_until(lambda: process.poll() is not None or _accepts(port), 90)
         assert process.poll() is None, (folder / "error.log").read_text()
         yield port
     finally:

@@ -35,7 +35,7 @@ def test_the_broker_asks_for_the_password_keeps_what_it_gets_and_forgets_nothing
     )
     try:
         with redis.Redis(port=port, password=PASSWORD) as client:
-            assert wait_until(lambda: process.poll() is not None or _answers(client), 20)
+            assert wait_until(lambda: process.poll() is not None or _answers(client), 90)
             settings = client.config_get("appendonly", "maxmemory-policy")
         with redis.Redis(port=port) as stranger:
             assert not _answers(stranger)

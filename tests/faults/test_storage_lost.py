@@ -92,7 +92,7 @@ def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     thread = threading.Thread(target=front.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        assert wait_until(lambda: not is_free(port), 30)
+        assert wait_until(lambda: not is_free(port), 90)
         boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1").create_bucket(
             Bucket="faults"
         )
@@ -101,7 +101,7 @@ def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
         front.shutdown()
         front.server_close()
         store.terminate()
-        store.wait(timeout=10)
+        store.wait(timeout=60)
 
 
 @pytest.fixture

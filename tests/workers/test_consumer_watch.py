@@ -193,7 +193,7 @@ def test_a_worker_that_no_longer_consumes_ends_and_its_successor_does_the_work(
 
     deafen(settings.broker_url)
     second = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
-    eventually(lambda: deaf.poll() is not None, 30)
+    eventually(lambda: deaf.poll() is not None)
     parts.start_worker("files")
 
     assert deaf.returncode == 1
@@ -215,7 +215,7 @@ def test_a_deaf_worker_hands_back_what_it_runs_and_counts_no_attempt(
 
     deafen(settings.broker_url)
     unheard = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
-    eventually(lambda: deaf.poll() is not None, 30)
+    eventually(lambda: deaf.poll() is not None)
 
     assert deaf.returncode == 1
     assert (client.get(long).json()["status"], client.get(long).json()["attempt"]) == ("queued", 0)
@@ -259,7 +259,7 @@ def test_a_worker_that_takes_messages_and_loses_them_ends_for_the_sake_of_its_ca
 
     second = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
     parts.start("beat")
-    _, told = losing.communicate(timeout=50)
+    _, told = losing.communicate(timeout=90)
     parts.start_worker("files")
 
     assert losing.returncode == 1, told.decode()
@@ -280,15 +280,15 @@ def test_the_supervisor_restarts_a_worker_whose_canary_is_lost_and_the_queue_is_
             def canary() -> dict[str, Any]:
                 return dict(client.get("/health/ready").json()["checks"].get("queue:files", {}))
 
-            eventually(lambda: canary().get("round_trip_seconds"), 40)
+            eventually(lambda: canary().get("round_trip_seconds"))
             deafen(ready["broker_url"])
             # Nobody submits anything: only the next canary can show it.
-            eventually(lambda: stack.ready["pids"]["worker-files"] not in (None, ready["pids"]["worker-files"]), 60)
+            eventually(lambda: stack.ready["pids"]["worker-files"] not in (None, ready["pids"]["worker-files"]))
             restarted_at = time.monotonic()
             task = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
 
             assert client.get(task, params={"wait": 30}).json()["status"] == "succeeded"
-            eventually(lambda: canary()["age_seconds"] < time.monotonic() - restarted_at, 60)
+            eventually(lambda: canary()["age_seconds"] < time.monotonic() - restarted_at)
             assert canary()["status"] == "ok"
         said = stack.log_path.read_text(errors="replace")
     assert "consumer_lost" in said

@@ -24,7 +24,7 @@ class Sink:
     page_port: int
 
     def get(self, path: str, host: str | None = None) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.page_port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.page_port, timeout=30)
         connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{self.page_port}"})
         response = connection.getresponse()
         return response.status, response.read().decode()
@@ -37,12 +37,12 @@ def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
     argv = [sys.executable, "-m", "cli.local_stack.mail_sink", "--directory", str(directory)]
     argv += ["--smtp-port", str(sink.smtp_port), "--page-port", str(sink.page_port)]
     process = subprocess.Popen(argv)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (is_free(sink.smtp_port) or is_free(sink.page_port)) and time.monotonic() < deadline:
         time.sleep(0.02)
     yield sink
     process.terminate()
-    assert process.wait(5) == 0
+    assert process.wait(60) == 0
 
 
 def send(sink: Sink, subject: str, text: str, attachment: bytes | None = None, blind: str = "eve@example.com") -> None:

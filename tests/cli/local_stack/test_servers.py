@@ -63,7 +63,7 @@ def test_a_busy_backend_does_not_outlive_a_killed_postmaster_and_hinder_the_next
         os.kill(postgres.pid, signal.SIGKILL)
         time.sleep(0.1)
         postgres.start()
-        assert wait_until_gone([backend], limit_seconds=1)
+        assert wait_until_gone([backend], limit_seconds=10)
     with psycopg.connect(postgres.url) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 

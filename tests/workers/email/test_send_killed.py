@@ -73,7 +73,7 @@ def test_a_killed_attempt_is_told_for_what_it_was_and_nothing_is_sent_twice(
     arguments = [moment, database, f"smtp://127.0.0.1:{smtp.port}", str(task_id), str(tmp_path / "scratch")]
 
     died = subprocess.run(
-        [sys.executable, "-c", DYING_WORKER, *arguments], check=False, timeout=30, env=dict(os.environ)
+        [sys.executable, "-c", DYING_WORKER, *arguments], check=False, timeout=90, env=dict(os.environ)
     )
     next_attempt = try_again(make_context(2, task_id), smtp)
 
