@@ -244,6 +244,9 @@ class Room:
         assert scratch is not None
         left = [path.name for path in scratch.glob("worker-*/*") if path.name != "lock"]
         assert left == [], "an attempt left its folder behind"
+        if self.settings.storage_url.startswith("file://"):
+            incoming = Path(self.settings.storage_url.removeprefix("file://")) / ".incoming"
+            self.eventually(lambda: not list(incoming.glob("*")))
         return statuses
 
     def _is_over(self) -> bool:
