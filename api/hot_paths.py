@@ -185,7 +185,7 @@ def read_wait(query_string: bytes, prefer: str | None) -> tuple[int, bool]:
             raise invalid("query:wait", "repeated", "Give it once")
         if pairs:
             value = pairs[0][1]
-            if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= MAX_WAIT_SECONDS):
+            if not (_is_short_number(value) and 1 <= int(value) <= MAX_WAIT_SECONDS):
                 raise invalid("query:wait", "out_of_range", f"Must be a whole number from 1 to {MAX_WAIT_SECONDS}")
             return int(value), False
     if prefer is not None:
@@ -219,6 +219,11 @@ def matches_etag(if_none_match: str, etag: str) -> bool:
     if if_none_match.strip() == "*":
         return True
     return any(tag.strip().removeprefix("W/") == etag for tag in if_none_match.split(","))
+
+
+def _is_short_number(text: str) -> bool:
+    """Whether it is a whole number in digits, few enough that the cost of reading it does not matter."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _read_task_id(text: str) -> UUID:

@@ -134,7 +134,9 @@ def test_retry_after_is_given_until_the_task_is_done(
 # Waiting
 
 
-@pytest.mark.parametrize("wait", ["0", "61", "-1", "1.0", "1e1", "x", "", "+5", " 5", "١", "1" * 30])
+@pytest.mark.parametrize(
+    "wait", ["0", "61", "-1", "1.0", "1e1", "x", "", "+5", " 5", "١", "1" * 30, "000000001" + "9" * 3]
+)
 def test_a_wait_out_of_bounds_is_refused(
     operator: httpx2.Client, errors_of: ErrorsOf, ping: Callable[..., str], wait: str
 ) -> None:
