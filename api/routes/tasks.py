@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 from psycopg.errors import CheckViolation
-from pydantic import Field
+from pydantic import Field, ValidationError
 from sqlalchemy import Executable
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -253,7 +253,12 @@ async def retry_task(
         if row.status not in {"failed", "cancelled", "expired"} or kind is None:
             raise Problem("task-not-retriable", f"The task is {row.status}.")
         stored = (await connection.execute(queries.read_params(task_id))).scalar_one()
-        params = kind.params.model_validate_json(orjson.dumps(stored))
+        try:
+            params = kind.params.model_validate_json(orjson.dumps(stored))
+        except ValidationError:
+            raise Problem(
+                "task-not-retriable", "The stored params do not fit the kind any more: submit it again."
+            ) from None
         inputs = {file.file_id for file in list_referred_files(params)}
         if inputs:
             present = {file.id for file in await connection.execute(hold_files(inputs))}

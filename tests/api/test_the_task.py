@@ -235,6 +235,19 @@ def test_a_task_whose_input_is_gone_cannot_be_retried(client: httpx2.Client, han
     assert client.get(f"/tasks/{task['id']}").json()["status"] == "failed"
 
 
+def test_a_task_whose_params_do_not_fit_their_kind_any_more_cannot_be_retried(
+    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+) -> None:
+    task_id = ping()
+    hand.fail(task_id)
+    hand.connection.execute("UPDATE task_payloads SET params = '{\"gone\": 1}' WHERE task_id = %s", [task_id])
+
+    answer = operator.post(f"/tasks/{task_id}/retry")
+
+    assert problem_of(answer) == (409, "task-not-retriable")
+    assert operator.get(f"/tasks/{task_id}").json()["status"] == "failed"
+
+
 # Delete
 
 
