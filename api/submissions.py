@@ -388,7 +388,7 @@ def missing_file(pointer: str) -> Problem:
     return invalid(pointer, "unknown_file", "There is no such file")
 
 
-def _dump_part(content: Any, pointer: str) -> bytes:
+def dump_part(content: Any, pointer: str) -> bytes:
     """Give a part of a body as JSON again. Raises a problem when it nests deeper than what is written may."""
     try:
         return orjson.dumps(content)
@@ -416,7 +416,7 @@ def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
     batch = []
     for position, item in enumerate(tasks):
         try:
-            parsed = parse_submission(_dump_part(item, f"/tasks/{position}"), caller, f"/tasks/{position}")
+            parsed = parse_submission(dump_part(item, f"/tasks/{position}"), caller, f"/tasks/{position}")
             if parsed.options.unique_for is not None:
                 raise invalid(f"/tasks/{position}/unique_for", "not_in_a_batch", "A batch takes no unique_for")
             batch.append(parsed)

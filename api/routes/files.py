@@ -46,6 +46,7 @@ from api.submissions import (
     KeyTaken,
     Parsed,
     Submissions,
+    dump_part,
     fingerprint,
     missing_file,
     parse_submission,
@@ -259,7 +260,7 @@ class _Upload:
                 if "file_id" in params:
                     raise invalid(self._pointer, "filled_in", "The upload itself is the file")
                 content = {**content, "params": {**params, "file_id": str(self._file_id)}}
-        parsed = parse_submission(orjson.dumps(content), self._caller, TASK_POINTER)
+        parsed = parse_submission(dump_part(content, TASK_POINTER), self._caller, TASK_POINTER)
         if parsed.options.unique_for is not None:
             raise invalid(f"{TASK_POINTER}/unique_for", "not_with_an_upload", "An upload takes no unique_for")
         return parsed

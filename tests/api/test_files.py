@@ -215,6 +215,7 @@ def test_the_forms_keep_for_rules_the_upload_and_the_tasks_does_not(
         ({"task": "{"}, ("form:task", "json_invalid")),
         ({"task": "[]"}, ("form:task", "dict_type")),
         ({"task": {}}, ("form:task/kind", "missing")),
+        ({"task": '{"kind": "files.inspect", "x": ' + "[" * 300 + "]" * 300 + "}"}, ("form:task", "json_invalid")),
         ({"task": {"kind": "files.nope"}}, ("form:task/kind", "unknown_kind")),
         ({"task": {"kind": "reports.run"}}, ("form:task/kind", "takes_no_file")),
         ({"task": {"kind": "files.inspect", "typo": 1}}, ("form:task/typo", "extra_forbidden")),
