@@ -29,6 +29,7 @@ from api.dependencies import (
     ServicesDependency,
     SubmissionsDependency,
     UploaderCaller,
+    find_header,
 )
 from api.dependencies import Query as StrictQuery
 from api.error_responses import Problem, invalid
@@ -51,6 +52,7 @@ from api.submissions import (
     missing_file,
     parse_submission,
     read_idempotency_key,
+    read_traceparent,
     submittable_kind,
 )
 from api.submissions import Request as SubmissionRequest
@@ -160,7 +162,7 @@ async def upload_file(
 ) -> Response:
     """Store the upload and its task in one transaction, and answer 202 once it is committed."""
     validate_only = read_validate_only(request.scope["query_string"])
-    key = read_idempotency_key(request.headers.get("idempotency-key"))
+    key = read_idempotency_key(find_header(request, "idempotency-key"))
     upload = _Upload(request, caller, services, submissions)
     try:
         if validate_only:
@@ -210,7 +212,7 @@ class _Upload:
                 self._request.state.request_id,
                 key,
                 _fingerprint(form.fields, form.file) if key is not None else None,
-                self._request.headers.get("traceparent"),
+                read_traceparent(find_header(self._request, "traceparent")),
             )
             keep_seconds = _keep_seconds(form.fields)
 

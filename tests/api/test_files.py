@@ -261,6 +261,22 @@ def test_a_bad_field_behind_the_file_is_refused_too(client: httpx2.Client, objec
     objects.settle(0)
 
 
+def test_a_malformed_trace_is_left_out_and_a_good_one_kept(
+    client: httpx2.Client, database: psycopg.Connection[Any]
+) -> None:
+    good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    for given, kept in ((good, good), ("x" * 3000, None)):
+        task = upload(client, headers={"traceparent": given}).json()
+        assert database.execute("SELECT traceparent FROM tasks WHERE id = %s", [task["id"]]).fetchone() == (kept,)
+
+
+def test_two_keys_are_no_key(client: httpx2.Client, objects: Objects) -> None:
+    keys = [(b"idempotency-key", b"a"), (b"idempotency-key", b"b")]
+    answer = client.post("/files", files={"file": ("a.txt", b"text")}, headers=keys)
+    assert only_error(answer) == ("header:Idempotency-Key", "invalid_key")
+    objects.settle(0)
+
+
 def test_a_missing_or_empty_file_is_refused(client: httpx2.Client, objects: Objects) -> None:
     assert only_error(client.post("/files", files={"keep_for": (None, "60")})) == ("form:file", "missing")
     assert only_error(upload(client, b"")) == ("form:file", "empty_file")
