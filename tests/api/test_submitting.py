@@ -211,3 +211,24 @@ def test_the_request_that_made_a_task_can_be_found(client: httpx2.Client, hand: 
 
     statement = "SELECT count(*) FROM tasks WHERE id = %s AND request_id = 'find-me'"
     assert hand.count(statement, answer.json()["id"]) == 1
+
+
+@pytest.mark.parametrize("reply_to", ["Help <help@example.com>", ["Help <help@example.com>"], []])
+def test_an_email_is_taken_with_all_that_it_may_have(client: httpx2.Client, reply_to: object) -> None:
+    message = {
+        "from": "Zoë Müller <zoe@example.com>",
+        "to": ["日本 太郎 <taro@example.com>"],
+        "cc": ["cc@example.com"],
+        "bcc": ["bcc@example.com"],
+        "reply_to": reply_to,
+        "subject": "Grüße",
+        "text": "Hi",
+        "html": "<p>Hi",
+        "attachments": [],
+        "headers": {"List-Unsubscribe": "<https://example.com/u>"},
+    }
+
+    answer = client.post("/emails", json=message)
+
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["params"] == message | {"reply_to": ["Help <help@example.com>"] if reply_to else []}

@@ -63,7 +63,10 @@ def _normalise_mailbox(value: str) -> str:
 
 
 def _wrap_in_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    """Take one mailbox for a list of one. What passes here is no JSON any more, of which strictness takes no list."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 MailboxText = Annotated[

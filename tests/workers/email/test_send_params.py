@@ -17,7 +17,7 @@ OPTIONS = (
 
 
 def read(**fields: Any) -> SendParams:
-    return SendParams.model_validate_json(json.dumps({"to": ["zoe@example.com"], "text": "Hi", **fields}))
+    return SendParams.model_validate_json(json.dumps({"to": ["zoe@example.com"], "text": "Hi", **fields}), strict=True)
 
 
 def list_complaints(**fields: Any) -> list[tuple[str, str]]:
