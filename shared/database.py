@@ -118,12 +118,16 @@ def _connect_arguments(name: str, timeout_seconds: float | None) -> dict[str, An
 
 
 def make_engine(settings: Settings, name: str, *, pool_size: int = 5, timeout_seconds: float | None = 30) -> Engine:
-    """Make an engine for the sync parts; `name` shows in `pg_stat_activity`."""
+    """Make an engine for the sync parts; `name` shows in `pg_stat_activity`.
+
+    Its errors do not say what a statement was about: they are logged, and an address or a file's name must not be.
+    """
     return create_engine(
         sqlalchemy_url(settings.database_url),
         pool_size=pool_size,
         pool_pre_ping=True,
         pool_timeout=settings.database_timeout_seconds,
+        hide_parameters=True,
         connect_args=_connect_arguments(name, timeout_seconds),
     )
 
@@ -131,7 +135,7 @@ def make_engine(settings: Settings, name: str, *, pool_size: int = 5, timeout_se
 def make_async_engine(settings: Settings, name: str) -> AsyncEngine:
     """Make the API's engine. A statement, and a wait for a connection, end after `database_timeout_seconds`.
 
-    So they do when the server hangs: its connections are `BoundedConnection`s.
+    So they do when the server hangs: its connections are `BoundedConnection`s. Of errors, as with `make_engine`.
     """
     timeout_seconds = settings.database_timeout_seconds
     return create_async_engine(
@@ -140,6 +144,7 @@ def make_async_engine(settings: Settings, name: str) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=timeout_seconds,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={
             **_connect_arguments(name, timeout_seconds),
             "async_creator_fn": connect_bounded(timeout_seconds),
