@@ -25,9 +25,9 @@ class Params(BaseModel):
 
 
 class Result(BaseModel):
-    """The result of a kind, as the task shows it."""
+    """The result of a kind, as the task shows it. The error of one that does not fit is logged, and quotes nothing of it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 @dataclass(frozen=True)
