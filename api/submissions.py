@@ -206,7 +206,8 @@ class Submissions:
     async def accept(self, parsed: Parsed, request: Request) -> Answer:
         """Store one task. Answers 202 once it is committed; or what was answered to the same key, or a unique task."""
         await self.check_files([parsed], request.caller)
-        await self._services.queue_bounds.admit(request.caller.owner_id, 1)
+        if (earlier := await self._admit(1, request)) is not None:
+            return earlier
         task = self.new_task(parsed, request)
         try:
             if parsed.options.unique_for is not None:
@@ -229,7 +230,8 @@ class Submissions:
     async def accept_batch(self, batch: Sequence[Parsed], request: Request) -> Answer:
         """Store all tasks or none, in one transaction."""
         await self.check_files(batch, request.caller)
-        await self._services.queue_bounds.admit(request.caller.owner_id, len(batch))
+        if (earlier := await self._admit(len(batch), request)) is not None:
+            return earlier
         batch_id = new_id()
         tasks = [self.new_task(parsed, request) for parsed in batch]
         for task in tasks:
@@ -243,6 +245,21 @@ class Submissions:
             raise missing_file("/tasks") from None
         bodies = [new_task_json(task, created_at) for task in tasks]
         return Answer(202, f"/batches/{batch_id}", batch_json(batch_id, bodies))
+
+    async def _admit(self, tasks: int, request: Request) -> Answer | None:
+        """Count so many tasks as queued, or raise `queue-full`; what was accepted under the request's key is answered."""
+        try:
+            await self._services.queue_bounds.admit(request.caller.owner_id, tasks)
+        except Problem as full:
+            if request.idempotency_key is None:
+                raise
+            refusal = full
+
+            async def refuse() -> Answer:
+                raise refusal
+
+            return await self.replay(request, refuse)
+        return None
 
     def new_task(self, parsed: Parsed, request: Request) -> NewTask:
         """Make the task of a validated submission."""

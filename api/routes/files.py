@@ -198,7 +198,9 @@ class _Upload:
 
     async def accept(self, key: str | None, held: HeldKey | None) -> Answer:
         """Store the file and its task, unless the key stands for an earlier upload. Leaves no object without a row."""
-        await self._services.queue_bounds.admit(self._caller.owner_id, 1)
+        if key is None or held is not None:
+            # Else there is an earlier upload, which is in the queue already.
+            await self._services.queue_bounds.admit(self._caller.owner_id, 1)
         form = await self._receive(keeps_file=True)
         if form.file is None:
             raise invalid(f"form:{FILE_FIELD}", "missing", "A file is required")

@@ -46,6 +46,22 @@ def test_one_caller_and_all_together_may_queue_so_many(api: Any, eventually: Cal
     eventually(lambda: ada.post("/tasks", json={"kind": "email.send", "params": EMAIL}).status_code == 202)
 
 
+def test_what_was_accepted_under_a_key_is_answered_again_when_the_queue_is_full(api: Any) -> None:
+    ada, task = api.client("ada"), {"kind": "email.send", "params": EMAIL}
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/tasks", {"json": task}),
+        ("/tasks/batch", {"json": {"tasks": [task, task]}}),
+        ("/files", {"files": {"file": ("a.txt", b"hello")}}),
+    ]
+    first = [ada.post(path, headers={"Idempotency-Key": path}, **body) for path, body in requests]
+
+    again = [ada.post(path, headers={"Idempotency-Key": path}, **body) for path, body in requests]
+    other = [ada.post(path, headers={"Idempotency-Key": f"other{path}"}, **body) for path, body in requests]
+
+    assert [answer.status_code for answer in first + again + other] == [202] * 6 + [429] * 3
+    assert [answer.json() for answer in again] == [answer.json() for answer in first]
+
+
 def test_without_a_bound_nothing_is_counted() -> None:
     class Unasked:
         def connect(self) -> None:
