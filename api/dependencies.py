@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -87,8 +86,6 @@ TaskWriterCaller = Annotated[Caller, caller_with("tasks:write")]
 FileReaderCaller = Annotated[Caller, caller_with("files:read")]
 FileWriterCaller = Annotated[Caller, caller_with("files:write")]
 UploaderCaller = Annotated[Caller, caller_with("tasks:write", "files:write")]
-
-Scoped = Callable[..., Awaitable[Caller]]
 
 
 class Query(BaseModel):

@@ -15,7 +15,7 @@ import psycopg
 from pydantic import BaseModel, ValidationError
 
 from api.authentication import Caller
-from api.error_responses import FieldError, Problem, body_errors, invalid, invalid_body, json_pointer
+from api.error_responses import FieldError, Problem, invalid, invalid_body, json_pointer
 from api.representations import new_task_json, task_json
 from api.services import HotPool, Services
 from shared.contracts.catalog import find_kind
@@ -24,7 +24,7 @@ from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.queries import submissions as queries
 from shared.queries.files import find_files
-from shared.task_options import TaskOptions, side_by_side_model, submission_model
+from shared.task_options import TaskOptions, params_of, side_by_side_model, submission_model
 from shared.task_submission import NewTask, make_task, params_sha256, submission_document
 
 MAX_BATCH: Final = 1000
@@ -156,7 +156,7 @@ def parse_side_by_side(body: bytes, caller: Caller, kind_name: str) -> Parsed:
         request = side_by_side_model(kind_name).model_validate_json(body, strict=True)
     except ValidationError as error:
         raise invalid_body(error) from None
-    params = request.model_dump_json(include=set(kind.params.model_fields), by_alias=True).encode()
+    params = params_of(request, kind)
     return _parsed(kind_name, kind, request, kind.params.model_validate_json(params), params, "", "")
 
 
@@ -444,6 +444,3 @@ def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
     if errors:
         raise Problem("validation", errors=errors)
     return batch
-
-
-__all__ = ["Answer", "Parsed", "Request", "Submissions", "body_errors", "parse_batch", "parse_submission"]

@@ -106,13 +106,6 @@ class TaskOptions(BaseModel):
 OPTION_NAMES: Final = frozenset(TaskOptions.model_fields) | {"webhook"}
 
 
-class Submission(TaskOptions):
-    """`{kind, params, …options}`, before the kind is known."""
-
-    kind: str
-    params: dict[str, Any] = {}
-
-
 @cache
 def submission_model(kind_name: str) -> type[TaskOptions]:
     """Give the model of `{kind, params, …options}` for one kind, its params fully typed."""

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine
 from shared.errors import ObjectMissing
 from shared.identifiers import new_id
 from shared.media_types import safe_file_name
-from shared.object_store import ObjectStore, new_object_key
+from shared.object_store import COPY_BYTES, ObjectStore, new_object_key
 from shared.queries import hot_tasks
 from shared.queries.files import find_file
 from shared.settings import Settings
@@ -33,7 +33,6 @@ PROGRESS_SECONDS: Final = 0.5
 """At most one progress is written in so long, but the first and the last of each step are."""
 MAX_MESSAGE_CHARACTERS: Final = 200
 DEFAULT_FILE_BYTES: Final = 4 << 30
-COPY_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)

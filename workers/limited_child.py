@@ -42,7 +42,7 @@ from typing import Any
 
 import structlog
 
-from workers.outcomes import Failed, Stopped
+from workers.outcomes import Failed
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 LONGEST_LINE_BYTES = 16 << 20
@@ -274,6 +274,3 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         if pipe is not None:
             with suppress(BrokenPipeError):
                 pipe.close()
-
-
-__all__ = ["ChildLimits", "Stopped", "out_of_memory", "output_too_large", "run_limited_child", "timed_out"]

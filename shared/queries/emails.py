@@ -7,8 +7,7 @@ from datetime import datetime
 from typing import Literal, TypedDict
 from uuid import UUID
 
-from sqlalchemy import Delete, Insert, Select, Update, func, insert, select, update
-from sqlalchemy import delete as sql_delete
+from sqlalchemy import Insert, Select, Update, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from shared.tables.emails import email_intents, email_receipts
@@ -74,8 +73,3 @@ def mark_unknown_as_retriable(task_id: UUID) -> Update:
         .where(email_intents.c.task_id == task_id, email_intents.c.given_up_at.is_(None))
         .values(given_up_at=func.now())
     )
-
-
-def delete_intents(task_ids: Sequence[UUID]) -> Delete:
-    """Forget the intents of these tasks; their receipts go with them."""
-    return sql_delete(email_intents).where(email_intents.c.task_id.in_(task_ids))

@@ -1,7 +1,7 @@
 """Tasks, their payloads, their history, and the files that they read and make.
 
 No foreign key leads to `tasks`, so that it can be partitioned by id, and because each would cost a lock for each insert;
-whoever deletes a task deletes what belongs to it in the same transaction (`shared/queries/purging.py`).
+whoever deletes a task deletes what belongs to it in the same transaction (`erase_tasks` in `shared/queries/tasks.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.contracts.kind import QUEUES
 from shared.tables.base import metadata
-from shared.task_states import DONE, LIVE, TaskStatus
+from shared.task_states import DONE, TaskStatus
 
 
 def _values(values: object) -> str:
@@ -188,15 +188,3 @@ tombstones = Table(
     CheckConstraint("subject IN ('task', 'file')", name="known_subject"),
     Index("ix_tombstones_purged_at", "purged_at"),
 )
-
-__all__ = [
-    "DONE",
-    "LIVE",
-    "idempotency_keys",
-    "task_events",
-    "task_files",
-    "task_payloads",
-    "tasks",
-    "tombstones",
-    "unique_tasks",
-]

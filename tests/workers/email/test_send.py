@@ -527,12 +527,3 @@ def test_an_answer_that_cannot_be_read_is_no_answer(make_context: MakeContext) -
     failed = fail(make_params(A), make_context(), MemorySmtp(content=AnswerMissing("the answer cannot be read")))
 
     assert failed.type == "/problems/delivery-unknown"
-
-
-def test_forgetting_a_task_takes_its_receipts_along(make_context: MakeContext, engine: Engine) -> None:
-    context = make_context()
-    deliver(make_params(A), context, MemorySmtp())
-
-    with engine.begin() as connection:
-        connection.execute(emails.delete_intents([context.task_id]))
-        assert connection.execute(emails.list_receipts(context.task_id)).all() == []
