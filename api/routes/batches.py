@@ -60,7 +60,7 @@ async def cancel_batch(
     """Cancel each task that is not done."""
     await _count(services, caller, batch_id)
     async with services.engine.begin() as connection:
-        ids = list((await connection.execute(queries.list_batch_ids(batch_id))).scalars())
+        ids = list((await connection.execute(queries.lock_batch(batch_id))).scalars())
         changed = (await connection.exec_driver_sql(queries.CANCEL, {"ids": ids})).scalars().all()
     await wake_waiters(services, changed)
     return private_json(orjson.dumps(await _count(services, caller, batch_id)), 202)

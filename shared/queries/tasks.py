@@ -180,9 +180,9 @@ def count_batch(batch_id: UUID) -> Select[Any]:
     )
 
 
-def list_batch_ids(batch_id: UUID) -> Select[UUID]:
-    """List the ids of a batch's tasks."""
-    return select(tasks.c.id).where(tasks.c.batch_id == batch_id).order_by(tasks.c.id)
+def lock_batch(batch_id: UUID) -> Select[UUID]:
+    """List the ids of a batch's tasks, and hold their rows in that order until the transaction ends, as all do."""
+    return select(tasks.c.id).where(tasks.c.batch_id == batch_id).order_by(tasks.c.id).with_for_update()
 
 
 def list_purgeable(limit: int) -> Select[Any]:

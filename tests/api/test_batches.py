@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
 import httpx2
+import psycopg
 import pytest
 
 from shared.identifiers import new_id
+from shared.settings import Settings
 
 ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 PING = {"kind": "platform.ping"}
@@ -134,6 +137,26 @@ def test_cancelling_a_batch_cancels_what_is_left(operator: httpx2.Client, hand: 
     assert answer.json()["counts"] == again.json()["counts"] == {"succeeded": 1, "running": 1, "cancelled": 2}
     assert operator.get(f"/tasks/{ids[1]}").json()["cancel_requested_at"]
     assert not hand.claim(ids[2])
+
+
+def test_a_batch_is_cancelled_beside_whoever_takes_its_tasks_in_order(
+    operator: httpx2.Client, hand: Any, module_settings: Settings, eventually: Callable[..., Any]
+) -> None:
+    """A claim of both holds the first when the cancel comes; the second row lies before the first on the disk."""
+    batch = submit(operator, 2)
+    first, second = (task["id"] for task in batch["tasks"])
+    hand.connection.execute("UPDATE tasks SET priority = 6 WHERE id = %s", [first])
+    lock = "SELECT FROM tasks WHERE id = %s FOR UPDATE"
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'taskmill-api' AND wait_event_type = 'Lock'"
+
+    with psycopg.connect(module_settings.database_url) as claim, ThreadPoolExecutor(1) as thread:
+        claim.execute(lock, [first])
+        cancel = thread.submit(operator.post, f"/batches/{batch['batch_id']}/cancel")
+        eventually(lambda: hand.count(waits))
+        claim.execute(lock, [second])
+        claim.commit()
+
+        assert cancel.result().status_code == 202
 
 
 def test_cancelling_a_finished_batch_changes_nothing(operator: httpx2.Client, hand: Any) -> None:
