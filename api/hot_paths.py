@@ -143,7 +143,7 @@ class HotPaths:
         else:
             row = await reader.find(task_id)
         if row is None or not caller.sees(row.organization_id):
-            raise await self._gone_or_missing(task_id, caller)
+            raise await gone_or_missing(self._services, task_id, caller)
         if if_none_match is not None and matches_etag(if_none_match, row.etag):
             return _not_modified(row.etag, row.done, headers)
         headers += [_JSON, (b"etag", row.etag.encode())]
@@ -151,10 +151,12 @@ class HotPaths:
             headers.append(_RETRY_AFTER)
         return 200, headers, task_json(row)
 
-    async def _gone_or_missing(self, task_id: UUID, caller: Caller) -> Problem:
-        async with self._services.reads.connect() as connection:
-            organization_id = (await connection.execute(find_tombstone(task_id, "task"))).scalars().first()
-        return Problem("gone" if organization_id is not None and caller.sees(organization_id) else "not-found")
+
+async def gone_or_missing(services: Services, task_id: UUID, caller: Caller) -> Problem:
+    """Give the problem for a task that is not there for the caller: it was, or it never was, or it is another's."""
+    async with services.reads.connect() as connection:
+        organization_id = (await connection.execute(find_tombstone(task_id))).scalars().first()
+    return Problem("gone" if organization_id is not None and caller.sees(organization_id) else "not-found")
 
 
 def _settles(caller: Caller, if_none_match: str | None) -> Callable[[TaskRow], bool]:

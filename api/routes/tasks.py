@@ -32,7 +32,7 @@ from api.dependencies import (
 )
 from api.dependencies import Query as StrictQuery
 from api.error_responses import Problem, invalid
-from api.hot_paths import read_validate_only
+from api.hot_paths import gone_or_missing, read_validate_only
 from api.openapi import (
     FOLLOWING,
     body_schema,
@@ -320,11 +320,8 @@ async def locked_task(services: Services, caller: Caller, task_id: UUID) -> Asyn
 async def require_task(services: Services, caller: Caller, task_id: UUID) -> None:
     """Raise `not-found` or `gone` unless the caller may see the task."""
     version = await services.reader.find_version(task_id)
-    if version is not None and caller.sees(version[3]):
-        return
-    async with services.reads.connect() as connection:
-        buried = (await connection.execute(queries.find_tombstone(task_id, "task"))).scalars().first()
-    raise Problem("gone" if buried is not None and caller.sees(buried) else "not-found")
+    if version is None or not caller.sees(version[3]):
+        raise await gone_or_missing(services, task_id, caller)
 
 
 async def task_answer(services: Services, task_id: UUID, status: int) -> Response:

@@ -119,11 +119,11 @@ def read_params(task_id: UUID) -> Select[Any]:
     return select(task_payloads.c.params).where(task_payloads.c.task_id == task_id)
 
 
-def find_tombstone(subject_id: UUID, subject: str) -> Select[UUID]:
-    """Find the organization that a task or file belonged to which was purged within the last `TOMBSTONE_DAYS` days."""
+def find_tombstone(task_id: UUID) -> Select[UUID]:
+    """Find the organization that a task belonged to which was purged within the last `TOMBSTONE_DAYS` days."""
     return select(tombstones.c.organization_id).where(
-        tombstones.c.id == subject_id,
-        tombstones.c.subject == subject,
+        tombstones.c.id == task_id,
+        tombstones.c.subject == "task",
         tombstones.c.purged_at > func.now() - timedelta(days=TOMBSTONE_DAYS),
     )
 
