@@ -31,7 +31,7 @@ _DataDir = Annotated[
 
 
 class Role(StrEnum):
-    """What a key may do; `api.md` says what each role is."""
+    """What a key may do: `docs/production.md` says what each role is."""
 
     CLIENT = "client"
     OPERATOR = "operator"

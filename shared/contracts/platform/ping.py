@@ -1,4 +1,4 @@
-"""`platform.ping`: does nothing for so long, and answers. Canaries, faults and benches are made of it."""
+"""`platform.ping`: does nothing for so long, and answers. Faults and benches are made of it."""
 
 from __future__ import annotations
 
