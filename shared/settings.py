@@ -46,7 +46,8 @@ class Settings(BaseSettings):
         str, Field(description="Postgres, in libpq's form: `postgresql://user:password@host:5432/taskmill`.")
     ] = "postgresql://taskmill@127.0.0.1:5432/taskmill"
     database_pool_size: Annotated[
-        int, Field(ge=1, le=200, description="Connections of each of the two pools of an API process, which has four more.")
+        int,
+        Field(ge=1, le=200, description="Connections of each of the two pools of an API process, which has four more."),
     ] = 8
     database_timeout_seconds: Annotated[
         float, Field(gt=0, description="How long a statement or a wait for a connection may take before a 503.")
