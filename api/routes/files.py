@@ -72,31 +72,6 @@ PIECE_BYTES: Final = 512 << 10
 """How much of a file is read by one call of a thread, and held in memory for one download."""
 
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
-_FILE_SCHEMA: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": [
-        *("id", "name", "media_type", "size", "sha256", "origin", "task_id", "created_at", "expires_at"),
-    ],
-    "properties": {
-        "id": {"type": "string", "format": "uuid"},
-        "name": {"type": "string"},
-        "media_type": {"type": "string"},
-        "size": {"type": "integer"},
-        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-        "origin": {"type": "string", "enum": ["upload", "task"]},
-        "task_id": {"type": ["string", "null"], "format": "uuid"},
-        "created_at": {"type": "string", "format": "date-time"},
-        "expires_at": {"type": ["string", "null"], "format": "date-time"},
-    },
-}
-_PAGE_SCHEMA: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": ["items", "next_cursor"],
-    "properties": {
-        "items": {"type": "array", "items": _FILE_SCHEMA},
-        "next_cursor": {"type": ["string", "null"]},
-    },
-}
 _CONTENT: Final[dict[str, Any]] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 _UPLOAD_SCHEMA: Final[dict[str, Any]] = {
     "requestBody": {
@@ -389,7 +364,7 @@ class ListQuery(StrictQuery):
     "/files",
     summary="List files, newest first",
     responses={
-        200: {"description": "A page.", "content": {"application/json": {"schema": _PAGE_SCHEMA}}},
+        **json_response(200, "A page.", "FilePage"),
         **problem_responses(401, 403, 422, 429, 503),
     },
 )
@@ -411,7 +386,7 @@ async def list_files(
     "/files/{file_id}",
     summary="See what a file is",
     responses={
-        200: {"description": "The file.", "content": {"application/json": {"schema": _FILE_SCHEMA}}},
+        **json_response(200, "The file.", "File"),
         **problem_responses(401, 403, 404, 410, 422, 429, 503),
     },
 )
