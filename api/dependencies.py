@@ -12,7 +12,8 @@ from api.authentication import Caller
 from api.body import is_json
 from api.error_responses import FieldError, Problem, invalid, json_pointer
 from api.services import Services, services_of
-from api.submissions import Submissions, load_json
+from api.submission_parsing import load_json
+from api.submissions import Submissions
 
 
 def get_services(request: Request) -> Services:

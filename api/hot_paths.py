@@ -19,7 +19,8 @@ from api.body import is_json, read_body
 from api.error_responses import Problem, from_exception, invalid
 from api.representations import PRIVATE_HEADERS, TaskRow, task_json
 from api.services import Services
-from api.submissions import Request, Submissions, fingerprint, parse_submission, read_idempotency_key, read_traceparent
+from api.submission_parsing import fingerprint, parse_submission, read_idempotency_key, read_traceparent
+from api.submissions import Request, Submissions
 from api.wakeups import Waiter
 from shared.queries.tasks import find_tombstone
 from shared.task_states import DONE_VALUES

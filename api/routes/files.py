@@ -42,19 +42,16 @@ from api.representations import PRIVATE_HEADERS, json_page, new_task_json, times
 from api.routes.tasks import private_json
 from api.services import Services
 from api.storage_threads import in_storage_thread, start_in_storage_thread
-from api.submissions import (
-    Answer,
-    KeyTaken,
+from api.submission_parsing import (
     Parsed,
-    Submissions,
     dump_part,
     fingerprint,
-    missing_file,
     parse_submission,
     read_idempotency_key,
     read_traceparent,
     submittable_kind,
 )
+from api.submissions import Answer, KeyTaken, Submissions, missing_file
 from api.submissions import Request as SubmissionRequest
 from shared.errors import StorageFull, StorageUnavailable
 from shared.identifiers import new_id

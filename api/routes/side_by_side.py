@@ -9,7 +9,8 @@ from api.dependencies import find_header
 from api.hot_paths import read_validate_only
 from api.routes.tasks import json_body, private_json, submission_request
 from api.services import Services
-from api.submissions import Submissions, parse_side_by_side, read_idempotency_key
+from api.submission_parsing import parse_side_by_side, read_idempotency_key
+from api.submissions import Submissions
 
 
 async def submit_side_by_side(

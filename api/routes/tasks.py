@@ -45,8 +45,8 @@ from api.rate_limits import limited
 from api.representations import PRIVATE_HEADERS, json_page, task_json
 from api.services import Services
 from api.storage_threads import in_storage_thread
+from api.submission_parsing import fingerprint, parse_batch, read_idempotency_key, read_traceparent
 from api.submissions import Request as SubmissionRequest
-from api.submissions import fingerprint, parse_batch, read_idempotency_key, read_traceparent
 from shared.contracts.catalog import find_kind
 from shared.contracts.kind import QUEUES, list_referred_files
 from shared.errors import StorageUnavailable
