@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import contextlib
 import json
 import os
 import selectors
@@ -66,7 +67,9 @@ class ForkedPart:
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            # It may have ended since, or be gone before its exit code has come.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
