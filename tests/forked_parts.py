@@ -10,9 +10,9 @@ and, once the part has ended, its exit code. Whatever still runs when the tests'
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
-import contextlib
 import json
 import os
 import selectors
