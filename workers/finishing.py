@@ -100,11 +100,7 @@ class Finisher:
         closing = False
         while not closing:
             endings, closing = self._gather()
-            try:
-                self._write_together(endings)
-            except Exception:
-                # Whatever it is, the ends that come after it are written; these are swept when their leases are over.
-                log.exception("ends_not_written", tasks=len(endings))
+            self._write_together(endings)
         self._disconnect()
 
     def _gather(self) -> tuple[list[Ending], bool]:
@@ -126,9 +122,14 @@ class Finisher:
             return
         # Rows are taken in the order of their ids by everyone, so that no two writers wait for each other.
         endings.sort(key=lambda ending: ending.task_id)
-        statuses = self._write(endings)
-        if written := [task_id for task_id, status in statuses.items() if status not in {None, REFUSED}]:
-            self.publish(written)
+        statuses: dict[UUID, str | None] = {}
+        try:
+            statuses = self._write(endings)
+            if written := [task_id for task_id, status in statuses.items() if status not in {None, REFUSED}]:
+                self.publish(written)
+        except Exception:
+            # Whatever it is, each is told: a lease that is renewed for an end that nobody writes would never be lost.
+            log.exception("ends_not_written", tasks=len(endings))
         for ending in endings:
             try:
                 ending.on_written(statuses.get(ending.task_id, UNKNOWN))

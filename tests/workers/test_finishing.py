@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 import time
@@ -84,6 +85,23 @@ def test_what_is_done_after_one_end_and_fails_takes_no_other_end_with_it(tasks: 
 
     assert bench.finisher.write(_ending(second)) == "succeeded"
     assert tasks.status(first.task.id) == "succeeded"
+
+
+def test_an_error_that_nobody_thought_of_leaves_the_end_unknown_and_the_next_one_is_written(
+    tasks: Any, bench: Any, monkeypatch: Any
+) -> None:
+    first, second = bench.claim(*tasks.submit(count=2))
+
+    def fail(_: Any) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.finisher, "_execute", fail)
+        told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        bench.finisher.write_soon(_ending(first), told.put)
+        assert told.get(timeout=20) == UNKNOWN
+
+    assert bench.finisher.write(_ending(second)) == "succeeded"
 
 
 def test_a_lost_claim_writes_nothing(tasks: Any, bench: Any) -> None:
