@@ -3,6 +3,10 @@
 Each is plain SQL for psycopg, sync or async, run on a connection of `shared.database` that knows only index plans. Each
 takes what has gathered as one JSON document or as arrays, so that one round trip and one commit serve many. Every move
 writes its event in the same statement; an event's `seq` is the task's `version` after it, so a task's history has no gap.
+
+Rows are looked up by `id = ANY (ARRAY[other.id])`, which is `id = other.id` and leaves Postgres one way: an index lookup for
+each. Given an equation it may read the whole table once for each row that is looked for, as long as it believes that the
+table has a few rows, and it believes so until it looks again.
 """
 
 from __future__ import annotations
@@ -93,21 +97,19 @@ _SHOWN_COLUMNS: Final = """
         SELECT json_agg(json_build_object('id', f.id, 'name', f.name, 'media_type', f.media_type, 'size', f.size,
             'sha256', encode(f.sha256, 'hex'), 'url', '/files/' || f.id || '/content',
             'expires_at', to_char(t.purge_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) ORDER BY x.position)
-        FROM task_files x JOIN files f ON f.id = x.file_id WHERE x.task_id = t.id AND x.role = 'artifact')::text
+        FROM task_files x JOIN files f ON f.id = ANY (ARRAY[x.file_id]) WHERE x.task_id = t.id AND x.role = 'artifact')::text
     END,
     t.tags, t.metadata::text, t.batch_id, t.created_at, t.run_at, t.started_at, t.finished_at, t.cancel_requested_at,
     t.purge_at, t.version, t.organization_id"""
 
-READ: Final = (
-    f"SELECT {_SHOWN_COLUMNS} FROM tasks t JOIN task_payloads p ON p.task_id = t.id WHERE t.id = ANY(%(ids)s::uuid[])"
-)
+READ: Final = f"SELECT {_SHOWN_COLUMNS} FROM tasks t JOIN task_payloads p ON p.task_id = ANY (ARRAY[t.id]) WHERE t.id = ANY(%(ids)s::uuid[])"
 """Read tasks by id, in the columns of `api.representations.TaskRow`, in no order."""
 
 READ_VERSIONS: Final = "SELECT id, version, status, organization_id FROM tasks WHERE id = ANY(%(ids)s::uuid[])"
 """Read what is needed to answer 304, or to see whether a task is done."""
 
 READ_CHANGES: Final = """
-SELECT v.id FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS v (id, version) LEFT JOIN tasks t ON t.id = v.id
+SELECT v.id FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS v (id, version) LEFT JOIN tasks t ON t.id = ANY (ARRAY[v.id])
 WHERE t.version IS DISTINCT FROM v.version"""
 """Give the ids of those tasks whose version is no longer the one given, or which are gone."""
 
@@ -162,7 +164,7 @@ WITH c AS (
         version = t.version + 1, started_at = clock_timestamp(), lease_until = clock_timestamp() + %(lease)s * interval '1 second',
         progress_percent = NULL, progress_message = NULL
     FROM unnest(%(ids)s::uuid[], %(claims)s::bigint[]) AS v (id, claim), task_payloads p
-    WHERE t.id = v.id AND p.task_id = v.id AND t.status = 'queued' AND t.cancel_requested_at IS NULL
+    WHERE t.id = ANY (ARRAY[v.id]) AND p.task_id = ANY (ARRAY[v.id]) AND t.status = 'queued' AND t.cancel_requested_at IS NULL
         AND (t.expires_at IS NULL OR t.expires_at > now())
     RETURNING t.id, t.claim, t.attempt, t.max_attempts, t.kind, t.timeout_seconds, t.organization_id, t.owner_id,
         t.request_id, p.params::text, t.version
@@ -174,21 +176,24 @@ e AS (
 SELECT id, claim, attempt, max_attempts, kind, timeout_seconds, organization_id, owner_id, request_id, params FROM c"""
 """Take tasks from queued to running. Gives a row for each that was taken: nothing for a duplicate, cancelled or expired."""
 
+# What follows asks for the claim and not for the state: a row has a claim if and only if it is running (a constraint of the
+# table). Asked for the state too, Postgres reads the index of all running rows for each row that is looked for.
+
 RENEW: Final = f"""
 UPDATE tasks t SET lease_until = clock_timestamp() + %(lease)s * interval '1 second', named_claim = {NAME_THE_CLAIM}
 FROM unnest(%(ids)s::uuid[], %(claims)s::bigint[]) AS v (id, claim)
-WHERE t.id = v.id AND t.claim = v.claim AND t.status = 'running'
+WHERE t.id = ANY (ARRAY[v.id]) AND t.claim = v.claim
 RETURNING t.id, t.cancel_requested_at IS NOT NULL"""
 """Renew leases. Gives (id, whether a cancel is requested) for each claim that still holds."""
 
-HOLD_CLAIM: Final = "SELECT FROM tasks WHERE id = %(id)s AND claim = %(claim)s AND status = 'running' FOR UPDATE"
+HOLD_CLAIM: Final = "SELECT FROM tasks WHERE id = %(id)s AND claim = %(claim)s FOR UPDATE"
 """Lock a running row for a transaction of its attempt. Gives a row only while the claim holds."""
 
 REPORT_PROGRESS: Final = f"""
 WITH u AS (
     UPDATE tasks t SET progress_percent = %(percent)s, progress_message = %(message)s, version = t.version + 1,
         named_claim = {NAME_THE_CLAIM}
-    WHERE t.id = %(id)s AND t.claim = %(claim)s AND t.status = 'running'
+    WHERE t.id = %(id)s AND t.claim = %(claim)s
     RETURNING t.id, t.version, t.cancel_requested_at IS NOT NULL AS cancel
 ),
 e AS (
@@ -218,7 +223,7 @@ def _finish(*, with_artifacts: bool) -> str:
     artifacts = """,
 made AS MATERIALIZED (
     SELECT u.id AS task_id, u.organization_id, u.owner_id, u.purge_at, a.*
-    FROM u JOIN v ON v.id = u.id CROSS JOIN LATERAL json_to_recordset(v.artifacts) AS a (
+    FROM u CROSS JOIN LATERAL json_to_recordset(u.artifacts) AS a (
         file_id uuid, name text, media_type text, size bigint, sha256 text, storage_key text, position int2)
     WHERE u.status = 'succeeded'
 ),
@@ -243,15 +248,15 @@ u AS (
         finished_at = CASE WHEN {_NEXT_STATUS} IN ({_DONE}) THEN clock_timestamp() END,
         purge_at = CASE WHEN {_NEXT_STATUS} IN ({_DONE}) THEN clock_timestamp() + t.keep_seconds * interval '1 second' END,
         started_at = CASE WHEN {_NEXT_STATUS} <> 'queued' THEN t.started_at END
-    FROM v WHERE t.id = v.id AND t.claim = v.claim AND t.status = 'running'
+    FROM v WHERE t.id = ANY (ARRAY[v.id]) AND t.claim = v.claim
     RETURNING t.id, t.version, t.status, t.attempt, t.organization_id, t.owner_id, t.purge_at, v.result, v.error,
-        v.status AS wanted
+        v.status AS wanted, v.artifacts
 ),
 p AS (
     UPDATE task_payloads p SET result = u.result,
         error = CASE WHEN u.status = 'cancelled' AND u.wanted <> 'cancelled'
             THEN '{CANCELLED_ERROR}'::jsonb || jsonb_build_object('attempt', u.attempt) ELSE u.error END
-    FROM u WHERE p.task_id = u.id
+    FROM u WHERE p.task_id = ANY (ARRAY[u.id])
 ),
 e AS (
     INSERT INTO task_events (task_id, seq, type, data)

@@ -59,7 +59,7 @@ INSERT INTO unique_tasks AS u (owner_id, kind, params_sha256, task_id)
 VALUES (%(owner_id)s, %(kind)s, %(params_sha256)s, %(task_id)s)
 ON CONFLICT (owner_id, kind, params_sha256) DO UPDATE SET task_id = excluded.task_id, created_at = now()
 WHERE u.created_at <= now() - %(unique_for)s * interval '1 second'
-    OR EXISTS (SELECT FROM tasks t WHERE t.id = u.task_id AND t.finished_at IS NOT NULL)
+    OR (SELECT t.finished_at IS NOT NULL FROM tasks t WHERE t.id = u.task_id)
 RETURNING task_id"""
 """Make a task the unique one of its owner, kind and params. Gives no row while another is live and young enough.
 
