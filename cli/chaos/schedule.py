@@ -32,7 +32,7 @@ FAULTS: Final[dict[str, str]] = {
     "redeliver": "every message is delivered five times, for five seconds",
 }
 """Every fault, and what it does."""
-QUEUES: Final = ("files", "reports", "email")
+QUEUES: Final = ("files", "reports", "email", "maintenance")
 
 
 @dataclass(frozen=True)
