@@ -16,7 +16,7 @@ from api.hot_paths import HotPaths
 from api.middleware import AllowedMethods, Frame, allowed_methods
 from api.openapi import install_openapi
 from api.rate_limits import limiter
-from api.routes import batches, emails, files, health, kinds, problems, reports, tasks
+from api.routes import batches, emails, files, health, kinds, metrics, problems, reports, tasks
 from api.services import Services
 from api.submissions import Submissions
 from api.wakeups import Waiters
@@ -32,6 +32,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     kinds.router,
     problems.router,
     health.router,
+    metrics.router,
 )
 DESCRIPTION = "Does a team's background work: submit it, follow it, and never lose it."
 

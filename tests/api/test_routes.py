@@ -36,7 +36,7 @@ def test_every_route_is_an_ordinary_one(settings: Any) -> None:
 
     assert others == set()
     assert fastapis_own - {path for _, path, _ in ROUTES} == OPEN_BY_FASTAPI
-    assert len(ROUTES) == len({(method, path) for method, path, _ in ROUTES}) == 20
+    assert len(ROUTES) == len({(method, path) for method, path, _ in ROUTES}) == 21
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ PRIVATE_ROUTES = [
     ("POST", "/reports"),
     ("POST", "/emails"),
     ("GET", "/kinds"),
+    ("GET", "/metrics"),
     ("POST", "/files"),
     ("GET", "/files"),
     ("GET", f"/files/{SOME}"),
@@ -46,6 +47,7 @@ NEEDED = {
     ("POST", "/reports"): "tasks:write",
     ("POST", "/emails"): "tasks:write",
     ("GET", "/kinds"): "tasks:read",
+    ("GET", "/metrics"): "tasks:read",
     ("POST", "/files"): "tasks:write files:write",
     ("GET", "/files"): "files:read",
     ("GET", f"/files/{SOME}"): "files:read",
@@ -79,7 +81,8 @@ def test_a_route_is_closed_without_its_scope(scopeless: httpx2.Client, method: s
 
 @pytest.mark.parametrize(("method", "path"), NEEDED)
 def test_a_route_opens_with_just_its_scope(served: Any, method: str, path: str) -> None:
-    client = served.client("someone", scopes=NEEDED[method, path].split())
+    role = "operator" if path == "/metrics" else "client"
+    client = served.client("someone", role, scopes=NEEDED[method, path].split())
 
     assert client.request(method, path).status_code in {200, 202, 404, 415}
 

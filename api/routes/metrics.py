@@ -1,0 +1,61 @@
+"""`GET /metrics`: what the platform measures of itself, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from api.dependencies import NoQuery, ServicesDependency, TaskReaderCaller
+from api.error_responses import Problem
+from api.rate_limits import limited
+from api.routes.health import CANARY
+from shared.queries.schedules import LIST_CANARIES, list_signs_of_life
+
+router = APIRouter()
+
+
+class _Gauges(Collector):
+    """Gauges that were read just now."""
+
+    def __init__(self, *gauges: GaugeMetricFamily) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Give the gauges."""
+        yield from self._gauges
+
+
+@router.get("/metrics", include_in_schema=False)
+@limited("read")
+async def get_metrics(
+    request: Request, services: ServicesDependency, caller: TaskReaderCaller, query: Annotated[NoQuery, Query()]
+) -> Response:
+    """Give gauges of each queue's canary and of each part's last sign of life, to operators and admins."""
+    if not caller.privileged:
+        raise Problem("forbidden", "Metrics are for operators and admins.")
+    return_age = GaugeMetricFamily(
+        "taskmill_canary_age_seconds", "How long ago a canary last came through the queue.", labels=["queue"]
+    )
+    round_trip = GaugeMetricFamily(
+        "taskmill_canary_round_trip_seconds",
+        "How long the queue's last canary took, from its submission to its end.",
+        labels=["queue"],
+    )
+    sign_age = GaugeMetricFamily(
+        "taskmill_sign_of_life_age_seconds", "How long ago the part last showed a sign of life.", labels=["part"]
+    )
+    async with services.reads.connect() as connection:
+        for canary in await connection.exec_driver_sql(LIST_CANARIES, {"kind": CANARY}):
+            return_age.add_metric([canary.queue], canary.age_seconds)
+            if canary.round_trip_seconds is not None:
+                round_trip.add_metric([canary.queue], canary.round_trip_seconds)
+        for sign in await connection.execute(list_signs_of_life()):
+            sign_age.add_metric([sign.part], float(sign.age_seconds))
+    registry = CollectorRegistry()
+    registry.register(_Gauges(return_age, round_trip, sign_age))
+    return Response(generate_latest(registry), headers={"Cache-Control": "no-store"}, media_type=CONTENT_TYPE_LATEST)
