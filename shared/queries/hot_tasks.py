@@ -102,7 +102,9 @@ _SHOWN_COLUMNS: Final = """
     t.tags, t.metadata::text, t.batch_id, t.created_at, t.run_at, t.started_at, t.finished_at, t.cancel_requested_at,
     t.purge_at, t.version, t.organization_id"""
 
-READ: Final = f"SELECT {_SHOWN_COLUMNS} FROM tasks t JOIN task_payloads p ON p.task_id = ANY (ARRAY[t.id]) WHERE t.id = ANY(%(ids)s::uuid[])"
+READ: Final = f"""
+SELECT {_SHOWN_COLUMNS}
+FROM tasks t JOIN task_payloads p ON p.task_id = ANY (ARRAY[t.id]) WHERE t.id = ANY(%(ids)s::uuid[])"""
 """Read tasks by id, in the columns of `api.representations.TaskRow`, in no order."""
 
 READ_VERSIONS: Final = "SELECT id, version, status, organization_id FROM tasks WHERE id = ANY(%(ids)s::uuid[])"
