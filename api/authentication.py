@@ -40,6 +40,11 @@ class Caller:
         """Whether what belongs to an organization exists for them."""
         return organization_id == self.organization_id or self.privileged
 
+    def require_power_over(self, organization_id: UUID) -> None:
+        """Raise a problem unless what belongs to an organization is theirs to delete: operators see it, and no more."""
+        if organization_id != self.organization_id and self.role != "admin":
+            raise Problem("forbidden", "What belongs to others is deleted by an admin.")
+
     def require(self, *scopes: str) -> None:
         """Raise a problem unless they have every scope (RFC 6750, section 3.1)."""
         if not self.scopes.issuperset(scopes):

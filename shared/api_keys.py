@@ -85,7 +85,8 @@ def create_key(
     """Make a key for the caller of that name, who is made if need be.
 
     A caller lives in an organization, by default one of the same name: so two names see nothing of each other, and a
-    second key for a name (to change keys) sees what the first does. Raises `ValueError` for an unknown role or scope.
+    second key for a name (to change keys) sees what the first does. Raises `ValueError` for an unknown role or
+    scope, and for a scope that the role does not have.
     """
     return _with_connection(settings, lambda c: insert_key(c, new_key(), name, role, scopes, organization))
 
@@ -104,6 +105,8 @@ def insert_key(
     chosen = tuple(scopes) if scopes is not None else DEFAULT_SCOPES[role]
     if unknown := set(chosen) - set(SCOPES):
         raise ValueError(f"unknown scopes {', '.join(sorted(unknown))}: of {', '.join(SCOPES)}")
+    if beyond := set(chosen) - set(DEFAULT_SCOPES[role]):
+        raise ValueError(f"the role {role} does not have the scope {', '.join(sorted(beyond))}: choose another role")
     if not name.strip() or len(name) > 200:
         raise ValueError("a name has 1 to 200 characters")
     prefix = key_prefix(key)

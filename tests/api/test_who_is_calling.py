@@ -221,6 +221,27 @@ def test_operators_and_admins_see_and_steer_everything(
     assert privileged.post(f"/batches/{batch_id}/cancel").json()["counts"] == {"cancelled": 1}
 
 
+def test_only_an_admin_deletes_what_belongs_to_others(
+    served: Any, client: httpx2.Client, operator: httpx2.Client, admin: httpx2.Client, email: Callable[..., str]
+) -> None:
+    upload = {"file": ("a.txt", b"some words", "text/plain")}
+    file_id = client.post("/files", files=upload).json()["params"]["file_id"]
+    theirs = operator.post("/files", files=upload).json()
+    for task_id in (email_id := email(), theirs["id"]):
+        admin.post(f"/tasks/{task_id}/cancel")
+    for task in client.get("/tasks", params={"status": "queued"}).json()["items"]:
+        client.post(f"/tasks/{task['id']}/cancel")
+    paths = [f"/tasks/{email_id}", f"/files/{file_id}"]
+
+    for path in paths:
+        answer = operator.delete(path)
+        assert (answer.status_code, answer.json()["type"]) == (403, "/problems/forbidden")
+        assert operator.get(path).status_code == 200
+    assert [admin.delete(path).status_code for path in paths] == [204, 204]
+    assert operator.delete(f"/tasks/{theirs['id']}").status_code == 204
+    assert operator.delete(f"/files/{theirs['params']['file_id']}").status_code == 204
+
+
 def test_only_operators_and_admins_may_ping(
     client: httpx2.Client, operator: httpx2.Client, admin: httpx2.Client
 ) -> None:

@@ -62,6 +62,13 @@ def test_a_scope_that_is_none_is_refused(database_url: str) -> None:
     assert "Traceback" not in made.stderr
 
 
+def test_a_scope_beyond_the_role_is_refused(database_url: str) -> None:
+    made = taskmill("keys", "create", "eve", "--scopes", "tasks:read,admin", TASKMILL_DATABASE_URL=database_url)
+
+    assert made.returncode == 2
+    assert "the role client does not have the scope admin" in made.stderr
+
+
 def test_a_key_is_revoked_once(database_url: str) -> None:
     made = json.loads(taskmill("keys", "create", "zoë", "--json", TASKMILL_DATABASE_URL=database_url).stdout)
 
