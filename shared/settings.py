@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +22,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared import kill_points
 from shared.errors import ConfigurationError
 
+PREFIX = "TASKMILL_"
+ALMOST = 0.8
+"""How much of a setting's name is enough to take a variable for a misspelling of it, as `difflib` reckons."""
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "unix"})
 DEFAULT_SECRET_KEY = "change-me"
@@ -32,7 +37,7 @@ MEBIBYTE = 1 << 20
 class Settings(BaseSettings):
     """What an operator may decide. Durations are in seconds and sizes in bytes, as the field names say."""
 
-    model_config = SettingsConfigDict(env_prefix="TASKMILL_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     environment: Annotated[
         Literal["development", "production"],
@@ -234,9 +239,14 @@ def _refusal(message: str) -> PydanticCustomError:
 
 
 def read_settings() -> Settings:
-    """Read the environment. Raises `ConfigurationError` with each variable that is wrong, and never its value."""
+    """Read the environment. Raises `ConfigurationError` with each variable that is wrong, and never its value.
+
+    A variable whose name is almost a setting's is wrong too: it was meant to change something, and would change nothing.
+    """
     from pydantic import ValidationError
 
+    if misspelt := _find_misspelt(os.environ):
+        raise ConfigurationError("Some settings are misspelt:\n" + "\n".join(misspelt))
     try:
         settings = Settings()
     except ValidationError as error:
@@ -245,3 +255,14 @@ def read_settings() -> Settings:
     settings.refuse_unsafe_production()
     kill_points.arm(settings.environment if "environment" in settings.model_fields_set else None)
     return settings
+
+
+def _find_misspelt(names: Iterable[str]) -> list[str]:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    found = []
+    for name in sorted(names):
+        if name.startswith(PREFIX) and name not in known:
+            ending = name.removeprefix(PREFIX)
+            close = get_close_matches(ending, [setting.removeprefix(PREFIX) for setting in known], 1, ALMOST)
+            found += [f"- {name} is no setting: {PREFIX}{setting} is" for setting in close]
+    return found

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from shared import kill_points
 from shared.errors import ConfigurationError
-from shared.settings import read_settings
+from shared.settings import Settings, read_settings
 
 SAFE = {
     "TASKMILL_ENVIRONMENT": "production",
@@ -60,6 +64,40 @@ def test_a_setting_that_no_part_could_use_is_refused_by_name_and_never_by_value(
 )
 def test_every_form_that_is_documented_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
+
+    read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TASKMILL_DATABSE_URL", "TASKMILL_DATABASE_URL"),
+        ("TASKMILL_MAX_QUEUED_PER_CALLERS", "TASKMILL_MAX_QUEUED_PER_CALLER"),
+        ("TASKMILL_LEASE_SECOND", "TASKMILL_LEASE_SECONDS"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_and_the_right_name_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, "s3cret")
+
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+
+    assert f"{name} is no setting: {meant} is" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_variables_of_the_launcher_and_of_compose_are_no_misspellings(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    read_by_others = "\n".join(
+        (root / name).read_text() for name in ("docker-compose.prod.yml", "taskmill", ".env.example")
+    )
+    names = set(re.findall(r"TASKMILL_\w+", read_by_others)) - {kill_points.VARIABLE}
+    settings = {f"TASKMILL_{name.upper()}" for name in Settings.model_fields}
+    assert {"TASKMILL_HTTPS_PORT", "TASKMILL_PYTHON"} <= names - settings
+    for name in names - settings:
+        monkeypatch.setenv(name, "value")
 
     read_settings()
 
