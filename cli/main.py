@@ -320,8 +320,9 @@ def _explain_database_error(error: Exception) -> str | None:
     if isinstance(cause, psycopg.errors.UndefinedTable):
         return "the database has no tables yet: run `taskmill migrate` first"
     if isinstance(cause, psycopg.OperationalError):
-        reason = " ".join(str(cause).split())
-        return f"the database does not answer: {reason} TASKMILL_DATABASE_URL says where it is looked for."
+        from shared.database import tell_reason
+
+        return f"the database does not answer: {tell_reason(cause)} TASKMILL_DATABASE_URL says where it is looked for."
     return None
 
 

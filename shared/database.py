@@ -11,16 +11,20 @@ import asyncio
 import math
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+import structlog
 from psycopg.abc import RV, PQGen
 from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from shared.settings import Settings
+
+log = structlog.get_logger()
 
 INDEX_PLANS = (
     "-c plan_cache_mode=force_generic_plan -c jit=off "
@@ -37,8 +41,32 @@ TCP_KEEPALIVE = {
 }
 
 
+OUTAGE_LOG_SECONDS: Final = 30.0
+"""So often a database that stays away is told of."""
 GRACE_SECONDS: Final = 0.5
 """How much longer than the server's own limit a round trip may take, so that a living server answers for itself."""
+
+
+class OutageLog:
+    """Warns of a database that is away, for those who try again and again: once for each reason, and then now and then."""
+
+    def __init__(self) -> None:
+        self._reason = ""
+        self._silent_until = 0.0
+
+    def warn(self, error: Exception) -> None:
+        """Log why the database is away, unless that was said a short time ago."""
+        reason = tell_reason(error)
+        if reason != self._reason or time.monotonic() >= self._silent_until:
+            self._reason, self._silent_until = reason, time.monotonic() + OUTAGE_LOG_SECONDS
+            log.warning("database_away", reason=reason)
+
+
+def tell_reason(error: Exception) -> str:
+    """Give a database error in one line, without anything that a statement held; a connection's error names no password."""
+    cause = getattr(error, "orig", error)
+    words = str(cause) if isinstance(cause, psycopg.OperationalError) else ""
+    return " ".join(words.split()) or type(cause).__name__
 
 
 class BoundedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from shared import kill_points
 from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import QUEUES
-from shared.database import make_engine
+from shared.database import OutageLog, make_engine
 from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
 from shared.queries import schedules as queries
@@ -57,6 +57,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
 
     engine: Engine
     _schedules_ensured = False
+    _outage = OutageLog()
 
     def setup_schedule(self) -> None:
         """Nothing is kept by Celery: schedules stand in the database."""
@@ -69,7 +70,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
                 self._schedules_ensured = True
             insert_due_tasks(self.engine)
         except SQLAlchemyError as error:
-            log.warning("database_away", error=type(error).__name__)
+            self._outage.warn(error)
             return RETRY_SECONDS
         return TICK_SECONDS
 

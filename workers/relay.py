@@ -19,7 +19,7 @@ import structlog
 
 from shared import kill_points
 from shared.contracts.kind import QUEUES
-from shared.database import connect_hot
+from shared.database import OutageLog, connect_hot
 from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
 from shared.queries import tasks as queries
@@ -60,6 +60,7 @@ class Relay:
         self._last_owner: dict[str, str] = {}
         """By queue, whose turn it was last."""
         self._broker_away_until = 0.0
+        self._outage = OutageLog()
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -79,7 +80,7 @@ class Relay:
             try:
                 work()
             except psycopg.Error as error:
-                log.warning("database_away", error=type(error).__name__)
+                self._outage.warn(error)
             except Exception:
                 log.exception("relay_loop_failed")
             self._stopping.wait(RETRY_SECONDS)
