@@ -11,6 +11,8 @@ MOST_EXIF_FIELDS = 300
 LONGEST_EXIF_TEXT = 1000
 _EXIF_IFD, _GPS_IFD, _INTEROPERABILITY_IFD = 0x8769, 0x8825, 0xA005
 _MAKER_NOTE = 0x927C
+_SEQUENCES_BEYOND_VIPS = frozenset({"image/png", "image/avif"})
+"""libvips reads the first frame of these alone, and does not tell of others."""
 _FORMATS_NOT_DECODED = frozenset({"image/heic", "image/heif"})
 
 
@@ -22,11 +24,26 @@ def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | 
         "width": header.width,
         "height": header.height,
         "format": header.media_type.removeprefix("image/"),
-        "frames": header.frames,
+        "frames": _count_frames(header),
         "orientation": header.orientation,
         "has_alpha": header.has_alpha,
         "exif": _read_exif(header.exif, request["include_gps"]) if header.exif else {},
     }
+
+
+def _count_frames(header: Header) -> int:
+    if header.media_type not in _SEQUENCES_BEYOND_VIPS:
+        return header.frames
+    from PIL import Image
+
+    try:
+        with Image.open(header.path, formats=[header.media_type.removeprefix("image/").upper()]) as picture:
+            return int(getattr(picture, "n_frames", 1))
+    except MemoryError:
+        raise
+    except Exception:
+        # Pillow refuses more than libvips does; what both are asked for is one frame at least.
+        return header.frames
 
 
 def _read_to_the_end(header: Header) -> None:
