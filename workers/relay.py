@@ -90,20 +90,26 @@ class Relay:
         with self._connection("relay", durable=False) as work, self._connection("relay-listen") as ear:
             ear.execute(hot_tasks.LISTEN)
             next_sign = 0.0
+            named: set[str] = set()
             while not self._stopping.is_set():
                 if time.monotonic() >= next_sign:
                     work.execute(SHOW_SIGN_OF_LIFE, {"part": "relay"})
                     next_sign = time.monotonic() + SIGN_SECONDS
-                due = [row[0] for row in work.execute(hot_tasks.LIST_DUE_QUEUES, {"queues": list(QUEUES)}).fetchall()]
+                heard: set[str] = set()
+                due = [queue for queue in QUEUES if queue in named] or _list_due(work)
                 released = sum(self._release_queue(work, queue) for queue in due)
                 if released >= GATHER_FROM:
                     time.sleep(GATHER_SECONDS)
+                elif named:
+                    # They may have been released with what came before: look, before going to sleep.
+                    pass
                 elif due and not released:
                     # The window is full: claims make room, and nobody notifies of those.
                     time.sleep(WINDOW_FULL_SECONDS)
                 elif not due:
-                    for _ in ear.notifies(timeout=IDLE_SECONDS, stop_after=1):
-                        pass
+                    for notice in ear.notifies(timeout=IDLE_SECONDS, stop_after=1):
+                        heard.update(notice.payload.split(","))
+                named = heard
 
     def _release_queue(self, connection: Connection, queue: str) -> int:
         after = self._last_owner.get(queue)
@@ -189,6 +195,10 @@ class Relay:
     def _connection(self, name: str, *, durable: bool = True) -> Iterator[Connection]:
         with connect_hot(self._settings, name, durable=durable) as connection:
             yield connection
+
+
+def _list_due(connection: Connection) -> list[str]:
+    return [row[0] for row in connection.execute(hot_tasks.LIST_DUE_QUEUES, {"queues": list(QUEUES)}).fetchall()]
 
 
 def run_relay(settings: Settings) -> None:

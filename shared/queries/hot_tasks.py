@@ -18,7 +18,8 @@ import orjson
 from shared.task_states import DONE_VALUES
 
 DUE_CHANNEL: Final = "taskmill_due"
-"""The NOTIFY channel on which every commit that makes tasks due rings the relay."""
+"""The NOTIFY channel on which every commit that makes tasks due rings the relay. The payload names their queues, separated by
+commas, where that is known: then the relay need not look for them."""
 
 LISTEN: Final = f"LISTEN {DUE_CHANNEL}"
 """Hear when something falls due."""
@@ -76,7 +77,7 @@ e AS (
     INSERT INTO task_events (task_id, seq, type, data)
     SELECT id, 1, 'status', jsonb_build_object('status', status) FROM {"n" if keyed else "v"}
 ){files if keyed else ""}
-SELECT now(), pg_notify('{DUE_CHANNEL}', ''), (SELECT array_agg(id) FROM t)"""
+SELECT now(), pg_notify('{DUE_CHANNEL}', (SELECT string_agg(DISTINCT queue, ',') FROM v)), (SELECT array_agg(id) FROM t)"""
 
 
 SUBMIT: Final = _submit(keyed=False)

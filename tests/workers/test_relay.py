@@ -154,6 +154,30 @@ def test_other_queues_are_not_held_up_by_a_full_one(
     eventually(lambda: len(set(_rung(settings))) == 2)
 
 
+def test_a_submission_tells_the_relay_its_queues(tasks: Any) -> None:
+    tasks.connection.execute(f"LISTEN {hot_tasks.DUE_CHANNEL}")
+
+    tasks.submit_one(params={"queue": "reports"})
+    (notice,) = tasks.connection.notifies(timeout=PATIENCE_SECONDS, stop_after=1)
+
+    assert notice.payload == "reports"
+
+
+@pytest.mark.parametrize("payload", ["email", "no-queue,of,ours", ""])
+def test_what_a_notice_does_not_name_is_rung_all_the_same(
+    tasks: Any, make_relay: Any, settings: Settings, eventually: Any, payload: str
+) -> None:
+    make_relay().start()
+    task_id = tasks.submit_one()
+    eventually(lambda: _rung(settings) == [task_id])
+
+    with tasks.connection.transaction():
+        tasks.connection.execute("UPDATE tasks SET rung_at = NULL WHERE id = %s", (task_id,))
+        tasks.connection.execute("SELECT pg_notify(%s, %s)", (hot_tasks.DUE_CHANNEL, payload))
+
+    eventually(lambda: _rung(settings) == [task_id, task_id])
+
+
 def test_only_kinds_that_are_short_share_a_message(tasks: Any, make_relay: Any, settings: Settings) -> None:
     tasks.submit(count=100)
     relay = make_relay()
