@@ -14,6 +14,8 @@ IDLE_SECONDS = 0.01
 FIRST_LATENCIES = 3
 """So many are not counted: they open connections."""
 SLEEP_MS = 100
+LONGER = 4
+"""So many times as long as others `workers` lasts: the last round, in which some find nothing to do, weighs less."""
 START_LIMIT_SECONDS = 120.0
 
 
@@ -62,7 +64,7 @@ def measure_workers(system: System, options: Options) -> Measures:
         while len(system.pids("worker")) < processes:
             system.start_worker()
         wait_until_all_work(system, processes, threads)
-        rounds = max(1, round(options.seconds * 1000 / SLEEP_MS))
+        rounds = max(1, round(LONGER * options.seconds * 1000 / SLEEP_MS))
         count = processes * threads * rounds
         last_id = system.query("SELECT coalesce(max(id::text), '') FROM tasks")[0]
         watch = system.watch()
@@ -88,7 +90,8 @@ def wait_until_all_work(system: Taskmill, processes: int, threads: int) -> None:
         running = system.query("SELECT count(*) FROM tasks WHERE status = 'running'")[0]
         return int(running) >= processes * threads
 
-    system.send_batches(processes * threads, sleep_ms=20_000)
+    # Long enough that none of these ends while the last of many processes is still starting.
+    system.send_batches(processes * threads, sleep_ms=60_000)
     wait_for(all_run, START_LIMIT_SECONDS, f"{processes} workers to start", 0.1)
     ids = system.query("SELECT array_agg(id::text) FROM tasks WHERE status = 'running'")[0]
     for task_id in ids:
