@@ -95,21 +95,17 @@ class Relay:
                 if time.monotonic() >= next_sign:
                     work.execute(SHOW_SIGN_OF_LIFE, {"part": "relay"})
                     next_sign = time.monotonic() + SIGN_SECONDS
-                heard: set[str] = set()
                 due = [queue for queue in QUEUES if queue in named] or _list_due(work)
                 released = sum(self._release_queue(work, queue) for queue in due)
                 if released >= GATHER_FROM:
                     time.sleep(GATHER_SECONDS)
-                elif named:
-                    # They may have been released with what came before: look, before going to sleep.
-                    pass
-                elif due and not released:
+                elif due and not released and not named:
                     # The window is full: claims make room, and nobody notifies of those.
                     time.sleep(WINDOW_FULL_SECONDS)
-                elif not due:
-                    for notice in ear.notifies(timeout=IDLE_SECONDS, stop_after=1):
-                        heard.update(notice.payload.split(","))
-                named = heard
+                # After a release all queues are looked at, so what was said meanwhile need not be kept; but it must be heard,
+                # for Postgres keeps it for whoever listens, and refuses commits when it can keep no more.
+                heard = _hear(ear, 0.0 if due else IDLE_SECONDS)
+                named = set() if due else heard
 
     def _release_queue(self, connection: Connection, queue: str) -> int:
         after = self._last_owner.get(queue)
@@ -195,6 +191,14 @@ class Relay:
     def _connection(self, name: str, *, durable: bool = True) -> Iterator[Connection]:
         with connect_hot(self._settings, name, durable=durable) as connection:
             yield connection
+
+
+def _hear(connection: Connection, seconds: float) -> set[str]:
+    """Give the queues that are named by what was said, waiting for so long at most."""
+    named: set[str] = set()
+    for notice in connection.notifies(timeout=seconds, stop_after=1):
+        named.update(notice.payload.split(","))
+    return named
 
 
 def _list_due(connection: Connection) -> list[str]:

@@ -18,12 +18,16 @@ import pytest
 import redis
 
 from cli.local_stack.broker import BrokerServer
+from shared.contracts.catalog import list_kinds
 from shared.database import connect_hot
 from shared.errors import ConfigurationError
 from shared.queries import hot_tasks
 from shared.queries import tasks as task_queries
 from shared.settings import Settings
+from shared.task_options import TaskOptions
+from shared.task_submission import make_task, submission_document
 from tests.conftest import PATIENCE_SECONDS
+from workers import relay as relay_module
 from workers.celery_app import make_celery_app
 from workers.doorbell import MARKER_KEY, Doorbell
 from workers.relay import SWEEPER_LOCK, Relay
@@ -163,6 +167,19 @@ def test_a_submission_tells_the_relay_its_queues(tasks: Any) -> None:
     assert notice.payload == "reports"
 
 
+def test_tasks_of_two_queues_name_both(tasks: Any, settings: Settings) -> None:
+    new = [
+        make_task("platform.ping", list_kinds()["platform.ping"], b"{}", queue, TaskOptions(), _uuid(1), _uuid(1))
+        for queue in ("reports", "email", "reports")
+    ]
+    tasks.connection.execute(f"LISTEN {hot_tasks.DUE_CHANNEL}")
+
+    tasks.connection.execute(hot_tasks.SUBMIT, {"document": submission_document(new)})
+    (notice,) = tasks.connection.notifies(timeout=PATIENCE_SECONDS, stop_after=1)
+
+    assert notice.payload == "email,reports"
+
+
 @pytest.mark.parametrize("payload", ["email", "no-queue,of,ours", ""])
 def test_what_a_notice_does_not_name_is_rung_all_the_same(
     tasks: Any, make_relay: Any, settings: Settings, eventually: Any, payload: str
@@ -176,6 +193,47 @@ def test_what_a_notice_does_not_name_is_rung_all_the_same(
         tasks.connection.execute("SELECT pg_notify(%s, %s)", (hot_tasks.DUE_CHANNEL, payload))
 
     eventually(lambda: _rung(settings) == [task_id, task_id])
+
+
+def test_a_queue_that_a_notice_names_is_not_looked_for(
+    tasks: Any, make_relay: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    running = make_relay()
+    list_due, ring = relay_module._list_due, running.relay._doorbell.ring
+    monkeypatch.setattr(relay_module, "_list_due", lambda connection: done.append("list") or list_due(connection))
+    monkeypatch.setattr(running.relay._doorbell, "ring", lambda *due: done.append("ring") or ring(*due))
+    running.start()
+
+    firsts = []
+    # Each second a relay looks without having heard anything, which may come between.
+    for _ in range(5):
+        done.clear()
+        tasks.submit_one()
+        eventually(lambda: "ring" in done)
+        eventually(lambda: done[-1] == "list")
+        firsts.append(done[0])
+
+    assert "ring" in firsts
+
+
+def test_notices_are_heard_while_the_window_is_full(tasks: Any, make_relay: Any, eventually: Any) -> None:
+    tasks.submit(count=5)
+    make_relay(window=1).start()
+
+    # More than fits between the database and one who does not read.
+    tasks.connection.execute(
+        "SELECT pg_notify(%s, repeat('x', 100) || n) FROM generate_series(1, 100000) AS n", (hot_tasks.DUE_CHANNEL,)
+    )
+
+    def waits_for() -> list[str]:
+        rows = tasks.connection.execute(
+            "SELECT wait_event FROM pg_stat_activity WHERE application_name = 'taskmill-relay-listen'"
+            " AND datname = current_database()"
+        )
+        return [row.wait_event for row in rows]
+
+    eventually(lambda: waits_for() == ["ClientRead"])
 
 
 def test_only_kinds_that_are_short_share_a_message(tasks: Any, make_relay: Any, settings: Settings) -> None:
