@@ -4,9 +4,9 @@ Each is plain SQL for psycopg, sync or async, run on a connection of `shared.dat
 takes what has gathered as one JSON document or as arrays, so that one round trip and one commit serve many. Every move
 writes its event in the same statement; an event's `seq` is the task's `version` after it, so a task's history has no gap.
 
-Rows are looked up by `id = ANY (ARRAY[other.id])`, which is `id = other.id` and leaves Postgres one way: an index lookup for
-each. Given an equation it may read the whole table once for each row that is looked for, as long as it believes that the
-table has a few rows, and it believes so until it looks again.
+Where rows are named from outside, they are looked up by `id = ANY (ARRAY[other.id])`, which is `id = other.id` and leaves
+Postgres one way: an index lookup for each. Given an equation it may read the whole table once for each row that is looked
+for, as long as it believes that the table has a few rows, and it believes so until it looks again.
 """
 
 from __future__ import annotations

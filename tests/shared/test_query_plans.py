@@ -158,13 +158,13 @@ def _explain(
 ) -> dict[str, Any]:
     """Give the generic plan of the statement as the connection has it prepared."""
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
-    beginning = re.split(r"%\(\w+\)s", statement)[0].replace("%%", "%")
+    parts = [part.replace("%%", "%") for part in re.split(r"%\(\w+\)s", statement)]
     prepared = [
         name
         for name, text in connection.execute(
             "SELECT name, statement FROM pg_prepared_statements", prepare=False
         ).fetchall()
-        if text.startswith(beginning) and len(re.findall(r"\$\d+", text)) == len(re.findall(r"%\(\w+\)s", statement))
+        if re.split(r"\$\d+", text) == parts
     ]
     assert len(prepared) >= 1, "it is not prepared"
     arguments = sql.SQL(", ").join(sql.Literal(parameters[name]) for name in names)
