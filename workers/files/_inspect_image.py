@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import SEEK_CUR
+from pathlib import Path
 from typing import Any
 
 from workers.files._pictures import Header, open_pixels, read_header, told_from_vips
@@ -11,8 +13,7 @@ MOST_EXIF_FIELDS = 300
 LONGEST_EXIF_TEXT = 1000
 _EXIF_IFD, _GPS_IFD, _INTEROPERABILITY_IFD = 0x8769, 0x8825, 0xA005
 _MAKER_NOTE = 0x927C
-_SEQUENCES_BEYOND_VIPS = frozenset({"image/png", "image/avif"})
-"""libvips reads the first frame of these alone, and does not tell of others."""
+_PNG_SIGNATURE_BYTES, _PNG_CHECKSUM_BYTES = 8, 4
 _FORMATS_NOT_DECODED = frozenset({"image/heic", "image/heif"})
 
 
@@ -32,18 +33,38 @@ def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | 
 
 
 def _count_frames(header: Header) -> int:
-    if header.media_type not in _SEQUENCES_BEYOND_VIPS:
-        return header.frames
-    from PIL import Image
+    """Count what libvips does not, which reads the first frame of a PNG or an AVIF and tells of no other."""
+    match header.media_type:
+        case "image/png":
+            return _count_png_frames(header.path)
+        case "image/avif":
+            return _count_avif_frames(header.path)
+        case _:
+            return header.frames
 
+
+def _count_png_frames(path: str) -> int:
+    """Count the frame control chunks (PNG, third edition, section 11.3.6.2): how many are announced may be a lie."""
+    frames = 0
+    with Path(path).open("rb") as file:
+        file.seek(_PNG_SIGNATURE_BYTES)
+        while len(head := file.read(8)) == 8:
+            frames += head[4:] == b"fcTL"
+            file.seek(int.from_bytes(head[:4], "big") + _PNG_CHECKSUM_BYTES, SEEK_CUR)
+    return max(1, frames)
+
+
+def _count_avif_frames(path: str) -> int:
+    from PIL import AvifImagePlugin, Image
+
+    # Pillow's own guard against bombs is lower than ours, by which the picture was judged.
+    Image.MAX_IMAGE_PIXELS = None
     try:
-        with Image.open(header.path, formats=[header.media_type.removeprefix("image/").upper()]) as picture:
-            return int(getattr(picture, "n_frames", 1))
-    except MemoryError:
-        raise
-    except Exception:
-        # Pillow refuses more than libvips does; what both are asked for is one frame at least.
-        return header.frames
+        with AvifImagePlugin.AvifImageFile(path) as picture:
+            return max(1, int(picture.n_frames))
+    except (OSError, SyntaxError, ValueError):
+        # Pillow refuses more than libvips does, which has read the first.
+        return 1
 
 
 def _read_to_the_end(header: Header) -> None:

@@ -1,7 +1,7 @@
 """Opens pictures in a limited child: the header first, and pixels only of a picture that is small enough.
 
 Each type has the one loader that is asked for, so that no other parser sees the bytes. Everything is read by libvips,
-but for BMP, which it does not know and Pillow does.
+but for BMP, which it does not know and Pillow does, and the number of frames of an AVIF.
 """
 
 from __future__ import annotations

@@ -26,9 +26,7 @@ class ImageFacts(Result):
     format: Annotated[str, Field(description="`jpeg`, `png`, `webp`, `avif`, `gif`, `tiff`, `bmp`, `heic` or `heif`.")]
     frames: Annotated[
         int,
-        Field(
-            description="Pictures in the file: 1, or frames of an animation, or pages of a TIFF; of an AVIF sequence 1."
-        ),
+        Field(description="Pictures in the file: 1, or frames of an animation, or pages of a TIFF."),
     ]
     orientation: Annotated[
         int, Field(ge=1, le=8, description="How to turn it for the eye, as EXIF counts; 1 is upright.")

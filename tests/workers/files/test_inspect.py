@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,18 @@ def test_pictures_of_every_format_are_told(
     assert image is not None
     assert (image.width, image.height, image.format, image.frames) == (33, 21, format.lower(), 1)
     assert image.has_alpha is has_alpha
+
+
+def test_frames_that_a_png_announces_and_does_not_have_are_not_counted(context: MemoryContext, encode: Encode) -> None:
+    still = encode(Image.new("RGB", (8, 8)), "PNG")
+    chunk = b"acTL" + (2**31 - 1).to_bytes(4, "big") + bytes(4)
+    announced = len(chunk[4:]).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    end_of_header = 8 + 25
+
+    image = inspect(context, still[:end_of_header] + announced + still[end_of_header:]).image
+
+    assert image is not None
+    assert image.frames == 1
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "AVIF", "PNG"])
