@@ -48,17 +48,17 @@ GRACE_SECONDS: Final = 0.5
 
 
 class OutageLog:
-    """Warns of a database that is away, for those who try again and again: once for each reason, and then now and then."""
+    """Warns of a database that is away, for those who try again and again: of each reason at once, and then now and then."""
 
     def __init__(self) -> None:
-        self._reason = ""
-        self._silent_until = 0.0
+        self._silent_until: dict[str, float] = {}
 
     def warn(self, error: Exception) -> None:
-        """Log why the database is away, unless that was said a short time ago."""
-        reason = tell_reason(error)
-        if reason != self._reason or time.monotonic() >= self._silent_until:
-            self._reason, self._silent_until = reason, time.monotonic() + OUTAGE_LOG_SECONDS
+        """Log why the database is away, unless just that was said within the last half minute."""
+        reason, now = tell_reason(error), time.monotonic()
+        if now >= self._silent_until.get(reason, now):
+            self._silent_until = {said: until for said, until in self._silent_until.items() if until > now}
+            self._silent_until[reason] = now + OUTAGE_LOG_SECONDS
             log.warning("database_away", reason=reason)
 
 

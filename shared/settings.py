@@ -23,7 +23,7 @@ from shared import kill_points
 from shared.errors import ConfigurationError
 
 PREFIX = "TASKMILL_"
-ALMOST = 0.8
+ALMOST = 0.9
 """How much of a setting's name is enough to take a variable for a misspelling of it, as `difflib` reckons."""
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "unix"})
@@ -164,9 +164,12 @@ class Settings(BaseSettings):
         from psycopg.conninfo import conninfo_to_dict
 
         try:
-            conninfo_to_dict(value)
+            host = conninfo_to_dict(value).get("host")
         except ProgrammingError:
             raise _refusal("must be in libpq's form, such as postgresql://user:password@host:5432/taskmill") from None
+        if "@" in str(host or ""):
+            # What libpq takes for the host would hold half of the password, and be told in errors.
+            raise _refusal("has more than one @: in a password it is written %40")
         return value
 
     @field_validator("broker_url")

@@ -29,6 +29,7 @@ def set_all(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
     [
         ("TASKMILL_DATABASE_URL", "mysql://root:s3cret@127.0.0.1/x", "postgresql://"),
         ("TASKMILL_DATABASE_URL", "127.0.0.1:5432/s3cret", "postgresql://"),
+        ("TASKMILL_DATABASE_URL", "postgresql://taskmill:hun@s3cret@127.0.0.1/x", "%40"),
         ("TASKMILL_BROKER_URL", "valkey://:s3cret@127.0.0.1:6379/0", "redis://"),
         ("TASKMILL_BROKER_URL", "s3cret", "redis://"),
         ("TASKMILL_SMTP_URL", "s3cret", "smtp://"),
@@ -96,6 +97,8 @@ def test_variables_of_the_launcher_and_of_compose_are_no_misspellings(monkeypatc
     names = set(re.findall(r"TASKMILL_\w+", read_by_others)) - {kill_points.VARIABLE}
     settings = {f"TASKMILL_{name.upper()}" for name in Settings.model_fields}
     assert {"TASKMILL_HTTPS_PORT", "TASKMILL_PYTHON"} <= names - settings
+    # Kubernetes sets the first for a service `taskmill-database`.
+    names |= {"TASKMILL_DATABASE_PORT", "TASKMILL_DATABASE_USER", "TASKMILL_BASE_URL", "TASKMILL_CACHE_DIR"}
     for name in names - settings:
         monkeypatch.setenv(name, "value")
 
