@@ -16,7 +16,7 @@ from api.hot_paths import HotPaths
 from api.middleware import AllowedMethods, Frame, allowed_methods
 from api.openapi import install_openapi
 from api.rate_limits import limiter
-from api.routes import batches, emails, files, health, kinds, metrics, problems, reports, tasks
+from api.routes import batches, docs, emails, files, health, kinds, metrics, problems, reports, tasks
 from api.services import Services
 from api.submissions import Submissions
 from api.wakeups import Waiters
@@ -54,8 +54,7 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         openapi_url="/openapi.json" if settings.docs_enabled else None,
-        docs_url="/docs" if settings.docs_enabled else None,
-        swagger_ui_oauth2_redirect_url=None,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -63,7 +62,8 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
     app.state.submissions = Submissions(services)
     app.state.hot_paths = HotPaths(services, app.state.submissions)
     app.state.limiter = limiter
-    for router in ROUTERS:
+    app.state.routers = (*ROUTERS, docs.router) if settings.docs_enabled else ROUTERS
+    for router in app.state.routers:
         app.include_router(router)
     for plain in app.routes:
         if isinstance(plain, Route) and not isinstance(plain, APIRoute):
@@ -75,7 +75,7 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
 
 
 class WithoutQuery:
-    """What FastAPI serves itself, the schema and its page, with queries refused as everywhere else."""
+    """What FastAPI serves itself, the schema, with queries refused as everywhere else."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -99,7 +99,7 @@ def create_app(settings: Settings) -> ASGIApp:
 def list_allowed_methods(app: FastAPI) -> list[AllowedMethods]:
     """Give each route's path and methods, for `OPTIONS` and 405."""
     routes: list[AllowedMethods] = []
-    for router in ROUTERS:
+    for router in app.state.routers:
         for route in router.routes:
             if isinstance(route, APIRoute):
                 routes.append((route.path_regex, frozenset(route.methods or ())))

@@ -28,7 +28,11 @@ SECURITY_HEADERS: Final = [
     (b"strict-transport-security", b"max-age=31536000"),
 ]
 CONTENT_SECURITY_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-DOCS_POLICY: Final = (b"content-security-policy", b"frame-ancestors 'none'")
+DOCS_POLICY: Final = (
+    b"content-security-policy",
+    b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+    b" connect-src 'self'; frame-ancestors 'none'",
+)
 LARGE_BODY_ROUTES: Final = ("/files", "/uploads")
 """They read their bodies themselves, and hold them to limits of their own."""
 STOPPED_HEADERS: Final = {"Retry-After": "1", "Connection": "close"}

@@ -13,8 +13,8 @@ from api.rate_limits import LIMITED_MARK, ROUTE_CLASSES
 
 OPEN = {("GET", "/health"), ("GET", "/health/ready"), ("GET", "/problems/{name}")}
 """Routes of ours that are open to all."""
-OPEN_BY_FASTAPI = {"/openapi.json", "/docs"}
-"""What FastAPI serves where docs are switched on."""
+OPEN_BY_FASTAPI = {"/openapi.json"}
+"""What FastAPI serves where docs are switched on. The page, `api/routes/docs.py`, is not among `ROUTERS`."""
 HOT = {("POST", "/tasks"), ("GET", "/tasks/{task_id}")}
 """They are counted before the router, by `api/hot_paths.py`."""
 CLASSES = {"GET": "read", "POST": "submit", "DELETE": "submit"}
