@@ -40,8 +40,8 @@ class Caller:
         """Whether what belongs to an organization exists for them."""
         return organization_id == self.organization_id or self.privileged
 
-    def require_power_over(self, organization_id: UUID) -> None:
-        """Raise a problem unless what belongs to an organization is theirs to delete: operators see it, and no more."""
+    def require_may_delete(self, organization_id: UUID) -> None:
+        """Raise a problem unless what belongs to an organization is theirs to delete: an operator's right ends there."""
         if organization_id != self.organization_id and self.role != "admin":
             raise Problem("forbidden", "What belongs to others is deleted by an admin.")
 

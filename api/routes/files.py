@@ -277,7 +277,7 @@ async def delete_file(
 ) -> Response:
     """Delete a file that no live task reads."""
     found = await _find(services, caller, file_id)
-    caller.require_power_over(found.organization_id)
+    caller.require_may_delete(found.organization_id)
     async with services.engine.begin() as connection:
         if found.task_id is not None:
             # Whoever deletes a task locks it before its files: in the other order two who delete would wait in a ring.

@@ -291,7 +291,7 @@ async def delete_task(
 ) -> Response:
     """Erase a done task now."""
     async with locked_task(services, caller, task_id) as (connection, row):
-        caller.require_power_over(row.organization_id)
+        caller.require_may_delete(row.organization_id)
         if not TaskStatus(row.status).done:
             raise Problem("task-not-done", f"The task is {row.status}.")
         artifacts = (await connection.execute(queries.lock_artifacts([task_id]))).all()
