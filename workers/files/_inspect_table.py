@@ -21,6 +21,8 @@ LEAST_MEMORY_LIMIT = 128 << 20
 _NULLS = "['', 'NA']"
 """What stands for no value in CSV, as a list in SQL: nothing, and what R writes."""
 
+_TYPES_WITHOUT_DATES = "['NULL', 'BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR']"
+
 WHOLE_SNIFF_BYTES = 64 << 20
 """Up to this size the types of columns are found from every row, so that no later one can contradict them."""
 
@@ -100,7 +102,12 @@ def _describe(media_type: str) -> dict[str, Any]:
         return _count(connection, f"read_json('{_TABLE}', sample_size = {sample})")
     # Left to itself, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
     options = """skip = 0, comment = '', quote = '"', escape = '"', null_padding = false, ignore_errors = false"""
-    table = _count(connection, f"read_csv('{_TABLE}', nullstr = {_NULLS}, sample_size = {sample}, {options})")
+    reader = f"read_csv('{_TABLE}', nullstr = {_NULLS}, sample_size = {sample}, {options}"
+    try:
+        table = _count(connection, f"{reader})")
+    except duckdb.ConversionException:
+        # DuckDB takes a column for dates that has them in two formats, and then cannot read it: so they are text.
+        table = _count(connection, f"{reader}, auto_type_candidates = {_TYPES_WITHOUT_DATES})")
     if len(table["columns"]) == 1:
         _refuse_ragged_rows(table["columns"][0]["name"])
     return table

@@ -26,6 +26,9 @@ DuckDB holds the whole file in memory meanwhile, which counts against its limit.
 SNIFF_ROWS = 100_000
 """In a larger file, from so many rows."""
 
+TYPES_WITHOUT_DATES = "['NULL', 'BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR']"
+"""What a column may be where dates are left as text."""
+
 SEPARATORS = (",", ";", "\t", "|")
 LARGEST_TRANSCODED_BYTES = 1 << 30
 """A file in another encoding than UTF-8 takes its size again, and more, of the scratch folder."""
@@ -79,6 +82,9 @@ def create_view(connection: duckdb.DuckDBPyConnection, source: Source) -> Source
     try:
         connection.execute(f"CREATE VIEW {view} AS FROM {_reader(source)}")
         described = connection.execute(f"DESCRIBE {view}").fetchall()
+        if source.shape == "csv" and not _dates_agree(connection, view, described):
+            connection.execute(f"CREATE OR REPLACE VIEW {view} AS FROM {_reader(source, types=TYPES_WITHOUT_DATES)}")
+            described = connection.execute(f"DESCRIBE {view}").fetchall()
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
@@ -87,6 +93,18 @@ def create_view(connection: duckdb.DuckDBPyConnection, source: Source) -> Source
     if source.shape == "csv" and len(described) == 1:
         _refuse_ragged_lines(source, described[0][0])
     return replace(source, column_types={row[0]: row[1] for row in described})
+
+
+def _dates_agree(connection: duckdb.DuckDBPyConnection, view: str, described: list[tuple[str, ...]]) -> bool:
+    """Whether each column that DuckDB takes for dates can be read as such: it may have found two formats in one."""
+    dates = [quote_identifier(name) for name, column_type, *_ in described if column_type.startswith(("DATE", "TIME"))]
+    if not dates:
+        return True
+    try:
+        connection.execute(f"SELECT {', '.join(f'count({name})' for name in dates)} FROM {view}")  # noqa: S608
+    except duckdb.ConversionException:
+        return False
+    return True
 
 
 def _refuse_ragged_lines(source: Source, only_column: str) -> None:
@@ -111,7 +129,7 @@ def _refuse_ragged_lines(source: Source, only_column: str) -> None:
             raise _problems.unreadable_table(source.name, f"line {lines.line_num} is not CSV: {error}.") from error
 
 
-def _reader(source: Source) -> str:
+def _reader(source: Source, types: str | None = None) -> str:
     path = quote_literal(str(source.path))
     if source.shape == "parquet":
         return f"read_parquet({path})"
@@ -121,7 +139,8 @@ def _reader(source: Source) -> str:
     # Left to itself, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
     return (
         f"read_csv({path}, sample_size = {sample}, nullstr = ['', 'NA'], skip = 0, comment = '', "
-        """quote = '"', escape = '"', null_padding = false, ignore_errors = false)"""
+        """quote = '"', escape = '"', null_padding = false, ignore_errors = false"""
+        + (f", auto_type_candidates = {types})" if types else ")")
     )
 
 

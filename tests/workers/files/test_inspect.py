@@ -222,6 +222,15 @@ def test_a_value_far_down_decides_the_type_too(context: MemoryContext) -> None:
     assert columns_of(inspect(context, content).table) == [("n", "VARCHAR", 0), ("m", "BIGINT", 0)]
 
 
+def test_dates_in_two_formats_are_text(context: MemoryContext) -> None:
+    content = b"id,zip,d\n1,00123,2020-01-02\n2,04567,01/02/2020\n"
+    assert columns_of(inspect(context, content).table) == [
+        ("id", "BIGINT", 0),
+        ("zip", "VARCHAR", 0),
+        ("d", "VARCHAR", 0),
+    ]
+
+
 def test_rows_of_unequal_length_are_no_table(context: MemoryContext) -> None:
     assert failure_of(context, b"a,b,c\n1,2,3\n4,5\n6,7,8,9\n", "t.csv").type == "/problems/unreadable-table"
 

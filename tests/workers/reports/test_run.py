@@ -460,6 +460,14 @@ def test_parquet_keeps_its_types(run_report: RunReport, tmp_path: Path) -> None:
     assert report.csv_rows[1] == ["8.00", str(date(2024, 1, 9))]
 
 
+def test_dates_in_two_formats_are_text(run_report: RunReport) -> None:
+    content = b"id,zip,d\n1,00123,2020-01-02\n2,04567,01/02/2020\n"
+
+    report = run_report("SELECT d, zip, id + 1 AS n FROM t ORDER BY id", t=content)
+
+    assert report.csv_rows[1:] == [["2020-01-02", "00123", "2"], ["01/02/2020", "04567", "3"]]
+
+
 def test_a_type_that_changes_far_down_the_file_is_no_error(run_report: RunReport) -> None:
     content = b"a,b\n" + b"1,2\n" * 30_000 + b"x,5\n"
 
