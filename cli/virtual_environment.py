@@ -32,6 +32,7 @@ def set_up(root: Path, locks: list[str]) -> None:
     with _hold(root):
         python = environment / "bin" / "python"
         if not _runs(python, _IS_NEW_ENOUGH):
+            _refuse_others(environment)
             _make(environment)
         _add_project(python, root)
         missing = [lock for lock in locks if not _is_installed(environment, root / lock)]
@@ -79,6 +80,16 @@ def _is_installed(environment: Path, lock: Path) -> bool:
 
 def _stamp(environment: Path, lock: Path) -> Path:
     return environment / f".installed-{lock.name}"
+
+
+def _refuse_others(environment: Path) -> None:
+    """Raise `SetUpFailed` for another user's environment: it may be whole, and only its Python be closed to this user."""
+    if environment.exists() and os.geteuid() not in (0, environment.stat().st_uid):
+        python = os.path.realpath(environment / "bin" / "python")
+        raise SetUpFailed(
+            f".venv is another user's, and this one cannot run its Python ({python}): let its owner remove it, and make it "
+            "with a Python that both may run, such as TASKMILL_PYTHON=/usr/bin/python3"
+        )
 
 
 def _make(environment: Path) -> None:
