@@ -23,7 +23,11 @@ from api.byte_ranges import ByteRange, RangeNotSatisfiable, attachment, find_ran
         ("bytes=5-3", None),
         ("bytes=a-b", None),
         ("items=0-1", None),
-        ("bytes=0-1" + "0" * 40, None),
+        ("bytes=0-1" + "0" * 40, (0, 10)),
+        ("bytes=4-" + "9" * 5000, (4, 6)),
+        ("bytes=-1" + "0" * 40, (0, 10)),
+        ("bytes=" + "0" * 40 + "4-5", (4, 2)),
+        ("bytes=٣-5", None),
         ("", None),
     ],
 )
@@ -33,7 +37,7 @@ def test_one_range_is_found_and_anything_else_means_the_whole(
     assert find_range(header, 10) == expected
 
 
-@pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-20", "bytes=-0"])
+@pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-20", "bytes=-0", "bytes=1" + "0" * 40 + "-"])
 def test_a_range_that_holds_no_byte_cannot_be_satisfied(header: str) -> None:
     with pytest.raises(RangeNotSatisfiable):
         find_range(header, 10)
