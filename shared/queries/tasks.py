@@ -159,7 +159,9 @@ def list_page(
     if batch_id is not None:
         statement = statement.where(tasks.c.batch_id == batch_id)
     if created_after is not None:
-        statement = statement.where(tasks.c.created_at > created_after)
+        # Times are told in milliseconds: a task is not after the time that it is told to be of.
+        told = func.date_trunc("milliseconds", tasks.c.created_at)
+        statement = statement.where(told > created_after)
     if created_before is not None:
         statement = statement.where(tasks.c.created_at < created_before)
     return statement

@@ -153,7 +153,24 @@ def test_tasks_are_found_by_when_they_were_made(
     assert find(created_before="2020-06-01T12:00:00Z") == set()
     assert find(created_after="2020-06-01T14:00:00+02:00") == {new}
     assert find(created_after="2020-06-01T11:59:59.999Z") == {old, new}
+    assert find(created_after="9999-12-31T23:59:59.999999Z") == set()
     assert find(created_after="0001-01-01T00:00:00+23:59", created_before="9999-12-31T23:59:59-23:59") == {old, new}
+
+
+def test_no_task_is_after_the_time_that_it_is_told_to_be_of(
+    operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
+) -> None:
+    task_id = ping(tags=[tag])
+    hand.connection.execute("UPDATE tasks SET created_at = '2020-06-01T12:00:00.123456Z' WHERE id = %s", [task_id])
+    told = operator.get(f"/tasks/{task_id}").json()["created_at"]
+
+    def find(**filters: str) -> list[str]:
+        return ids_of(operator.get("/tasks", params={"tag": tag, **filters}))
+
+    assert told == "2020-06-01T12:00:00.123Z"
+    assert find(created_after=told) == []
+    assert find(created_after="2020-06-01T12:00:00.122Z") == [task_id]
+    assert find(created_before="2020-06-01T12:00:00.124Z") == [task_id]
 
 
 def test_a_batch_is_found_by_its_id(operator: httpx2.Client) -> None:
