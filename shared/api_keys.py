@@ -107,8 +107,8 @@ def insert_key(
         raise ValueError(f"unknown scopes {', '.join(sorted(unknown))}: of {', '.join(SCOPES)}")
     if beyond := set(chosen) - set(DEFAULT_SCOPES[role]):
         raise ValueError(f"the role {role} does not have the scope {', '.join(sorted(beyond))}: choose another role")
-    if not name.strip() or len(name) > 200:
-        raise ValueError("a name has 1 to 200 characters")
+    if not name.strip() or len(name) > 200 or not name.isprintable():
+        raise ValueError("a name has 1 to 200 characters, and no control characters")
     prefix = key_prefix(key)
     if prefix is None:
         raise ValueError("a key has the form tm_<prefix>_<secret>")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Final, Literal, cast
 
+import orjson
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -77,7 +78,7 @@ class TaskOptions(BaseModel):
     ] = DEFAULT_KEEP_SECONDS
     tags: Annotated[list[Tag], Field(max_length=16, description="Words to find the task by.")] = []
     metadata: Annotated[
-        dict[str, str], Field(description="A flat object of strings, up to 4 KiB as JSON, given back as it is.")
+        dict[str, str], Field(description="A flat object of strings, up to 4 KiB as compact JSON, given back as it is.")
     ] = {}
     unique_for: Annotated[
         int | None,
@@ -95,11 +96,11 @@ class TaskOptions(BaseModel):
             if self.delay is not None:
                 raise PydanticCustomError("run_at_and_delay", "give run_at or delay, not both", {"pointer": "/delay"})
             if self.run_at > datetime.now(UTC) + timedelta(seconds=LONGEST_WAIT_SECONDS) or self.run_at.year < 2000:
-                raise PydanticCustomError("run_at_out_of_range", "at most ten years from now", {"pointer": "/run_at"})
-        if self.metadata:
-            size = sum(len(key.encode()) + len(value.encode()) + 6 for key, value in self.metadata.items())
-            if size > MAX_METADATA_BYTES:
-                raise PydanticCustomError("metadata_too_large", "at most 4 KiB", {"pointer": "/metadata"})
+                raise PydanticCustomError(
+                    "run_at_out_of_range", "from 2000 on, and at most ten years from now", {"pointer": "/run_at"}
+                )
+        if self.metadata and len(orjson.dumps(self.metadata)) > MAX_METADATA_BYTES:
+            raise PydanticCustomError("metadata_too_large", "at most 4 KiB as compact JSON", {"pointer": "/metadata"})
         return self
 
 

@@ -124,9 +124,16 @@ def test_a_timeout_beyond_the_kinds_is_refused(client: httpx2.Client, errors_of:
 
 
 def test_limits_of_tags_and_metadata_are_inclusive(client: httpx2.Client) -> None:
-    most = {"tags": ["x" * 64] * 16, "metadata": {"k": "v" * 4080}, "keep_for": 365 * 86_400}
+    most = {"tags": ["x" * 64] * 16, "metadata": {"k": "v" * 4088}, "keep_for": 365 * 86_400}
 
     assert client.post("/emails", json={**EMAIL, **most}).status_code == 202
+
+
+@pytest.mark.parametrize("metadata", [{"k": "v" * 4089}, {"k": '"' * 2045}, {"k": "ü" * 2045}])
+def test_metadata_is_measured_as_compact_json(client: httpx2.Client, metadata: dict[str, str]) -> None:
+    answer = client.post("/emails", json={**EMAIL, "metadata": metadata})
+
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/metadata")
 
 
 def test_files_must_exist_and_be_of_a_type_that_the_kind_reads(
