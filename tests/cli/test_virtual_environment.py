@@ -26,7 +26,7 @@ def test_a_python_without_its_venv_module_names_the_package_to_install(tmp_path:
 def test_another_users_environment_is_left_alone(tmp_path: Path) -> None:
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.symlink_to("/root/a-python-that-is-closed-to-others")
+    python.symlink_to("/home/someone/closed-to-others/python")
     other = (tmp_path / ".venv").stat().st_uid + 1
 
     with patch("os.geteuid", return_value=other), pytest.raises(SetUpFailed, match="is another user's"):
