@@ -167,7 +167,8 @@ class Settings(BaseSettings):
             host = conninfo_to_dict(value).get("host")
         except ProgrammingError:
             raise _refusal("must be in libpq's form, such as postgresql://user:password@host:5432/taskmill") from None
-        if "@" in str(host or ""):
+        # One at the beginning names a socket in Linux' abstract namespace.
+        if "@" in str(host or "").removeprefix("@"):
             # What libpq takes for the host would hold half of the password, and be told in errors.
             raise _refusal("has more than one @: in a password it is written %40")
         return value

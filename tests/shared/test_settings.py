@@ -58,6 +58,7 @@ def test_a_setting_that_no_part_could_use_is_refused_by_name_and_never_by_value(
     [
         ("TASKMILL_DATABASE_URL", "postgres://user:password@host:5432/taskmill?sslmode=require"),
         ("TASKMILL_DATABASE_URL", "host=/run/postgresql dbname=taskmill"),
+        ("TASKMILL_DATABASE_URL", "host=@/run/postgresql dbname=taskmill"),
         ("TASKMILL_BROKER_URL", "rediss://:password@host:6380/0"),
         ("TASKMILL_SMTP_URL", "smtps://user:password@host"),
         ("TASKMILL_MAIL_FROM", "Zoë Müller <zoe@example.com>"),
