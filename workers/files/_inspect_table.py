@@ -22,6 +22,7 @@ _NULLS = "['', 'NA']"
 """What stands for no value in CSV, as a list in SQL: nothing, and what R writes."""
 
 _TYPES_WITHOUT_DATES = "['NULL', 'BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR']"
+"""What a column may be where dates are left as text, as a list in SQL."""
 
 WHOLE_SNIFF_BYTES = 64 << 20
 """Up to this size the types of columns are found from every row, so that no later one can contradict them."""
