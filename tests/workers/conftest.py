@@ -39,12 +39,17 @@ def limited_children() -> Callable[[], list[psutil.Process]]:
 
     def find() -> list[psutil.Process]:
         return [
-            child
-            for child in psutil.Process().children(recursive=True)
-            if child not in before and child.status() != psutil.STATUS_ZOMBIE
+            child for child in psutil.Process().children(recursive=True) if child not in before and _still_runs(child)
         ]
 
     return find
+
+
+def _still_runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Tasks:

@@ -278,6 +278,18 @@ def test_processes_that_the_child_started_end_with_it(run: Run, tmp_path: Path) 
     assert wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 
+def test_looking_for_children_survives_one_that_ends_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, limited_children: Callable[[], list[psutil.Process]]
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        seen = psutil.Process(child.pid)
+        assert limited_children() == [seen]
+        child.kill()
+    monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: [seen])
+
+    assert limited_children() == []
+
+
 def is_alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
