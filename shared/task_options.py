@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Final, Literal, cast
@@ -30,16 +31,23 @@ LONGEST_KEEP_SECONDS: Final = 365 * DAY_SECONDS
 LONGEST_WAIT_SECONDS: Final = 3650 * DAY_SECONDS
 MAX_METADATA_BYTES: Final = 4096
 
-_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 
 
 def _read_timestamp(value: object) -> object:
-    """Read a timestamp as RFC 3339 has it (section 5.6), and not what else may pass for one, such as a bare number."""
+    """Read a timestamp as RFC 3339 has it (section 5.6), and not what else may pass for one, such as a bare number.
+
+    It is given in UTC, since Postgres knows no offset of 16 hours or more; in its own offset where UTC leads out of
+    the years 1 to 9999.
+    """
     if not isinstance(value, str):
         return value
     try:
         if _RFC3339.fullmatch(value):
-            return datetime.fromisoformat(value.upper())
+            moment = datetime.fromisoformat(value.upper())
+            with suppress(OverflowError):
+                moment = moment.astimezone(UTC)
+            return moment
     except ValueError:
         pass
     raise PydanticCustomError("timestamp", "must be a timestamp of RFC 3339, such as 2030-01-31T09:00:00Z")

@@ -179,6 +179,7 @@ def test_what_nests_beyond_all_reason_is_a_problem_and_no_failure(operator: http
         ("run_at", "20300101T000000Z"),
         ("run_at", "2030-W01-1T00:00:00Z"),
         ("run_at", "2030-01-01T00:00:00+0100"),
+        ("run_at", "2030-01-01T00:00:00+05:75"),
         ("run_at", "9999-12-31T23:59:59-23:59"),
         ("run_at", "0001-01-01T00:00:00+23:59"),
         ("tags", "a"),

@@ -103,6 +103,17 @@ def test_a_delay_or_a_time_makes_a_scheduled_task(client: httpx2.Client) -> None
     assert client.get(f"/tasks/{delayed['id']}").json()["run_at"] == delayed["run_at"]
 
 
+@pytest.mark.parametrize("offset", ["+16:00", "-16:00", "+23:59", "-23:59"])
+def test_a_time_may_have_an_offset_that_postgres_does_not_know(client: httpx2.Client, offset: str) -> None:
+    moment = datetime.now(UTC).replace(microsecond=0) + timedelta(days=2)
+    hours, minutes = int(offset[:3]), int(offset[0] + offset[4:])
+    written = f"{moment + timedelta(hours=hours, minutes=minutes):%Y-%m-%dT%H:%M:%S}{offset}"
+
+    answer = client.post("/emails", json={**EMAIL, "run_at": written})
+
+    assert (answer.status_code, datetime.fromisoformat(answer.json()["run_at"])) == (202, moment)
+
+
 def test_a_ttl_counts_from_the_creation(client: httpx2.Client, hand: Any) -> None:
     task_id = client.post("/emails", json={**EMAIL, "ttl": 60, "delay": 3600}).json()["id"]
 
