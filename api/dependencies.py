@@ -10,9 +10,9 @@ from pydantic_core import PydanticCustomError
 
 from api.authentication import Caller
 from api.body import is_json
-from api.error_responses import FieldError, Problem, invalid, json_pointer
+from api.error_responses import Problem, invalid
 from api.services import Services, services_of
-from api.submission_parsing import load_json
+from api.submission_parsing import load_json, unknown_fields
 from api.submissions import Submissions
 
 
@@ -67,9 +67,8 @@ async def refuse_body(request: Request) -> None:
     content = load_json(body)
     if not isinstance(content, dict):
         raise invalid("", "dict_type", "Input should be an object")
-    raise Problem(
-        "validation", errors=[FieldError(json_pointer([name]), "extra_forbidden", "Unknown field") for name in content]
-    )
+    if content:
+        raise Problem("validation", errors=unknown_fields(content))
 
 
 def require_json(request: Request) -> None:

@@ -27,6 +27,8 @@ from api.representations import PRIVATE_HEADERS
 from shared.errors import ObjectMissing, StorageFull, StorageUnavailable
 
 MAX_FIELD_ERRORS: Final = 100
+MAX_FINDINGS: Final = 10_000
+"""More findings in one body than these are not read one by one: a megabyte can hold hundreds of thousands."""
 log = structlog.get_logger()
 
 
@@ -163,7 +165,10 @@ def invalid_body(error: ValidationError, prefix: str = "") -> Problem:
 
 
 def body_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
-    """Give pydantic's findings with JSON Pointers, and in JSON's words."""
+    """Give pydantic's findings with JSON Pointers, and in JSON's words; as one, when there are very many."""
+    if error.error_count() > MAX_FINDINGS:
+        message = f"More than {MAX_FINDINGS:,} fields are wrong: is this the right document?"
+        return [FieldError(prefix, "too_many_errors", message)]
     found = []
     for item in error.errors(include_url=False, include_input=False):
         pointer = item.get("ctx", {}).get("pointer") if item["type"] != "json_invalid" else ""

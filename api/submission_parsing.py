@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 import orjson
 from pydantic import BaseModel, ValidationError
 
 from api.authentication import Caller
-from api.error_responses import FieldError, Problem, invalid, invalid_body, json_pointer
+from api.error_responses import MAX_FIELD_ERRORS, FieldError, Problem, invalid, invalid_body, json_pointer
 from shared.contracts.catalog import find_kind
 from shared.contracts.kind import AnyKind, ReferredFile, list_referred_files
 from shared.task_options import TaskOptions, params_of, side_by_side_model, submission_model
@@ -143,6 +145,13 @@ def _refuse_nul(value: object, pointer: str) -> None:
             _refuse_nul(item, f"{pointer}/{position}")
 
 
+def unknown_fields(names: Iterable[str]) -> list[FieldError]:
+    """Tell of fields at the top of a body that nobody reads, of as many as an answer tells."""
+    return [
+        FieldError(json_pointer([name]), "extra_forbidden", "Unknown field") for name in islice(names, MAX_FIELD_ERRORS)
+    ]
+
+
 def dump_part(content: Any, pointer: str) -> bytes:
     """Give a part of a body as JSON again. Raises a problem when it nests deeper than what is written may."""
     try:
@@ -152,13 +161,11 @@ def dump_part(content: Any, pointer: str) -> bytes:
 
 
 def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
-    """Validate `{"tasks": […]}`: every finding of every task is told at once."""
+    """Validate `{"tasks": […]}`: the findings of all tasks are told at once, as many as an answer tells."""
     content = load_json(body)
     if not isinstance(content, dict):
         raise invalid("", "dict_type", "Input should be an object")
-    errors = [
-        FieldError(json_pointer([name]), "extra_forbidden", "Unknown field") for name in content if name != "tasks"
-    ]
+    errors = unknown_fields(name for name in content if name != "tasks")
     tasks = content.get("tasks")
     if not isinstance(tasks, list):
         errors.append(
@@ -170,6 +177,8 @@ def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
         raise Problem("validation", errors=errors)
     batch = []
     for position, item in enumerate(tasks):
+        if len(errors) >= MAX_FIELD_ERRORS:
+            break
         try:
             parsed = parse_submission(dump_part(item, f"/tasks/{position}"), caller, f"/tasks/{position}")
             if parsed.options.unique_for is not None:

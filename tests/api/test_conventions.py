@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx2
+import orjson
 import pytest
 import structlog
 
@@ -345,6 +347,31 @@ def test_a_body_beyond_the_limit_is_refused_without_reading_the_rest(
     assert b"connection: close" in headers.lower()
 
 
+@pytest.mark.parametrize(
+    ("path", "make_body"),
+    [
+        ("/tasks", lambda wrong: {"kind": "platform.ping", "params": {}} | wrong),
+        ("/tasks", lambda wrong: {"kind": "platform.ping", "params": wrong}),
+        ("/tasks", lambda wrong: {"kind": "email.send", "params": {"to": list(wrong.values()), "text": "x"}}),
+        ("/emails", lambda wrong: wrong),
+        ("/tasks/batch", lambda wrong: {"tasks": [{"kind": "platform.ping", "params": {}}]} | wrong),
+        ("/tasks/batch", lambda wrong: {"tasks": [{"kind": "platform.ping", "params": wrong}] * 12}),
+        ("/tasks/batch", lambda wrong: {"tasks": list(wrong.values())}),
+    ],
+)
+def test_a_body_with_very_many_findings_is_refused_soon(
+    operator: httpx2.Client, path: str, make_body: Callable[[dict[str, int]], object]
+) -> None:
+    body = orjson.dumps(make_body({f"a{i}": 1 for i in range(90_000)}))
+
+    began = time.process_time()
+
+    problem = require_problem(operator.post(path, content=body, headers=JSON), 422, "validation")
+
+    assert 1 <= len(problem["errors"]) <= 100
+    assert time.process_time() - began < 2.5, "the API runs in this process"
+
+
 def test_a_batch_may_be_larger_and_has_a_limit_too(operator: httpx2.Client, speak: Callable[..., bytes]) -> None:
     big = {"tasks": [{"kind": "platform.ping", "metadata": {"x": "y" * 3000}}] * 500}
     head = f"POST /tasks/batch HTTP/1.1\r\nHost: x\r\nAuthorization: {operator.headers['authorization']}\r\n"
@@ -588,6 +615,7 @@ def test_a_body_that_nobody_reads_is_refused(
     assert errors_of(operator.post(path, content=b"{", headers=JSON)) == {"": "json_invalid"}
     require_problem(operator.post(path, content=b"reason=x"), 415, "unsupported-media-type")
     assert operator.post(path, json={}).status_code == 202
+    assert operator.post(f"/tasks/{ping()}/cancel", content=b"{ }", headers=JSON).status_code == 202
 
 
 def test_other_hosts_are_refused_and_the_docs_may_be_closed(settings: Any, serve: Callable[..., Any]) -> None:
