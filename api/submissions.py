@@ -75,8 +75,7 @@ class Submissions:
 
     async def accept(self, parsed: Parsed, request: Request) -> Answer:
         """Store one task. Answers 202 once it is committed; or what was answered to the same key, or a unique task."""
-        await self.check_files([parsed], request.caller)
-        if (earlier := await self._admit(1, request)) is not None:
+        if (earlier := await self._admit([parsed], request)) is not None:
             return earlier
         task = self.new_task(parsed, request)
         try:
@@ -99,8 +98,7 @@ class Submissions:
 
     async def accept_batch(self, batch: Sequence[Parsed], request: Request) -> Answer:
         """Store all tasks or none, in one transaction."""
-        await self.check_files(batch, request.caller)
-        if (earlier := await self._admit(len(batch), request)) is not None:
+        if (earlier := await self._admit(batch, request)) is not None:
             return earlier
         batch_id = new_id()
         tasks = [self.new_task(parsed, request) for parsed in batch]
@@ -116,14 +114,19 @@ class Submissions:
         bodies = [new_task_json(task, created_at) for task in tasks]
         return Answer(202, f"/batches/{batch_id}", batch_json(batch_id, bodies))
 
-    async def _admit(self, tasks: int, request: Request) -> Answer | None:
-        """Count so many tasks as queued, or raise `queue-full`; what was accepted under the request's key is answered."""
+    async def _admit(self, batch: Sequence[Parsed], request: Request) -> Answer | None:
+        """Check the files and count the tasks as queued, or raise why they cannot be taken.
+
+        What was accepted under the request's key is answered all the same: its files may be gone by now, and the queue
+        full.
+        """
         try:
-            await self._services.queue_bounds.admit(request.caller.owner_id, tasks)
-        except Problem as full:
+            await self.check_files(batch, request.caller)
+            await self._services.queue_bounds.admit(request.caller.owner_id, len(batch))
+        except Problem as problem:
             if request.idempotency_key is None:
                 raise
-            refusal = full
+            refusal = problem
 
             async def refuse() -> Answer:
                 raise refusal

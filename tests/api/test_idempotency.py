@@ -190,6 +190,27 @@ def test_a_replay_of_what_was_deleted_since_is_gone(operator: httpx2.Client, han
     assert (again.status_code, again.json()["type"]) == (410, "/problems/gone")
 
 
+@pytest.mark.parametrize("path", ["/tasks", "/tasks/batch"])
+def test_a_replay_does_not_need_the_files_any_more(operator: httpx2.Client, path: str) -> None:
+    uploaded = operator.post("/files", files={"file": ("a.txt", b"some text")}).json()
+    file_id = uploaded["params"]["file_id"]
+    task = {"kind": "files.inspect", "params": {"file_id": file_id}}
+    body = {"tasks": [task]} if path == "/tasks/batch" else task
+    key = under(str(new_id()))
+    first = operator.post(path, json=body, headers=key)
+    made = first.json()["tasks"][0] if path == "/tasks/batch" else first.json()
+    for task_id in (uploaded["id"], made["id"]):
+        operator.post(f"/tasks/{task_id}/cancel")
+    assert operator.delete(f"/files/{file_id}").status_code == 204
+
+    again, anew = operator.post(path, json=body, headers=key), operator.post(path, json=body)
+
+    assert (again.status_code, subject_of(again)) == (202, subject_of(first))
+    assert again.headers["idempotency-replayed"] == "true"
+    assert anew.status_code == 422
+    assert operator.post(path, json=body, headers=under(str(new_id()))).status_code == 422
+
+
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ü".encode(), b"a\tb"])
 @pytest.mark.parametrize(("path", "body"), SUBMISSIONS)
 def test_a_key_is_of_visible_ascii_and_not_too_long(
