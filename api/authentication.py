@@ -64,13 +64,17 @@ class Authenticator:
         self._remembered: dict[str, tuple[float, Caller]] = {}
 
     async def caller(self, authorization: str | None, api_key: str | None) -> Caller:
-        """Give the caller. Raises the problem `unauthorized` without credentials, or with wrong ones."""
+        """Give the caller. Raises the problem `unauthorized` without credentials, or with wrong ones.
+
+        A bearer token decides before `X-API-Key`; another scheme, which may be a proxy's, leaves it to that header.
+        """
         token = api_key
         if authorization is not None:
-            scheme, _, token = authorization.partition(" ")
-            if scheme.lower() != "bearer":
+            scheme, _, credentials = authorization.partition(" ")
+            if scheme.lower() == "bearer":
+                token = credentials.strip()
+            elif not api_key:
                 raise Problem("unauthorized", "Authorization must be `Bearer <key>`.")
-            token = token.strip()
         if not token:
             raise Problem("unauthorized")
         known = self._remembered.get(token)

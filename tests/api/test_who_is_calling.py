@@ -122,6 +122,7 @@ def test_a_key_travels_in_either_header(served: Any, nobody: httpx2.Client) -> N
         {"Authorization": f"bearer {key}"},
         {"X-API-Key": key},
         {"Authorization": f"Bearer {key}", "X-API-Key": key},
+        {"Authorization": "Basic dTpw", "X-API-Key": key},
     ):
         assert nobody.get("/tasks", headers=headers).status_code == 200
         assert nobody.get(f"/tasks/{SOME}", headers=headers).status_code == 404
