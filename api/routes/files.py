@@ -208,15 +208,14 @@ async def get_content(
         "Content-Disposition": attachment(row.name),
         "Content-Security-Policy": "sandbox; default-src 'none'; frame-ancestors 'none'",
     }
-    given = request.headers
-    if (if_none_match := given.get("if-none-match")) is not None and matches_etag(if_none_match, etag):
+    if (if_none_match := find_header(request, "if-none-match")) is not None and matches_etag(if_none_match, etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     # Only GET knows ranges (RFC 9110, 14.2). The application hands HEAD on as GET, and says so here.
     is_head = request.scope.get("state", {}).get("is_head", False)
     wanted: ByteRange | None = None
-    if not is_head and range_applies(given.get("if-range"), etag, modified):
+    if not is_head and range_applies(find_header(request, "if-range"), etag, modified):
         try:
-            wanted = find_range(given.get("range"), row.size)
+            wanted = find_range(find_header(request, "range"), row.size)
         except RangeNotSatisfiable:
             raise Problem("range-not-satisfiable", headers={"Content-Range": f"bytes */{row.size}"}) from None
     headers["Content-Type"] = row.media_type

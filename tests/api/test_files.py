@@ -617,6 +617,8 @@ def test_a_client_that_has_the_file_is_told_so_and_a_range_of_another_is_not_giv
     assert (unchanged.status_code, unchanged.content) == (304, b"")
     assert unchanged.headers["etag"] == etag
     assert client.get(path, headers={"If-None-Match": '"x"'}).status_code == 200
+    assert client.get(path, headers=[("If-None-Match", '"x"'), ("If-None-Match", etag)]).status_code == 304
+    assert client.get(path, headers=[("Range", "bytes=0-1"), ("Range", "bytes=4-5")]).status_code == 200
     assert client.get(path, headers={"Range": "bytes=0-1", "If-Range": etag}).content == b"01"
     assert client.get(path, headers={"Range": "bytes=0-1", "If-Range": '"x"'}).content == b"0123456789"
 
