@@ -21,6 +21,9 @@ from shared.settings import Settings
 from shared.task_options import TaskOptions
 from shared.task_submission import make_task, submission_document
 
+LEASE_SECONDS = 1.0
+"""An end that cannot be written for so long is given up, and what a crash brought back runs for no one."""
+
 
 @pytest.fixture(scope="module")
 def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:

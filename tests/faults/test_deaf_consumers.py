@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
+LEASE_SECONDS = 1.0
+"""The watch needs two of them to be sure."""
+
 
 class Wire:
     """Stands between a worker and the broker, in a thread that alone touches the connections."""

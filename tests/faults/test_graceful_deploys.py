@@ -235,8 +235,8 @@ def test_a_worker_that_stops_under_load_finishes_what_is_short_and_hands_back_at
     with load(room, [client], outcomes, sleep_ms=20):
         room.eventually(lambda: outcomes[202] > 60, 60)
         other = room.worker(queues="files", concurrency=4, **NO_SECOND_RING)
-        worker.send_signal(signal.SIGTERM)
         stopped_at = room.ask("SELECT clock_timestamp()")[0][0]
+        worker.send_signal(signal.SIGTERM)
         assert wait_for_end(room, worker, 30) == 0
         so_far = outcomes[202]
         room.eventually(lambda: outcomes[202] > so_far + 60, 60)
@@ -255,5 +255,5 @@ def test_a_worker_that_stops_under_load_finishes_what_is_short_and_hands_back_at
         assert [status for status, _ in history] == ["queued", "running", "queued", "running", "succeeded"]
         handed_back_at, taken_up_at = history[2][1], history[3][1]
         assert (handed_back_at - stopped_at).total_seconds() > settings.shutdown_grace_seconds - 0.5
-        # At once: the bell would ring by itself in two minutes only, and the lease of a lost worker end in seconds.
+        # At once: the bell would ring by itself in two minutes only.
         assert (taken_up_at - handed_back_at).total_seconds() < 20

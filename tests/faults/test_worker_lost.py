@@ -11,13 +11,20 @@ from typing import Any
 import pytest
 
 DATA = Path(__file__).resolve().parents[1] / "data"
+LEASE_SECONDS = 1.0
+
+
+@pytest.fixture
+def patient_room(room: Any) -> Any:
+    """A room whose lease is so long that what a busy machine takes is little beside it."""
+    room.settings = room.parts.settings = room.settings.model_copy(update={"lease_seconds": 3.0})
+    return room
 
 
 def test_a_task_whose_worker_died_after_the_claim_is_done_by_another_within_three_leases(
-    room: Any, client: Any
+    patient_room: Any, client: Any
 ) -> None:
-    # Long enough that what a busy machine takes is little beside it.
-    room.settings = room.parts.settings = room.settings.model_copy(update={"lease_seconds": 3.0})
+    room = patient_room
     room.relay()
     dying = room.worker(kill="after-claim")
     task_id = room.submit(client)
@@ -69,7 +76,8 @@ def test_a_person_who_asks_again_is_obeyed_once(room: Any, client: Any, mail: An
     assert len(mail.recipients) == 2
 
 
-def test_an_artifact_of_a_worker_that_died_is_reached_by_nobody(room: Any, client: Any) -> None:
+def test_an_artifact_of_a_worker_that_died_is_reached_by_nobody(patient_room: Any, client: Any) -> None:
+    room = patient_room
     room.relay()
     dying = room.worker(kill="before-finish")
     with (DATA / "rocket.jpg").open("rb") as file:
