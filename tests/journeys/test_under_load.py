@@ -22,6 +22,15 @@ def client(api: Any) -> Any:
     return api.client("operator", "operator")
 
 
+@pytest.fixture
+def patient_engine_room(parts: Any) -> Any:
+    """An engine room whose lease no busy machine loses, where each task is to have one attempt."""
+    parts.settings = parts.settings.model_copy(update={"lease_seconds": 30})
+    parts.start("relay")
+    parts.start_worker()
+    return parts
+
+
 def _submit(client: Any) -> list[str]:
     answer = client.post("/tasks/batch", json={"tasks": BATCH})
     assert answer.status_code == 202
@@ -52,7 +61,7 @@ def _all_done(settings: Settings, ids: list[str]) -> bool:
 
 
 def test_a_broker_that_is_wiped_again_and_again_delays_and_loses_nothing(
-    client: Any, engine_room: Any, settings: Settings, eventually: Any
+    client: Any, patient_engine_room: Any, settings: Settings, eventually: Any
 ) -> None:
     ids: list[str] = []
     stop = threading.Event()
@@ -95,16 +104,16 @@ def test_workers_that_are_killed_delay_and_lose_nothing(
 
 
 def test_a_relay_that_is_killed_delays_and_loses_nothing(
-    client: Any, engine_room: Any, settings: Settings, eventually: Any
+    client: Any, patient_engine_room: Any, settings: Settings, eventually: Any
 ) -> None:
-    relay = engine_room.processes[0]
+    relay = patient_engine_room.processes[0]
     ids = _submit(client)
 
     for _ in range(2):
         relay.send_signal(signal.SIGKILL)
         relay.wait()
         ids += _submit(client)
-        relay = engine_room.start("relay")
+        relay = patient_engine_room.start("relay")
         time.sleep(1.5)
 
     eventually(lambda: _all_done(settings, ids))
@@ -112,14 +121,14 @@ def test_a_relay_that_is_killed_delays_and_loses_nothing(
 
 
 def test_a_rolling_restart_under_load_counts_no_attempt(
-    client: Any, engine_room: Any, settings: Settings, eventually: Any
+    client: Any, patient_engine_room: Any, settings: Settings, eventually: Any
 ) -> None:
-    worker = engine_room.processes[-1]
+    worker = patient_engine_room.processes[-1]
     ids = _submit(client)
     eventually(lambda: client.get(f"/tasks/{ids[3]}").json()["done"])
 
     for _ in range(2):
-        following = engine_room.start_worker()
+        following = patient_engine_room.start_worker()
         worker.send_signal(signal.SIGTERM)
         ids += _submit(client)
         assert worker.wait(timeout=PATIENCE_SECONDS) == 0
