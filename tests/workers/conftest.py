@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,14 +34,17 @@ SOMEONE = uuid4()
 def limited_children() -> Callable[[], list[psutil.Process]]:
     """Gives the processes that this one has started since the test began, and that still run.
 
-    What a test of this process started before, such as its Postgres, is no child of a handler.
+    What a test of this process started before, such as its Postgres, is no child of a handler, nor is what that starts
+    meanwhile.
     """
-    before = set(psutil.Process().children(recursive=True))
+    before = set(psutil.Process().children())
 
     def find() -> list[psutil.Process]:
-        return [
-            child for child in psutil.Process().children(recursive=True) if child not in before and _still_runs(child)
-        ]
+        found = {child for child in psutil.Process().children() if child not in before}
+        for child in list(found):
+            with suppress(psutil.NoSuchProcess):
+                found |= set(child.children(recursive=True))
+        return [child for child in found if _still_runs(child)]
 
     return find
 
