@@ -61,8 +61,9 @@ def test_a_part_that_cannot_live_is_started_at_growing_pauses(tmp_path: Path) ->
 
     asyncio.run(scenario())
 
+    # After the first pause of 0.2 s, each is twice the one before, and what a busy machine takes besides.
     first, second = restarts[1] - restarts[0], restarts[2] - restarts[1]
-    assert second > first * 1.5
+    assert first >= 0.39 and second >= 0.79
 
 
 def test_what_a_dead_part_started_is_not_left_beside_its_successor(tmp_path: Path) -> None:
@@ -98,11 +99,13 @@ def test_parts_stop_in_the_order_of_the_stages(tmp_path: Path) -> None:
 
 
 def test_a_part_that_will_not_stop_is_killed_in_time(tmp_path: Path) -> None:
+    trapped = tmp_path / "trapped"
+
     async def scenario() -> float:
         supervisor = make_supervisor(tmp_path, "stubborn")
-        stubborn = make_part("stubborn", "trap '' TERM; echo $$; while :; do sleep 0.05; done", "stubborn", 0.5)
-        await supervisor.start(stubborn)
-        await asyncio.sleep(0.2)
+        script = f"trap '' TERM; touch '{trapped}'; while :; do sleep 0.05; done"
+        await supervisor.start(make_part("stubborn", script, "stubborn", 0.5))
+        await until(trapped.exists)
         began = time.monotonic()
         await supervisor.stop([["stubborn"]], limit_seconds=60)
         return time.monotonic() - began
@@ -112,10 +115,13 @@ def test_a_part_that_will_not_stop_is_killed_in_time(tmp_path: Path) -> None:
 
 
 def test_hurrying_waits_for_nobody(tmp_path: Path) -> None:
+    trapped = tmp_path / "trapped"
+
     async def scenario() -> float:
         supervisor = make_supervisor(tmp_path, "hurry")
-        await supervisor.start(make_part("slow", "trap '' TERM; while :; do sleep 0.05; done", "hurry", 30))
-        await asyncio.sleep(0.2)
+        script = f"trap '' TERM; touch '{trapped}'; while :; do sleep 0.05; done"
+        await supervisor.start(make_part("slow", script, "hurry", 30))
+        await until(trapped.exists)
         asyncio.get_running_loop().call_later(0.2, supervisor.hurry)
         began = time.monotonic()
         await supervisor.stop([["slow"]], limit_seconds=60)
