@@ -20,6 +20,7 @@ from shared.queries import hot_tasks
 from shared.schema_migrations import migrate
 from shared.settings import Settings
 from shared.task_submission import PLATFORM_ID
+from tests.conftest import PATIENCE_SECONDS
 from workers.beat_scheduler import (
     PLATFORM_SCHEDULES,
     RETRY_SECONDS,
@@ -70,14 +71,17 @@ def test_a_slot_is_done_once_and_the_next_when_it_begins(tasks: Any, engine: Eng
     _schedule(tasks, every_seconds=1, params={"echo": "tick"})
 
     done = 0
-    deadline = time.monotonic() + 2.5
-    while time.monotonic() < deadline:
+    began = time.monotonic()
+    while done < 3:
+        assert time.monotonic() < began + PATIENCE_SECONDS
         done += insert_due_tasks(engine)
         time.sleep(0.05)
+    took = time.monotonic() - began
 
     made = _made(tasks)
     assert len(made) == done
-    assert done in {2, 3, 4}
+    # One in each second that has begun.
+    assert done <= took + 2
     slots = tasks.connection.execute("SELECT slot, task_id FROM schedule_slots ORDER BY slot").fetchall()
     assert [slot.task_id for slot in slots] == [row.id for row in made]
     assert all(slot.slot.microsecond == 0 for slot in slots)
@@ -89,12 +93,12 @@ def test_a_slot_is_done_once_and_the_next_when_it_begins(tasks: Any, engine: Eng
 def test_many_beats_at_once_do_each_slot_once(tasks: Any, settings: Settings) -> None:
     for _ in range(3):
         _schedule(tasks, every_seconds=1)
-    stop = time.monotonic() + 2.5
+    deadline = time.monotonic() + PATIENCE_SECONDS
     inserted: list[int] = []
 
     def beat() -> None:
         engine = make_engine(settings, "test-beat")
-        while time.monotonic() < stop:
+        while sum(inserted) < 9 and time.monotonic() < deadline:
             inserted.append(insert_due_tasks(engine))
         engine.dispose()
 
@@ -108,7 +112,7 @@ def test_many_beats_at_once_do_each_slot_once(tasks: Any, settings: Settings) ->
         "SELECT count(*) AS all, count(DISTINCT (schedule_id, slot)) AS distinct FROM schedule_slots"
     ).fetchone()
     assert sum(inserted) == len(_made(tasks)) == slots.all == slots.distinct
-    assert slots.all >= 6
+    assert slots.all >= 9
 
 
 def test_slots_that_passed_unseen_are_not_made_up_for(tasks: Any, engine: Engine) -> None:
@@ -175,8 +179,12 @@ def test_two_beats_run_until_stopped_and_outlive_a_restart_of_the_database(
         before = len(_made(tasks))
         eventually(lambda: len(_made(tasks)) > before + 1)
         assert all(beat.poll() is None for beat in beats)
-        slots = tasks.connection.execute("SELECT count(*) AS n FROM schedule_slots").fetchone().n
-        assert slots == len(_made(tasks))
+        # In one statement, for the beats go on: a slot may begin between two.
+        found = tasks.connection.execute(
+            "SELECT (SELECT count(*) FROM schedule_slots) AS slots,"
+            " (SELECT count(*) FROM tasks WHERE schedule_id IS NOT NULL) AS made"
+        ).fetchone()
+        assert found.slots == found.made
         age = tasks.connection.execute("SELECT now() - at AS age FROM signs_of_life WHERE part = 'beat'").fetchone().age
         assert age.total_seconds() < 30
         tasks.connection.close()
