@@ -205,7 +205,7 @@ def test_a_deaf_worker_hands_back_what_it_runs_and_counts_no_attempt(
     settings: Settings, api: Any, parts: Any, eventually: Callable[..., Any]
 ) -> None:
     parts.settings = settings.model_copy(
-        update={"lease_seconds": 1.0, "rering_seconds": 1.0, "shutdown_grace_seconds": 1.0}
+        update={"lease_seconds": 4.0, "rering_seconds": 1.0, "shutdown_grace_seconds": 1.0}
     )
     client = api.client("operator", "operator")
     parts.start("relay")
