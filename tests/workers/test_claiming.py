@@ -12,6 +12,7 @@ import pytest
 
 from shared.queries import hot_tasks
 from shared.settings import Settings
+from workers import claiming
 from workers.claiming import Claimer
 
 
@@ -41,7 +42,11 @@ def make_claims(settings: Settings) -> Iterator[Callable[[int], Claims]]:
         claims.claimer.stop()
 
 
-def test_no_more_is_claimed_than_there_are_slots(tasks: Any, make_claims: Any, eventually: Any) -> None:
+def test_no_more_is_claimed_than_there_are_slots(
+    tasks: Any, make_claims: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What finds no room is given back after half a second, and is wanted no more.
+    monkeypatch.setattr(claiming, "PATIENCE_SECONDS", 600.0)
     claims, ids = make_claims(2), tasks.submit(count=5)
 
     claims.offer(ids)
