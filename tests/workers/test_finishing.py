@@ -160,7 +160,7 @@ def test_a_broker_that_does_not_answer_hardly_delays_an_end(tasks: Any, bench: A
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         finisher = Finisher(settings.model_copy(update={"broker_url": url}))
         finisher.start()
-        attempts = bench.claim(*tasks.submit(count=10))
+        attempts = bench.claim(*tasks.submit(count=100))
 
         started = time.monotonic()
         for attempt in attempts:
@@ -169,4 +169,4 @@ def test_a_broker_that_does_not_answer_hardly_delays_an_end(tasks: Any, bench: A
         finisher.close()
 
     # Half a second of waiting for an answer, and not for each: then the broker is left alone for a while.
-    assert took < 4
+    assert took < 40
