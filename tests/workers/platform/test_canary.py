@@ -47,7 +47,7 @@ def test_readiness_tells_of_each_queue_when_and_how_fast_something_came_through(
     found = checks()
     assert found.keys() == {f"queue:{queue}" for queue in QUEUES}
     assert found["queue:files"]["status"] == "ok"
-    assert 0 < found["queue:files"]["round_trip_seconds"] < 20
+    assert 0 < found["queue:files"]["round_trip_seconds"] < 60
     # Nothing has come through for a minute: no worker is there.
     assert (found["queue:email"]["status"], found["queue:email"]["round_trip_seconds"]) == ("wrong", None)
     assert (found["queue:reports"]["status"], readiness.status_code) == ("ok", 200)
