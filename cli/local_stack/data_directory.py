@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from cli.local_stack.free_ports import choose_port
-from cli.local_stack.owned_files import make_folder, read_memory, write_memory
+from cli.local_stack.owned_files import find_place, make_folder, read_memory, write_memory
 from shared.errors import ConfigurationError
 
 
@@ -53,6 +53,7 @@ class DataDirectory:
         os.write(lock, f"{os.getpid()}\n".encode())
         self._lock = lock
         self._memory = read_memory(self._memory_path)
+        self._notice_a_copy()
         return self
 
     def __exit__(
@@ -61,6 +62,11 @@ class DataDirectory:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    @property
+    def process_record(self) -> Path:
+        """Where the supervisor records what it runs."""
+        return self.path / "processes.json"
 
     def folder(self, name: str) -> Path:
         """A folder in it, made if absent."""
@@ -82,6 +88,18 @@ class DataDirectory:
             self._memory[name] = port
             write_memory(self._memory_path, self._memory)
         return port
+
+    def _notice_a_copy(self) -> None:
+        """Forget what tells of running processes when this is a copy: they are the original's, and are not to be ended."""
+        place = find_place(self.path)
+        kept = self._memory.get("place")
+        if kept == place:
+            return
+        if kept is not None:
+            self._memory.pop("mark", None)
+            self.process_record.unlink(missing_ok=True)
+        self._memory["place"] = place
+        write_memory(self._memory_path, self._memory)
 
 
 def remove_data_directory(path: Path) -> None:

@@ -31,6 +31,15 @@ def make_folder(path: Path, *, passable: bool = False) -> Path:
     return path
 
 
+def find_place(folder: Path) -> str | None:
+    """What tells a folder from its copy, and stays when it is renamed: its device and inode. None if it is not there."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return f"{status.st_dev}:{status.st_ino}"
+
+
 def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
     """Replace the file in one step: a reader sees the old text or this one, and only those whom `mode` lets."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -11,21 +11,32 @@ import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.local_stack.child_process import Account, Command
 from cli.local_stack.free_ports import choose_port
-from cli.local_stack.owned_files import find_short_runtime_folder, make_folder, read_memory, write_memory
+from cli.local_stack.owned_files import (
+    find_place,
+    find_short_runtime_folder,
+    make_folder,
+    read_memory,
+    write_atomically,
+    write_memory,
+)
 from cli.local_stack.postgres_binaries import find_binaries
 from cli.local_stack.process_identity import identify, signal_all, wait_until_gone
 from cli.local_stack.server_process import ServerFailed, ServerProcess
 from cli.local_stack.unprivileged_account import can_reach, find_account, find_owner, make_system_folder
+from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import psutil
 
 USER = "taskmill"
 DATABASE = "taskmill"
+
+_MEMORY_NAME = "server.json"
+_INSIDE = "cluster"
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -53,15 +64,17 @@ class PostgresServer(ServerProcess):
     """Postgres on loopback and on a Unix socket, both with a password, holding the database `taskmill`.
 
     Started by root it runs as the account `postgres` or `nobody`, and when that account cannot reach the folder the
-    cluster lies elsewhere; where, is remembered in the folder. `fast` gives up what survives a power cut, and throws
-    a cluster that lies elsewhere away at the end of the `with` block: for tests.
+    cluster lies elsewhere; where, is remembered in the folder. A cluster within the folder goes where the folder goes,
+    and a copy of the folder has its own; one that lies elsewhere serves a single folder, and no copy of it. `fast`
+    gives up what survives a power cut, and throws a cluster that lies elsewhere away at the end of the `with` block:
+    for tests.
     """
 
     def __init__(self, directory: Path, *, fast: bool = False) -> None:
         super().__init__(directory)
         self._fast = fast
-        self._memory_path = self.directory / "server.json"
-        self._memory = read_memory(self._memory_path)
+        self._memory_path = self.directory / _MEMORY_NAME
+        self._memory = self._recall_own()
 
     @property
     def url(self) -> str:
@@ -76,11 +89,12 @@ class PostgresServer(ServerProcess):
     @property
     def cluster(self) -> Path:
         """The folder of the cluster, once prepared."""
-        return Path(self._memory["cluster"])
+        return self.directory / str(self._memory["cluster"])
 
     def prepare(self) -> None:
         make_folder(self.directory, passable=True)
         account = self._settle_cluster()
+        self._claim_cluster()
         self.clear_remains()
         socket_folder = find_short_runtime_folder(
             account.uid if account else os.geteuid(), self._memory.get("socket_folder")
@@ -89,6 +103,7 @@ class PostgresServer(ServerProcess):
             "port": choose_port(self._memory.get("port")),
             "password": self._memory.get("password") or secrets.token_hex(24),
             "socket_folder": str(socket_folder),
+            "place": find_place(self.directory),
         }
         write_memory(self._memory_path, self._memory)
         if not self._memory.get("initialised"):
@@ -137,7 +152,7 @@ class PostgresServer(ServerProcess):
         """Kill every server process on this cluster, each being in a session of its own, and remove their lock files."""
         import psutil
 
-        if not {"cluster", "socket_folder"} <= self._memory.keys() or not self.cluster.exists():
+        if "cluster" not in self._memory or not self.cluster.exists():
             return
         cluster = str(self.cluster.resolve())
         remains = [
@@ -150,8 +165,9 @@ class PostgresServer(ServerProcess):
         # Postgres itself only looks whether some process has the pid that stands in these files, which after a
         # restart of the machine may be anyone.
         (self.cluster / "postmaster.pid").unlink(missing_ok=True)
-        for stale in Path(self._memory["socket_folder"]).glob(".s.PGSQL.*"):
-            stale.unlink()
+        if "socket_folder" in self._memory:
+            for stale in Path(self._memory["socket_folder"]).glob(".s.PGSQL.*"):
+                stale.unlink()
 
     def recall(self, name: str) -> object:
         """What `remember` kept with the cluster under that name; None if nothing."""
@@ -163,12 +179,16 @@ class PostgresServer(ServerProcess):
         write_memory(self._memory_path, self._memory)
 
     def remove(self) -> None:
-        """Throw away the cluster and the socket's folder, wherever they lie. The server must be stopped."""
-        for name in ("cluster", "socket_folder"):
-            if name in self._memory:
-                shutil.rmtree(self._memory.pop(name), ignore_errors=True)
-        for note in ("initialised", "notes"):
-            self._memory.pop(note, None)
+        """Throw away the cluster and the socket's folder, wherever they lie. The server must be stopped.
+
+        A cluster that is another folder's is left to that.
+        """
+        if "cluster" in self._memory and self._find_other_owner() is None:
+            shutil.rmtree(self.cluster, ignore_errors=True)
+            self._owner_note.unlink(missing_ok=True)
+        self.remove_socket_folder()
+        for name in ("cluster", "socket_folder", "initialised", "notes"):
+            self._memory.pop(name, None)
         if self.directory.exists():
             write_memory(self._memory_path, self._memory)
 
@@ -185,7 +205,7 @@ class PostgresServer(ServerProcess):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        if self._fast and not self.cluster.is_relative_to(self.directory):
+        if self._fast and self._lies_elsewhere:
             self.remove()
 
     def _make_url(self, database: str) -> str:
@@ -194,6 +214,11 @@ class PostgresServer(ServerProcess):
     def _settle_cluster(self) -> Account | None:
         """Decide, at the first start, where the cluster lies; answer who owns it, and so who runs the server."""
         if "cluster" in self._memory:
+            if not self.cluster.is_dir():
+                raise ConfigurationError(
+                    f"The database's folder {self.cluster} is gone: put it back, or remove {self._memory_path} to begin "
+                    "with an empty database"
+                )
             return find_owner(self.cluster)
         account = find_account()
         inside = self.directory / "cluster"
@@ -208,9 +233,54 @@ class PostgresServer(ServerProcess):
             cluster = Path(tempfile.mkdtemp(prefix="cluster-", dir=make_system_folder()))
         if account is not None:
             os.chown(cluster, account.uid, account.gid)
-        self._memory["cluster"] = str(cluster)
+        self._memory["cluster"] = _INSIDE if cluster == inside else str(cluster)
         write_memory(self._memory_path, self._memory)
         return account
+
+    def _recall_own(self) -> dict[str, Any]:
+        """What is remembered, without what is another folder's, should this one be a copy."""
+        memory = read_memory(self._memory_path)
+        place = find_place(self.directory)
+        is_copy = memory.get("place", place) != place
+        kept = Path(memory.get("cluster", _INSIDE))
+        if kept.is_absolute() and kept.name == _INSIDE:
+            # Older versions kept the whole path of a cluster inside; this folder may have been moved or copied since.
+            is_copy = is_copy or kept.parent != self.directory
+            memory["cluster"] = _INSIDE
+        if is_copy:
+            memory.pop("socket_folder", None)
+        return memory
+
+    @property
+    def _lies_elsewhere(self) -> bool:
+        return not self.cluster.is_relative_to(self.directory)
+
+    @property
+    def _owner_note(self) -> Path:
+        """Beside a cluster that lies elsewhere: the folder that it serves. Inside, initdb would not have it."""
+        return self.cluster.with_name(f"{self.cluster.name}.owner")
+
+    def _claim_cluster(self) -> None:
+        """Note whose a cluster that lies elsewhere is. Raises `ConfigurationError` when it is another folder's."""
+        if not self._lies_elsewhere or self._fast:
+            return
+        if other := self._find_other_owner():
+            raise ConfigurationError(
+                f"{self.directory} is a copy of {other}, whose database lies in {self.cluster} and was not copied with it. "
+                f"Remove {self.directory} to begin with an empty database, which pg_dump and pg_restore can fill"
+            )
+        write_atomically(self._owner_note, f"{self.directory}\n")
+
+    def _find_other_owner(self) -> Path | None:
+        """The other folder that a cluster which lies elsewhere serves; None when it serves this one."""
+        if not self._lies_elsewhere or not self._owner_note.exists():
+            return None
+        noted = Path(self._owner_note.read_text(encoding="utf-8").removesuffix("\n"))
+        if noted.exists() and self.directory.exists() and noted.samefile(self.directory):
+            return None
+        # A folder that was moved left nothing where it was, or whatever was made there since has another cluster.
+        named = read_memory(noted / _MEMORY_NAME).get("cluster")
+        return noted if named == str(self.cluster) else None
 
     def _initialise(self, account: Account | None) -> None:
         """Run initdb. Raises `ServerFailed` with what it printed."""

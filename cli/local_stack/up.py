@@ -50,7 +50,7 @@ class _Stack:
         self._printer = printer
         self._port = options.port
         self._plan = StackPlan(directory, options.host)
-        self._record = ProcessRecord(directory.path / "processes.json", self._plan.mark)
+        self._record = ProcessRecord(directory.process_record, self._plan.mark)
         self._ready_paths = [directory.path / "ready.json"]
         if options.ready_file is not None:
             self._ready_paths.append(options.ready_file.absolute())

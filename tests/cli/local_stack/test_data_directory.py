@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -39,6 +40,27 @@ def test_a_port_that_was_taken_meanwhile_is_changed(tmp_path: Path) -> None:
         port = directory.port("smtp")
         with socket.create_server(("127.0.0.1", port)):
             assert directory.port("smtp") != port
+
+
+def test_a_copy_takes_no_process_of_the_original_for_its_own_and_a_renamed_directory_does(tmp_path: Path) -> None:
+    with DataDirectory(tmp_path / "data") as directory:
+        mark = directory.secret("mark")
+        directory.process_record.write_text("{}")
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    (tmp_path / "data").rename(tmp_path / "renamed")
+
+    with DataDirectory(tmp_path / "copy") as copy, DataDirectory(tmp_path / "renamed") as renamed:
+        assert copy.secret("mark") != mark
+        assert not copy.process_record.exists()
+        assert renamed.secret("mark") == mark
+        assert renamed.process_record.exists()
+
+
+def test_a_directory_of_an_older_version_keeps_its_mark(tmp_path: Path) -> None:
+    (tmp_path / "local_stack.json").write_text('{"mark": "old"}')
+
+    with DataDirectory(tmp_path) as directory:
+        assert directory.secret("mark") == "old"
 
 
 def test_the_default_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from cli.local_stack import postgres_binaries, unprivileged_account
 from cli.local_stack.child_process import Account
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.unprivileged_account import can_reach
+from shared.errors import ConfigurationError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root's own matters")
 
@@ -54,6 +55,28 @@ def test_what_root_alone_can_reach_stays_so_and_the_cluster_lies_elsewhere(
         assert again.cluster == first
     again.remove()
     assert not first.exists()
+
+
+def test_a_copy_of_a_folder_whose_cluster_lies_elsewhere_is_refused_and_harms_nothing(
+    tmp_path: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unprivileged_account, "SYSTEM_STATE_FOLDER", open_folder / "state")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    with PostgresServer(closed / "postgres") as original:
+        shutil.copytree(closed, tmp_path / "copy")
+
+        with pytest.raises(ConfigurationError, match=f"is a copy of {closed / 'postgres'}"):
+            PostgresServer(tmp_path / "copy" / "postgres").start()
+        PostgresServer(tmp_path / "copy" / "postgres").remove()
+
+        assert original.is_ready()
+        assert original.cluster.exists()
+    closed.rename(tmp_path / "moved")
+    with PostgresServer(tmp_path / "moved" / "postgres") as moved:
+        assert moved.cluster == original.cluster
+    moved.remove()
+    assert list((open_folder / "state").glob("cluster-*")) == []
 
 
 def test_programs_that_root_alone_can_reach_are_copied_once(

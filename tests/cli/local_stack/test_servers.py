@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import stat
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +19,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cli.local_stack.broker import BrokerServer
+from cli.local_stack.owned_files import read_memory, write_memory
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.process_identity import identify, wait_until_gone
+from shared.errors import ConfigurationError
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +35,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 def broker(tmp_path: Path) -> Iterator[BrokerServer]:
     with BrokerServer(tmp_path / 'a space and a "quote"') as server:
         yield server
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every account can pass through, unlike pytest's own, so that root's cluster lies inside too."""
+    folder = Path(tempfile.mkdtemp(prefix="taskmill-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def interrupted_initdb(argv: list[str], **arguments: object) -> None:
@@ -109,6 +123,49 @@ def test_an_initdb_that_was_interrupted_is_done_again(tmp_path: Path) -> None:
 
     with PostgresServer(tmp_path / "postgres", fast=True) as again:
         assert again.is_ready()
+
+
+def test_a_copy_of_the_folder_has_a_cluster_of_its_own_and_leaves_the_originals_server_alone(open_folder: Path) -> None:
+    with PostgresServer(open_folder / "postgres", fast=True) as original:
+        pass
+    subprocess.run(["cp", "-a", open_folder / "postgres", open_folder / "copy"], check=True)
+
+    with original, PostgresServer(open_folder / "copy", fast=True) as copy:
+        with psycopg.connect(copy.url) as connection:
+            connection.execute("CREATE TABLE of_the_copy ()")
+        sockets = list(Path(original._memory["socket_folder"]).glob(".s.PGSQL.*"))
+        copy.stop()
+
+        assert original.is_ready()
+        with psycopg.connect(original.url) as connection:
+            assert connection.execute("SELECT to_regclass('of_the_copy')").fetchone() == (None,)
+        assert sockets
+        assert all(socket_path.exists() for socket_path in sockets)
+        PostgresServer(open_folder / "copy").remove()
+        assert original.cluster.exists()
+
+
+@pytest.mark.parametrize("is_of_older_version", [False, True])
+def test_a_folder_that_was_moved_takes_its_cluster_along(open_folder: Path, is_of_older_version: bool) -> None:
+    with PostgresServer(open_folder / "postgres", fast=True) as server, psycopg.connect(server.url) as connection:
+        connection.execute("CREATE TABLE kept ()")
+    if is_of_older_version:
+        memory = read_memory(open_folder / "postgres" / "server.json")
+        del memory["place"]
+        write_memory(
+            open_folder / "postgres" / "server.json", memory | {"cluster": str(open_folder / "postgres" / "cluster")}
+        )
+    (open_folder / "postgres").rename(open_folder / "moved")
+
+    with PostgresServer(open_folder / "moved", fast=True) as moved, psycopg.connect(moved.url) as connection:
+        assert connection.execute("SELECT to_regclass('kept')").fetchone() == ("kept",)
+
+
+def test_a_cluster_that_is_gone_is_said_plainly(open_folder: Path) -> None:
+    write_memory(open_folder / "server.json", {"cluster": "cluster", "initialised": True})
+
+    with pytest.raises(ConfigurationError, match="is gone"):
+        PostgresServer(open_folder).start()
 
 
 def test_a_killed_broker_has_what_was_written_more_than_a_second_ago(broker: BrokerServer) -> None:
