@@ -18,8 +18,13 @@ from cli.chaos.mail_server import MailServer
 from cli.chaos.schedule import FREEZE_SECONDS, QUEUES, Fault, stop_seconds
 from cli.local_stack.stack import LocalStack
 
+_WAIT_SECONDS: Final = 20.0
 _COPIES: Final = 4
 _CHILD: Final = "limited_child"
+
+
+class NothingHit(Exception):
+    """There was nothing for the fault to hit, so that it was not thrown. The message says what was looked for."""
 
 
 class FaultThrower:
@@ -29,6 +34,7 @@ class FaultThrower:
         self._stack = stack
         self._mail = mail
         self._lease_seconds = lease_seconds
+        self._hit_at = 0.0
         self._deeds: dict[str, Callable[[Fault], object]] = {
             "kill-worker": lambda fault: self._signal(f"worker-{fault.queue}", signal.SIGKILL),
             "kill-child": lambda _: self._kill_children(),
@@ -47,29 +53,36 @@ class FaultThrower:
             "redeliver": lambda _: self._redeliver(),
         }
 
-    def throw(self, fault: Fault) -> None:
-        """Do a fault, to its end."""
+    def throw(self, fault: Fault) -> float:
+        """Do a fault, to its end, and give the Unix time at which it hit. Raises `NothingHit`."""
+        self._hit_at = time.time()
         self._deeds[fault.name](fault)
+        return self._hit_at
 
     def _find(self, part: str) -> int:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + _WAIT_SECONDS
         while True:
             (pid,) = self._stack.ready["pids"][part] or [None]
             if pid is not None and psutil.pid_exists(pid):
                 return int(pid)
             if time.monotonic() > deadline:
-                raise ProcessLookupError(f"{part} is not there")
+                raise NothingHit(f"{part} was not there for {_WAIT_SECONDS:.0f} s")
             time.sleep(0.05)
 
-    def _signal(self, part: str, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._find(part), number)
+    def _signal(self, part: str, number: signal.Signals) -> int:
+        """Send it and give the pid that it went to."""
+        while True:
+            pid = self._find(part)
+            self._hit_at = time.time()
+            # One that ended in between is on its way back.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+                return pid
 
     def _stop(self, part: str, seconds: float) -> None:
-        pid = self._find(part)
+        pid = self._signal(part, signal.SIGSTOP)
+        time.sleep(seconds)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(seconds)
             os.kill(pid, signal.SIGCONT)
 
     def _kill_children(self) -> None:
@@ -86,6 +99,7 @@ class FaultThrower:
             if killed:
                 return
             time.sleep(0.01)
+        raise NothingHit("no worker ran a child for 2 s")
 
     def _broker(self) -> redis.Redis:
         client: redis.Redis = redis.Redis.from_url(
@@ -94,19 +108,22 @@ class FaultThrower:
         return client
 
     def _flush(self) -> None:
+        flushed = 0
         with self._broker() as broker:
             for _ in range(5):
                 with contextlib.suppress(redis.RedisError):
                     broker.flushall()
+                    flushed += 1
                 time.sleep(0.3)
+        if not flushed:
+            raise NothingHit("the broker did not answer")
 
     def _lose_broker(self) -> None:
-        pid = self._find("broker")
+        pid = self._signal("broker", signal.SIGSTOP)
+        data: Path = self._stack.data_dir / "broker" / "data"
+        for left in data.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-            data: Path = self._stack.data_dir / "broker" / "data"
-            for left in data.iterdir():
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
             os.kill(pid, signal.SIGKILL)
 
     def _stall_mail(self) -> None:
@@ -128,3 +145,5 @@ class FaultThrower:
                         if unseen:
                             broker.rpush(queue, *(unseen * _COPIES))
                 time.sleep(0.002)
+        if not seen:
+            raise NothingHit("no message was seen before it was taken")

@@ -12,10 +12,10 @@ from typing import Any, Final
 import psycopg
 import typer
 
-from cli.chaos.faults import FaultThrower
+from cli.chaos.faults import FaultThrower, NothingHit
 from cli.chaos.mail_server import MailServer
 from cli.chaos.schedule import FAULTS, Fault, plan_faults
-from cli.chaos.workload import Workload
+from cli.chaos.workload import TRY_SECONDS, Workload
 from cli.local_stack.stack import LocalStack
 from shared.queries import chaos as queries
 from shared.settings import Settings
@@ -24,6 +24,7 @@ from shared.verification import Report, verify
 SETTLE_SECONDS: Final = 180.0
 MOST_SLOW_HEALTH: Final = 2
 """So many answers of `/health` may take longer than a second: this machine runs the servers, the work and the faults."""
+_CLAIM_SECONDS: Final = 2.0
 SHOWN_CHARACTERS: Final = 8000
 """How much of the stack's log is shown when a promise was broken: in CI, nobody can look for the rest."""
 
@@ -45,7 +46,7 @@ class Outcome:
 
     schedule: list[Fault]
     thrown: list[tuple[Fault, float]] = field(default_factory=list)
-    """Each fault, and the Unix time at which it began."""
+    """Each fault that hit something, and the Unix time at which it did."""
     backlog_seconds: float | None = None
     """From the end of the last fault to the moment when nothing was under way; None when that never came."""
     settled: bool = False
@@ -111,8 +112,8 @@ class _Run:
         self.options = options
         self.mail = mail
         self.outcome = outcome
-        self.workload = Workload(ready["api_url"], ready["api_key"], options.rate, options.seed)
         self._stack = stack
+        self.workload = Workload(ready["api_url"], ready["api_key"], options.rate, options.seed, self._find_api_pid)
         self._thrower = FaultThrower(stack, mail, options.lease_seconds)
         self._settings = Settings(
             database_url=ready["database_url"],
@@ -126,14 +127,20 @@ class _Run:
         began = time.monotonic()
         for fault in self.outcome.schedule:
             time.sleep(max(0.0, began + fault.at_seconds - time.monotonic()))
-            self.outcome.thrown.append((fault, time.time()))
             print(f"  now at {time.monotonic() - began:5.1f} s: {fault.name}", flush=True)
-            self._thrower.throw(fault)
+            try:
+                self.outcome.thrown.append((fault, self._thrower.throw(fault)))
+            except NothingHit as nothing:
+                print(f"    not thrown: {nothing}", flush=True)
         last_fault_ended = time.monotonic()
         time.sleep(max(0.0, began + self.options.seconds - time.monotonic()))
         self.workload.stop()
         self._settle(last_fault_ended)
         self._judge()
+
+    def _find_api_pid(self) -> int | None:
+        pids: list[int] | None = self._stack.ready["pids"]["api"]
+        return pids[0] if pids else None
 
     def _settle(self, since: float) -> None:
         """Wait until nothing is under way, then bring forward what waits for its next attempt, until all is done."""
@@ -167,7 +174,6 @@ class _Run:
             broken.append(f"{missing} tasks that were answered 202 are not there")
         broken += [f"{task_id} is {status}" for task_id, (status, _) in ends.items() if status not in _ENDS]
         broken += [f"{finding.check}: {finding.subject}: {finding.detail}" for finding in outcome.report.broken]
-        broken += [f"an answer that no fault excuses: {answer}" for answer in self.workload.wrong[:20]]
         broken += self._find_wrong_mail(ends)
         scratch = self._stack.data_dir / "scratch"
         broken += [f"left behind: {path}" for path in scratch.glob("worker-*/*") if path.name != "lock"]
@@ -176,8 +182,25 @@ class _Run:
             broken.append(
                 f"the backlog was gone {outcome.backlog_seconds:.1f} s after the last fault, not {limit:.0f} s"
             )
-        if self.workload.slow_health > MOST_SLOW_HEALTH:
-            broken.append(f"/health took longer than a second {self.workload.slow_health} times")
+        if outcome.taken_back_seconds and outcome.taken_back_seconds[-1] > limit:
+            broken.append(
+                f"an attempt was taken back {outcome.taken_back_seconds[-1]:.1f} s after its worker was lost, not {limit:.0f} s"
+            )
+        broken += self._judge_clients()
+
+    def _judge_clients(self) -> list[str]:
+        """Hold against the promises what the clients met."""
+        workload = self.workload
+        broken = [f"an answer that no fault excuses: {answer}" for answer in workload.wrong[:20]]
+        broken += [f"a client failed: {failure}" for failure in workload.failed[:20]]
+        if workload.given_up:
+            broken.append(f"{workload.given_up} clients had no answer in {TRY_SECONDS:.0f} s of asking")
+        if workload.slow_health > MOST_SLOW_HEALTH:
+            broken.append(f"/health took longer than a second {workload.slow_health} times")
+        broken += [
+            f"/health answered {status} {count} times" for status, count in workload.wrong_health.items() if count
+        ]
+        return broken
 
     def _find_wrong_mail(self, ends: dict[str, tuple[str, str | None]]) -> list[str]:
         """Hold what the mail server took against what the tasks say: nobody asked for a second time."""
@@ -191,11 +214,20 @@ class _Run:
         return wrong
 
     def _measure_taking_back(self) -> list[float]:
-        """Give, for each attempt that was taken back, the seconds since its worker, or the database, was last hit."""
+        """Give, for each attempt that was taken back, the seconds since its worker, or the database, was last hit.
+
+        A fault from before the attempt began did not lose it; but a claim may be a moment behind the death of its worker.
+        """
         return sorted(
-            taken_at - max(earlier)
-            for queue, taken_at in self._ask(queries.LIST_TAKEN_BACK)
-            if (earlier := [at for fault, at in self.outcome.thrown if _loses_leases(fault, queue) and at <= taken_at])
+            taken_at - max(hits)
+            for queue, began_at, taken_at in self._ask(queries.LIST_TAKEN_BACK)
+            if (
+                hits := [
+                    at
+                    for fault, at in self.outcome.thrown
+                    if _loses_leases(fault, queue) and began_at - _CLAIM_SECONDS <= at <= taken_at
+                ]
+            )
         )
 
 
@@ -215,6 +247,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def _print_outcome(run: _Run) -> None:
     outcome, workload = run.outcome, run.workload
     accepted = Counter(workload.accepted.values())
+    print(f"Faults: {len(outcome.thrown)} of {len(outcome.schedule)} hit something")
     print(f"Accepted: {len(workload.accepted)} ({', '.join(f'{n} {work}' for work, n in accepted.most_common())})")
     print(f"Answers: {dict(workload.answers.most_common())}; given up without knowing: {workload.given_up}")
     print(f"Ends: {dict(outcome.statuses)}; errors: {dict(outcome.errors)}")

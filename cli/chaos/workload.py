@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 _DATA: Final = Path(__file__).resolve().parents[1] / "demo_data"
 _CLIENTS: Final = 16
-_TRY_SECONDS: Final = 45.0
+TRY_SECONDS: Final = 45.0
 """How long a client asks again, before it gives up without knowing."""
 _SLOW_SECONDS: Final = 1.0
 _MIX: Final = {"ping": 60, "email": 18, "inspect": 10, "images": 6, "report": 4, "text": 2}
@@ -27,10 +27,13 @@ Headers = dict[str, str]
 class Workload:
     """Submits until told to stop. What was answered 202 is in `accepted`, by task id, with the kind of work."""
 
-    def __init__(self, api_url: str, api_key: str, rate: float, seed: int) -> None:
+    def __init__(
+        self, api_url: str, api_key: str, rate: float, seed: int, find_api_pid: Callable[[], int | None]
+    ) -> None:
         parts = urlsplit(api_url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._key = api_key
+        self._find_api_pid = find_api_pid
         self._rate = rate
         self._chance = random.Random(seed)  # noqa: S311 - nothing is secret.
         self._stopping = threading.Event()
@@ -45,14 +48,18 @@ class Workload:
         self.given_up = 0
         self.wrong: list[str] = []
         """Answers that no fault excuses."""
+        self.failed: list[str] = []
+        """What went wrong in a client itself: whatever it was about to do, nobody looked at."""
         self.slowest_health_seconds = 0.0
         self.slow_health = 0
+        self.wrong_health: Counter[int] = Counter()
+        """Answers of `/health` other than 200, by status."""
 
     def start(self) -> None:
         """Begin."""
         self._table = self._submit("/files", *self._file("penguins.csv", "text/csv", None), "upload")
         self._thread.start()
-        threading.Thread(target=self._ask_health, name="health", daemon=True).start()
+        threading.Thread(target=self._note_failure, args=[self._watch_health], name="health", daemon=True).start()
 
     def stop(self) -> None:
         """Submit nothing more, and wait for what is under way."""
@@ -63,8 +70,7 @@ class Workload:
         with ThreadPoolExecutor(_CLIENTS) as clients:
             due = time.monotonic()
             while not self._stopping.is_set():
-                work = self._choose()
-                clients.submit(work)
+                clients.submit(self._note_failure, self._choose())
                 due += 1 / self._rate
                 self._stopping.wait(max(0.0, due - time.monotonic()))
 
@@ -94,6 +100,13 @@ class Workload:
         }[name]
         return lambda: self._submit("/files", *self._file(*form), name)
 
+    def _note_failure(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception as error:
+            with self._lock:
+                self.failed.append(repr(error))
+
     def _note_recipient(self, task_id: str | None, address: str) -> None:
         if task_id is not None:
             with self._lock:
@@ -118,7 +131,7 @@ class Workload:
             "Content-Type": content_type,
             "Idempotency-Key": secrets.token_hex(12),
         }
-        deadline = time.monotonic() + _TRY_SECONDS
+        deadline = time.monotonic() + TRY_SECONDS
         while time.monotonic() < deadline:
             try:
                 status, answer = self._request("POST", path, body, headers)
@@ -156,17 +169,27 @@ class Workload:
         with self._lock:
             self.answers[answer] += 1
 
+    def _watch_health(self) -> None:
+        while not self._stopping.wait(0.25):
+            self._ask_health()
+
     def _ask_health(self) -> None:
         """Ask how the process is; one that was killed cannot say, but one that lives must say it soon."""
-        while not self._stopping.wait(0.25):
-            began = time.monotonic()
-            try:
-                self._request("GET", "/health", None, {})
-            except (OSError, http.client.HTTPException):
-                continue
-            seconds = time.monotonic() - began
-            self.slowest_health_seconds = max(self.slowest_health_seconds, seconds)
-            self.slow_health += seconds > _SLOW_SECONDS
+        asked = self._find_api_pid()
+        began = time.monotonic()
+        try:
+            status, _ = self._request("GET", "/health", None, {})
+        except TimeoutError:
+            # Nothing was said for that long: by a process that lived all the while, or by none.
+            if asked is None or asked != self._find_api_pid():
+                return
+        except (OSError, http.client.HTTPException):
+            return
+        else:
+            self.wrong_health[status] += status != 200
+        seconds = time.monotonic() - began
+        self.slowest_health_seconds = max(self.slowest_health_seconds, seconds)
+        self.slow_health += seconds > _SLOW_SECONDS
 
 
 def _json(body: object) -> tuple[bytes, str]:

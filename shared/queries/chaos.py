@@ -23,6 +23,10 @@ WHERE t.id = ANY(%(ids)s::uuid[])"""
 """List (id, status, error type) of tasks."""
 
 LIST_TAKEN_BACK: Final = """
-SELECT t.queue, extract(epoch FROM e.at)::float8 FROM task_events e JOIN tasks t ON t.id = e.task_id
+SELECT t.queue,
+    (SELECT extract(epoch FROM max(b.at))::float8 FROM task_events b
+     WHERE b.task_id = e.task_id AND b.seq < e.seq AND b.data->>'status' = 'running'),
+    extract(epoch FROM e.at)::float8
+FROM task_events e JOIN tasks t ON t.id = e.task_id
 WHERE e.data->>'reason' = 'worker-lost' ORDER BY e.at"""
-"""List (queue, Unix time) of each attempt that was taken back from a worker that was lost."""
+"""List (queue, Unix time of its claim, and of its loss) of each attempt that was taken back from a lost worker."""

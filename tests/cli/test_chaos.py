@@ -6,14 +6,17 @@ from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
 
-from cli.chaos.faults import FaultThrower
+from cli.chaos.faults import FaultThrower, NothingHit
 from cli.chaos.mail_server import MailServer
 from cli.chaos.run import _Run, parse_faults, percentile
-from cli.chaos.schedule import FAULTS, plan_faults
+from cli.chaos.schedule import FAULTS, Fault, plan_faults
+from cli.chaos.workload import Workload
+from cli.local_stack.ready_file import PARTS
 from cli.main import app
 
 
@@ -73,6 +76,59 @@ def test_what_the_mail_server_took_is_held_against_what_the_task_says(end: Any, 
     )
 
     assert len(_Run._find_wrong_mail(run, {"task": end})) == complaints
+
+
+def make_workload(pids: list[int | None]) -> Workload:
+    """One whose API has these pids, each time that it is asked for."""
+    return Workload("http://127.0.0.1:1", "key", rate=1, seed=1, find_api_pid=iter(pids).__next__)
+
+
+@pytest.mark.parametrize(("pids", "slow"), [([7, 7], 1), ([7, 8], 0), ([None], 0)])
+def test_a_health_check_without_an_answer_counts_when_the_process_lived_all_the_while(
+    pids: list[int | None], slow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = make_workload(pids)
+    monkeypatch.setattr(workload, "_request", Mock(side_effect=TimeoutError))
+    monkeypatch.setattr("cli.chaos.workload._SLOW_SECONDS", 0.0)
+
+    workload._ask_health()
+
+    assert workload.slow_health == slow
+
+
+def test_what_clients_met_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = make_workload([7])
+    judge: Any = SimpleNamespace(workload=workload)
+    assert _Run._judge_clients(judge) == []
+
+    monkeypatch.setattr(workload, "_request", lambda *_: (500, b""))
+    workload._ask_health()
+    workload._note_failure(lambda: {}["missing"])
+    workload.given_up = 2
+
+    assert _Run._judge_clients(judge) == [
+        "a client failed: KeyError('missing')",
+        "2 clients had no answer in 45 s of asking",
+        "/health answered 500 1 times",
+    ]
+
+
+def test_a_fault_that_finds_nothing_is_not_thrown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.chaos.faults._WAIT_SECONDS", 0.0)
+    pids = dict.fromkeys(PARTS)
+    thrower = FaultThrower(SimpleNamespace(ready={"pids": pids}), MailServer(), 5)  # type: ignore[arg-type]
+
+    for name in ("kill-relay", "stop-worker", "kill-broker"):
+        with pytest.raises(NothingHit, match="was not there"):
+            thrower.throw(Fault(1.0, name, "files"))
+
+
+@pytest.mark.parametrize(("hit_at", "expected"), [(100.0, [8.0]), (40.0, []), (110.0, [])])
+def test_taking_back_is_measured_from_a_fault_within_the_attempt(hit_at: float, expected: list[float]) -> None:
+    thrown = [(Fault(1.0, "kill-worker", "files"), hit_at)]
+    run: Any = SimpleNamespace(outcome=SimpleNamespace(thrown=thrown), _ask=lambda _: [("files", 99.0, 108.0)])
+
+    assert _Run._measure_taking_back(run) == expected
 
 
 def test_percentiles_are_of_the_nearest_rank() -> None:
