@@ -18,7 +18,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MOST_WARNINGS_SHOWN = 10
 _PROMISES = {check.name: check.promise for check in CHECKS} | {
     "objects": "Every file has its object, whole.",
-    "orphans": "No object older than a day is without a file.",
+    "orphans": "No object older than 26 hours is without a file.",
 }
 
 

@@ -1,17 +1,19 @@
 """Proves the platform's promises on what is stored: the rows against each other, and the files against their objects.
 
 Everything is read in one snapshot, so that it may be asked of a busy system. What the store shows is compared with the
-rows of now before it counts, as objects come before their rows and go after them.
+rows of now before it counts, as objects come before their rows and go after them; and an object that no row names counts
+if it is still there a moment later.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -19,14 +21,17 @@ from sqlalchemy import Connection, Engine
 
 from shared.database import make_engine
 from shared.errors import ObjectMissing
-from shared.object_store import COPY_BYTES, ObjectStore, open_object_store
+from shared.object_store import COPY_BYTES, ObjectStore, StoredObject, open_object_store
 from shared.queries import verification as queries
 from shared.settings import Settings
 
 ROUND: Final = 1000
 OBJECT_THREADS: Final = 8
-ORPHAN_AGE: Final = timedelta(days=1)
-"""How old an object without a file must be to count: a younger one may still wait for its row, or for the hunt."""
+ORPHAN_AGE: Final = timedelta(hours=26)
+"""How old an object without a file must be to count: a younger one may still wait for its row, or for the hunt, which
+comes every hour for what is older than a day."""
+LOOK_AGAIN_SECONDS: Final = 2.0
+"""How much later an object without a file is looked for again: a row that goes is gone a moment before its object."""
 MOST_KEPT: Final = 10_000
 """Findings of one check that a report keeps; the rest are counted only."""
 Item = TypeVar("Item")
@@ -164,22 +169,42 @@ class _Verification:
 
     def _find_orphans(self) -> None:
         """Walk the store, after the snapshot: an object is stored before its row, so that a row of now counts."""
-        limit = datetime.now(UTC) - ORPHAN_AGE
+        suspects: list[StoredObject] = []
         for objects in _in_rounds(self._store.list_objects(datetime.now(UTC) + ORPHAN_AGE)):
             self._report.objects += len(objects)
-            recent = [stored for stored in objects if self._since is None or stored.modified_at >= self._since]
-            known = set(self._list_now(queries.LIST_KNOWN_KEYS, "keys", [stored.key for stored in recent]))
-            for stored in recent:
-                if stored.key in known:
-                    continue
-                if stored.modified_at < limit:
-                    self._note("orphans", stored.key, f"no file refers to it since {stored.modified_at:%Y-%m-%d %H:%M}")
-                elif len(self._report.warnings) < MOST_KEPT:
-                    self._report.warnings.append(
-                        Finding(
-                            "orphans", stored.key, "no file refers to it; it may be in the making, or left by a crash"
-                        )
-                    )
+            suspects += self._find_nameless(
+                [stored for stored in objects if self._since is None or stored.modified_at >= self._since]
+            )
+            if len(suspects) >= ROUND:
+                self._judge_orphans(suspects)
+                suspects = []
+        if suspects:
+            self._judge_orphans(suspects)
+
+    def _find_nameless(self, objects: list[StoredObject]) -> list[StoredObject]:
+        known = set(self._list_now(queries.LIST_KNOWN_KEYS, "keys", [stored.key for stored in objects]))
+        return [stored for stored in objects if stored.key not in known]
+
+    def _judge_orphans(self, suspects: list[StoredObject]) -> None:
+        """Look again at objects without a file, and note those that are neither gone nor named by now."""
+        time.sleep(LOOK_AGAIN_SECONDS)
+        limit = datetime.now(UTC) - ORPHAN_AGE
+        nameless = self._find_nameless(suspects)
+        with ThreadPoolExecutor(OBJECT_THREADS) as threads:
+            there = list(threads.map(self._is_there, [stored.key for stored in nameless]))
+        for stored in compress(nameless, there):
+            if stored.modified_at < limit:
+                self._note("orphans", stored.key, f"no file refers to it since {stored.modified_at:%Y-%m-%d %H:%M}")
+            elif len(self._report.warnings) < MOST_KEPT:
+                detail = "no file refers to it; it may be in the making, or left by a crash"
+                self._report.warnings.append(Finding("orphans", stored.key, detail))
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            self._store.size(key)
+        except ObjectMissing:
+            return False
+        return True
 
     def _list_now(self, statement: str, name: str, values: list[Any]) -> list[Any]:
         with self._engine.connect() as connection:
