@@ -1,0 +1,54 @@
+"""The unit that `docs/production.md` gives for machines without containers."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from shared.settings import Settings
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "production.md"
+
+
+@pytest.fixture(scope="module")
+def unit_text() -> str:
+    found = re.search(r"```ini\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def unit(unit_text: str) -> configparser.ConfigParser:
+    # EnvironmentFile is said twice, as systemd allows.
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.read_string(unit_text)
+    return unit
+
+
+def test_a_stop_asks_the_part_alone_and_gives_it_the_time_that_it_takes(unit: configparser.ConfigParser) -> None:
+    # With the default, its limited children would be ended too, and their tasks fail.
+    assert unit["Service"]["KillMode"] == "mixed"
+    assert int(unit["Service"]["TimeoutStopSec"]) > Settings().shutdown_grace_seconds * 2
+
+
+def test_a_part_is_started_again_however_often_it_ends(unit: configparser.ConfigParser) -> None:
+    assert unit["Service"]["Restart"] == "always"
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+
+
+def test_systemd_itself_takes_the_unit(unit_text: str, tmp_path: Path) -> None:
+    tool = shutil.which("systemd-analyze")
+    if tool is None:
+        pytest.skip("systemd-analyze is not installed")
+    file = tmp_path / "taskmill@api.service"
+    # It looks for the program, which lies elsewhere here.
+    file.write_text(unit_text.replace("/srv/taskmill/taskmill", "/bin/true").replace("User=taskmill", "User=root"))
+
+    outcome = subprocess.run([tool, "verify", "--man=no", file], capture_output=True, text=True)
+
+    assert "taskmill@api.service" not in outcome.stderr, outcome.stderr
