@@ -35,7 +35,9 @@ def _may_hold_sql(name: str) -> bool:
 
 def _is_about_duckdb(name: str) -> bool:
     """DuckDB reads what callers upload: those statements are the handlers' own work, and the demo and chaos submit one."""
-    return name.startswith(("workers/reports/", "workers/files/", "cli/demo", "cli/chaos/workload"))
+    return name.startswith(
+        ("workers/reports/", "workers/files/", "workers/table_readers", "cli/demo", "cli/chaos/workload")
+    )
 
 
 def _list_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:

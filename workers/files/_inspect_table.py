@@ -12,6 +12,7 @@ import duckdb
 
 from workers.files._encodings import find_encoding, read_text
 from workers.files._errors import unreadable_table
+from workers.table_readers import find_csv_reader, find_json_reader
 
 MOST_COLUMNS = 5_000
 DUCKDB_OWN_BYTES = 5 << 28
@@ -20,9 +21,6 @@ DUCKDB_OWN_BYTES = 5 << 28
 LEAST_MEMORY_LIMIT = 128 << 20
 _NULLS = "['', 'NA']"
 """What stands for no value in CSV, as a list in SQL: nothing, and what R writes."""
-
-_TYPES_WITHOUT_DATES = "['NULL', 'BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR']"
-"""What a column may be where dates are left as text, as a list in SQL."""
 
 WHOLE_SNIFF_BYTES = 64 << 20
 """Up to this size the types of columns are found from every row, so that no later one can contradict them."""
@@ -100,15 +98,11 @@ def _describe(media_type: str) -> dict[str, Any]:
         return _count(connection, f"read_parquet('{_TABLE}')")
     sample = -1 if Path(_TABLE).stat().st_size <= WHOLE_SNIFF_BYTES else SNIFF_ROWS
     if media_type == "application/json":
-        return _count(connection, f"read_json('{_TABLE}', sample_size = {sample})")
+        return _count(connection, find_json_reader(connection, f"'{_TABLE}', sample_size = {sample}"))
     # Left to itself, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
     options = """skip = 0, comment = '', quote = '"', escape = '"', null_padding = false, ignore_errors = false"""
-    reader = f"read_csv('{_TABLE}', nullstr = {_NULLS}, sample_size = {sample}, {options}"
-    try:
-        table = _count(connection, f"{reader})")
-    except duckdb.ConversionException:
-        # DuckDB takes a column for dates that has them in two formats, and then cannot read it: so they are text.
-        table = _count(connection, f"{reader}, auto_type_candidates = {_TYPES_WITHOUT_DATES})")
+    arguments = f"'{_TABLE}', nullstr = {_NULLS}, sample_size = {sample}, {options}"
+    table = _count(connection, find_csv_reader(connection, arguments))
     if len(table["columns"]) == 1:
         _refuse_ragged_rows(table["columns"][0]["name"])
     return table

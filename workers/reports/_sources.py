@@ -15,6 +15,7 @@ import duckdb
 from workers.reports import _problems
 from workers.reports._engine_errors import explain
 from workers.reports._sandbox import quote_identifier, quote_literal
+from workers.table_readers import find_csv_reader, find_json_reader
 
 FOLDER = Path("sources")
 BLOCK_BYTES = 1 << 20
@@ -25,9 +26,6 @@ DuckDB holds the whole file in memory meanwhile, which counts against its limit.
 """
 SNIFF_ROWS = 100_000
 """In a larger file, from so many rows."""
-
-TYPES_WITHOUT_DATES = "['NULL', 'BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR']"
-"""What a column may be where dates are left as text."""
 
 SEPARATORS = (",", ";", "\t", "|")
 LARGEST_TRANSCODED_BYTES = 1 << 30
@@ -80,11 +78,8 @@ def create_view(connection: duckdb.DuckDBPyConnection, source: Source) -> Source
     """
     view = quote_identifier(source.name)
     try:
-        connection.execute(f"CREATE VIEW {view} AS FROM {_reader(source)}")
+        connection.execute(f"CREATE VIEW {view} AS FROM {_find_reader(connection, source)}")
         described = connection.execute(f"DESCRIBE {view}").fetchall()
-        if source.shape == "csv" and not _dates_agree(connection, view, described):
-            connection.execute(f"CREATE OR REPLACE VIEW {view} AS FROM {_reader(source, types=TYPES_WITHOUT_DATES)}")
-            described = connection.execute(f"DESCRIBE {view}").fetchall()
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
@@ -93,18 +88,6 @@ def create_view(connection: duckdb.DuckDBPyConnection, source: Source) -> Source
     if source.shape == "csv" and len(described) == 1:
         _refuse_ragged_lines(source, described[0][0])
     return replace(source, column_types={row[0]: row[1] for row in described})
-
-
-def _dates_agree(connection: duckdb.DuckDBPyConnection, view: str, described: list[tuple[str, ...]]) -> bool:
-    """Whether each column that DuckDB takes for dates can be read as such: it may have found two formats in one."""
-    dates = [quote_identifier(name) for name, column_type, *_ in described if column_type.startswith(("DATE", "TIME"))]
-    if not dates:
-        return True
-    try:
-        connection.execute(f"SELECT {', '.join(f'count({name})' for name in dates)} FROM {view}")  # noqa: S608
-    except duckdb.ConversionException:
-        return False
-    return True
 
 
 def _refuse_ragged_lines(source: Source, only_column: str) -> None:
@@ -129,18 +112,18 @@ def _refuse_ragged_lines(source: Source, only_column: str) -> None:
             raise _problems.unreadable_table(source.name, f"line {lines.line_num} is not CSV: {error}.") from error
 
 
-def _reader(source: Source, types: str | None = None) -> str:
+def _find_reader(connection: duckdb.DuckDBPyConnection, source: Source) -> str:
     path = quote_literal(str(source.path))
     if source.shape == "parquet":
         return f"read_parquet({path})"
     sample = -1 if source.path.stat().st_size <= WHOLE_SNIFF_BYTES else SNIFF_ROWS
     if source.shape == "json":
-        return f"read_json({path}, sample_size = {sample})"
+        return find_json_reader(connection, f"{path}, sample_size = {sample}")
     # Left to itself, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
-    return (
-        f"read_csv({path}, sample_size = {sample}, nullstr = ['', 'NA'], skip = 0, comment = '', "
-        """quote = '"', escape = '"', null_padding = false, ignore_errors = false"""
-        + (f", auto_type_candidates = {types})" if types else ")")
+    return find_csv_reader(
+        connection,
+        f"{path}, sample_size = {sample}, nullstr = ['', 'NA'], skip = 0, comment = '', "
+        """quote = '"', escape = '"', null_padding = false, ignore_errors = false""",
     )
 
 

@@ -50,7 +50,13 @@ class ColumnFacts(Result):
     """One column of a table."""
 
     name: Annotated[str, Field(description="Its name, from the header where there is one.")]
-    type: Annotated[str, Field(description="The type that its values have, as DuckDB names it, such as `BIGINT`.")]
+    type: Annotated[
+        str,
+        Field(
+            description="The type that its values have, as DuckDB names it and `reports.run` reads them, such as "
+            "`BIGINT`. Dates that do not begin with the four digits of a year are texts: `VARCHAR`."
+        ),
+    ]
     nulls: Annotated[int, Field(description="How many rows have no value in it.")]
 
 

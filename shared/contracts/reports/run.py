@@ -123,7 +123,9 @@ whichever are asked for.
 **Sources.** CSV (also with tabs or semicolons), Parquet, JSON and newline-delimited JSON. Text may be UTF-8, UTF-16
 or UTF-32 with a byte order mark, or else Windows-1252, which contains Latin-1. In CSV, an empty cell and the cell `NA`
 are NULL, so that a column of numbers with gaps is a column of numbers; fields are quoted with `"`; every line must have
-as many cells as the first.
+as many cells as the first. In CSV and JSON, a column is of dates only if each begins with the four digits of its year,
+such as `2024-12-31`. Others, such as `31.12.24` or `1/2/2024`, are texts, since nothing in the file says which number is
+the day: `strptime(day, '%d.%m.%y')` reads them. A JSON file that has such dates keeps all of its dates as texts.
 
 **Query.** DuckDB's SQL: `SELECT`, `WITH … SELECT`, `FROM … SELECT`, `VALUES`, `DESCRIBE`, `SUMMARIZE`, and `PIVOT`
 with its values listed (`IN (…)`). It sees the sources and nothing else: no file, no network, no setting.

@@ -231,6 +231,15 @@ def test_dates_in_two_formats_are_text(context: MemoryContext) -> None:
     ]
 
 
+def test_dates_whose_day_and_year_only_their_writer_knows_are_text(context: MemoryContext) -> None:
+    content = b"day,made,us\n31.12.24,2024-01-02,1/2/2024\n15.11.24,2024-01-03,3/4/2024\n"
+    assert columns_of(inspect(context, content).table) == [
+        ("day", "VARCHAR", 0),
+        ("made", "DATE", 0),
+        ("us", "VARCHAR", 0),
+    ]
+
+
 def test_rows_of_unequal_length_are_no_table(context: MemoryContext) -> None:
     assert failure_of(context, b"a,b,c\n1,2,3\n4,5\n6,7,8,9\n", "t.csv").type == "/problems/unreadable-table"
 

@@ -468,6 +468,20 @@ def test_dates_in_two_formats_are_text(run_report: RunReport) -> None:
     assert report.csv_rows[1:] == [["2020-01-02", "00123", "2"], ["01/02/2020", "04567", "3"]]
 
 
+def test_dates_whose_day_and_year_only_their_writer_knows_are_text(run_report: RunReport) -> None:
+    content = b"day,made,us\n31.12.24,2024-01-02,1/2/2024\n15.11.24,2024-01-03,3/4/2024\n"
+    query = "SELECT made + 1 AS next, day, us, strptime(day, '%d.%m.%y')::DATE AS read FROM t ORDER BY made"
+
+    report = run_report(query, t=content)
+    in_json = run_report("FROM t", formats=["json"], t=(b'{"day": "31-12-24"}', "application/json"))
+
+    assert report.csv_rows[1:] == [
+        ["2024-01-03", "31.12.24", "1/2/2024", "2024-12-31"],
+        ["2024-01-04", "15.11.24", "3/4/2024", "2024-11-15"],
+    ]
+    assert in_json.json_rows == [{"day": "31-12-24"}]
+
+
 def test_a_type_that_changes_far_down_the_file_is_no_error(run_report: RunReport) -> None:
     content = b"a,b\n" + b"1,2\n" * 30_000 + b"x,5\n"
 

@@ -1,0 +1,108 @@
+"""How DuckDB reads CSV and JSON that callers uploaded: with as little guessing as they allow.
+
+A date is only what says itself which of its numbers is the year: four digits, first. DuckDB finds one format of dates
+for a file, by what can be read and not by what is likely, and takes `31.12.24` for the 24th of December 2031; and
+`1/2/2024` nobody can read without knowing who wrote it. So what does not begin with the four digits of a year stays the
+text that it is, for the query to convert by `strptime`. In CSV that is decided for each column; in JSON, whose columns
+cannot be given types one by one, for the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import duckdb
+
+_BEGINS_WITH_A_YEAR = r"^\s*[0-9]{4}[^0-9]"
+_DOUBTFUL_IN_JSON = r'(?i)"\s*([0-9]{1,3}-[0-9]|[+-]?infinity|epoch)'
+"""A text, somewhere within a value, that DuckDB might take for a date and that begins with no year."""
+
+_NO_FORMAT = "none: %Y"
+"""A format of dates that no text is in. Without one, read_json tries its own."""
+
+
+def find_csv_reader(connection: duckdb.DuckDBPyConnection, arguments: str) -> str:
+    """Give the call of `read_csv`, with these arguments and what the dates need, in SQL. Raises `duckdb.Error`.
+
+    Columns that DuckDB takes for dates are read once or twice, whole.
+    """
+    reader = f"read_csv({arguments})"
+    columns = _describe(connection, reader)
+    moments = [name for name, column_type in columns if column_type.startswith(("DATE", "TIME"))]
+    if not moments:
+        return reader
+    days = [name for name, column_type in columns if column_type.startswith(("DATE", "TIMESTAMP"))]
+    # A first row is known for the header by the types below it, so that it must be settled before those change.
+    found = connection.execute(f"SELECT delimiter, hasheader FROM sniff_csv({arguments})").fetchone()  # noqa: S608
+    assert found is not None, "the sniffer gives one row"
+    arguments = f"{arguments}, delim = {_literal(found[0])}, header = {found[1]}"
+    doubtful = _find_doubtful(connection, f"read_csv({arguments}, types = {_all_text(days)})", days) if days else []
+    # What is text for its dates being in another format than the file's must not become a date in their place.
+    texts = [name for name, column_type in columns if column_type == "VARCHAR"]
+    if doubtful:
+        types = _all_text([*doubtful, *texts])
+        reader = f"read_csv({arguments}, types = {types}, dateformat = '%Y-%m-%d')"
+    if _can_be_read(connection, reader, [name for name in moments if name not in doubtful]):
+        return reader
+    return f"read_csv({arguments}, types = {_all_text([*moments, *texts])})"
+
+
+def find_json_reader(connection: duckdb.DuckDBPyConnection, arguments: str) -> str:
+    """Give the call of `read_json`, with these arguments and what the dates need, in SQL. Raises `duckdb.Error`.
+
+    Columns that DuckDB takes for dates, or finds some in, are read once, whole.
+    """
+    reader = f"read_json({arguments})"
+    without_dates = f"read_json({arguments}, dateformat = '{_NO_FORMAT}', timestampformat = '{_NO_FORMAT}')"
+    certain = [
+        f"coalesce(bool_and({_is_certain_in_json(name, column_type)}), true)"
+        for name, column_type in _describe(connection, reader)
+        if "DATE" in column_type or "TIMESTAMP" in column_type
+    ]
+    if not certain:
+        return reader
+    row = connection.execute(f"SELECT {' AND '.join(certain)} FROM {without_dates}").fetchone()  # noqa: S608
+    return reader if row is not None and row[0] else without_dates
+
+
+def _is_certain_in_json(name: str, column_type: str) -> str:
+    column = _identifier(name)
+    if column_type.startswith(("DATE", "TIMESTAMP")):
+        return f"regexp_matches({column}::VARCHAR, {_literal(_BEGINS_WITH_A_YEAR)})"
+    return f"NOT regexp_matches(to_json({column})::VARCHAR, {_literal(_DOUBTFUL_IN_JSON)})"
+
+
+def _describe(connection: duckdb.DuckDBPyConnection, reader: str) -> list[tuple[str, str]]:
+    described = connection.execute(f"DESCRIBE FROM {reader}").fetchall()
+    return [(str(name), str(column_type)) for name, column_type, *_ in described]
+
+
+def _find_doubtful(connection: duckdb.DuckDBPyConnection, reader: str, names: Collection[str]) -> list[str]:
+    """Give those of the columns, read as text, in which a value does not begin with a year."""
+    pattern = _literal(_BEGINS_WITH_A_YEAR)
+    certain = ", ".join(f"bool_and(regexp_matches({_identifier(name)}, {pattern}))" for name in names)
+    row = connection.execute(f"SELECT {certain} FROM {reader}").fetchone()  # noqa: S608
+    assert row is not None, "an aggregate without groups has one row"
+    return [name for name, is_certain in zip(names, row, strict=True) if is_certain is False]
+
+
+def _can_be_read(connection: duckdb.DuckDBPyConnection, reader: str, names: Collection[str]) -> bool:
+    """Whether every value of the columns has the type that DuckDB found: it may have met two formats in one."""
+    counts = ", ".join(["1", *(f"count({_identifier(name)})" for name in names)])
+    try:
+        connection.execute(f"SELECT {counts} FROM {reader}").fetchall()  # noqa: S608
+    except duckdb.ConversionException:
+        return False
+    return True
+
+
+def _all_text(names: Collection[str]) -> str:
+    return "{" + ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names) + "}"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
