@@ -52,6 +52,8 @@ def find_json_reader(connection: duckdb.DuckDBPyConnection, arguments: str) -> s
 
     Columns that DuckDB takes for dates, or finds some in, are read once, whole.
     """
+    # Else many keys, or keys that few objects have, become a single column: a map of all that they hold.
+    arguments = f"{arguments}, map_inference_threshold = -1"
     reader = f"read_json({arguments})"
     without_dates = f"read_json({arguments}, dateformat = '{_NO_FORMAT}', timestampformat = '{_NO_FORMAT}')"
     certain = [

@@ -138,3 +138,11 @@ def test_dates_of_json_with_their_year_first_are_dates(tmp_path: Path) -> None:
         "TIMESTAMP WITH TIME ZONE",
         'STRUCT("day" DATE)',
     ]
+
+
+def test_every_key_of_json_is_a_column_however_many_there_are(tmp_path: Path) -> None:
+    many = read_json(tmp_path, {f"k{number}": number for number in range(300)}, {"k0": 1})
+    sparse = read_json(tmp_path, *({f"k{number}": number} for number in range(150)))
+
+    assert [name for name, _, _ in many] == [f"k{number}" for number in range(300)]
+    assert [name for name, _, _ in sparse] == [f"k{number}" for number in range(150)]
