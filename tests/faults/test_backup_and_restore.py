@@ -24,7 +24,7 @@ def test_a_dump_under_load_is_restored_beside_an_empty_broker_and_work_goes_on(
     room: Any, client: Any, tmp_path: Path
 ) -> None:
     room.relay()
-    worker = room.worker()
+    room.worker()
     stopping = threading.Event()
 
     def load() -> None:
@@ -48,9 +48,8 @@ def test_a_dump_under_load_is_restored_beside_an_empty_broker_and_work_goes_on(
     for process in room.parts.processes:
         process.kill()
         process.wait()
-    assert worker.returncode is not None
 
-    server, old = room.settings.database_url.rsplit("/", 1)
+    server = room.settings.database_url.rsplit("/", 1)[0]
     name = f"test_{new_id().hex}"
     with psycopg.connect(room.settings.database_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
@@ -75,7 +74,6 @@ def test_a_dump_under_load_is_restored_beside_an_empty_broker_and_work_goes_on(
     room.worker()
     statuses = room.settle()
 
-    assert old != name
     assert set(statuses) <= accepted
     assert len(statuses) > 40
     assert live > 0
