@@ -167,7 +167,7 @@ def test_who_waits_is_answered_when_a_worker_rings(
         answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}))
 
     assert answer.json()["status"] == "succeeded"
-    assert 0.25 < seconds < SOON_SECONDS
+    assert seconds < SOON_SECONDS
 
 
 def test_who_waits_for_the_end_is_not_answered_by_progress_nor_by_a_false_ring(
@@ -182,10 +182,10 @@ def test_who_waits_for_the_end_is_not_answered_by_progress_nor_by_a_false_ring(
         ring(task_id)
 
     with soon(progress):
-        answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 1}))
+        answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 4}))
 
     assert (answer.status_code, answer.json()["progress"]["percent"]) == (200, 50)
-    assert 0.95 < seconds < SOON_SECONDS
+    assert 3.95 < seconds < SOON_SECONDS
 
 
 @pytest.mark.parametrize("given", ["{etag}", "W/{etag}", '"x", {etag}'])
@@ -208,7 +208,7 @@ def test_who_waits_with_an_etag_is_answered_by_any_change(
         )
 
     assert (answer.status_code, answer.json()["progress"]["percent"]) == (200, 50)
-    assert 0.25 < seconds < SOON_SECONDS
+    assert seconds < SOON_SECONDS
 
 
 def test_who_has_an_older_etag_is_answered_at_once(
