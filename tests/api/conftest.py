@@ -181,9 +181,9 @@ def email(client: httpx2.Client) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def speak(served: Api) -> Callable[..., bytes]:
-    """Sends bytes as they are and gives what comes back until the other side closes, or falls silent for a while."""
+    """Sends bytes as they are and gives what comes back until the other side closes, as it must in each use."""
 
-    def send(request: bytes, *, patience_seconds: float = 0.5) -> bytes:
+    def send(request: bytes, *, patience_seconds: float = 30) -> bytes:
         host, port = served.url.removeprefix("http://").split(":")
         answer = b""
         with socket.create_connection((host, int(port)), timeout=10) as connection:

@@ -338,7 +338,7 @@ def test_a_body_beyond_the_limit_is_refused_without_reading_the_rest(
     else:
         request = f"{head}Transfer-Encoding: chunked\r\n\r\n100001\r\n".encode() + b" " * 0x100001 + b"\r\n"
 
-    answer = speak(request, patience_seconds=5)
+    answer = speak(request)
 
     status, _, rest = answer.partition(b"\r\n")
     headers, _, body = rest.partition(b"\r\n\r\n")
@@ -377,9 +377,7 @@ def test_a_batch_may_be_larger_and_has_a_limit_too(operator: httpx2.Client, spea
     head = f"POST /tasks/batch HTTP/1.1\r\nHost: x\r\nAuthorization: {operator.headers['authorization']}\r\n"
 
     taken = operator.post("/tasks/batch?validate_only=true", json=big)
-    refused = speak(
-        f"{head}Content-Type: application/json\r\nContent-Length: {(16 << 20) + 1}\r\n\r\n".encode(), patience_seconds=5
-    )
+    refused = speak(f"{head}Content-Type: application/json\r\nContent-Length: {(16 << 20) + 1}\r\n\r\n".encode())
 
     assert taken.status_code == 200
     assert b" 413 " in refused.partition(b"\r\n")[0]
