@@ -71,7 +71,9 @@ class MailServer:
         self.handler.goes_on.set()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
-        self._controller = Controller(self.handler, hostname="127.0.0.1", port=self.port)
+        self._controller = Controller(
+            self.handler, hostname="127.0.0.1", port=self.port, ready_timeout=PATIENCE_SECONDS
+        )
         self._controller.start()
 
     @property

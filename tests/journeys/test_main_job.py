@@ -16,6 +16,7 @@ from aiosmtpd.controller import Controller
 from PIL import Image
 
 from cli.local_stack.free_ports import choose_port
+from tests.conftest import PATIENCE_SECONDS
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -34,7 +35,7 @@ class Sink:
 @pytest.fixture
 def sink() -> Iterator[tuple[Sink, int]]:
     handler = Sink()
-    controller = Controller(handler, hostname="127.0.0.1", port=choose_port())
+    controller = Controller(handler, hostname="127.0.0.1", port=choose_port(), ready_timeout=PATIENCE_SECONDS)
     controller.start()
     yield handler, controller.port
     controller.stop()

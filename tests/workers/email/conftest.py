@@ -18,6 +18,7 @@ from cli.local_stack.postgres import PostgresServer
 from shared.settings import Settings
 from shared.tables.base import metadata
 from shared.tables.emails import email_intents, email_receipts
+from tests.conftest import PATIENCE_SECONDS
 from workers.adapters.memory_context import MemoryContext
 from workers.adapters.smtp import SmtpServer, parse_smtp_url
 
@@ -120,11 +121,15 @@ class ScriptedSmtp:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self._controller = Controller(
-            self.handler, hostname="127.0.0.1", port=self.port, enable_SMTPUTF8=offers_smtputf8
+            self.handler,
+            hostname="127.0.0.1",
+            port=self.port,
+            ready_timeout=PATIENCE_SECONDS,
+            enable_SMTPUTF8=offers_smtputf8,
         )
         self._controller.start()
 
-    def client(self, reply_timeout_seconds: float = 5.0) -> SmtpServer:
+    def client(self, reply_timeout_seconds: float = 20.0) -> SmtpServer:
         address = parse_smtp_url(f"smtp://127.0.0.1:{self.port}")
         return SmtpServer(address, reply_timeout_seconds=reply_timeout_seconds)
 

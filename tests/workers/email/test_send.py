@@ -269,7 +269,7 @@ def test_a_stall_before_the_message_is_bounded_and_tried_again(
     smtp.handler.stall_on = "RCPT"
     context = make_context()
 
-    failed = fail(make_params(A), context, smtp.client(reply_timeout_seconds=0.5))
+    failed = fail(make_params(A), context, smtp.client(reply_timeout_seconds=3.0))
 
     assert (failed.type, failed.retryable) == ("/problems/mail-deferred", True)
     assert list_statuses(failed) == {A: ("deferred", None)}
