@@ -1,7 +1,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.byte_ranges import ByteRange, RangeNotSatisfiable, attachment, find_range, http_date, range_applies
@@ -49,6 +49,7 @@ def test_an_empty_file_has_no_range() -> None:
             find_range(header, 0)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40) | st.from_regex(r"bytes=\d{0,30}-\d{0,30}", fullmatch=True), st.integers(0, 10**6))
 def test_a_range_found_always_lies_within_the_file(header: str, size: int) -> None:
     try:
@@ -90,6 +91,7 @@ def test_a_name_is_given_plainly_and_where_needed_exactly(name: str, expected: s
     assert attachment(name) == expected
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_no_name_can_end_its_header(name: str) -> None:
     header = attachment(name)

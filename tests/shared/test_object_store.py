@@ -18,6 +18,8 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from cli.local_stack.child_process import wait_until
+from cli.local_stack.free_ports import choose_port, is_free
 from shared.errors import ConfigurationError, ObjectMissing, StorageFull, StorageUnavailable
 from shared.local_objects import LocalObjects
 from shared.object_store import ObjectStore, new_object_key, open_object_store
@@ -36,9 +38,7 @@ def soon() -> datetime:
 @pytest.fixture(scope="module")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("s3")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = choose_port()
     environment = {"PATH": os.defpath, "NANIO_ACCESS_KEY": ACCESS_KEY, "NANIO_SECRET_KEY": SECRET_KEY}
     with (folder / "server.log").open("wb") as log:
         arguments = ["serve", "--data-dir", str(folder / "data"), "--host", "127.0.0.1", "--port", str(port)]
@@ -49,12 +49,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             stderr=log,
         )
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, (folder / "server.log").read_text()
-            time.sleep(0.05)
+        assert wait_until(lambda: not is_free(port) or server.poll() is not None, 90)
+        assert server.poll() is None, (folder / "server.log").read_text()
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
