@@ -43,7 +43,9 @@ def up(
     data_dir: _DataDir = None,
     host: Annotated[str, typer.Option(help="The address that the API listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The API's port; 0 for any that is free.")] = 8000,
-    ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once all of it is ready.")] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written, as JSON, once all of it is ready; removed at the stop.")
+    ] = None,
 ) -> None:
     """Run every part on this machine, with nothing else installed, until stopped."""
     from cli.local_stack.data_directory import default_data_directory

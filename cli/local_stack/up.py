@@ -75,6 +75,7 @@ class _Stack:
             return 1
         finally:
             stop.set()
+            self._withdraw_ready_file()
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
             await self._supervisor.stop(STOP_STAGES, STOP_LIMIT_SECONDS)
@@ -152,6 +153,15 @@ class _Stack:
             except OSError as error:
                 self._say(f"{path} cannot be written: {error.strerror}")
         return ready
+
+    def _withdraw_ready_file(self) -> None:
+        """Remove it and write it no more, as what it says is over. Whoever waits for it waits for the next start."""
+        self._is_ready = False
+        for path in self._ready_paths:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                self._say(f"{path} cannot be removed: {error.strerror}")
 
     def _announce(self, ready: ReadyFile | None, seconds: float) -> None:
         assert ready is not None

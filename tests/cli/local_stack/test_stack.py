@@ -201,5 +201,6 @@ def test_a_signal_ends_all_of_it_in_time_and_leaves_no_process(running: LocalSta
     assert running.stop() == 0
 
     assert time.monotonic() - began < 20
+    assert not (running.data_dir / "ready.json").exists()
     assert wait_until_gone(processes, limit_seconds=5)
     assert list_processes(running) == []
