@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from cli.local_stack.free_ports import choose_port
-from cli.local_stack.owned_files import find_place, make_folder, read_memory, write_memory
+from cli.local_stack.owned_files import find_place, make_folder, read_memory, write_memory, writing_in
 from shared.errors import ConfigurationError
 
 
@@ -29,7 +29,7 @@ def default_data_directory() -> Path:
 class DataDirectory:
     """A data directory that this process alone uses, while in the `with` block.
 
-    Entering makes the folder and raises `ConfigurationError` when another stack holds it.
+    Entering makes the folder and raises `ConfigurationError` when another stack holds it, or it cannot be written to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +40,8 @@ class DataDirectory:
 
     def __enter__(self) -> Self:
         make_folder(self.path, passable=True)
-        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with writing_in(self.path):
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -77,7 +78,7 @@ class DataDirectory:
         kept = self._memory.get(name)
         if not isinstance(kept, str):
             kept = self._memory[name] = make()
-            write_memory(self._memory_path, self._memory)
+            self._keep_memory()
         return kept
 
     def port(self, name: str, host: str = "127.0.0.1") -> int:
@@ -86,7 +87,7 @@ class DataDirectory:
         port = choose_port(remembered if isinstance(remembered, int) else None, host)
         if port != remembered:
             self._memory[name] = port
-            write_memory(self._memory_path, self._memory)
+            self._keep_memory()
         return port
 
     def _notice_a_copy(self) -> None:
@@ -99,7 +100,11 @@ class DataDirectory:
             self._memory.pop("mark", None)
             self.process_record.unlink(missing_ok=True)
         self._memory["place"] = place
-        write_memory(self._memory_path, self._memory)
+        self._keep_memory()
+
+    def _keep_memory(self) -> None:
+        with writing_in(self.path):
+            write_memory(self._memory_path, self._memory)
 
 
 def remove_data_directory(path: Path) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,18 @@ def make_folder(path: Path, *, passable: bool = False) -> Path:
     except OSError as error:
         raise ConfigurationError(f"The folder {path} cannot be made: {error.strerror}") from error
     return path
+
+
+@contextmanager
+def writing_in(data_dir: Path) -> Iterator[None]:
+    """Turn what the operating system refuses in the block into a `ConfigurationError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"The data directory {data_dir} cannot be used: {error.filename or data_dir}: {error.strerror}. "
+            "Choose another --data-dir, or make this one yours to write in"
+        ) from error
 
 
 def find_place(folder: Path) -> str | None:

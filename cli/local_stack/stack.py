@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from cli.local_stack.child_process import Command, kill_group, spawn, wait_until
 from cli.local_stack.data_directory import remove_data_directory
-from cli.local_stack.owned_files import make_folder
+from cli.local_stack.owned_files import make_folder, writing_in
 from cli.local_stack.server_process import ServerFailed
 
 BUILT_IN_SERVERS = dict.fromkeys(
@@ -65,16 +65,22 @@ class LocalStack:
         return self.data_dir / "stack.log"
 
     def start(self, limit_seconds: float = 120) -> None:
-        """Start it and return when it is ready. Raises `ServerFailed` with the end of its log when it does not get so."""
+        """Start it and return when it is ready.
+
+        Raises `ServerFailed` with the end of its log when it does not get so, and `ConfigurationError` when the data
+        directory cannot be written to.
+        """
         make_folder(self.data_dir, passable=True)
         ready_path = self.data_dir / "ready.json"
-        ready_path.unlink(missing_ok=True)
+        with writing_in(self.data_dir):
+            ready_path.unlink(missing_ok=True)
+            log = self.log_path.open("wb")
         project = str(Path(__file__).resolve().parents[2])
         environment = os.environ | self._environment
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [project, environment.get("PYTHONPATH")]))
         argv = [sys.executable, "-m", "cli.main", "up", "--data-dir", str(self.data_dir)]
         argv += ["--host", self._host, "--port", str(self._port)]
-        with self.log_path.open("wb") as log:
+        with log:
             self.log_path.chmod(0o600)
             process = self._process = spawn(Command(tuple(argv), environment), log)
         wait_until(lambda: process.poll() is not None or ready_path.exists(), limit_seconds, pause_seconds=0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ class UpOptions:
 def run_up(options: UpOptions) -> int:
     """Run the stack until SIGTERM, SIGINT or SIGHUP, and answer the exit code.
 
-    Raises `ConfigurationError` when it cannot start: another stack on the directory, a port that is taken.
+    Raises `ConfigurationError` when it cannot start: another stack on the directory, a port that is taken, a file that
+    cannot be written.
     """
     with DataDirectory(options.data_dir) as directory:
         printer = LogPrinter(width=max(map(len, PARTS)))
@@ -107,9 +109,7 @@ class _Stack:
         if ended := self._record.end_earlier():
             self._say(f"{ended} processes of an earlier run, which was killed, have been ended")
         for path in self._ready_paths:
-            if not path.parent.is_dir():
-                raise ConfigurationError(f"The ready file cannot be written: there is no folder {path.parent}")
-            path.unlink(missing_ok=True)
+            _make_way(path)
         self._plan.choose_ports(self._port)
 
     async def _start_and_watch(self, began: float) -> None:
@@ -179,3 +179,17 @@ class _Stack:
 
     def _say(self, text: str) -> None:
         self._printer.say("taskmill", text)
+
+
+def _make_way(ready_path: Path) -> None:
+    """Remove an earlier ready file, and raise `ConfigurationError` when none can be written there."""
+    try:
+        ready_path.unlink(missing_ok=True)
+        # Tried under another name: whoever waits for the file must not see one before its time.
+        with tempfile.TemporaryFile(dir=ready_path.parent):
+            pass
+    except OSError as error:
+        reason = "it is a folder" if ready_path.is_dir() else error.strerror
+        raise ConfigurationError(
+            f"The ready file {ready_path} cannot be written: {reason}. Name a file in a folder that you may write to"
+        ) from error

@@ -175,6 +175,28 @@ def test_a_port_that_is_taken_is_said_plainly(tmp_path: Path) -> None:
     assert f"Port {port} of 127.0.0.1 is taken" in outcome.stderr
 
 
+@pytest.mark.parametrize("command", [["up", "--port", "0"], ["demo"]])
+def test_a_data_directory_that_cannot_be_written_to_is_said_plainly(command: list[str], tmp_path: Path) -> None:
+    # Root may write everywhere, but not to a file that is a folder.
+    for name in ("lock", "ready.json"):
+        (tmp_path / name).mkdir()
+
+    outcome = taskmill(*command, "--data-dir", str(tmp_path))
+
+    assert outcome.returncode == 2
+    assert f"The data directory {tmp_path} cannot be used: {tmp_path}/" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize(("name", "reason"), [("", "it is a folder"), ("missing/ready.json", "No such file")])
+def test_a_ready_file_that_cannot_be_written_is_said_plainly(name: str, reason: str, tmp_path: Path) -> None:
+    outcome = taskmill("up", "--port", "0", "--data-dir", str(tmp_path / "data"), "--ready-file", str(tmp_path / name))
+
+    assert outcome.returncode == 2
+    assert f"cannot be written: {reason}" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
 def test_an_address_of_another_machine_is_said_plainly(tmp_path: Path) -> None:
     outcome = taskmill("up", "--data-dir", str(tmp_path / "data"), "--host", "192.0.2.1")
 
