@@ -29,7 +29,7 @@ STOP_STAGES = (("api",), ("beat", "flower", *_WORKERS), ("relay",), ("mail", "br
 STOP_LIMIT_SECONDS = 18.5
 _PATIENCE_SECONDS = {
     "api": 2.5,
-    # Longer than a worker takes at most to finish, or else hand back, what it holds.
+    # Longer than a worker takes at most to finish, or else hand back, what it holds (`_LONGEST_GRACE_SECONDS`).
     **dict.fromkeys(_WORKERS, 10.5),
     "beat": 2.0,
     "flower": 2.0,
@@ -38,6 +38,10 @@ _PATIENCE_SECONDS = {
     "broker": 1.5,
     "postgres": 4.0,
 }
+
+_GRACE = "TASKMILL_SHUTDOWN_GRACE_SECONDS"
+_LONGEST_GRACE_SECONDS = 8.0
+"""What a worker is given to finish its work, whatever the user's setting: all of the stack stops within 20 s."""
 
 _REPLACING = {"postgres": "TASKMILL_DATABASE_URL", "broker": "TASKMILL_BROKER_URL", "mail": "TASKMILL_SMTP_URL"}
 """The variables by which a server of the user's own takes a built-in one's place."""
@@ -101,6 +105,8 @@ class StackPlan:
             "PYTHONUNBUFFERED": "1",
             MARK: self.mark,
         }
+        if grace := given.get(_GRACE):
+            own[_GRACE] = _shorten_grace(grace)
         self._environment = defaults | given | own
 
     def postgres_part(self, server: PostgresServer) -> Part:
@@ -198,6 +204,14 @@ class StackPlan:
     def _marked(self, command: Command) -> Command:
         environment: Mapping[str, str] = {**command.environment, MARK: self.mark}
         return replace(command, environment=environment)
+
+
+def _shorten_grace(given: str) -> str:
+    try:
+        return str(min(float(given), _LONGEST_GRACE_SECONDS))
+    except ValueError:
+        # Each part says what is wrong with it.
+        return given
 
 
 def _fingerprint_of_migrations() -> str:

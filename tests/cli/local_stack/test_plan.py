@@ -1,0 +1,48 @@
+"""What the parts of a stack are told, whatever the user's environment says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.local_stack.data_directory import DataDirectory
+from cli.local_stack.plan import StackPlan
+
+MakePlan = Callable[..., StackPlan]
+
+
+@pytest.fixture
+def make_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePlan]:
+    """Makes a plan whose servers are all the user's own, in an environment that also has the given variables."""
+    for name in ("DATABASE", "BROKER", "SMTP"):
+        monkeypatch.setenv(f"TASKMILL_{name}_URL", f"{name.lower()}://of-the-user")
+    with DataDirectory(tmp_path) as directory:
+
+        def make(host: str = "127.0.0.1", **environment: str) -> StackPlan:
+            for name, value in environment.items():
+                monkeypatch.setenv(name, value)
+            plan = StackPlan(directory, host)
+            plan.choose_ports(0)
+            plan.settle_environment()
+            return plan
+
+        yield make
+
+
+def get_setting(plan: StackPlan, name: str) -> str | None:
+    return plan.first_steps().command.environment.get(name)
+
+
+@pytest.mark.parametrize(("given", "told"), [("60", "8.0"), ("2.5", "2.5"), ("soon", "soon")])
+def test_workers_are_given_no_more_grace_than_the_stack_has(make_plan: MakePlan, given: str, told: str) -> None:
+    plan = make_plan(TASKMILL_SHUTDOWN_GRACE_SECONDS=given)
+
+    assert get_setting(plan, "TASKMILL_SHUTDOWN_GRACE_SECONDS") == told
+
+
+def test_what_the_user_does_not_set_is_left_to_the_settings(make_plan: MakePlan) -> None:
+    plan = make_plan()
+
+    assert get_setting(plan, "TASKMILL_SHUTDOWN_GRACE_SECONDS") is None
