@@ -39,6 +39,7 @@ _PATIENCE_SECONDS = {
     "postgres": 4.0,
 }
 
+_HOSTS = "TASKMILL_ALLOWED_HOSTS"
 _GRACE = "TASKMILL_SHUTDOWN_GRACE_SECONDS"
 _LONGEST_GRACE_SECONDS = 8.0
 """What a worker is given to finish its work, whatever the user's setting: all of the stack stops within 20 s."""
@@ -105,6 +106,9 @@ class StackPlan:
             "PYTHONUNBUFFERED": "1",
             MARK: self.mark,
         }
+        if hosts := given.get(_HOSTS):
+            # The stack itself, and whoever reads the ready file, asks by these.
+            own[_HOSTS] = ",".join(dict.fromkeys([*hosts.split(","), self._api_host, "localhost"]))
         if grace := given.get(_GRACE):
             own[_GRACE] = _shorten_grace(grace)
         self._environment = defaults | given | own
@@ -166,6 +170,12 @@ class StackPlan:
         return host, self._ports["api"]
 
     @property
+    def _api_host(self) -> str:
+        """The API's host as a URL has it."""
+        host, _ = self.api_address
+        return f"[{host}]" if ":" in host else host
+
+    @property
     def listeners(self) -> dict[str, int]:
         """The loopback ports, by name, that must be open before the stack is ready."""
         listeners = {"flower": self._ports["flower"]}
@@ -176,12 +186,11 @@ class StackPlan:
     def describe(self, find_pid: Callable[[str], int | None], api_key: str) -> ReadyFile:
         """The ready file of now."""
         environment = self._environment
-        host, port = self.api_address
         prefix = environment.get("TASKMILL_FLOWER_URL_PREFIX", "").strip("/")
         own_mail = "mail" not in self._replaced
         pids = {part: find_pid(part) for part in PARTS}
         return ReadyFile(
-            api_url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+            api_url=f"http://{self._api_host}:{self._ports['api']}",
             flower_url=f"http://127.0.0.1:{self._ports['flower']}" + (f"/{prefix}" if prefix else ""),
             flower_user=environment["TASKMILL_FLOWER_USER"],
             flower_password=environment["TASKMILL_FLOWER_PASSWORD"],

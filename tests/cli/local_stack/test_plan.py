@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.local_stack.data_directory import DataDirectory
+from cli.local_stack.free_ports import is_of_this_machine
 from cli.local_stack.plan import StackPlan
 
 MakePlan = Callable[..., StackPlan]
@@ -46,3 +47,22 @@ def test_what_the_user_does_not_set_is_left_to_the_settings(make_plan: MakePlan)
     plan = make_plan()
 
     assert get_setting(plan, "TASKMILL_SHUTDOWN_GRACE_SECONDS") is None
+
+
+@pytest.mark.parametrize(
+    ("host", "given", "told"),
+    [
+        ("127.0.0.1", "tasks.example.com", "tasks.example.com,127.0.0.1,localhost"),
+        ("0.0.0.0", "localhost", "localhost,127.0.0.1"),
+        ("::1", "tasks.example.com", "tasks.example.com,[::1],localhost"),
+    ],
+)
+def test_the_api_answers_to_the_name_that_the_stack_asks_by(
+    make_plan: MakePlan, host: str, given: str, told: str
+) -> None:
+    if not is_of_this_machine(host):
+        pytest.skip(f"this machine has no {host}")
+
+    plan = make_plan(host, TASKMILL_ALLOWED_HOSTS=given)
+
+    assert get_setting(plan, "TASKMILL_ALLOWED_HOSTS") == told
