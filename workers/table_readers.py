@@ -9,13 +9,24 @@ cannot be given types one by one, for the file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+from pathlib import Path
 
 import duckdb
+
+MOST_JSON_VALUE_BYTES = 128 << 20
+"""The largest value that is surely read: an object of an array or of a line, or an array within one object.
+
+DuckDB holds twice as much for each of its two threads, which is half of the memory that a report may use.
+"""
 
 _BEGINS_WITH_A_YEAR = r"^\s*[0-9]{4}[^0-9]"
 _DOUBTFUL_IN_JSON = r'(?i)"\s*([0-9]{1,3}-[0-9]|[+-]?infinity|epoch)'
 """A text, somewhere within a value, that DuckDB might take for a date and that begins with no year."""
+
+_VALUE_TOO_LARGE = re.compile(r'maximum_object_size\\?" of ([0-9]+) bytes exceeded')
+"""In what DuckDB says, be it plain or as JSON."""
 
 _NO_FORMAT = "none: %Y"
 """A format of dates that no text is in. Without one, read_json tries its own."""
@@ -47,13 +58,32 @@ def find_csv_reader(connection: duckdb.DuckDBPyConnection, arguments: str) -> st
     return f"read_csv({arguments}, types = {_all_text([*moments, *texts])})"
 
 
-def find_json_reader(connection: duckdb.DuckDBPyConnection, arguments: str) -> str:
-    """Give the call of `read_json`, with these arguments and what the dates need, in SQL. Raises `duckdb.Error`.
+def find_json_reader(connection: duckdb.DuckDBPyConnection, path: Path, arguments: str) -> str:
+    """Give the call of `read_json`, with these arguments and what the file needs, in SQL. Raises `duckdb.Error`.
 
     Columns that DuckDB takes for dates, or finds some in, are read once, whole.
     """
     # Else many keys, or keys that few objects have, become a single column: a map of all that they hold.
-    arguments = f"{arguments}, map_inference_threshold = -1"
+    arguments = f"{_literal(str(path))}, {arguments}, map_inference_threshold = -1"
+    try:
+        return _settle_dates_of_json(connection, arguments)
+    except duckdb.InvalidInputException as error:
+        if find_exceeded_bytes(error) is None:
+            raise
+    most_bytes = min(path.stat().st_size, MOST_JSON_VALUE_BYTES)
+    return _settle_dates_of_json(connection, f"{arguments}, maximum_object_size = {most_bytes}")
+
+
+def find_exceeded_bytes(error: duckdb.Error) -> int | None:
+    """Give how large a value of JSON could be, if the error says that one is larger.
+
+    That is less than `MOST_JSON_VALUE_BYTES` where it came behind the rows that types were found from.
+    """
+    match = _VALUE_TOO_LARGE.search(str(error))
+    return int(match[1]) if match else None
+
+
+def _settle_dates_of_json(connection: duckdb.DuckDBPyConnection, arguments: str) -> str:
     reader = f"read_json({arguments})"
     without_dates = f"read_json({arguments}, dateformat = '{_NO_FORMAT}', timestampformat = '{_NO_FORMAT}')"
     certain = [

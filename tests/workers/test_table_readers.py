@@ -24,7 +24,7 @@ def read_json(folder: Path, *rows: object) -> list[tuple[str, str, list[Any]]]:
     path = folder / "table.json"
     path.write_text("\n".join(map(json.dumps, rows)))
     connection = duckdb.connect()
-    return columns_of(connection, find_json_reader(connection, f"'{path}', sample_size = -1"))
+    return columns_of(connection, find_json_reader(connection, path, "sample_size = -1"))
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, reader: str) -> list[tuple[str, str, list[Any]]]:

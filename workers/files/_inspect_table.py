@@ -12,7 +12,7 @@ import duckdb
 
 from workers.files._encodings import find_encoding, read_text
 from workers.files._errors import unreadable_table
-from workers.table_readers import find_csv_reader, find_json_reader
+from workers.table_readers import find_csv_reader, find_exceeded_bytes, find_json_reader
 
 MOST_COLUMNS = 5_000
 DUCKDB_OWN_BYTES = 5 << 28
@@ -52,7 +52,9 @@ def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | 
         return _describe(media_type)
     except duckdb.OutOfMemoryException:
         raise MemoryError from None
-    except duckdb.Error:
+    except duckdb.Error as error:
+        if (most_bytes := find_exceeded_bytes(error)) is not None:
+            raise unreadable_table(f"A value of the JSON has more than {most_bytes >> 20} MiB.") from None
         # The message quotes rows, which are not for logs and errors.
         raise unreadable_table("The table is damaged, or its rows do not fit each other.") from None
 
@@ -98,7 +100,7 @@ def _describe(media_type: str) -> dict[str, Any]:
         return _count(connection, f"read_parquet('{_TABLE}')")
     sample = -1 if Path(_TABLE).stat().st_size <= WHOLE_SNIFF_BYTES else SNIFF_ROWS
     if media_type == "application/json":
-        return _count(connection, find_json_reader(connection, f"'{_TABLE}', sample_size = {sample}"))
+        return _count(connection, find_json_reader(connection, Path(_TABLE), f"sample_size = {sample}"))
     # Left to itself, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
     options = """skip = 0, comment = '', quote = '"', escape = '"', null_padding = false, ignore_errors = false"""
     arguments = f"'{_TABLE}', nullstr = {_NULLS}, sample_size = {sample}, {options}"

@@ -21,6 +21,11 @@ def unreadable_table(source: str, reason: str) -> Failed:
     )
 
 
+def value_too_large(source: str, most_bytes: int) -> Failed:
+    """A source is JSON with a value that is larger than is read."""
+    return unreadable_table(source, f"one value of its JSON has more than {most_bytes >> 20} MiB.")
+
+
 def report_too_large(limit: str, maximum: int, detail: str) -> Failed:
     """The report exceeds what may be written; `limit` names the measure, such as `rows` or `bytes`."""
     return Failed("/problems/report-too-large", "Report too large", detail, data={"limit": limit, "maximum": maximum})

@@ -11,6 +11,7 @@ from workers.outcomes import Failed
 from workers.reports import _problems
 from workers.reports._engine_errors import explain
 from workers.reports._sources import Source
+from workers.table_readers import find_exceeded_bytes
 
 CONVERSION = re.compile(r"Column (?P<column>.*) is being converted as type (?P<type>.*)")
 
@@ -25,6 +26,8 @@ def failure_of(error: duckdb.Error, query: str, sources: Sequence[Source]) -> Fa
         return _problems.invalid_query("The query engine cannot run this query.")
     for source in sources:
         if str(source.path) in explanation.whole:
+            if (most_bytes := find_exceeded_bytes(error)) is not None:
+                return _problems.value_too_large(source.name, most_bytes)
             message = explanation.message.replace(str(source.path), source.name)
             if _asked_by_the_query(explanation.whole, source):
                 return _problems.invalid_query(f'In the source "{source.name}": {message}')

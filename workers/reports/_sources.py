@@ -15,7 +15,7 @@ import duckdb
 from workers.reports import _problems
 from workers.reports._engine_errors import explain
 from workers.reports._sandbox import quote_identifier, quote_literal
-from workers.table_readers import find_csv_reader, find_json_reader
+from workers.table_readers import find_csv_reader, find_exceeded_bytes, find_json_reader
 
 FOLDER = Path("sources")
 BLOCK_BYTES = 1 << 20
@@ -83,6 +83,8 @@ def create_view(connection: duckdb.DuckDBPyConnection, source: Source) -> Source
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
+        if (most_bytes := find_exceeded_bytes(error)) is not None:
+            raise _problems.value_too_large(source.name, most_bytes) from error
         message = explain(error).message.replace(str(source.path), source.name)
         raise _problems.unreadable_table(source.name, message) from error
     if source.shape == "csv" and len(described) == 1:
@@ -118,7 +120,7 @@ def _find_reader(connection: duckdb.DuckDBPyConnection, source: Source) -> str:
         return f"read_parquet({path})"
     sample = -1 if source.path.stat().st_size <= WHOLE_SNIFF_BYTES else SNIFF_ROWS
     if source.shape == "json":
-        return find_json_reader(connection, f"{path}, sample_size = {sample}")
+        return find_json_reader(connection, source.path, f"sample_size = {sample}")
     # Left to itself, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
     return find_csv_reader(
         connection,

@@ -126,6 +126,8 @@ are NULL, so that a column of numbers with gaps is a column of numbers; fields a
 as many cells as the first. In CSV and JSON, a column is of dates only if each begins with the four digits of its year,
 such as `2024-12-31`. Others, such as `31.12.24` or `1/2/2024`, are texts, since nothing in the file says which number is
 the day: `strptime(day, '%d.%m.%y')` reads them. A JSON file that has such dates keeps all of its dates as texts.
+One value of JSON, such as a line or an object of an array, may have 128 MiB (16 MiB behind the first 100,000 in
+a file of more than 256 MiB).
 
 **Query.** DuckDB's SQL: `SELECT`, `WITH … SELECT`, `FROM … SELECT`, `VALUES`, `DESCRIBE`, `SUMMARIZE`, and `PIVOT`
 with its values listed (`IN (…)`). It sees the sources and nothing else: no file, no network, no setting.

@@ -281,6 +281,14 @@ def test_an_array_of_objects_has_a_row_for_each_in_any_encoding(context: MemoryC
     assert columns_of(table) == [("name", "VARCHAR", 0), ("of", "NULL", 2)]
 
 
+def test_a_large_value_of_json_is_read_and_one_that_is_too_large_is_said_to_be(context: MemoryContext) -> None:
+    start, value, end = b'{"all": [', b"1234567,", b"1234567]}"
+    assert columns_of(inspect(context, start + value * 5_000_000 + end, "t.json").table) == [("all", "BIGINT[]", 0)]
+    failed = failure_of(context, start + value * 17_000_000 + end, "t.json")
+    assert failed.type == "/problems/unreadable-table"
+    assert "has more than 128 MiB" in str(failed.detail)
+
+
 def test_a_type_that_changes_far_down_the_file_is_no_error(context: MemoryContext) -> None:
     content = b"".join(b'{"a": %d}\n' % number for number in range(30_000)) + b'{"a": "late"}\n'
     table = inspect(context, content, "t.json").table

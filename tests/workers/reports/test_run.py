@@ -514,6 +514,22 @@ def test_a_file_that_is_no_table_is_named_by_its_source(
     assert "sources/" not in str(caught.value)
 
 
+def large_json(values: int) -> tuple[bytes, str]:
+    """One object that holds so many numbers of seven digits, in eight bytes each."""
+    return b'{"all": [' + b"1234567," * (values - 1) + b"1234567]}", "application/json"
+
+
+def test_a_large_value_of_json_is_read(run_report: RunReport) -> None:
+    assert run_report('SELECT len("all") FROM t', t=large_json(5_000_000)).csv_rows[1] == ["5000000"]
+
+
+def test_a_value_of_json_that_is_too_large_is_said_to_be(run_report: RunReport) -> None:
+    with pytest.raises(Failed, match="has more than 128 MiB") as caught:
+        run_report("FROM t", t=large_json(17_000_000))
+
+    assert caught.value.type == "/problems/unreadable-table"
+
+
 def test_the_engines_advice_to_its_own_users_is_left_out(run_report: RunReport) -> None:
     with pytest.raises(Failed, match=r'has duplicate key "a"$') as caught:
         run_report("FROM t", t=(b'[{"a": 1, "a": 2}]', "application/json"))
