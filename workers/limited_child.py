@@ -6,7 +6,8 @@ module's
 
     run_in_child(request: dict, report_progress: Callable[[int, str | None], None]) -> dict
 
-Request, progress and answer are JSON, one message to a line. What the module prints goes nowhere. When the worker
+Request, progress and answer are JSON, one message to a line. In what comes back, U+FFFD stands for U+0000, which may
+stand in untrusted bytes and which Postgres refuses in JSON. What the module prints goes nowhere. When the worker
 process dies, however it dies, so does the child; and whatever processes the child started in its session end with it.
 
 What ends a child, and what is raised here:
@@ -219,9 +220,19 @@ def _read_message(
 def _parse(line: bytes) -> object:
     try:
         parsed: object = json.loads(line)
+        return _without_nulls(parsed) if b"\\u0000" in line else parsed
     except (ValueError, RecursionError):
         return None
-    return parsed
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_nulls(key): _without_nulls(item) for key, item in value.items()}
+    return value
 
 
 def _why_it_died(child: subprocess.Popen[bytes], module: str, stderr: bytes, deadline: float) -> Failed:

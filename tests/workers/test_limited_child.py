@@ -99,6 +99,14 @@ def test_a_failure_keeps_all_that_it_says(run: Run) -> None:
     assert (failed.retryable, failed.after_seconds, failed.data) == (True, 7.5, {"why": [1]})
 
 
+def test_no_answer_and_no_failure_holds_what_postgres_refuses(run: Run) -> None:
+    answer = run(r"return {'a\0': ['\0b', {'c': '\0\0'}], 'd': r'\u0000', 'e': [1, None]}")
+    failed = failure_of(run, r"from workers.outcomes import Failed; raise Failed('/problems/odd', 'Odd', 'a\0b')")
+
+    assert answer == {"a\ufffd": ["\ufffdb", {"c": "\ufffd\ufffd"}], "d": r"\u0000", "e": [1, None]}
+    assert failed.detail == "a\ufffdb"
+
+
 def test_what_the_module_prints_is_not_taken_for_an_answer(run: Run) -> None:
     answer = run(
         """

@@ -37,9 +37,9 @@ def name_columns(description: Sequence[Sequence[Any]]) -> list[Column]:
     """Give the columns of a result, from its DB-API description; the second of a name `a` is called `a_2`.
 
     Names that differ in case alone count as the same, as they do in SQL. A name longer than `LONGEST_NAME`, such as
-    that of a long expression without an alias, is cut.
+    that of a long expression without an alias, is cut. U+FFFD stands for U+0000, here as in the task's result.
     """
-    given = [_cut(str(row[0]), LONGEST_NAME) for row in description]
+    given = [_cut(str(row[0]).replace("\0", "\ufffd"), LONGEST_NAME) for row in description]
     taken: set[str] = set()
     reserved = {name.lower() for name in given}
     columns = []

@@ -271,6 +271,14 @@ def test_parquet_and_json_are_tables(context: MemoryContext, tmp_path: Path) -> 
         assert columns_of(result.table) == [("i", "BIGINT", 0), ("t", "VARCHAR", 1)]
 
 
+def test_a_null_in_a_name_or_a_type_is_told_as_another_sign(context: MemoryContext) -> None:
+    content = b'{"a\\u0000b": 1, "in": {"c\\u0000": 2}}'
+    assert columns_of(inspect(context, content, "t.json").table) == [
+        ("a\ufffdb", "BIGINT", 0),
+        ("in", 'STRUCT("c\ufffd" BIGINT)', 0),
+    ]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_an_array_of_objects_has_a_row_for_each_in_any_encoding(context: MemoryContext, encoding: str) -> None:
     table = inspect(

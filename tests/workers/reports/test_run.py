@@ -240,6 +240,15 @@ def test_columns_of_the_same_name_are_told_apart(run_report: RunReport) -> None:
     assert report.json_rows == [{"a": 1, "a_3": 2, "A_4": 3, "a_2": 4}]
 
 
+def test_a_name_with_a_null_in_it_has_another_sign_in_its_place_everywhere(run_report: RunReport) -> None:
+    report = run_report("FROM t", formats=["csv", "json"], t=(b'{"a\\u0000b": 1, "a\\ufffdb": 2}', "application/json"))
+
+    names = ["a\ufffdb", "a\ufffdb_2"]
+    assert [column.name for column in report.result.columns] == names
+    assert report.csv_rows[0] == names
+    assert report.json_rows == [dict(zip(names, [1, 2], strict=True))]
+
+
 def test_a_long_expression_needs_no_alias(run_report: RunReport) -> None:
     report = run_report("SELECT " + " + ".join(["1"] * 200), formats=["csv", "json"])
 
