@@ -18,7 +18,15 @@ from types import TracebackType
 from typing import Final, Self
 
 from shared.errors import ConfigurationError, ObjectMissing, StorageFull, StorageUnavailable
-from shared.object_store import COPY_BYTES, ObjectReader, ObjectWriter, StoredObject, check_key
+from shared.object_store import (
+    COPY_BYTES,
+    ObjectReader,
+    ObjectWriter,
+    StoredObject,
+    check_key,
+    is_made_key,
+    list_key_folders,
+)
 
 _INCOMING: Final = ".incoming"
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -82,18 +90,11 @@ class LocalObjects:
 
     def list_objects(self, older_than: datetime) -> Iterator[StoredObject]:
         limit = older_than.timestamp()
-        folders = [self._root]
-        while folders:
-            folder = folders.pop()
-            for entry, found in _scan(folder):
-                if stat.S_ISDIR(found.st_mode):
-                    if entry != self._incoming:
-                        folders.append(entry)
-                elif stat.S_ISREG(found.st_mode) and found.st_mtime < limit:
-                    key = entry.relative_to(self._root).as_posix()
-                    # A file that bears no key is not ours: someone else put it there.
-                    with suppress(ValueError):
-                        yield StoredObject(check_key(key), datetime.fromtimestamp(found.st_mtime, UTC))
+        for folder in list_key_folders():
+            for entry, found in _scan(self._root / folder):
+                key = f"{folder}/{entry.name}"
+                if stat.S_ISREG(found.st_mode) and found.st_mtime < limit and is_made_key(key):
+                    yield StoredObject(key, datetime.fromtimestamp(found.st_mtime, UTC))
 
     def abort_abandoned(self, older_than: datetime) -> int:
         limit = older_than.timestamp()
@@ -308,7 +309,7 @@ def _scan(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     yield Path(entry.path), entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise StorageUnavailable(f"the storage folder failed: {error.strerror}") from error

@@ -22,6 +22,7 @@ COPY_BYTES: Final = 1 << 20
 """How much is moved at a time where one side must be copied to the other."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+_MADE_KEY: Final = re.compile(r"[0-9a-f]{2}/[0-9a-f]{36}")
 _LONGEST_KEY: Final = 512
 _S3_OPTIONS: Final = frozenset({"endpoint_url", "region", "addressing_style"})
 
@@ -93,7 +94,10 @@ class ObjectStore(Protocol):
         """Delete objects; those that are absent already are fine."""
 
     def list_objects(self, older_than: datetime) -> Iterator[StoredObject]:
-        """Give every object that was stored before that time, in no order."""
+        """Give every object with a key of `new_object_key` that was stored before that time, in no order.
+
+        What else lies in the folder or the bucket is not Taskmill's: what is listed here and unknown is deleted.
+        """
 
     def abort_abandoned(self, older_than: datetime) -> int:
         """Remove what was begun before that time and neither committed nor aborted; give how many there were."""
@@ -105,6 +109,16 @@ class ObjectStore(Protocol):
 def new_object_key() -> str:
     """Make a key of 150 random bits, spread over 256 folders. Nothing that a caller said goes into it."""
     return f"{secrets.token_hex(1)}/{secrets.token_hex(18)}"
+
+
+def list_key_folders() -> list[str]:
+    """List the folders that keys of `new_object_key` lie in."""
+    return [f"{number:02x}" for number in range(256)]
+
+
+def is_made_key(key: str) -> bool:
+    """Whether a key has the form that `new_object_key` gives, which somebody else's file has by no accident."""
+    return _MADE_KEY.fullmatch(key) is not None
 
 
 def check_key(key: str) -> str:

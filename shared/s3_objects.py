@@ -19,7 +19,15 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from shared.errors import ObjectMissing, StorageFull, StorageUnavailable
-from shared.object_store import COPY_BYTES, ObjectReader, ObjectWriter, StoredObject, check_key
+from shared.object_store import (
+    COPY_BYTES,
+    ObjectReader,
+    ObjectWriter,
+    StoredObject,
+    check_key,
+    is_made_key,
+    list_key_folders,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -135,13 +143,14 @@ class S3Objects:
                     raise StorageUnavailable(f"the bucket kept {len(failed)} objects: {failed[0].get('Code')}")
 
     def list_objects(self, older_than: datetime) -> Iterator[StoredObject]:
+        paginator = self._client.get_paginator("list_objects_v2")
         with _as_storage_errors(""):
-            for page in self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix
-            ):
-                for found in page.get("Contents", []):
-                    if found["LastModified"] < older_than:
-                        yield StoredObject(found["Key"].removeprefix(self._prefix), found["LastModified"])
+            for folder in list_key_folders():
+                for page in paginator.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}{folder}/"):
+                    for found in page.get("Contents", []):
+                        key = found["Key"].removeprefix(self._prefix)
+                        if found["LastModified"] < older_than and is_made_key(key):
+                            yield StoredObject(key, found["LastModified"])
 
     def abort_abandoned(self, older_than: datetime) -> int:
         count = 0
@@ -151,7 +160,10 @@ class S3Objects:
             ):
                 for found in page.get("Uploads", []):
                     # Not every server heeds the prefix, and other people's uploads are not ours to end.
-                    if found["Initiated"] < older_than and found["Key"].startswith(self._prefix):
+                    is_ours = found["Key"].startswith(self._prefix) and is_made_key(
+                        found["Key"].removeprefix(self._prefix)
+                    )
+                    if is_ours and found["Initiated"] < older_than:
                         _abort_upload(self._client, self._bucket, found["Key"], found["UploadId"])
                         count += 1
         return count

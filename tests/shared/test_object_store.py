@@ -254,6 +254,17 @@ def test_a_listing_shows_what_is_older_than_a_time(store: ObjectStore) -> None:
     assert abs(found.modified_at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    ["report.pdf", "photos/2024/cat.jpg", "ab/notes.txt", "ab/" + "0" * 35, "abc/" + "0" * 36, "AB/" + "0" * 36],
+)
+def test_a_listing_shows_nothing_that_is_not_of_the_form_of_our_keys(store: ObjectStore, foreign: str) -> None:
+    # What is listed and known to no row is deleted, and a folder or a bucket may hold more than Taskmill's objects.
+    put(store, b"theirs", foreign)
+    key = put(store, b"ours")
+    assert list_keys(store) == [key]
+
+
 def test_abandoned_writes_are_removed_by_age(store: ObjectStore) -> None:
     writer = store.open_writer(new_object_key())
     writer.write(os.urandom(9 << 20))
