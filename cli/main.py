@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shared.errors import TaskmillError
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
 
 app = typer.Typer(
     name="taskmill",
@@ -23,10 +27,17 @@ app = typer.Typer(
 keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
+_URLS = ("database_url", "broker_url", "storage_url")
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _DataDir = Annotated[
     Path | None,
     typer.Option(help="Where all of it is kept; TASKMILL_DATA_DIR or ~/.local/share/taskmill unless told."),
+]
+
+
+_StackDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Of the `taskmill up` that runs on this directory, whatever the settings name."),
 ]
 
 
@@ -193,12 +204,12 @@ def verify(
     ] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every object and compare its SHA-256.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data_dir: _StackDir = None,
 ) -> None:
     """Check every promise on what is stored; exit with 1 and a list when one is broken."""
     from cli.verify import run_verify
-    from shared.settings import read_settings
 
-    raise typer.Exit(run_verify(read_settings(), since, deep=deep, as_json=as_json))
+    raise typer.Exit(run_verify(_read_settings(data_dir), since, deep=deep, as_json=as_json))
 
 
 @app.command()
@@ -222,14 +233,14 @@ def create_key(
     scopes: Annotated[str | None, typer.Option(help="Fewer scopes than the role's own, separated by commas.")] = None,
     organization: Annotated[str | None, typer.Option(help="Whose tasks it sees; one of its own unless told.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data_dir: _StackDir = None,
 ) -> None:
     """Make a key. It is shown now and never again."""
     from shared import api_keys
-    from shared.settings import read_settings
 
     chosen = _split_commas(scopes) if scopes is not None else None
     try:
-        created = api_keys.create_key(read_settings(), name, role.value, chosen, organization)
+        created = api_keys.create_key(_read_settings(data_dir), name, role.value, chosen, organization)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if as_json:
@@ -240,15 +251,16 @@ def create_key(
 
 
 @keys.command("list")
-def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_keys(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, data_dir: _StackDir = None
+) -> None:
     """List the keys, without what opens with them."""
     from rich.console import Console
     from rich.table import Table
 
     from shared import api_keys
-    from shared.settings import read_settings
 
-    rows = [_plain(row) for row in api_keys.list_keys(read_settings())]
+    rows = [_plain(row) for row in api_keys.list_keys(_read_settings(data_dir))]
     if as_json:
         print(json.dumps(rows))
         return
@@ -284,12 +296,13 @@ def _key_state(key: dict[str, Any]) -> str:
 
 
 @keys.command("revoke")
-def revoke_key(key: Annotated[str, typer.Argument(help="The key's id, or its prefix.")]) -> None:
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="The key's id, or its prefix.")], data_dir: _StackDir = None
+) -> None:
     """Revoke a key: from now on it opens nothing."""
     from shared import api_keys
-    from shared.settings import read_settings
 
-    if not api_keys.revoke_key(read_settings(), key):
+    if not api_keys.revoke_key(_read_settings(data_dir), key):
         print("There is no such key, or it is revoked already.", file=sys.stderr)
         raise typer.Exit(1)
     print("Revoked.", file=sys.stderr)
@@ -326,6 +339,18 @@ def _explain_database_error(error: Exception) -> str | None:
 
         return f"the database does not answer: {tell_reason(cause)} TASKMILL_DATABASE_URL says where it is looked for."
     return None
+
+
+def _read_settings(data_dir: Path | None) -> Settings:
+    """Read the settings; with a data directory, those of its stack say where the database, broker and objects are."""
+    from shared.settings import read_settings
+
+    if data_dir is not None:
+        from cli.local_stack.ready_file import read_running
+
+        ready = read_running(data_dir)
+        os.environ.update({f"TASKMILL_{name.upper()}": ready[name] for name in _URLS})
+    return read_settings()
 
 
 def _split_commas(text: str) -> list[str]:

@@ -107,6 +107,21 @@ class DataDirectory:
             write_memory(self._memory_path, self._memory)
 
 
+def is_in_use(path: Path) -> bool:
+    """Whether a stack runs on the data directory. Of a copy, as of a stopped one, it is not true, whatever lies in it."""
+    try:
+        lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def remove_data_directory(path: Path) -> None:
     """Throw away the data directory of a stopped stack, and what of it lies elsewhere."""
     from cli.local_stack.postgres import PostgresServer

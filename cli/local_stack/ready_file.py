@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from cli.local_stack.owned_files import write_atomically
+from cli.local_stack.data_directory import is_in_use
+from cli.local_stack.owned_files import read_memory, write_atomically
+from shared.errors import ConfigurationError
 
 PARTS = (
     "api",
@@ -46,3 +49,13 @@ class ReadyFile:
     def write(self, path: Path) -> None:
         """Replace the file by this, in one step, readable by its owner alone."""
         write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def read_running(data_dir: Path) -> dict[str, Any]:
+    """The ready file of the stack that runs on the directory. Raises `ConfigurationError` when none does."""
+    ready = read_memory(data_dir / "ready.json") if is_in_use(data_dir) else {}
+    if not ready:
+        raise ConfigurationError(
+            f"No Taskmill runs on {data_dir}, or it is not ready yet: start it with `taskmill up --data-dir {data_dir}`"
+        )
+    return ready

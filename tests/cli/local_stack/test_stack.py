@@ -99,6 +99,30 @@ def test_a_task_is_done_and_mail_is_kept(running: LocalStack) -> None:
     assert len(list(Path(ready["mail_dir"]).glob("*.eml"))) == 1
 
 
+def taskmill(*arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "cli.main", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+
+
+def test_commands_beside_a_running_stack_find_it_by_its_data_directory(running: LocalStack, tmp_path: Path) -> None:
+    where = ("--data-dir", str(running.data_dir))
+
+    verified = taskmill("verify", "--json", *where)
+    made = taskmill("keys", "create", "ana", "--json", *where)
+    listed = taskmill("keys", "list", "--json", *where)
+    revoked = taskmill("keys", "revoke", json.loads(made.stdout)["id"], *where)
+
+    assert json.loads(verified.stdout)["sound"] is True
+    assert json.loads(made.stdout)["id"] in listed.stdout
+    assert revoked.returncode == 0
+    # A copy tells of a stack that runs, but not on it.
+    (tmp_path / "ready.json").write_text((running.data_dir / "ready.json").read_text())
+    (tmp_path / "lock").touch()
+    refused = taskmill("verify", "--data-dir", str(tmp_path))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"No Taskmill runs on {tmp_path}" in refused.stderr
+
+
 def test_each_part_that_is_killed_is_started_again_and_the_ready_file_tells(running: LocalStack) -> None:
     before = running.ready["pids"]
     for (pid,) in before.values():
