@@ -6,6 +6,7 @@ import importlib.util
 import os
 import secrets
 import socket
+from collections.abc import Container
 from pathlib import Path
 
 from cli.local_stack.child_process import Command
@@ -18,8 +19,8 @@ from shared.errors import ConfigurationError
 class BrokerServer(ServerProcess):
     """Valkey on loopback, with a password and an append-only file that is written through once a second."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, promised: Container[int] = ()) -> None:
+        super().__init__(directory, promised)
         self._memory_path = self.directory / "server.json"
         self._memory = read_memory(self._memory_path)
 
@@ -37,7 +38,7 @@ class BrokerServer(ServerProcess):
         make_folder(self.directory)
         data = make_folder(self.directory / "data")
         self._memory = {
-            "port": choose_port(self._memory.get("port")),
+            "port": choose_port(self._memory.get("port"), promised=self._promised),
             "password": self._memory.get("password") or secrets.token_hex(24),
         }
         write_memory(self._memory_path, self._memory)

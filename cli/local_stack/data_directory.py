@@ -6,7 +6,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -81,10 +81,10 @@ class DataDirectory:
             self._keep_memory()
         return kept
 
-    def port(self, name: str, host: str = "127.0.0.1") -> int:
-        """A free port for that use: the one of the last start, if it is free again."""
+    def port(self, name: str, host: str = "127.0.0.1", promised: Container[int] = ()) -> int:
+        """A free port for that use, promised to no other: the one of the last start, if it is free again."""
         remembered = self._memory.get(name)
-        port = choose_port(remembered if isinstance(remembered, int) else None, host)
+        port = choose_port(remembered if isinstance(remembered, int) else None, host, promised)
         if port != remembered:
             self._memory[name] = port
             self._keep_memory()

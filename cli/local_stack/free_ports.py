@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Container
 
 # Below the range from which Linux and macOS take ports for outgoing connections: a port that is chosen now and bound a
 # moment later, or kept for the next start, is then not lost to some client.
@@ -29,12 +30,15 @@ def is_of_this_machine(host: str) -> bool:
     return is_free(0, host)
 
 
-def choose_port(remembered: int | None = None, host: str = "127.0.0.1") -> int:
-    """The remembered port if it is free, or else a free one. Raises `OSError` when none is found."""
-    if remembered is not None and is_free(remembered, host):
+def choose_port(remembered: int | None = None, host: str = "127.0.0.1", promised: Container[int] = ()) -> int:
+    """The remembered port if it is free, or else a free one. Raises `OSError` when none is found.
+
+    What is promised to others is not free, though they may not listen yet.
+    """
+    if remembered is not None and remembered not in promised and is_free(remembered, host):
         return remembered
     for _ in range(200):
         port = random.choice(_CHOICE)  # noqa: S311 - it only has to be spread, not secret.
-        if is_free(port, host):
+        if port not in promised and is_free(port, host):
             return port
     raise OSError("no free port was found")

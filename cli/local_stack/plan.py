@@ -55,12 +55,15 @@ class StackPlan:
         self._directory = directory
         self._host = host
         self._ports: dict[str, int] = {}
+        self._promised: set[int] = set()
         self._replaced = {part for part, variable in _REPLACING.items() if os.environ.get(variable)}
         self._environment: dict[str, str] = {}
         self.mark = directory.secret("mark")
         self.api_key_file = directory.path / "api_key"
-        self.postgres = None if "postgres" in self._replaced else PostgresServer(directory.path / "postgres")
-        self.broker = None if "broker" in self._replaced else BrokerServer(directory.path / "broker")
+        self.postgres = (
+            None if "postgres" in self._replaced else PostgresServer(directory.path / "postgres", self._promised)
+        )
+        self.broker = None if "broker" in self._replaced else BrokerServer(directory.path / "broker", self._promised)
 
     def choose_ports(self, api_port: int) -> None:
         """Choose them, each as it was at the last start if that is free; `api_port` 0 leaves the API's to the stack.
@@ -77,8 +80,10 @@ class StackPlan:
                 "(0 for any that is free)"
             )
         self._ports["api"] = api_port or self._directory.port("api_port", self._host)
+        self._promised.add(self._ports["api"])
         for use in ("flower", "smtp", "mail_page"):
-            self._ports[use] = self._directory.port(f"{use}_port")
+            self._ports[use] = self._directory.port(f"{use}_port", promised=self._promised)
+            self._promised.add(self._ports[use])
 
     def settle_environment(self) -> None:
         """Fix the environment of every part, once the servers are prepared: the user's, where it says something."""
@@ -119,6 +124,7 @@ class StackPlan:
 
     def broker_part(self, server: BrokerServer) -> Part:
         """The built-in broker, once prepared."""
+        self._promised.add(server.port)
         return self._part("broker", self._marked(server.command()), server.clear_remains)
 
     def mail_part(self) -> Part | None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Container
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -70,8 +71,8 @@ class PostgresServer(ServerProcess):
     for tests.
     """
 
-    def __init__(self, directory: Path, *, fast: bool = False) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, promised: Container[int] = (), *, fast: bool = False) -> None:
+        super().__init__(directory, promised)
         self._fast = fast
         self._memory_path = self.directory / _MEMORY_NAME
         self._memory = self._recall_own()
@@ -100,7 +101,7 @@ class PostgresServer(ServerProcess):
             account.uid if account else os.geteuid(), self._memory.get("socket_folder")
         )
         self._memory |= {
-            "port": choose_port(self._memory.get("port")),
+            "port": choose_port(self._memory.get("port"), promised=self._promised),
             "password": self._memory.get("password") or secrets.token_hex(24),
             "socket_folder": str(socket_folder),
             "place": find_place(self.directory),

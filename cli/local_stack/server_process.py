@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Container
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,11 +23,12 @@ class ServerProcess(ABC):
     """A server that keeps all it has in one folder, with its port and its password.
 
     Alone, it is a context manager; or `start`, `stop` (orderly) and `kill` (as a power cut would), in any order and
-    again and again. Its output goes to `server.log` in the folder.
+    again and again. Its output goes to `server.log` in the folder. The port is none of those `promised` to others.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, promised: Container[int] = ()) -> None:
         self.directory = directory.absolute()
+        self._promised = promised
         self._process: subprocess.Popen[bytes] | None = None
 
     @abstractmethod

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.local_stack.broker import BrokerServer
 from cli.local_stack.data_directory import DataDirectory
-from cli.local_stack.free_ports import is_of_this_machine
+from cli.local_stack.free_ports import choose_port, is_of_this_machine
 from cli.local_stack.plan import StackPlan
 
 MakePlan = Callable[..., StackPlan]
@@ -66,3 +67,29 @@ def test_the_api_answers_to_the_name_that_the_stack_asks_by(
     plan = make_plan(host, TASKMILL_ALLOWED_HOSTS=given)
 
     assert get_setting(plan, "TASKMILL_ALLOWED_HOSTS") == told
+
+
+def test_no_two_uses_are_given_the_same_port(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every second draw is what was drawn before.
+    draws = (20_000 + n // 2 for n in range(24_000))
+    monkeypatch.setattr("cli.local_stack.free_ports.random.choice", lambda _: next(draws))
+    plan = make_plan()
+    assert plan.broker is None
+    broker = BrokerServer(plan._directory.path / "broker", plan._promised)
+    broker.prepare()
+    plan.broker_part(broker)
+    postgres_port = choose_port(promised=plan._promised)
+
+    ports = [*plan._ports.values(), broker.port, postgres_port]
+    assert len(set(ports)) == len(ports) == 6
+
+
+def test_a_port_that_two_uses_remember_is_given_to_one(tmp_path: Path) -> None:
+    port = choose_port()
+    with DataDirectory(tmp_path / "other") as directory:
+        directory._memory |= {"flower_port": port, "smtp_port": port}
+        plan = StackPlan(directory, "127.0.0.1")
+        plan.choose_ports(0)
+
+    assert plan._ports["flower"] == port
+    assert plan._ports["smtp"] != port
