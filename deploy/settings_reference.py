@@ -54,7 +54,8 @@ REDIS_PASSWORD=
 # The tag of the image that is built and run.
 #TASKMILL_VERSION=latest
 
-# How nginx listens (`http`, or `https` with server.crt and server.key in the folder of certificates), and where.
+# How nginx listens (`http`, or `https` with server.crt and server.key in the folder of certificates), and where: both
+# ports are published either way. Behind something on this machine that ends TLS: 127.0.0.1:8080 and 127.0.0.1:8443.
 #TASKMILL_LISTEN=http
 #TASKMILL_HTTP_PORT=80
 #TASKMILL_HTTPS_PORT=443
