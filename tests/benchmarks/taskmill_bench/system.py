@@ -72,7 +72,9 @@ class System(ABC):
     # What each system says of itself.
 
     def environment(self) -> dict[str, str]:
-        return {"BENCH_BROKER_URL": self.servers.broker_url, "BENCH_DATABASE_URL": self.database_url}
+        urls = {"BENCH_BROKER_URL": self.servers.broker_url, "BENCH_DATABASE_URL": self.database_url}
+        # What a process leaves that is killed goes with the bench's own folder.
+        return {**urls, "TMPDIR": str(self._folder)}
 
     def make_database(self) -> str:
         """Make the system's database, in the state in which a user would begin; give its URL."""
