@@ -13,14 +13,18 @@ process dies, however it dies, so does the child; and whatever processes the chi
 What ends a child, and what is raised here:
 
     it raises `Failed`                                        that `Failed`
-    MemoryError, or a death by a signal                       /problems/out-of-memory
+    MemoryError, a crash, or SIGKILL                          /problems/out-of-memory
     the clock's limit, or the processor's (SIGXCPU)           /problems/timed-out
     a file larger than allowed (SIGXFSZ, EFBIG)               /problems/output-too-large
     no room left on the disk (ENOSPC)                         /problems/storage-full, to be tried again
-    any other exception, an exit, an answer of another form   /problems/internal-error, to be tried again; logged
+    any other exception, an exit, an answer of another form,
+    any other signal                                          /problems/internal-error, to be tried again; logged
 
 A parser that crashes (SIGSEGV, SIGABRT) counts as out of memory: that is what it nearly always means under a limit of
-the address space, since libraries do not look whether an allocation succeeded; `data.signal` tells which it was.
+the address space, since libraries do not look whether an allocation succeeded; `data.signal` tells which it was. So
+does SIGKILL, which the kernel sends to the largest process when the machine's memory is short. What asks a process to
+end, as SIGTERM does, the child passes over: a service manager that stops a worker sends that to all of its processes,
+and what becomes of the work is for the worker to say, which ends the child or dies and takes it along.
 
 This bounds what bad bytes may cost and keeps crashes out of the worker. It is no sandbox for hostile code: the child is
 the same user as its worker and has its network.
@@ -49,6 +53,11 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 LONGEST_LINE_BYTES = 16 << 20
 STDERR_KEPT_BYTES = 4096
 CHECK_EVERY_SECONDS = 0.1
+_CRASHES = frozenset(
+    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP, signal.SIGFPE, signal.SIGKILL}
+)
+"""Signals that a process brings upon itself, or the kernel upon it; PDFium ends with SIGTRAP or SIGILL without memory."""
+
 _MEMORY_MARKS = (b"MemoryError", b"Cannot allocate memory", b"std::bad_alloc", b"out of memory")
 
 log = structlog.get_logger(__name__)
@@ -245,10 +254,11 @@ def _why_it_died(child: subprocess.Popen[bytes], module: str, stderr: bytes, dea
         return timed_out()
     if return_code == -signal.SIGXFSZ:
         return output_too_large()
-    if return_code < 0 or any(mark in stderr for mark in _MEMORY_MARKS):
+    if -return_code in _CRASHES or any(mark in stderr for mark in _MEMORY_MARKS):
         return out_of_memory(-return_code if return_code < 0 else None)
     log.error("limited_child_died", module=module, exit_code=return_code)
-    return _internal_error("The process that did the work ended unexpectedly.", exit_code=return_code)
+    how = {"signal": -return_code} if return_code < 0 else {"exit_code": return_code}
+    return _internal_error("The process that did the work ended unexpectedly.", **how)
 
 
 def timed_out() -> Failed:

@@ -23,6 +23,9 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 def main() -> None:
     """Read the opening line, do the work, answer on what was standard output, and end."""
+    # When the child ends is for its worker to say, which hands its work back before it ends itself.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
     opening = json.loads(sys.stdin.buffer.readline())
     _die_with(opening["parent"])
     # What the work prints must not mix with the answers, so that its standard output is its standard error.

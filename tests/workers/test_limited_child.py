@@ -239,8 +239,20 @@ def test_a_full_disk_is_a_named_error_that_may_pass(run: Run) -> None:
     assert (failed.type, failed.retryable) == ("/problems/storage-full", True)
 
 
-@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS"])
-def test_a_death_by_a_signal_counts_as_out_of_memory_and_tells_which(run: Run, name: str) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"])
+def test_what_asks_a_process_to_end_does_not_end_the_child(run: Run, name: str) -> None:
+    answer = run(f"import os, signal; os.kill(os.getpid(), signal.{name}); return {{'alive': True}}")
+    assert answer == {"alive": True}
+
+
+def test_a_death_by_a_signal_of_others_says_nothing_of_the_work(run: Run) -> None:
+    failed = failure_of(run, "import os, signal; os.kill(os.getpid(), signal.SIGUSR1)")
+    assert (failed.type, failed.retryable) == ("/problems/internal-error", True)
+    assert failed.data == {"signal": signal.SIGUSR1}
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS", "SIGTRAP"])
+def test_a_crash_counts_as_out_of_memory_and_tells_which(run: Run, name: str) -> None:
     failed = failure_of(run, f"import os, signal; os.kill(os.getpid(), signal.{name})")
     assert failed.type == "/problems/out-of-memory"
     assert failed.data == {"signal": getattr(signal, name)}
