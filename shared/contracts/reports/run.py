@@ -123,11 +123,22 @@ whichever are asked for.
 **Sources.** CSV (also with tabs or semicolons), Parquet, JSON and newline-delimited JSON. Text may be UTF-8, UTF-16
 or UTF-32 with a byte order mark, or else Windows-1252, which contains Latin-1. In CSV, an empty cell and the cell `NA`
 are NULL, so that a column of numbers with gaps is a column of numbers; fields are quoted with `"`; every line must have
-as many cells as the first. In CSV and JSON, a column is of dates only if each begins with the four digits of its year,
-such as `2024-12-31`. Others, such as `31.12.24` or `1/2/2024`, are texts, since nothing in the file says which number is
-the day: `strptime(day, '%d.%m.%y')` reads them. A JSON file that has such dates keeps all of its dates as texts.
-One value of JSON, such as a line or an object of an array, may have 128 MiB (16 MiB behind the first 100,000 in
-a file of more than 256 MiB).
+as many cells as the first. One value of JSON, such as a line or an object of an array, may have 128 MiB (16 MiB behind
+the first 100,000 in a file of more than 256 MiB).
+
+**Types.** Parquet says them. In CSV and JSON, which do not, a column has the narrowest type that all of its values fit,
+or, in a file of more than 256 MiB, its first 100,000. `DESCRIBE` tells which. In JSON only numbers are numbers and only
+`true` and `false` are truth values, while dates, times and UUIDs are looked for in texts. In CSV everything is, so that
+codes which look like another type become it:
+
+- A column is BOOLEAN where all cells are `true`, `t`, `yes`, `false`, `f` or `no`, in capitals or not.
+- Integers are integers of any length; in JSON, those beyond 2^64 - 1 are DOUBLE. `0x10` is 16 and `0b11` is 3.
+- Numbers with a point or an exponent are DOUBLE, which keeps 15 significant digits and not how they were written:
+  `1E5` becomes 100000.0 and `1.10` becomes 1.1. What has to keep more comes as Parquet with DECIMAL or as texts of JSON.
+- A column with a leading zero (`00123`), a plus sign, a decimal comma or a separator of thousands in it is text.
+- A column is of dates only if each begins with the four digits of its year, such as `2024-12-31`. Others, such as
+  `31.12.24` or `1/2/2024`, are text, since nothing in the file says which number is the day: `strptime(day, '%d.%m.%y')`
+  reads them. A JSON file that has such dates keeps all of its dates as text. `1:30` is a time of the day.
 
 **Query.** DuckDB's SQL: `SELECT`, `WITH … SELECT`, `FROM … SELECT`, `VALUES`, `DESCRIBE`, `SUMMARIZE`, and `PIVOT`
 with its values listed (`IN (…)`). It sees the sources and nothing else: no file, no network, no setting.
@@ -141,7 +152,7 @@ integer or a DECIMAL of more than 15 significant digits, which a spreadsheet wou
 to 16 digits. Beyond 1,048,575 rows a further sheet begins.
 
 **JSON** is an array of objects. An integer beyond 2^53 - 1, or a DECIMAL of more than 15 significant digits, is a
-string with all its digits.
+string with all its digits, if it had them when it was read (see Types).
 
 Everywhere, dates and times are ISO 8601, TIMESTAMP WITH TIME ZONE is in UTC, and times are to the microsecond (to the
 millisecond in XLSX); BLOB is Base64; lists, structs and maps are JSON; INTERVAL is an ISO 8601 duration, in which a

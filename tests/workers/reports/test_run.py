@@ -469,6 +469,46 @@ def test_parquet_keeps_its_types(run_report: RunReport, tmp_path: Path) -> None:
     assert report.csv_rows[1] == ["8.00", str(date(2024, 1, 9))]
 
 
+def test_types_of_csv_are_found_as_the_description_says(run_report: RunReport) -> None:
+    content = """\
+t;word;int;hex;bin;exponent;point;long;zero;plus;comma;thousand;at
+T;Yes;5;0x10;0b11;1E5;1.10;0.1234567890123456789;00123;+5;1,5;1_000;1:30
+f;no;12345678901234567890123456789012345678901;0x11;0b1;2;2;1;7;6;2;2;2:30
+"""
+
+    described = run_report("DESCRIBE t", t=content.encode()).csv_rows[1:]
+    values = run_report("FROM t", t=content.encode()).csv_rows[1]
+
+    assert [(name, column_type, value) for (name, column_type, *_), value in zip(described, values, strict=True)] == [
+        ("t", "BOOLEAN", "true"),
+        ("word", "BOOLEAN", "true"),
+        ("int", "BIGNUM", "5"),
+        ("hex", "BIGINT", "16"),
+        ("bin", "BIGINT", "3"),
+        ("exponent", "DOUBLE", "100000.0"),
+        ("point", "DOUBLE", "1.1"),
+        ("long", "DOUBLE", "0.12345678901234568"),
+        ("zero", "VARCHAR", "00123"),
+        ("plus", "VARCHAR", "+5"),
+        ("comma", "VARCHAR", "1,5"),
+        ("thousand", "VARCHAR", "1_000"),
+        ("at", "TIME", "01:30:00"),
+    ]
+
+
+def test_types_of_json_are_found_as_the_description_says(run_report: RunReport) -> None:
+    content = b"""{"code": "1E5", "yes": "t", "long": 18446744073709551615, "longer": 18446744073709551616, "at": "1:30",
+        "id": "6f1c1e0e-0000-4000-8000-000000000001", "exact": "0.1234567890123456789", "point": 1.10}"""
+
+    report = run_report("FROM t", formats=["json"], t=(content, "application/json"))
+
+    assert [column.type for column in report.result.columns] == [
+        *("VARCHAR", "VARCHAR", "HUGEINT", "DOUBLE", "TIME", "UUID", "VARCHAR", "DOUBLE")
+    ]
+    assert report.json_rows[0]["long"] == "18446744073709551615"
+    assert report.json_rows[0]["exact"] == "0.1234567890123456789"
+
+
 def test_dates_in_two_formats_are_text(run_report: RunReport) -> None:
     content = b"id,zip,d\n1,00123,2020-01-02\n2,04567,01/02/2020\n"
 
