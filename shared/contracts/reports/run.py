@@ -156,7 +156,9 @@ string with all its digits, if it had them when it was read (see Types).
 
 Everywhere, dates and times are ISO 8601, TIMESTAMP WITH TIME ZONE is in UTC, and times are to the microsecond (to the
 millisecond in XLSX); BLOB is Base64; lists, structs and maps are JSON; INTERVAL is an ISO 8601 duration, in which a
-month has 30 days; NaN and the infinities are `NaN`, `Infinity` and `-Infinity`.
+month has 30 days; NaN and the infinities of DOUBLE are `NaN`, `Infinity` and `-Infinity`. The dates and timestamps
+`infinity` and `-infinity` are the last and the first of the calendar, `9999-12-31` and `0001-01-01`, unless the query
+casts them to VARCHAR.
 
 Errors: `/problems/invalid-query` (`data`: `{line, column}`, from 1, where known), `/problems/unreadable-table`
 (`data`: `{source}`), `/problems/report-too-large` (`data`: `{limit, maximum}`), `/problems/out-of-memory`,

@@ -406,6 +406,23 @@ def test_every_type_has_its_form_in_xlsx(run_report: RunReport) -> None:
     assert names[0].font.bold
 
 
+def test_infinite_dates_are_the_ends_of_the_calendar_unless_cast(run_report: RunReport) -> None:
+    query = """
+        SELECT DATE 'infinity' AS last, DATE '-infinity' AS first, TIMESTAMP 'infinity' AS moment,
+            (DATE 'infinity')::VARCHAR AS cast_last, (TIMESTAMP '-infinity')::VARCHAR AS cast_first
+    """
+    report = run_report(query, formats=["json", "xlsx"])
+
+    assert list(report.json_rows[0].values()) == [
+        "9999-12-31",
+        "0001-01-01",
+        "9999-12-31T23:59:59.999999",
+        "infinity",
+        "-infinity",
+    ]
+    assert report.xlsx_rows[1][1] == "0001-01-01"
+
+
 @pytest.mark.parametrize("format_name", ["csv", "json", "xlsx"])
 def test_a_value_nested_too_deeply_is_the_querys_fault(run_report: RunReport, format_name: str) -> None:
     with pytest.raises(Failed, match="nested too deeply") as caught:
