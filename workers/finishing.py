@@ -38,6 +38,7 @@ class Ending(NamedTuple):
     task_id: UUID
     document: bytes
     has_artifacts: bool
+    succeeded: bool
     on_written: OnWritten
 
 
@@ -65,7 +66,8 @@ class Finisher:
         A database that is away is tried again until the lease would be over; then the sweeper has the task. Raises
         `TypeError`, and writes nothing, for a document that is no JSON.
         """
-        self._waiting.put(Ending(document["id"], orjson.dumps(document), bool(document.get("artifacts")), on_written))
+        has_artifacts, succeeded = bool(document.get("artifacts")), document["status"] == "succeeded"
+        self._waiting.put(Ending(document["id"], orjson.dumps(document), has_artifacts, succeeded, on_written))
 
     def write(self, document: dict[str, Any]) -> str | None:
         """Write an attempt's end and wait for it; give the task's state."""
@@ -158,8 +160,11 @@ class Finisher:
     def _execute(self, endings: list[Ending]) -> dict[UUID, str | None]:
         if self._connection is None or self._connection.closed:
             self._connection = connect_hot(self._settings, "worker-finish")
-        artifacts = any(ending.has_artifacts for ending in endings)
-        statement = hot_tasks.FINISH_WITH_ARTIFACTS if artifacts else hot_tasks.FINISH
+        statement = hot_tasks.FINISH
+        if not all(ending.succeeded for ending in endings):
+            statement = hot_tasks.FINISH_ANY
+        elif any(ending.has_artifacts for ending in endings):
+            statement = hot_tasks.FINISH_WITH_ARTIFACTS
         document = (b"[" + b",".join(ending.document for ending in endings) + b"]").decode()
         statuses: dict[UUID, str | None] = {ending.task_id: None for ending in endings}
         statuses.update(self._connection.execute(statement, {"document": document}).fetchall())

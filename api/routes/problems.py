@@ -17,7 +17,7 @@ router = APIRouter(tags=["problems"])
 
 ATTEMPT_ERRORS: Final = {
     "cancelled": "A caller cancelled the task. `POST /tasks/<id>/retry` sends it back to its queue.",
-    "expired": "The task was not started within its `ttl`. Retry it, or submit it again with a longer one.",
+    "expired": "The task, or its next attempt, was not started within its `ttl`. Retry it, or submit it again with a longer one.",
     "worker-lost": "The worker stopped responding in the middle of the work, in the last attempt that was left.",
     "timed-out": "The work took longer than one attempt may. Submit less at once, or allow a longer `timeout`.",
     "out-of-memory": "The work needed more memory than one task may use. Submit less at once.",

@@ -15,6 +15,7 @@ from typing import Final
 
 import orjson
 
+from shared.queries.unknown_deliveries import end_with
 from shared.task_states import DONE_VALUES
 
 DUE_CHANNEL: Final = "taskmill_due"
@@ -222,7 +223,7 @@ _NEXT_STATUS: Final = """CASE WHEN v.status IN ('retrying', 'queued') AND t.canc
 _FINISH_COLUMNS: Final = "id uuid, claim bigint, status text, result jsonb, error jsonb, delay float8, artifacts json"
 
 
-def _finish(*, with_artifacts: bool) -> str:
+def _finish(*, with_artifacts: bool, with_emails: bool) -> str:
     artifacts = """,
 made AS MATERIALIZED (
     SELECT u.id AS task_id, u.organization_id, u.owner_id, u.purge_at, a.*
@@ -238,6 +239,12 @@ f AS (
 x AS (
     INSERT INTO task_files (task_id, file_id, role, position) SELECT task_id, file_id, 'artifact', position FROM made
 )"""
+    error = "u.error"
+    if with_emails:
+        # What is known of an email stands in its intents and receipts; what its handler told of its recipients is as good.
+        error = f"""
+            CASE WHEN u.queue = 'email' AND u.status IN ('failed', 'cancelled') AND u.error->'data'->'recipients' IS NULL
+            THEN {end_with("u.error")} || jsonb_build_object('attempt', u.attempt) ELSE u.error END"""
     return f"""
 WITH v AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%(document)s::json) AS v ({_FINISH_COLUMNS})
@@ -252,13 +259,12 @@ u AS (
         purge_at = CASE WHEN {_NEXT_STATUS} IN ({_DONE}) THEN clock_timestamp() + t.keep_seconds * interval '1 second' END,
         started_at = CASE WHEN {_NEXT_STATUS} <> 'queued' THEN t.started_at END
     FROM v WHERE t.id = ANY (ARRAY[v.id]) AND t.claim = v.claim
-    RETURNING t.id, t.version, t.status, t.attempt, t.organization_id, t.owner_id, t.purge_at, v.result, v.error,
-        v.status AS wanted, v.artifacts
+    RETURNING t.id, t.version, t.status, t.attempt, t.organization_id, t.owner_id, t.purge_at, t.queue, v.result, v.artifacts,
+        CASE WHEN t.status = 'cancelled' AND v.status <> 'cancelled'
+            THEN '{CANCELLED_ERROR}'::jsonb || jsonb_build_object('attempt', t.attempt) ELSE v.error END AS error
 ),
 p AS (
-    UPDATE task_payloads p SET result = u.result,
-        error = CASE WHEN u.status = 'cancelled' AND u.wanted <> 'cancelled'
-            THEN '{CANCELLED_ERROR}'::jsonb || jsonb_build_object('attempt', u.attempt) ELSE u.error END
+    UPDATE task_payloads p SET result = u.result, error = {error}
     FROM u WHERE p.task_id = ANY (ARRAY[u.id])
 ),
 e AS (
@@ -268,12 +274,19 @@ e AS (
 SELECT id, status FROM u"""
 
 
-FINISH: Final = _finish(with_artifacts=False)
-"""End attempts by their claims, with no artifacts. Gives (id, status) for each that was still theirs.
+FINISH: Final = _finish(with_artifacts=False, with_emails=False)
+"""End attempts by their claims: none with artifacts, nor an email that did not succeed. Gives (id, status) for each that was
+still theirs.
 
 `status` is the state wanted; one that would wait again (`retrying`, or `queued` for work handed back) becomes `cancelled`
 when a cancel was requested. A lost claim gives no row and changes nothing.
 """
 
-FINISH_WITH_ARTIFACTS: Final = _finish(with_artifacts=True)
+FINISH_WITH_ARTIFACTS: Final = _finish(with_artifacts=True, with_emails=False)
 """The same, and the artifacts of those that succeeded become files."""
+
+FINISH_ANY: Final = _finish(with_artifacts=True, with_emails=True)
+"""The same for any ends: an email that fails or is cancelled tells of its recipients, and that nobody knows, where nobody does.
+
+Only to have those tables at hand costs half of what all of `FINISH` does, so it is not for what succeeded.
+"""

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from shared.queries.files import TOMBSTONE_DAYS
 from shared.queries.hot_tasks import CANCELLED_ERROR, DUE_CHANNEL, NAME_THE_CLAIM
 from shared.queries.submissions import KEPT_HOURS
+from shared.queries.unknown_deliveries import end_with
 from shared.tables.emails import email_intents, email_receipts
 from shared.tables.files import files
 from shared.tables.tasks import (
@@ -31,34 +32,6 @@ from shared.tables.tasks import (
 )
 
 _LIVE: Final = "'scheduled', 'queued', 'running', 'retrying'"
-
-_UNKNOWN: Final = orjson.dumps(
-    {
-        "type": "/problems/delivery-unknown",
-        "title": "Delivery unknown",
-        "detail": "The message was on its way when its worker stopped responding; whether the server took it cannot be known. "
-        "A retry sends it to those recipients of whom nothing is known, who may then have it twice.",
-        "retryable": False,
-    }
-).decode()
-
-
-def _end_with(error: str) -> str:
-    """Give the error that a task `u` ends with: this one, unless a message of it is on a way that nobody knows the end of."""
-    return f"""CASE WHEN EXISTS (
-            SELECT FROM email_intents i CROSS JOIN LATERAL unnest(i.recipients) AS x (recipient)
-            WHERE i.task_id = u.id AND i.given_up_at IS NULL
-                AND NOT EXISTS (SELECT FROM email_receipts r WHERE r.intent_id = i.id AND r.recipient = x.recipient))
-        THEN '{_UNKNOWN}'::jsonb || jsonb_build_object('data', jsonb_build_object('recipients', (
-            SELECT jsonb_agg(jsonb_build_object('address', k.recipient, 'status', coalesce(k.status, 'unknown'),
-                'code', k.code, 'reply', coalesce(k.reply, '')))
-            FROM (
-                SELECT DISTINCT ON (x.recipient) x.recipient, r.status, r.code, r.reply
-                FROM email_intents i CROSS JOIN LATERAL unnest(i.recipients) AS x (recipient)
-                LEFT JOIN email_receipts r ON r.intent_id = i.id AND r.recipient = x.recipient
-                WHERE i.task_id = u.id ORDER BY x.recipient, i.created_at DESC) AS k)))
-        ELSE {error} END"""
-
 
 CANCEL: Final = f"""
 WITH u AS (
@@ -74,7 +47,7 @@ WITH u AS (
 ),
 p AS (
     UPDATE task_payloads p
-    SET error = {_end_with(f"'{CANCELLED_ERROR}'::jsonb")} || jsonb_build_object('attempt', u.attempt)
+    SET error = {end_with(f"'{CANCELLED_ERROR}'::jsonb")} || jsonb_build_object('attempt', u.attempt)
     FROM u WHERE p.task_id = u.id AND u.status = 'cancelled'
 ),
 e AS (
@@ -282,7 +255,7 @@ _EXPIRED: Final = orjson.dumps(
     {
         "type": "/problems/expired",
         "title": "Expired",
-        "detail": "The task was not started within its ttl.",
+        "detail": "No attempt, or no further one, was started within the ttl.",
         "retryable": True,
         "data": {},
     }
@@ -323,8 +296,8 @@ u AS (
 ),
 p AS (
     UPDATE task_payloads p SET error = CASE u.status WHEN 'retrying' THEN '{_WORKER_LOST}'::jsonb
-        WHEN 'cancelled' THEN {_end_with(f"'{CANCELLED_ERROR}'::jsonb")}
-        ELSE {_end_with(f"'{_WORKER_LOST}'::jsonb")} END || jsonb_build_object('attempt', u.attempt)
+        WHEN 'cancelled' THEN {end_with(f"'{CANCELLED_ERROR}'::jsonb")}
+        ELSE {end_with(f"'{_WORKER_LOST}'::jsonb")} END || jsonb_build_object('attempt', u.attempt)
     FROM u WHERE p.task_id = u.id
 ),
 e AS (
@@ -346,7 +319,7 @@ u AS (
     FROM late WHERE t.id = late.id RETURNING t.id, t.version, t.attempt
 ),
 p AS (
-    UPDATE task_payloads p SET error = {_end_with(f"'{_EXPIRED}'::jsonb")} || jsonb_build_object('attempt', u.attempt)
+    UPDATE task_payloads p SET error = {end_with(f"'{_EXPIRED}'::jsonb")} || jsonb_build_object('attempt', u.attempt)
     FROM u WHERE p.task_id = u.id
 ),
 e AS (

@@ -1,4 +1,4 @@
-"""An email of which nobody can know ends with that error, whoever ends it: here, those that end it without its worker."""
+"""An email of which nobody can know ends with that error, whoever ends it: here, those that end it without its handler."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
+import orjson
 import psycopg
 import pytest
 from sqlalchemy import Engine
@@ -69,6 +70,34 @@ def cancel_before_the_next_attempt(hot: Hot, task_id: UUID) -> None:
     hot.execute(queries.CANCEL, {"ids": [task_id]})
 
 
+def finish(hot: Hot, task_id: UUID, status: str, error_type: str | None, data: dict[str, Any] | None = None) -> None:
+    """Write the end that the worker itself has for the attempt."""
+    claim = hot.execute("SELECT claim FROM tasks WHERE id = %s", (task_id,)).fetchone()
+    assert claim is not None
+    ending: dict[str, Any] = {"id": task_id, "claim": claim[0], "status": status, "delay": 1}
+    if error_type is not None:
+        ending["error"] = {"type": error_type, "title": "T", "detail": "D", "attempt": 1, "data": data or {}}
+    assert hot.execute(hot_tasks.FINISH_ANY, {"document": orjson.dumps([ending]).decode()}).fetchone() is not None
+
+
+def hand_back_after_a_cancel(hot: Hot, task_id: UUID) -> None:
+    hot.execute(queries.CANCEL, {"ids": [task_id]})
+    finish(hot, task_id, "queued", None)
+
+
+def defer_after_a_cancel(hot: Hot, task_id: UUID) -> None:
+    hot.execute(queries.CANCEL, {"ids": [task_id]})
+    finish(hot, task_id, "retrying", "/problems/mail-deferred")
+
+
+def notice_the_cancel(hot: Hot, task_id: UUID) -> None:
+    finish(hot, task_id, "cancelled", "/problems/cancelled")
+
+
+def fail_by_a_fault_of_ours(hot: Hot, task_id: UUID) -> None:
+    finish(hot, task_id, "failed", "/problems/internal-error")
+
+
 def expire_before_the_next_attempt(hot: Hot, task_id: UUID) -> None:
     assert hot.execute(queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "retrying")
     hot.execute("UPDATE tasks SET expires_at = now()")
@@ -82,6 +111,10 @@ def expire_before_the_next_attempt(hot: Hot, task_id: UUID) -> None:
         (cancel_while_running, 8, "cancelled"),
         (cancel_before_the_next_attempt, 8, "cancelled"),
         (expire_before_the_next_attempt, 8, "expired"),
+        (hand_back_after_a_cancel, 8, "cancelled"),
+        (defer_after_a_cancel, 8, "cancelled"),
+        (notice_the_cancel, 8, "cancelled"),
+        (fail_by_a_fault_of_ours, 1, "failed"),
     ],
 )
 def test_a_delivery_that_nobody_knows_of_is_told_by_whoever_ends_the_task(
@@ -113,3 +146,31 @@ def test_an_email_that_a_person_gave_up_ends_as_what_it_is(hot: Hot, engine: Eng
     sweep(hot, task_id)
 
     assert hot.execute("SELECT error->>'type' FROM task_payloads").fetchone() == ("/problems/worker-lost",)
+
+
+DEFERRED: emails.ReceiptRow = {"recipient": "b@example.com", "status": "deferred", "code": 451, "reply": "Later"}
+
+
+def test_what_is_known_of_the_recipients_outlives_the_attempt(hot: Hot, engine: Engine) -> None:
+    task_id = lose_an_email(hot, engine, max_attempts=8)
+    with engine.begin() as connection:
+        ((intent_id, _, _),) = connection.execute(emails.list_intents(task_id)).all()
+        connection.execute(emails.insert_receipts(intent_id, task_id, [DEFERRED]))
+
+    expire_before_the_next_attempt(hot, task_id)
+
+    (error,) = hot.execute("SELECT error FROM task_payloads WHERE task_id = %s", (task_id,)).fetchone() or ({},)
+    assert (error["type"], error["attempt"]) == ("/problems/expired", 1)
+    assert error["data"]["recipients"] == [
+        {"address": "a@example.com", "status": "accepted", "code": 250, "reply": "Taken"},
+        {"address": "b@example.com", "status": "deferred", "code": 451, "reply": "Later"},
+    ]
+
+
+def test_what_the_handler_told_of_the_recipients_stays(hot: Hot, engine: Engine) -> None:
+    task_id = lose_an_email(hot, engine, max_attempts=1)
+    told = {"recipients": [{"address": "c@example.com"}]}
+
+    finish(hot, task_id, "failed", "/problems/delivery-unknown", told)
+
+    assert hot.execute("SELECT error->'data' FROM task_payloads WHERE task_id = %s", (task_id,)).fetchone() == (told,)

@@ -23,7 +23,7 @@ from shared.task_options import TaskOptions
 from shared.task_submission import make_task, submission_document
 
 OWNER = UUID(int=7)
-BIG = {"tasks", "task_payloads", "task_events", "task_files", "files"}
+BIG = {"tasks", "task_payloads", "task_events", "task_files", "files", "email_intents", "email_receipts"}
 LIVE_INDEXES = {
     "RELEASE": {"ix_tasks_due", "ix_tasks_rung"},
     "LIST_DUE_QUEUES": {"ix_tasks_due"},
@@ -95,6 +95,7 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
         "REPORT_PROGRESS": (hot_tasks.REPORT_PROGRESS, {"id": one, "claim": 5, "percent": 4, "message": "m"}),
         "FINISH": (hot_tasks.FINISH, finish),
         "FINISH_WITH_ARTIFACTS": (hot_tasks.FINISH_WITH_ARTIFACTS, finish),
+        "FINISH_ANY": (hot_tasks.FINISH_ANY, finish),
         "CANCEL": (task_queries.CANCEL, {"ids": ids}),
         "RETRY": (task_queries.RETRY, {"id": one, "kind_attempts": 3}),
         "PROMOTE": (task_queries.PROMOTE, chore),
@@ -261,7 +262,7 @@ def test_what_the_relay_asks_again_and_again_costs_no_more_with_a_long_backlog(p
     assert _most_rows_read(plan) <= 5 * WINDOW
 
 
-@pytest.mark.parametrize("name", ["FINISH", "FINISH_WITH_ARTIFACTS", "RENEW"])
+@pytest.mark.parametrize("name", ["FINISH", "FINISH_WITH_ARTIFACTS", "FINISH_ANY", "RENEW"])
 def test_what_is_done_to_many_running_tasks_reads_each_of_them_once(postgres_server: Any, name: str) -> None:
     statement, _ = _statements()[name]
     with _connect_to_new_database(postgres_server.url) as connection:

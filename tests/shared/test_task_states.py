@@ -248,6 +248,7 @@ def _parameters(task_id: UUID, claim: int) -> dict[str, dict[str, Any]]:
         "REPORT_PROGRESS": {"id": task_id, "claim": claim, "percent": 5, "message": None},
         "FINISH": _finish(task_id, claim),
         "FINISH_WITH_ARTIFACTS": _finish(task_id, claim),
+        "FINISH_ANY": _finish(task_id, claim),
         "CANCEL": {"ids": [task_id]},
         "SWEEP": {"limit": 10_000},
         "CLAIM": {"ids": ids, "claims": "{9}", "lease": 5.0},
@@ -269,7 +270,7 @@ def _statements_that_update_tasks() -> dict[str, str]:
     }
 
 
-OF_THE_CLAIM = {"RENEW", "REPORT_PROGRESS", "FINISH", "FINISH_WITH_ARTIFACTS"}
+OF_THE_CLAIM = {"RENEW", "REPORT_PROGRESS", "FINISH", "FINISH_WITH_ARTIFACTS", "FINISH_ANY"}
 OF_OTHERS = {"CANCEL", "SWEEP"}
 
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from shared.queries.tasks import CANCEL
 from shared.settings import Settings
 from workers.finishing import REFUSED, UNKNOWN, Finisher
 
@@ -62,6 +63,21 @@ def test_an_end_that_the_database_does_not_take_leaves_the_others_theirs(
 
     assert states == {ids[0]: "succeeded", ids[1]: REFUSED, ids[2]: "succeeded"}
     assert tasks.status(ids[1]) == "running"
+
+
+def test_a_hand_back_that_a_cancel_meets_hides_no_email_of_which_nobody_knows(tasks: Any, bench: Any) -> None:
+    params = {"to": ["a@example.com"], "subject": "S", "text": "T"}
+    task_id = tasks.submit_one("email.send", params=params)
+    (attempt,) = bench.claim(task_id)
+    tasks.connection.execute(
+        "INSERT INTO email_intents (id, task_id, attempt, message_id, recipients) VALUES (%s, %s, 1, 'm', '{a@example.com}')",
+        (uuid4(), task_id),
+    )
+    tasks.connection.execute(CANCEL, {"ids": [task_id]})
+
+    assert bench.finisher.write(attempt.finish_document("queued")) == "cancelled"
+
+    assert tasks.get(task_id).error["type"] == "/problems/delivery-unknown"
 
 
 def test_an_end_that_is_no_json_is_its_own_attempts_error_and_stops_nobody(tasks: Any, bench: Any) -> None:
