@@ -238,6 +238,26 @@ def test_without_the_settings_of_a_hot_connection_the_plans_would_be_others(
     assert any(_reads_too_much(node) for node in nodes)
 
 
+@pytest.fixture
+def ordinary(grown: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the grown tables as an engine opens it: it may plan as it likes."""
+    with psycopg.connect(grown.info.dsn, password=grown.info.password, autocommit=True) as connection:
+        yield connection
+
+
+def _explain_once(connection: psycopg.Connection[Any], statement: Any, parameters: Any = None) -> dict[str, Any]:
+    row = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).fetchone()
+    assert row is not None
+    return dict(row[0][0]["Plan"])
+
+
+def test_what_is_queued_is_counted_without_a_look_at_what_is_done(ordinary: psycopg.Connection[Any]) -> None:
+    plan = _explain_once(ordinary, task_queries.COUNT_QUEUED)
+
+    assert {node["Index Name"] for node in _nodes(plan) if "Index Name" in node} == {"ix_tasks_due", "ix_tasks_rung"}
+    assert [node for node in _nodes(plan) if node["Node Type"] == "Seq Scan"] == []
+
+
 BACKLOG = 20_000
 WINDOW = 100
 
