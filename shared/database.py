@@ -14,12 +14,11 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import structlog
 from psycopg.abc import RV, PQGen
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from shared.settings import Settings
@@ -116,10 +115,13 @@ async def bound(connection: psycopg.AsyncConnection[tuple[Any, ...]], timeout_se
     connection.round_trip_seconds = timeout_seconds + GRACE_SECONDS
 
 
-def sqlalchemy_url(database_url: str) -> URL:
-    """Turn a URL of libpq's form into one of SQLAlchemy's, with psycopg as the driver."""
-    parts = urlsplit(database_url)
-    return make_url(urlunsplit(parts._replace(scheme="postgresql+psycopg")))
+def sqlalchemy_url(name: str) -> URL:
+    """Give a URL that says no more than psycopg: what `psycopg.connect` is given names the server.
+
+    So libpq reads its own form, with sockets, several hosts, and `key=value` pairs, none of which are SQLAlchemy's.
+    """
+    # With nothing at all in it, SQLAlchemy would give the driver an empty conninfo of its own.
+    return URL.create("postgresql+psycopg", query={"application_name": f"taskmill-{name}"})
 
 
 def _options(timeout_seconds: float | None, *extra: str) -> str:
@@ -151,12 +153,12 @@ def make_engine(settings: Settings, name: str, *, pool_size: int = 5, timeout_se
     Its errors do not say what a statement was about: they are logged, and an address or a file's name must not be.
     """
     return create_engine(
-        sqlalchemy_url(settings.database_url),
+        sqlalchemy_url(name),
         pool_size=pool_size,
         pool_pre_ping=True,
         pool_timeout=settings.database_timeout_seconds,
         hide_parameters=True,
-        connect_args=_connect_arguments(name, timeout_seconds),
+        connect_args={"conninfo": settings.database_url, **_connect_arguments(name, timeout_seconds)},
     )
 
 
@@ -167,13 +169,14 @@ def make_async_engine(settings: Settings, name: str) -> AsyncEngine:
     """
     timeout_seconds = settings.database_timeout_seconds
     return create_async_engine(
-        sqlalchemy_url(settings.database_url),
+        sqlalchemy_url(name),
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=timeout_seconds,
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
+            "conninfo": settings.database_url,
             **_connect_arguments(name, timeout_seconds),
             "async_creator_fn": connect_bounded(timeout_seconds),
         },

@@ -26,7 +26,7 @@ PREFIX = "TASKMILL_"
 ALMOST = 0.9
 """How much of a setting's name is enough to take a variable for a misspelling of it, as `difflib` reckons."""
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "unix"})
+REDIS_SCHEMES = frozenset({"redis", "rediss"})
 DEFAULT_SECRET_KEY = "change-me"
 DEFAULT_FLOWER_PASSWORD = "change-me"
 

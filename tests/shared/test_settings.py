@@ -32,6 +32,8 @@ def set_all(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
         ("TASKMILL_DATABASE_URL", "postgresql://taskmill:hun@s3cret@127.0.0.1/x", "%40"),
         ("TASKMILL_BROKER_URL", "valkey://:s3cret@127.0.0.1:6379/0", "redis://"),
         ("TASKMILL_BROKER_URL", "s3cret", "redis://"),
+        ("TASKMILL_BROKER_URL", "unix:///run/s3cret.sock", "redis://"),
+        ("TASKMILL_BROKER_URL", "redis+socket:///run/s3cret.sock", "redis://"),
         ("TASKMILL_SMTP_URL", "s3cret", "smtp://"),
         ("TASKMILL_SMTP_URL", "https://user:s3cret@mail.example.com", "smtp://"),
         ("TASKMILL_SMTP_URL", "smtp://", "smtp://"),
