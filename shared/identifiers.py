@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 _TICKS_IN_A_MILLISECOND: Final = 1 << 12
+_MOST_MILLISECONDS: Final = (1 << 48) - 1
 _lock: Final = threading.Lock()
 _last_tick = 0
 
@@ -27,3 +29,11 @@ def new_id() -> UUID:
     milliseconds, fraction = divmod(tick, _TICKS_IN_A_MILLISECOND)
     random_bits = int.from_bytes(os.urandom(8), "big") >> 2
     return UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0x2 << 62 | random_bits)
+
+
+def least_id(since: datetime | None, later: timedelta = timedelta(0)) -> UUID:
+    """Give the least identifier of that time, or of so much later: an id begins with the milliseconds."""
+    if since is None:
+        return UUID(int=0)
+    milliseconds = int((since.timestamp() + later.total_seconds()) * 1000)
+    return UUID(int=min(max(0, milliseconds), _MOST_MILLISECONDS) << 80)

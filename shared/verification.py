@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import compress, islice
 from typing import Any, Final, NamedTuple, TypeVar
-from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
 from shared.database import make_engine
 from shared.errors import ObjectMissing
+from shared.identifiers import least_id
 from shared.object_store import COPY_BYTES, ObjectStore, StoredObject, open_object_store
 from shared.queries import verification as queries
 from shared.settings import Settings
@@ -215,13 +215,6 @@ def _stream(connection: Connection, statement: str, parameters: dict[str, Any]) 
     options = {"stream_results": True, "max_row_buffer": ROUND}
     with connection.exec_driver_sql(statement, parameters, execution_options=options) as result:
         yield from result
-
-
-def least_id(since: datetime | None) -> UUID:
-    """Give the least identifier of that time: `shared.identifiers.new_id` begins with the milliseconds."""
-    if since is None:
-        return UUID(int=0)
-    return UUID(int=max(0, int(since.timestamp() * 1000)) << 80)
 
 
 def _in_rounds(items: Iterable[Item]) -> Iterator[list[Item]]:

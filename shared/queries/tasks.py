@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import Executable, Select, Text, delete, func, literal, select, text, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
+from shared.identifiers import least_id
 from shared.queries.files import TOMBSTONE_DAYS
 from shared.queries.hot_tasks import CANCELLED_ERROR, DUE_CHANNEL, NAME_THE_CLAIM
 from shared.queries.submissions import KEPT_HOURS
@@ -30,6 +31,10 @@ from shared.tables.tasks import (
     tombstones,
     unique_tasks,
 )
+
+CLOCKS_DIFFER: Final = timedelta(days=1)
+"""How far apart the clock that makes a task's id and the database's, which its `created_at` is of, may be: a list is bounded
+by ids, for which there is an index, and those tell their time."""
 
 _LIVE: Final = "'scheduled', 'queued', 'running', 'retrying'"
 
@@ -139,9 +144,11 @@ def list_page(
     if created_after is not None:
         # Times are told in milliseconds: a task is not after the time that it is told to be of.
         told = func.date_trunc("milliseconds", tasks.c.created_at)
-        statement = statement.where(told > created_after)
+        statement = statement.where(told > created_after, tasks.c.id >= least_id(created_after, -CLOCKS_DIFFER))
     if created_before is not None:
-        statement = statement.where(tasks.c.created_at < created_before)
+        statement = statement.where(
+            tasks.c.created_at < created_before, tasks.c.id < least_id(created_before, CLOCKS_DIFFER)
+        )
     return statement
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import httpx2
 import pytest
 
-from shared.identifiers import new_id
+from shared.identifiers import least_id, new_id
 
 ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 
@@ -140,11 +142,24 @@ def test_tags_are_found_whatever_they_are_made_of(operator: httpx2.Client, ping:
     assert ids_of(operator.get("/tasks", params={"tag": odd[:-1]})) == []
 
 
+def make_old(hand: Any, task_id: str, created_at: str) -> str:
+    """Let a task have been made at that time; give its id, which tells the time too."""
+    least = least_id(datetime.fromisoformat(created_at))
+    old_id = str(UUID(int=least.int | UUID(task_id).int & (1 << 80) - 1))
+    with hand.connection.transaction():
+        hand.connection.execute("SET LOCAL session_replication_role = replica")
+        hand.connection.execute(
+            "UPDATE tasks SET id = %s, created_at = %s WHERE id = %s", [old_id, created_at, task_id]
+        )
+        hand.connection.execute("UPDATE task_payloads SET task_id = %s WHERE task_id = %s", [old_id, task_id])
+    return old_id
+
+
 def test_tasks_are_found_by_when_they_were_made(
     operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
 ) -> None:
     old, new = ping(tags=[tag]), ping(tags=[tag])
-    hand.connection.execute("UPDATE tasks SET created_at = '2020-06-01T12:00:00Z' WHERE id = %s", [old])
+    old = make_old(hand, old, "2020-06-01T12:00:00Z")
 
     def find(**filters: str) -> set[str]:
         return set(ids_of(operator.get("/tasks", params={"tag": tag, **filters})))
@@ -161,7 +176,7 @@ def test_no_task_is_after_the_time_that_it_is_told_to_be_of(
     operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
 ) -> None:
     task_id = ping(tags=[tag])
-    hand.connection.execute("UPDATE tasks SET created_at = '2020-06-01T12:00:00.123456Z' WHERE id = %s", [task_id])
+    task_id = make_old(hand, task_id, "2020-06-01T12:00:00.123456Z")
     told = operator.get(f"/tasks/{task_id}").json()["created_at"]
 
     def find(**filters: str) -> list[str]:

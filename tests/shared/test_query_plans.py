@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Set
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ import orjson
 import psycopg
 import pytest
 from psycopg import sql
+from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from shared.contracts.catalog import list_kinds
 from shared.database import hot_connection_arguments
@@ -255,6 +257,21 @@ def test_what_is_queued_is_counted_without_a_look_at_what_is_done(ordinary: psyc
     plan = _explain_once(ordinary, task_queries.COUNT_QUEUED)
 
     assert {node["Index Name"] for node in _nodes(plan) if "Index Name" in node} == {"ix_tasks_due", "ix_tasks_rung"}
+    assert [node for node in _nodes(plan) if node["Node Type"] == "Seq Scan"] == []
+
+
+@pytest.mark.parametrize("organization_id", [None, OWNER])
+def test_a_list_of_a_time_reads_the_ids_of_that_time(
+    ordinary: psycopg.Connection[Any], organization_id: UUID | None
+) -> None:
+    day = datetime(2020, 6, 1, tzinfo=UTC)
+    statement = task_queries.list_page(
+        organization_id, before_id=None, limit=50, status=["failed"], created_after=day, created_before=day
+    )
+
+    plan = _explain_once(ordinary, statement.compile(dialect=dialect(), compile_kwargs={"literal_binds": True}))
+
+    assert _most_rows_read(plan) < 1000
     assert [node for node in _nodes(plan) if node["Node Type"] == "Seq Scan"] == []
 
 
