@@ -348,6 +348,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """The whole local stack, running."""
     with LocalStack(tmp_path_factory.mktemp("stack")) as running:
         yield running
+    # Pytest throws its own folders away; a cluster of root's lies elsewhere.
+    PostgresServer(running.data_dir / "postgres").remove()
 
 
 @pytest.fixture

@@ -4,12 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cli.local_stack.postgres import PostgresServer
+
 
 def test_the_demo_does_the_main_job_and_finds_every_result_right(tmp_path: Path) -> None:
     # In the test's folder, where its log is found if it fails.
     argv = [sys.executable, "-m", "cli.main", "demo", "--data-dir", str(tmp_path / "demo")]
 
     outcome = subprocess.run(argv, capture_output=True, text=True, timeout=240)
+    PostgresServer(tmp_path / "demo" / "postgres").remove()
 
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert "Every result is right" in outcome.stdout

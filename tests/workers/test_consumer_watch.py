@@ -17,6 +17,7 @@ import psycopg
 import pytest
 import redis
 
+from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
 from shared.database import make_engine
 from shared.queries.schedules import SHOW_SIGN_OF_LIFE
@@ -291,5 +292,6 @@ def test_the_supervisor_restarts_a_worker_whose_canary_is_lost_and_the_queue_is_
             eventually(lambda: canary()["age_seconds"] < time.monotonic() - restarted_at)
             assert canary()["status"] == "ok"
         said = stack.log_path.read_text(errors="replace")
+    PostgresServer(stack.data_dir / "postgres").remove()
     assert "consumer_lost" in said
     assert "worker-files ended with exit code 1; it is started again" in said
