@@ -93,6 +93,10 @@ class Doorbell:
             }
         )
 
+    def ping(self) -> None:
+        """Ask whether the broker answers. Raises one of `BROKER_ERRORS` when it does not."""
+        self._redis.ping()
+
     def depth(self, queue: str) -> int:
         """Give how many messages lie in a queue."""
         return self._redis.llen(queue)

@@ -59,6 +59,7 @@ class Relay:
         self._doorbell = Doorbell(settings, make_celery_app(settings))
         self._last_owner: dict[str, str] = {}
         """By queue, whose turn it was last."""
+        self._bell_failed = False
         self._broker_away_until = 0.0
         self._outage = OutageLog()
         self._stopping = threading.Event()
@@ -108,6 +109,8 @@ class Relay:
                 named = set() if due else heard
 
     def _release_queue(self, connection: Connection, queue: str) -> int:
+        if self._bell_failed and not self._broker_answers(queue):
+            return 0
         after = self._last_owner.get(queue)
         parameters = {"queue": queue, "window": self._settings.window, "after": after}
         rows = connection.execute(hot_tasks.RELEASE, parameters).fetchall()
@@ -120,11 +123,23 @@ class Relay:
             self._doorbell.ring(queue, [(row[0], row[1]) for row in rows])
         except BROKER_ERRORS as error:
             log.warning("broker_away", error=type(error).__name__, queue=queue)
+            self._bell_failed = True
             connection.execute(queries.UNRING, {"ids": [row[0] for row in rows]})
             self._stopping.wait(RETRY_SECONDS)
             return 0
         kill_points.reach("relay-after-publish")
         return len(rows)
+
+    def _broker_answers(self, queue: str) -> bool:
+        """Ask after a failure, before rows are marked again: to mark and unmark a window each second wears out the table."""
+        try:
+            self._doorbell.ping()
+        except BROKER_ERRORS as error:
+            log.warning("broker_away", error=type(error).__name__, queue=queue)
+            self._stopping.wait(RETRY_SECONDS)
+            return False
+        self._bell_failed = False
+        return True
 
     def _do_chores(self) -> None:
         """Hold the lock, or wait for it; then sweep, promote, expire and ring again, until the connection is lost.

@@ -285,6 +285,24 @@ def test_what_a_broken_broker_does_not_take_is_rung_when_it_is_back(
     eventually(lambda: all(tasks.get(task_id).rung_at is not None for task_id in ids))
 
 
+def test_rows_are_not_marked_again_and_again_for_a_broker_that_stays_away(
+    tasks: Any, make_relay: Any, own_broker: BrokerServer
+) -> None:
+    relay = make_relay(broker_url=own_broker.url)
+    own_broker.kill()
+    task_id = tasks.submit_one()
+    assert relay.release() == 0
+
+    def version_of_the_row() -> Any:
+        return tasks.connection.execute("SELECT rung_at, ctid, xmin FROM tasks WHERE id = %s", (task_id,)).fetchone()
+
+    before = version_of_the_row()
+    assert relay.release() == 0
+    assert version_of_the_row() == before
+    own_broker.start()
+    assert relay.release() == 1
+
+
 def test_a_wiped_broker_is_filled_again_at_once(
     tasks: Any, make_relay: Any, settings: Settings, eventually: Any
 ) -> None:
