@@ -23,6 +23,9 @@ log = structlog.get_logger()
 
 MAX_TOGETHER: Final = 256
 RETRY_SECONDS: Final = 0.25
+PATIENCE_LEASES: Final = 10
+"""For how many leases an end is tried to be written while the database is away. When it is back, the holder of a claim may
+renew it before the sweeper looks; an end whose claim was lost all the same changes nothing."""
 
 
 UNKNOWN: Final = "unknown"
@@ -63,7 +66,7 @@ class Finisher:
     def write_soon(self, document: dict[str, Any], on_written: OnWritten) -> None:
         """Have an attempt's end written, with all that gathers; `on_written` is called by the thread that writes.
 
-        A database that is away is tried again until the lease would be over; then the sweeper has the task. Raises
+        A database that is away is tried again for `PATIENCE_LEASES`; then the task is left to the sweeper. Raises
         `TypeError`, and writes nothing, for a document that is no JSON.
         """
         has_artifacts, succeeded = bool(document.get("artifacts")), document["status"] == "succeeded"
@@ -140,7 +143,7 @@ class Finisher:
 
     def _write(self, endings: list[Ending]) -> dict[UUID, str | None]:
         """Give the state of each task whose fate is known."""
-        deadline = time.monotonic() + self._settings.lease_seconds
+        deadline = time.monotonic() + PATIENCE_LEASES * self._settings.lease_seconds
         while True:
             try:
                 return self._execute(endings)

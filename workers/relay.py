@@ -60,6 +60,8 @@ class Relay:
         self._last_owner: dict[str, str] = {}
         """By queue, whose turn it was last."""
         self._bell_failed = False
+        self._was_cut_off = False
+        """Whether the connection of the chores was lost, or could not be made, since they were done last."""
         self._broker_away_until = 0.0
         self._outage = OutageLog()
         self._stopping = threading.Event()
@@ -147,25 +149,37 @@ class Relay:
         One who holds the lock may be frozen. So whoever waits for it does the chores too when nobody has for a lease:
         two who do them at once do no harm, for each takes rows that the other has not locked.
         """
+        try:
+            self._do_chores_while_connected()
+        except psycopg.Error:
+            self._was_cut_off = True
+            raise
+
+    def _do_chores_while_connected(self) -> None:
         holds_lock, next_sign = False, 0.0
         patience = {"part": "sweeper", "seconds": max(self._settings.lease_seconds, 2 * SIGN_SECONDS)}
         with self._connection("relay-chores") as connection:
+            # After an outage, leases are over that nobody could renew: their holders try each half second, or are within
+            # the wait for a connection, and come first. What is really lost is taken back within three leases all the same.
+            lease_seconds = self._settings.lease_seconds
+            patience_seconds = min(lease_seconds, lease_seconds / 3 + 1) if self._was_cut_off else 0.0
+            sweep_from = time.monotonic() + patience_seconds
             while not self._stopping.is_set():
                 holds_lock = holds_lock or self._take_lock(connection)
                 if holds_lock or connection.execute(IS_SILENT, patience).fetchone():
                     if time.monotonic() >= next_sign:
                         connection.execute(SHOW_SIGN_OF_LIFE, {"part": "sweeper"})
                         next_sign = time.monotonic() + SIGN_SECONDS
-                    self._do_chores_once(connection)
+                    self._do_chores_once(connection, sweep=time.monotonic() >= sweep_from)
                 self._stopping.wait(CHORE_SECONDS)
 
     def _take_lock(self, connection: Connection) -> bool:
         row = connection.execute(queries.TRY_LOCK, {"key": SWEEPER_LOCK}).fetchone()
         return bool(row and row[0])
 
-    def _do_chores_once(self, connection: Connection) -> None:
+    def _do_chores_once(self, connection: Connection, *, sweep: bool = True) -> None:
         limit = {"limit": CHORE_LIMIT}
-        swept = connection.execute(queries.SWEEP, limit).fetchall()
+        swept = connection.execute(queries.SWEEP, limit).fetchall() if sweep else []
         for task_id, status in swept:
             log.warning("lease_lost", task_id=str(task_id), status=status)
         expired = connection.execute(queries.EXPIRE, limit).fetchall()

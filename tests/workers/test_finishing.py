@@ -14,6 +14,7 @@ import pytest
 
 from shared.queries.tasks import CANCEL
 from shared.settings import Settings
+from workers import finishing
 from workers.finishing import REFUSED, UNKNOWN, Finisher
 
 
@@ -139,7 +140,8 @@ def test_a_connection_that_was_ended_is_made_anew(tasks: Any, bench: Any) -> Non
     assert bench.finisher.write(_ending(second)) == "succeeded"
 
 
-def test_a_database_that_is_away_for_longer_than_the_lease_leaves_the_end_unknown(settings: Settings) -> None:
+def test_a_database_that_is_away_for_long_leaves_the_end_unknown(settings: Settings, monkeypatch: Any) -> None:
+    monkeypatch.setattr(finishing, "PATIENCE_LEASES", 2)
     away = settings.model_copy(update={"lease_seconds": 1, "database_url": "postgresql://x@127.0.0.1:1/x"})
     finisher = Finisher(away)
     finisher.start()
@@ -151,6 +153,25 @@ def test_a_database_that_is_away_for_longer_than_the_lease_leaves_the_end_unknow
 
     assert state == UNKNOWN
     assert time.monotonic() - started < 30
+
+
+def test_an_end_outlives_a_database_that_is_away_for_longer_than_a_lease(
+    tasks: Any, bench: Any, settings: Settings, monkeypatch: Any
+) -> None:
+    (attempt,) = bench.claim(tasks.submit_one())
+    finisher = Finisher(settings.model_copy(update={"lease_seconds": 1}))
+    execute, back_at = finisher._execute, time.monotonic() + 1.5
+
+    def be_away(endings: Any) -> Any:
+        if time.monotonic() < back_at:
+            raise psycopg.OperationalError("the database is away")
+        return execute(endings)
+
+    monkeypatch.setattr(finisher, "_execute", be_away)
+    finisher.start()
+
+    assert finisher.write(_ending(attempt)) == "succeeded"
+    finisher.close()
 
 
 def test_an_end_whose_answer_was_lost_is_not_written_twice(tasks: Any, bench: Any, monkeypatch: Any) -> None:

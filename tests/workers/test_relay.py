@@ -480,6 +480,36 @@ def test_a_lost_attempt_whose_cancel_was_asked_for_is_cancelled(tasks: Any, benc
     assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == ("cancelled", "/problems/cancelled")
 
 
+def test_after_an_outage_holders_of_leases_come_before_the_sweeper(
+    tasks: Any, bench: Any, make_relay: Any, monkeypatch: Any, eventually: Any
+) -> None:
+    relay = make_relay(lease_seconds=6)
+    sweeps: list[bool] = []
+    really = relay.relay._do_chores_once
+
+    def note(connection: Any, *, sweep: bool = True) -> None:
+        sweeps.append(sweep)
+        really(connection, sweep=sweep)
+
+    monkeypatch.setattr(relay.relay, "_do_chores_once", note)
+    relay.start()
+    eventually(lambda: sweeps)
+    assert all(sweeps)
+    (attempt,) = bench.claim(tasks.submit_one())
+    tasks.connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'taskmill-relay-chores'"
+    )
+    tasks.connection.execute(
+        "UPDATE tasks SET lease_until = now(), named_claim = claim WHERE id = %s", (attempt.task.id,)
+    )
+
+    eventually(lambda: False in sweeps)
+    assert tasks.status(attempt.task.id) == "running"
+    # What its holder does not renew is taken back after a third of a lease and a second.
+    eventually(lambda: tasks.status(attempt.task.id) != "running", 15)
+    assert sweeps[-1]
+
+
 def test_a_lease_that_is_not_over_is_left_alone(tasks: Any, bench: Any, make_relay: Any) -> None:
     task_id = tasks.submit_one()
     bench.claim(task_id)
