@@ -22,7 +22,7 @@ from cli.local_stack.child_process import wait_until
 from cli.local_stack.free_ports import choose_port, is_free
 from shared.errors import ConfigurationError, ObjectMissing, StorageFull, StorageUnavailable
 from shared.local_objects import LocalObjects
-from shared.object_store import ObjectStore, new_object_key, open_object_store
+from shared.object_store import ObjectStore, list_key_folders, new_object_key, open_object_store
 from shared.s3_objects import S3Objects, _as_storage_errors
 
 ACCESS_KEY = "AKIATESTTESTTESTTEST"
@@ -321,6 +321,12 @@ def test_keys_are_random_and_fanned_out() -> None:
     keys = {new_object_key() for _ in range(1000)}
     assert len(keys) == 1000
     assert len({key.split("/")[0] for key in keys}) > 200
+
+
+def test_a_walk_begins_anywhere_and_passes_every_folder_once() -> None:
+    walks = [list_key_folders() for _ in range(100)]
+    assert all(len(walk) == 256 and set(walk) == set(walks[0]) for walk in walks)
+    assert len({walk[0] for walk in walks}) > 20
 
 
 def test_the_folder_and_all_in_it_are_the_owners_alone(local_store: ObjectStore, tmp_path: Path) -> None:
