@@ -185,7 +185,8 @@ class WorkerProcess:
         """Hand back attempts that have not begun: the relay rings for their tasks at once."""
         for attempt in attempts:
             if attempt.withdraw():
-                self._hand_back(attempt)
+                attempt.stop(HandedBack())
+                self._end_soon(attempt, attempt.finish_document("queued"))
                 self._claimer.release(None)
 
     def _give_up_waiting(self, attempts: list[Attempt]) -> None:
@@ -202,10 +203,13 @@ class WorkerProcess:
     def _end_stuck(self, attempt: Attempt) -> None:
         """End an attempt whose thread does not come back, and this process with it, for the thread is lost."""
         log.error("thread_stuck", task_id=str(attempt.task.id), kind=attempt.task.kind)
-        self._finisher.write(self._runner.time_out(attempt))
-        attempt.ended = True
-        self._forget(attempt)
+        self._end_soon(attempt, self._runner.time_out(attempt))
         self._end_for_another()
+
+    def _end_soon(self, attempt: Attempt, document: dict[str, Any]) -> None:
+        """Have an end written without waiting for it, as those who call this have other leases to renew, or to claim."""
+        attempt.ended = True
+        self._finisher.write_soon(document, lambda _: self._forget(attempt))
 
     def has_room(self) -> bool:
         """Whether more is wanted: while the database is away, claims wait and it is not."""

@@ -26,7 +26,7 @@ from shared.settings import Settings
 from tests.conftest import PATIENCE_SECONDS
 from workers.celery_app import make_celery_app
 from workers.doorbell import Doorbell
-from workers.worker_process import ScratchFolder
+from workers.worker_process import ScratchFolder, WorkerProcess
 
 GRACE_SECONDS = 2
 LOST_AFTER_SECONDS = 5
@@ -625,3 +625,23 @@ def test_a_scratch_folder_that_someone_else_put_there_is_not_used(
 
     with pytest.raises(ConfigurationError, match="TASKMILL_SCRATCH_DIR"):
         ScratchFolder(settings.model_copy(update={"scratch_dir": None}))
+
+
+def test_what_waits_too_long_is_handed_back_while_other_leases_are_renewed(
+    settings: Settings, tasks: Any, bench: Any, eventually: Any
+) -> None:
+    (attempt,) = bench.claim(tasks.submit_one())
+    process = WorkerProcess(settings, ["files"], 1)
+    process._attempts[str(attempt.task.id)] = attempt
+    # The finisher is not there yet, as when the database does not take what it writes.
+    heartbeat = threading.Thread(target=process._give_up_waiting, args=([attempt],), daemon=True)
+    heartbeat.start()
+    heartbeat.join(timeout=10)
+
+    assert not heartbeat.is_alive()
+    assert process._attempts
+    process._finisher.start()
+    eventually(lambda: not process._attempts)
+    assert tasks.status(attempt.task.id) == "queued"
+    process._finisher.close()
+    process._scratch.remove()
