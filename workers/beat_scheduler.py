@@ -6,8 +6,9 @@ has done neither.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 import orjson
 import structlog
@@ -31,6 +32,9 @@ from shared.task_submission import PLATFORM_ID, make_task, submission_document
 from workers.celery_app import make_celery_app
 
 log = structlog.get_logger()
+
+_told: Final[dict[UUID, datetime]] = {}
+"""By schedule, the slot of which it was told last that its task cannot be made: the slot stays due for as long as it lasts."""
 
 TICK_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 2.0
@@ -120,13 +124,17 @@ def _insert_in_transaction(engine: Engine, due: Any) -> bool:
 def _insert(connection: Connection, due: Any) -> int:
     kind = list_kinds().get(due.kind)
     if kind is None:
-        log.error("unknown_kind_scheduled", schedule=due.name, kind=due.kind)
+        if _told.get(due.id) != due.slot:
+            log.error("unknown_kind_scheduled", schedule=due.name, kind=due.kind)
+            _told[due.id] = due.slot
         return 0
     try:
         params = kind.params.model_validate_json(orjson.dumps(due.params))
     except ValidationError as error:
         # The other schedules are not to wait for someone to mend this one.
-        log.error("unreadable_schedule", schedule=due.name, problems=error.error_count())
+        if _told.get(due.id) != due.slot:
+            log.error("unreadable_schedule", schedule=due.name, problems=error.error_count())
+            _told[due.id] = due.slot
         return 0
     task = make_task(
         due.kind,

@@ -12,6 +12,7 @@ from uuid import uuid4
 import orjson
 import pytest
 from sqlalchemy import Engine
+from structlog.testing import capture_logs
 
 from cli.local_stack.postgres import PostgresServer
 from shared.contracts.catalog import list_kinds
@@ -141,6 +142,16 @@ def test_a_schedule_that_cannot_be_read_does_not_hold_up_the_others(tasks: Any, 
     _schedule(tasks, every_seconds=3600)
 
     assert insert_due_tasks(engine) == 1
+
+
+def test_a_schedule_that_cannot_be_done_is_told_of_once_for_each_slot(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=86_400 * 30, kind="platform.gone")
+    _schedule(tasks, every_seconds=86_400 * 30, params={"sleep_ms": "long"})
+
+    with capture_logs() as logs:
+        assert [insert_due_tasks(engine) for _ in range(3)] == [0, 0, 0]
+
+    assert sorted(line["event"] for line in logs) == ["unknown_kind_scheduled", "unreadable_schedule"]
 
 
 def test_what_was_not_done_when_the_next_slot_begins_expires(tasks: Any, engine: Engine) -> None:
