@@ -30,6 +30,8 @@ CELL_CHARACTERS = 32_767
 SHEET_NAME_CHARACTERS = 31
 FIRST_DATE = date(1900, 3, 1)
 """Excel takes 1900 for a leap year, so that readers differ about the days before this one."""
+LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, 999_000)  # noqa: DTZ001
+"""What comes later, such as the `infinity` of timestamps, rounds to a year that a sheet does not know."""
 EXACT_INTEGER = 10**EXACT_DIGITS - 1
 WORK_FOLDER = Path("xlsx")
 ROWS_BETWEEN_SIZE_CHECKS = 10_000
@@ -175,13 +177,12 @@ class XlsxWriter:
             self._sheet.write_datetime(row, column, value, self._date)
 
     def _write_datetime(self, row: int, column: int, value: datetime) -> None:
-        if value.date() < FIRST_DATE:
+        # A spreadsheet knows no time zones: what stands there is UTC.
+        moment = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+        if moment.date() < FIRST_DATE or moment > LAST_MOMENT:
             self._write_other(row, column, value)
-            return
-        if value.tzinfo is not None:
-            # A spreadsheet knows no time zones: what stands there is UTC.
-            value = value.astimezone(UTC).replace(tzinfo=None)
-        self._sheet.write_datetime(row, column, value, self._datetime)
+        else:
+            self._sheet.write_datetime(row, column, moment, self._datetime)
 
     def _write_time(self, row: int, column: int, value: time) -> None:
         if value.tzinfo is not None:
