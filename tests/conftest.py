@@ -29,6 +29,7 @@ from psycopg import sql
 
 from api.app import create_app
 from api.http_protocol import HttpProtocol
+from api.serve import KEEP_ALIVE_SECONDS
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.server_process import ServerProcess
@@ -217,7 +218,16 @@ class Api:
 @contextlib.contextmanager
 def serve_api(settings: Settings) -> Iterator[Api]:
     """Serve an API in a thread of this process."""
-    config = uvicorn.Config(create_app(settings), port=0, http=HttpProtocol, log_config=None, ws="none", lifespan="on")
+    config = uvicorn.Config(
+        create_app(settings),
+        port=0,
+        http=HttpProtocol,
+        log_config=None,
+        ws="none",
+        lifespan="on",
+        # Longer than clients keep an idle connection: else each could close it just when the other begins to use it.
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -4,11 +4,10 @@ import hashlib
 import json
 import os
 import socket
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,9 +15,7 @@ from uuid import UUID
 import httpx2
 import psycopg
 import pytest
-import uvicorn
 
-from api.app import create_app
 from cli.local_stack.postgres import PostgresServer
 from shared.api_keys import create_key
 from shared.identifiers import new_id
@@ -51,19 +48,9 @@ def settings(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def base_url(settings: Settings) -> Iterator[str]:
-    config = uvicorn.Config(create_app(settings), port=0, log_config=None, ws="none", lifespan="on")
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(timeout=20)
-    listening.close()
+def base_url(settings: Settings, serve: Callable[[Settings], AbstractContextManager[Any]]) -> Iterator[str]:
+    with serve(settings) as served:
+        yield served.url
 
 
 @pytest.fixture(scope="module")
