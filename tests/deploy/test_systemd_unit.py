@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -41,14 +42,15 @@ def test_a_part_is_started_again_however_often_it_ends(unit: configparser.Config
     assert unit["Unit"]["StartLimitIntervalSec"] == "0"
 
 
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None and "CI" not in os.environ,
+    reason="the package systemd is not ours to install",
+)
 def test_systemd_itself_takes_the_unit(unit_text: str, tmp_path: Path) -> None:
-    tool = shutil.which("systemd-analyze")
-    if tool is None:
-        pytest.skip("systemd-analyze is not installed")
     file = tmp_path / "taskmill@api.service"
     # It looks for the program, which lies elsewhere here.
     file.write_text(unit_text.replace("/srv/taskmill/taskmill", "/bin/true").replace("User=taskmill", "User=root"))
 
-    outcome = subprocess.run([tool, "verify", "--man=no", file], capture_output=True, text=True)
+    outcome = subprocess.run(["systemd-analyze", "verify", "--man=no", file], capture_output=True, text=True)
 
     assert "taskmill@api.service" not in outcome.stderr, outcome.stderr
