@@ -11,15 +11,15 @@ from starlette.datastructures import QueryParams
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.error_responses import FieldError, Problem, install_error_responses
+from api.following.waiters import Waiters
 from api.hot_paths import HotPaths
-from api.middleware import AllowedMethods, Frame, allowed_methods
-from api.openapi import install_openapi
-from api.rate_limits import limiter
+from api.http.error_responses import FieldError, Problem, install_error_responses
+from api.http.middleware import AllowedMethods, Frame, allowed_methods
+from api.http.rate_limits import limiter
+from api.openapi.operations import install_openapi
 from api.routes import batches, docs, emails, files, health, kinds, metrics, problems, reports, tasks
 from api.services import Services
-from api.submissions import Submissions
-from api.wakeups import Waiters
+from api.submitting.submissions import Submissions
 from shared.log_setup import set_up_logs
 from shared.settings import Settings, read_settings
 

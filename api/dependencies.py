@@ -8,12 +8,12 @@ from fastapi import Depends, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from api.authentication import Caller
-from api.body import is_json
-from api.error_responses import Problem, invalid
+from api.auth.authentication import Caller
+from api.http.body import is_json
+from api.http.error_responses import Problem, invalid
 from api.services import Services, services_of
-from api.submission_parsing import load_json, unknown_fields
-from api.submissions import Submissions
+from api.submitting.parsing import load_json, unknown_fields
+from api.submitting.submissions import Submissions
 
 
 def get_services(request: Request) -> Services:

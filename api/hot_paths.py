@@ -14,14 +14,14 @@ from uuid import UUID
 
 from starlette.types import Receive, Scope, Send
 
-from api.authentication import Caller
-from api.body import is_json, read_body
-from api.error_responses import Problem, from_exception, invalid
-from api.representations import PRIVATE_HEADERS, TaskRow, task_json
+from api.auth.authentication import Caller
+from api.following.task_representation import PRIVATE_HEADERS, TaskRow, task_json
+from api.following.waiters import Waiter
+from api.http.body import is_json, read_body
+from api.http.error_responses import Problem, from_exception, invalid
 from api.services import Services
-from api.submission_parsing import fingerprint, parse_submission, read_idempotency_key, read_traceparent
-from api.submissions import Request, Submissions
-from api.wakeups import Waiter
+from api.submitting.parsing import fingerprint, parse_submission, read_idempotency_key, read_traceparent
+from api.submitting.submissions import Request, Submissions
 from shared.queries.tasks import find_tombstone
 from shared.task_states import DONE_VALUES
 

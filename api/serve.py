@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
-from api.http_protocol import HttpProtocol
+from api.http.protocol import HttpProtocol
 from shared.log_setup import set_up_logs
 from shared.schema_version import refuse_newer_schema
 from shared.settings import Settings

@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.authentication import Authenticator
-from api.queue_bounds import QueueBounds
-from api.rate_limits import RateLimits
-from api.submission_batcher import SubmissionBatcher
-from api.wakeups import TaskReader, Waiters
+from api.auth.authentication import Authenticator
+from api.following.waiters import TaskReader, Waiters
+from api.http.rate_limits import RateLimits
+from api.submitting.queue_bounds import QueueBounds
+from api.submitting.submission_batcher import SubmissionBatcher
 from shared.database import BoundedConnection, bound, hot_connection_arguments, make_async_engine
 from shared.object_store import ObjectStore, open_object_store
 from shared.settings import Settings

@@ -1,4 +1,4 @@
-"""What can go wrong, as the platform's own errors. HTTP status codes are known only to `api/error_responses.py`.
+"""What can go wrong, as the platform's own errors. HTTP status codes are known only to `api/http/error_responses.py`.
 
 TaskmillError
 ├── ConfigurationError        a setting is wrong; a part does not start

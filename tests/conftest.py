@@ -28,7 +28,7 @@ import uvicorn
 from psycopg import sql
 
 from api.app import create_app
-from api.http_protocol import HttpProtocol
+from api.http.protocol import HttpProtocol
 from api.serve import KEEP_ALIVE_SECONDS
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer

@@ -8,12 +8,12 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from api.authentication import Caller
+from api.auth.authentication import Caller
 from api.dependencies import NoBody, NoQuery, ServicesDependency, TaskReaderCaller, TaskWriterCaller
-from api.error_responses import Problem
-from api.openapi import json_response, problem_responses
-from api.rate_limits import limited
-from api.representations import timestamp
+from api.following.task_representation import timestamp
+from api.http.error_responses import Problem
+from api.http.rate_limits import limited
+from api.openapi.operations import json_response, problem_responses
 from api.routes.tasks import private_json, wake_waiters
 from api.services import Services
 from shared.queries import tasks as queries

@@ -11,7 +11,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import FileResponse, Response
 
 from api.dependencies import NoQuery
-from api.error_responses import Problem
+from api.http.error_responses import Problem
 
 router = APIRouter(prefix="/docs", include_in_schema=False)
 

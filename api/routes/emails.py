@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from api.dependencies import ServicesDependency, SubmissionsDependency, TaskWriterCaller
-from api.openapi import body_schema, submission_responses
-from api.rate_limits import limited
+from api.http.rate_limits import limited
+from api.openapi.operations import body_schema, submission_responses
 from api.routes.side_by_side import submit_side_by_side
 
 router = APIRouter(tags=["emails"])

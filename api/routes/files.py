@@ -14,9 +14,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from api.authentication import Caller
-from api.byte_ranges import ByteRange, RangeNotSatisfiable, attachment, find_range, http_date, range_applies
-from api.cursors import read_cursor, write_cursor
+from api.auth.authentication import Caller
 from api.dependencies import (
     FileReaderCaller,
     FileWriterCaller,
@@ -28,17 +26,19 @@ from api.dependencies import (
     find_header,
 )
 from api.dependencies import Query as StrictQuery
-from api.error_responses import Problem
-from api.file_uploads import Upload
-from api.held_keys import held_key
+from api.following.task_representation import PRIVATE_HEADERS, json_page, timestamp
 from api.hot_paths import matches_etag, read_validate_only
-from api.openapi import json_response, problem_responses, task_response
-from api.rate_limits import limited
-from api.representations import PRIVATE_HEADERS, json_page, timestamp
+from api.http.byte_ranges import ByteRange, RangeNotSatisfiable, attachment, find_range, http_date, range_applies
+from api.http.cursors import read_cursor, write_cursor
+from api.http.error_responses import Problem
+from api.http.rate_limits import limited
+from api.openapi.operations import json_response, problem_responses, task_response
 from api.routes.tasks import private_json
 from api.services import Services
 from api.storage_threads import in_storage_thread, start_in_storage_thread
-from api.submission_parsing import read_idempotency_key
+from api.submitting.held_keys import held_key
+from api.submitting.parsing import read_idempotency_key
+from api.uploads.upload import Upload
 from shared.errors import StorageFull, StorageUnavailable
 from shared.object_store import ObjectReader
 from shared.queries import files as queries

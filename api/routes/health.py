@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from api.dependencies import NoQuery, ServicesDependency
-from api.openapi import json_response, problem_responses
+from api.openapi.operations import json_response, problem_responses
 from api.services import Services
 from shared.queries.schedules import LIST_CANARIES, PING, list_signs_of_life
 

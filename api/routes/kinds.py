@@ -8,8 +8,8 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import NoQuery, TaskReaderCaller
-from api.openapi import json_response, kind_schemas, problem_responses
-from api.rate_limits import limited
+from api.http.rate_limits import limited
+from api.openapi.operations import json_response, kind_schemas, problem_responses
 from api.routes.tasks import private_json
 from shared.contracts.catalog import list_kinds
 

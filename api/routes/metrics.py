@@ -11,8 +11,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from api.dependencies import NoQuery, ServicesDependency, TaskReaderCaller
-from api.error_responses import Problem
-from api.rate_limits import limited
+from api.http.error_responses import Problem
+from api.http.rate_limits import limited
 from api.routes.health import CANARY
 from shared.queries.schedules import LIST_CANARIES, list_signs_of_life
 

@@ -9,8 +9,8 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import NoQuery
-from api.error_responses import PROBLEMS, Problem
-from api.openapi import json_response, problem_responses
+from api.http.error_responses import PROBLEMS, Problem
+from api.openapi.operations import json_response, problem_responses
 from shared.contracts.catalog import list_kinds
 
 router = APIRouter(tags=["problems"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import Request, Response
 
-from api.authentication import Caller
+from api.auth.authentication import Caller
 from api.dependencies import find_header
 from api.hot_paths import read_validate_only
 from api.routes.tasks import json_body, private_json, submission_request
 from api.services import Services
-from api.submission_parsing import parse_side_by_side, read_idempotency_key
-from api.submissions import Submissions
+from api.submitting.parsing import parse_side_by_side, read_idempotency_key
+from api.submitting.submissions import Submissions
 
 
 async def submit_side_by_side(

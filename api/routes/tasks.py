@@ -16,9 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import Receive, Scope, Send
 
-from api.authentication import Caller
-from api.body import read_body
-from api.cursors import read_cursor, write_cursor
+from api.auth.authentication import Caller
 from api.dependencies import (
     NoBody,
     NoQuery,
@@ -31,9 +29,13 @@ from api.dependencies import (
     require_json,
 )
 from api.dependencies import Query as StrictQuery
-from api.error_responses import Problem, invalid
+from api.following.task_representation import PRIVATE_HEADERS, json_page, task_json
 from api.hot_paths import gone_or_missing, read_validate_only
-from api.openapi import (
+from api.http.body import read_body
+from api.http.cursors import read_cursor, write_cursor
+from api.http.error_responses import Problem, invalid
+from api.http.rate_limits import limited
+from api.openapi.operations import (
     FOLLOWING,
     body_schema,
     json_response,
@@ -41,12 +43,10 @@ from api.openapi import (
     submission_responses,
     task_response,
 )
-from api.rate_limits import limited
-from api.representations import PRIVATE_HEADERS, json_page, task_json
 from api.services import Services
 from api.storage_threads import in_storage_thread
-from api.submission_parsing import fingerprint, parse_batch, read_idempotency_key, read_traceparent
-from api.submissions import Request as SubmissionRequest
+from api.submitting.parsing import fingerprint, parse_batch, read_idempotency_key, read_traceparent
+from api.submitting.submissions import Request as SubmissionRequest
 from shared.contracts.catalog import find_kind
 from shared.contracts.kind import QUEUES, list_referred_files
 from shared.errors import StorageUnavailable

@@ -107,7 +107,7 @@ _SHOWN_COLUMNS: Final = """
 READ: Final = f"""
 SELECT {_SHOWN_COLUMNS}
 FROM tasks t JOIN task_payloads p ON p.task_id = ANY (ARRAY[t.id]) WHERE t.id = ANY(%(ids)s::uuid[])"""
-"""Read tasks by id, in the columns of `api.representations.TaskRow`, in no order."""
+"""Read tasks by id, in the columns of `api.following.task_representation.TaskRow`, in no order."""
 
 READ_VERSIONS: Final = "SELECT id, version, status, organization_id FROM tasks WHERE id = ANY(%(ids)s::uuid[])"
 """Read what is needed to answer 304, or to see whether a task is done."""

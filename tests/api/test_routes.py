@@ -9,7 +9,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from api.app import ROUTERS, create_fastapi_app
-from api.rate_limits import LIMITED_MARK, ROUTE_CLASSES
+from api.http.rate_limits import LIMITED_MARK, ROUTE_CLASSES
 
 OPEN = {("GET", "/health"), ("GET", "/health/ready"), ("GET", "/problems/{name}")}
 """Routes of ours that are open to all."""

@@ -1,0 +1,193 @@
+"""Reads and validates what is submitted: every finding becomes part of one problem, and nothing is stored or looked up."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from api.auth.authentication import Caller
+from api.http.error_responses import MAX_FIELD_ERRORS, FieldError, Problem, invalid, invalid_body, json_pointer
+from shared.contracts.catalog import find_kind
+from shared.contracts.kind import AnyKind, ReferredFile, list_referred_files
+from shared.task_options import TaskOptions, params_of, side_by_side_model, submission_model
+
+MAX_BATCH: Final = 1000
+KEY_PATTERN: Final = frozenset(range(0x21, 0x7F))
+TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+
+
+@dataclass
+class Parsed:
+    """A validated submission, before its files are looked at."""
+
+    kind_name: str
+    kind: AnyKind
+    options: TaskOptions
+    params: bytes
+    queue: str
+    files: list[ReferredFile] = field(default_factory=list)
+    """Pointers lead into the body."""
+
+
+def read_idempotency_key(value: str | None) -> str | None:
+    """Check the header's value: 1 to 255 visible ASCII characters."""
+    if value is None:
+        return None
+    if not 1 <= len(value) <= 255 or any(ord(character) not in KEY_PATTERN for character in value):
+        raise invalid("header:Idempotency-Key", "invalid_key", "1 to 255 visible ASCII characters")
+    return value
+
+
+def read_traceparent(value: str | None) -> str | None:
+    """Give the trace that a request belongs to; none when the header is not one (W3C Trace Context, section 3.2.2)."""
+    return value if value is not None and TRACEPARENT(value) else None
+
+
+def fingerprint(method: str, path: str, body: bytes) -> str:
+    """Give the digest by which a repeated request is known: method, path and the body as canonical JSON, in hex."""
+    canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(f"{method} {path}\n".encode() + canonical).hexdigest()
+
+
+def load_json(body: bytes) -> Any:
+    """Decode a body. Raises the problem for malformed JSON."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise invalid("", "json_invalid", f"Malformed JSON: {_explain(body, error)}") from None
+
+
+def _explain(body: bytes, error: orjson.JSONDecodeError) -> str:
+    """Say what keeps a body from being JSON. Of bytes that are no text the decoder tells in its own terms only."""
+    if body.startswith(b"\x1f\x8b"):
+        return "the body is compressed, which is not supported: send it as it is"
+    try:
+        body.decode()
+    except UnicodeDecodeError as wrong:
+        return f"the body is not UTF-8 at byte {wrong.start}"
+    return str(error)
+
+
+def parse_submission(body: bytes, caller: Caller, prefix: str = "") -> Parsed:
+    """Validate `{kind, params, …options}`; `prefix` is the pointer to it. Raises a problem with every finding."""
+    content = load_json(body)
+    if not isinstance(content, dict):
+        raise invalid(prefix, "dict_type", "Input should be an object")
+    name = content.get("kind")
+    if name is None:
+        raise invalid(f"{prefix}/kind", "missing", "Field required")
+    kind = submittable_kind(name, caller, f"{prefix}/kind")
+    model = submission_model(name)
+    try:
+        submission = model.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        raise invalid_body(error, prefix) from None
+    params: BaseModel = submission.params  # type: ignore[attr-defined]
+    return _parsed(
+        name, kind, submission, params, params.model_dump_json(by_alias=True).encode(), f"{prefix}/params", prefix
+    )
+
+
+def parse_side_by_side(body: bytes, caller: Caller, kind_name: str) -> Parsed:
+    """Validate a body that holds a kind's params and the options side by side."""
+    if not isinstance(load_json(body), dict):
+        raise invalid("", "dict_type", "Input should be an object")
+    kind = submittable_kind(kind_name, caller, "")
+    try:
+        request = side_by_side_model(kind_name).model_validate_json(body, strict=True)
+    except ValidationError as error:
+        raise invalid_body(error) from None
+    params = params_of(request, kind)
+    return _parsed(kind_name, kind, request, kind.params.model_validate_json(params), params, "", "")
+
+
+def submittable_kind(name: object, caller: Caller, pointer: str) -> AnyKind:
+    """Give a kind that the caller may submit. Raises a problem otherwise."""
+    kind = find_kind(name) if isinstance(name, str) else None
+    if kind is None or not kind.public:
+        raise invalid(pointer, "unknown_kind", "There is no such kind: GET /kinds lists those that there are.")
+    if kind.privileged and not caller.privileged:
+        raise Problem("forbidden", "Only operators and admins may submit this kind.")
+    return kind
+
+
+def _parsed(
+    name: str, kind: AnyKind, options: TaskOptions, params: BaseModel, text: bytes, params_pointer: str, prefix: str
+) -> Parsed:
+    if options.timeout is not None and options.timeout > kind.timeout_seconds:
+        raise invalid(f"{prefix}/timeout", "less_than_equal", f"The kind allows at most {kind.timeout_seconds} seconds")
+    if b"\\u0000" in text or options.tags or options.metadata:
+        _refuse_nul(params.model_dump(by_alias=True), params_pointer)
+        _refuse_nul(options.tags, f"{prefix}/tags")
+        _refuse_nul(options.metadata, f"{prefix}/metadata")
+    files = list(list_referred_files(params, params_pointer))
+    return Parsed(name, kind, options, text, kind.queue_for(params), files)
+
+
+def _refuse_nul(value: object, pointer: str) -> None:
+    """Refuse U+0000, which no text in Postgres may hold."""
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise invalid(pointer, "nul_character", "Text must not contain U+0000")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_nul(key, pointer)
+            _refuse_nul(item, pointer + json_pointer([key]))
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            _refuse_nul(item, f"{pointer}/{position}")
+
+
+def unknown_fields(names: Iterable[str]) -> list[FieldError]:
+    """Tell of fields at the top of a body that nobody reads, of as many as an answer tells."""
+    return [
+        FieldError(json_pointer([name]), "extra_forbidden", "Unknown field") for name in islice(names, MAX_FIELD_ERRORS)
+    ]
+
+
+def dump_part(content: Any, pointer: str) -> bytes:
+    """Give a part of a body as JSON again. Raises a problem when it nests deeper than what is written may."""
+    try:
+        return orjson.dumps(content)
+    except orjson.JSONEncodeError:
+        raise invalid(pointer, "json_invalid", "It nests too deeply") from None
+
+
+def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
+    """Validate `{"tasks": […]}`: the findings of all tasks are told at once, as many as an answer tells."""
+    content = load_json(body)
+    if not isinstance(content, dict):
+        raise invalid("", "dict_type", "Input should be an object")
+    errors = unknown_fields(name for name in content if name != "tasks")
+    tasks = content.get("tasks")
+    if not isinstance(tasks, list):
+        errors.append(
+            FieldError("/tasks", "list_type" if "tasks" in content else "missing", "A list of tasks is required")
+        )
+        raise Problem("validation", errors=errors)
+    if not 1 <= len(tasks) <= MAX_BATCH:
+        errors.append(FieldError("/tasks", "length", f"1 to {MAX_BATCH} tasks"))
+        raise Problem("validation", errors=errors)
+    batch = []
+    for position, item in enumerate(tasks):
+        if len(errors) >= MAX_FIELD_ERRORS:
+            break
+        try:
+            parsed = parse_submission(dump_part(item, f"/tasks/{position}"), caller, f"/tasks/{position}")
+            if parsed.options.unique_for is not None:
+                raise invalid(f"/tasks/{position}/unique_for", "not_in_a_batch", "A batch takes no unique_for")
+            batch.append(parsed)
+        except Problem as problem:
+            if problem.name != "validation":
+                raise
+            errors.extend(problem.errors)
+    if errors:
+        raise Problem("validation", errors=errors)
+    return batch

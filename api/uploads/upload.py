@@ -1,0 +1,237 @@
+"""One upload, from its form to the answer: a file and the task that reads it, stored in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import orjson
+import psycopg
+from fastapi import Request
+
+from api.auth.authentication import Caller
+from api.dependencies import find_header
+from api.following.task_representation import new_task_json
+from api.http.error_responses import Problem, invalid
+from api.services import Services
+from api.storage_threads import start_in_storage_thread
+from api.submitting.held_keys import HeldKey
+from api.submitting.parsing import Parsed, dump_part, fingerprint, parse_submission, read_traceparent, submittable_kind
+from api.submitting.submissions import Answer, KeyTaken, Submissions, missing_file
+from api.submitting.submissions import Request as SubmissionRequest
+from api.uploads.multipart import FILE_FIELD, ReceivedFile, ReceivedForm, receive_form
+from shared.errors import StorageUnavailable
+from shared.identifiers import new_id
+from shared.queries import files as queries
+from shared.task_options import DEFAULT_KEEP_SECONDS, LONGEST_KEEP_SECONDS
+from shared.task_submission import NewTask
+
+DEFAULT_TASK: Final = {"kind": "files.inspect"}
+TASK_POINTER: Final = "form:task"
+
+_SECONDS: Final = re.compile(r"[0-9]{1,9}")
+
+
+class Upload:
+    """One upload, from its form to the answer."""
+
+    def __init__(self, request: Request, caller: Caller, services: Services, submissions: Submissions) -> None:
+        self._request = request
+        self._caller = caller
+        self._services = services
+        self._submissions = submissions
+        self._file_id = new_id()
+
+    async def validate(self) -> None:
+        """Raise the problem that the upload would end in, as far as can be known; store nothing."""
+        form = await self._receive(keeps_file=False)
+        _keep_seconds(form.fields)
+        parsed = self._parse(form.fields)
+        if form.file is not None:
+            _require_readable(parsed, form.file, self._pointer)
+        await self._check_other_files(parsed)
+
+    async def accept(self, key: str | None, held: HeldKey | None) -> Answer:
+        """Store the file and its task, unless the key stands for an earlier upload. Leaves no object without a row."""
+        if key is None or held is not None:
+            # Else there is an earlier upload, which is in the queue already.
+            await self._services.queue_bounds.admit(self._caller.owner_id, 1)
+        form = await self._receive(keeps_file=True)
+        if form.file is None:
+            raise invalid(f"form:{FILE_FIELD}", "missing", "A file is required")
+        storing = _Storing(form.file, self._services)
+        try:
+            parsed = self._parse(form.fields)
+            _require_readable(parsed, form.file, self._pointer)
+            await self._check_other_files(parsed)
+            request = SubmissionRequest(
+                self._caller,
+                self._request.state.request_id,
+                key,
+                _fingerprint(form.fields, form.file) if key is not None else None,
+                read_traceparent(find_header(self._request, "traceparent")),
+            )
+            keep_seconds = _keep_seconds(form.fields)
+
+            async def store() -> Answer:
+                try:
+                    return await self._store(parsed, request, storing, keep_seconds, held)
+                except KeyTaken:
+                    return await self._submissions.replay(request, store)
+
+            if key is None or held is not None:
+                return await store()
+            return await self._submissions.replay(request, store)
+        finally:
+            await storing.tidy()
+
+    async def _receive(self, *, keeps_file: bool) -> ReceivedForm:
+        headers = self._request.headers
+        return await receive_form(
+            self._request.stream(),
+            content_type=headers.get("content-type"),
+            content_length=headers.get("content-length"),
+            store=self._services.store if keeps_file else None,
+            most_file_bytes=self._services.settings.max_upload_bytes,
+            check_fields=self._check_early,
+        )
+
+    def _check_early(self, fields: Mapping[str, str]) -> None:
+        """Refuse bad fields that stand before the file; those behind it are not known yet."""
+        _keep_seconds(fields)
+        if "task" in fields:
+            self._parse(fields)
+
+    @property
+    def _pointer(self) -> str:
+        return f"{TASK_POINTER}/params/file_id"
+
+    def _parse(self, fields: Mapping[str, str]) -> Parsed:
+        """Validate the task, its `file_id` filled in."""
+        content = _load_task(fields)
+        if isinstance(content, dict) and "kind" in content:
+            kind = submittable_kind(content["kind"], self._caller, f"{TASK_POINTER}/kind")
+            if "file_id" not in kind.params.model_fields:
+                message = "This kind has no `file_id`: store the file with another, and submit this one by POST /tasks"
+                raise invalid(f"{TASK_POINTER}/kind", "takes_no_file", message)
+            params = content.get("params", {})
+            if isinstance(params, dict):
+                if "file_id" in params:
+                    raise invalid(self._pointer, "filled_in", "The upload itself is the file")
+                content = {**content, "params": {**params, "file_id": str(self._file_id)}}
+        parsed = parse_submission(dump_part(content, TASK_POINTER), self._caller, TASK_POINTER)
+        if parsed.options.unique_for is not None:
+            raise invalid(f"{TASK_POINTER}/unique_for", "not_with_an_upload", "An upload takes no unique_for")
+        return parsed
+
+    async def _check_other_files(self, parsed: Parsed) -> None:
+        others = [file for file in parsed.files if file.file_id != self._file_id]
+        await self._submissions.check_files([dataclasses.replace(parsed, files=others)], self._caller)
+
+    async def _store(
+        self, parsed: Parsed, request: SubmissionRequest, storing: _Storing, keep_seconds: int, held: HeldKey | None
+    ) -> Answer:
+        task = self._submissions.new_task(parsed, request)
+        if held is not None:
+            # The key is taken, by this very request: it is completed and not inserted.
+            request = dataclasses.replace(request, idempotency_key=None)
+
+        async def insert_first(connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
+            if held is not None:
+                await held.complete(connection, request.fingerprint or "", task.id)
+            storing.begin()
+            await connection.execute(queries.INSERT_UPLOAD, self._row(task, storing.file, keep_seconds))
+
+        try:
+            with storing.watch_transaction():
+                created_at = await self._submissions.store_together([task], request, insert_first)
+        except psycopg.errors.ForeignKeyViolation:
+            others = [file.pointer for file in parsed.files if file.file_id != self._file_id]
+            raise missing_file(others[0] if others else self._pointer) from None
+        return Answer(202, f"/tasks/{task.id}", new_task_json(task, created_at))
+
+    def _row(self, task: NewTask, file: ReceivedFile, keep_seconds: int) -> dict[str, Any]:
+        return {
+            "id": self._file_id,
+            "organization_id": task.organization_id,
+            "owner_id": task.owner_id,
+            "name": file.name,
+            "media_type": file.media_type,
+            "size": file.size,
+            "sha256": file.sha256,
+            "storage_key": file.storage_key,
+            "keep_seconds": keep_seconds,
+        }
+
+
+class _Storing:
+    """A received file on its way to a row."""
+
+    def __init__(self, file: ReceivedFile, services: Services) -> None:
+        self.file = file
+        self._services = services
+        self._may_have_row = False
+
+    @contextmanager
+    def watch_transaction(self) -> Iterator[None]:
+        """Around the transaction that inserts the row: learn whether it was rolled back for certain."""
+        try:
+            yield
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            # The connection may have been lost in the middle of the commit: nobody knows, until the row is seen or not.
+            raise
+        except Exception:
+            self._may_have_row = False
+            raise
+
+    def begin(self) -> None:
+        """The row is about to be inserted."""
+        self._may_have_row = True
+
+    async def tidy(self) -> None:
+        """Delete the object if no row names it. Where that is not certain it stays: if it is an orphan, it is found."""
+        if self._may_have_row:
+            return
+        # It is done even when the request is cancelled here.
+        deleting = start_in_storage_thread(self._services.store.delete, [self.file.storage_key])
+        with suppress(StorageUnavailable):
+            await asyncio.shield(asyncio.wrap_future(deleting))
+
+
+def _load_task(fields: Mapping[str, str]) -> Any:
+    """Give the task as decoded JSON. Raises a problem at `form:task` for malformed JSON."""
+    if "task" not in fields:
+        return DEFAULT_TASK
+    try:
+        return orjson.loads(fields["task"])
+    except orjson.JSONDecodeError as error:
+        raise invalid(TASK_POINTER, "json_invalid", f"Malformed JSON: {error}") from None
+
+
+def _keep_seconds(fields: Mapping[str, str]) -> int:
+    """Give how long the upload itself is kept: the task's own `keep_for` is about what the task makes."""
+    text = fields.get("keep_for")
+    if text is None:
+        return DEFAULT_KEEP_SECONDS
+    if not _SECONDS.fullmatch(text) or int(text) > LONGEST_KEEP_SECONDS:
+        raise invalid("form:keep_for", "out_of_range", f"A whole number of seconds, at most {LONGEST_KEEP_SECONDS}")
+    return int(text)
+
+
+def _fingerprint(fields: Mapping[str, str], file: ReceivedFile) -> str:
+    form = {**fields, "task": _load_task(fields), "file": file.sha256.hex()}
+    return fingerprint("POST", "/files", orjson.dumps(form))
+
+
+def _require_readable(parsed: Parsed, file: ReceivedFile, pointer: str) -> None:
+    """Raise the problem `unsupported-media-type` unless the kind can read what the bytes are."""
+    for referred in parsed.files:
+        if referred.pointer == pointer and not referred.reference.can_read(file.media_type):
+            accepted = ", ".join(referred.reference.accepts)
+            raise Problem(
+                "unsupported-media-type", f"{parsed.kind_name} cannot read {file.media_type}: only {accepted}."
+            )

@@ -1,0 +1,402 @@
+"""`GET /tasks/<id>`: entity tags, and waiting for a task to be done or to change."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import httpx2
+import pytest
+import redis
+
+from api.following import waiters as wakeups
+from api.following.waiters import LISTENING_POLL_SECONDS, Waiter
+from shared.wakeup_channel import WAKEUP_CHANNEL, write_ids
+
+ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
+SOON_SECONDS = 30
+"""Far from the sixty seconds that one may wait, and from what a busy machine takes."""
+
+
+@contextmanager
+def soon(act: Callable[[], Any], seconds: float = 0.3) -> Iterator[None]:
+    """Do something from another thread in a moment, while the block waits."""
+    timer = threading.Timer(seconds, act)
+    timer.start()
+    yield
+    timer.join()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rare_polls() -> Iterator[None]:
+    """Whoever is answered soon is answered because of a ring, for the poll comes too late."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wakeups, "LISTENING_POLL_SECONDS", 600.0)
+        yield
+
+
+def timed(ask: Callable[[], httpx2.Response]) -> tuple[httpx2.Response, float]:
+    begun = time.monotonic()
+    answer = ask()
+    return answer, time.monotonic() - begun
+
+
+@pytest.fixture
+def ring(broker_server: Any) -> Callable[[str], None]:
+    """Tells the API that a task has changed, as workers do."""
+
+    def publish(task_id: str) -> None:
+        with redis.Redis.from_url(broker_server.url) as broker:
+            broker.publish(WAKEUP_CHANNEL, write_ids([UUID(task_id)]))
+
+    return publish
+
+
+# Entity tags
+
+
+def test_an_etag_is_strong_and_rises_with_whatever_the_body_shows(
+    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+) -> None:
+    task_id = ping()
+    seen = [operator.get(f"/tasks/{task_id}")]
+    for step in (
+        lambda: hand.claim(task_id),
+        lambda: hand.report(task_id, 10),
+        lambda: hand.report(task_id, 10, "a word"),
+        lambda: operator.post(f"/tasks/{task_id}/cancel"),
+        lambda: hand.end(task_id, "succeeded", result={"echo": None}),
+    ):
+        step()
+        seen.append(operator.get(f"/tasks/{task_id}"))
+
+    tags = [answer.headers["etag"] for answer in seen]
+    assert all(tag.startswith('"') and tag.endswith('"') for tag in tags)
+    versions = [int(tag.strip('"')) for tag in tags]
+    assert versions == sorted(set(versions))
+    assert all(a.json() != b.json() for a, b in itertools.pairwise(seen))
+
+
+def test_a_heartbeat_does_not_change_the_etag(operator: httpx2.Client, hand: Any, ping: Callable[..., str]) -> None:
+    task_id = ping()
+    hand.claim(task_id)
+    before = operator.get(f"/tasks/{task_id}")
+
+    hand.renew(task_id)
+    hand.renew(task_id)
+
+    after = operator.get(f"/tasks/{task_id}")
+    assert (after.headers["etag"], after.json()) == (before.headers["etag"], before.json())
+
+
+def test_who_has_the_task_as_it_is_is_told_so(operator: httpx2.Client, hand: Any, ping: Callable[..., str]) -> None:
+    task_id = ping()
+    etag = operator.get(f"/tasks/{task_id}").headers["etag"]
+
+    for given in (etag, f"W/{etag}", "*", f'"x", {etag}', f'{etag},"x"'):
+        answer = operator.get(f"/tasks/{task_id}", headers={"If-None-Match": given})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+        assert answer.headers["retry-after"]
+        assert "content-type" not in answer.headers
+    lines = [("If-None-Match", etag), ("If-None-Match", '"x"')]
+    assert operator.get(f"/tasks/{task_id}", headers=lines).status_code == 304
+    for given in ('"0"', "x", "", etag.strip('"'), '"' + "9" * 40 + '"'):
+        assert operator.get(f"/tasks/{task_id}", headers={"If-None-Match": given}).status_code == 200
+
+    hand.succeed(task_id)
+    assert operator.get(f"/tasks/{task_id}", headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_an_etag_does_not_open_what_is_anothers(client: httpx2.Client, ping: Callable[..., str]) -> None:
+    assert client.get(f"/tasks/{ping()}", headers={"If-None-Match": "*"}).status_code == 404
+
+
+def test_retry_after_is_given_until_the_task_is_done(
+    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+) -> None:
+    task_id = ping()
+    live = operator.get(f"/tasks/{task_id}")
+    hand.fail(task_id)
+    done = operator.get(f"/tasks/{task_id}")
+
+    assert (live.status_code, live.headers["retry-after"]) == (200, "1")
+    assert done.status_code == 200 and "retry-after" not in done.headers
+
+
+# Waiting
+
+
+@pytest.mark.parametrize(
+    "wait", ["0", "61", "-1", "1.0", "1e1", "x", "", "+5", " 5", "١", "1" * 30, "000000001" + "9" * 3]
+)
+def test_a_wait_out_of_bounds_is_refused(
+    operator: httpx2.Client, errors_of: ErrorsOf, ping: Callable[..., str], wait: str
+) -> None:
+    answer = operator.get(f"/tasks/{ping()}", params={"wait": wait})
+
+    assert errors_of(answer) == {"query:wait": "out_of_range"}
+
+
+def test_a_done_task_is_answered_at_once(operator: httpx2.Client, hand: Any, ping: Callable[..., str]) -> None:
+    task_id = ping()
+    hand.succeed(task_id)
+
+    answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}))
+
+    assert answer.json()["done"] and seconds < SOON_SECONDS
+
+
+def test_who_waits_is_answered_when_a_worker_rings(
+    operator: httpx2.Client, hand: Any, ping: Callable[..., str], ring: Callable[[str], None]
+) -> None:
+    task_id = ping()
+
+    def finish() -> None:
+        hand.succeed(task_id)
+        ring(task_id)
+
+    with soon(finish):
+        answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}))
+
+    assert answer.json()["status"] == "succeeded"
+    assert seconds < SOON_SECONDS
+
+
+def test_who_waits_for_the_end_is_not_answered_by_progress_nor_by_a_false_ring(
+    operator: httpx2.Client, hand: Any, ping: Callable[..., str], ring: Callable[[str], None]
+) -> None:
+    task_id = ping()
+    hand.claim(task_id)
+
+    def progress() -> None:
+        ring(task_id)
+        hand.report(task_id, 50)
+        ring(task_id)
+
+    with soon(progress):
+        answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 4}))
+
+    assert (answer.status_code, answer.json()["progress"]["percent"]) == (200, 50)
+    assert 3.95 < seconds < SOON_SECONDS
+
+
+@pytest.mark.parametrize("given", ["{etag}", "W/{etag}", '"x", {etag}'])
+def test_who_waits_with_an_etag_is_answered_by_any_change(
+    operator: httpx2.Client, hand: Any, ping: Callable[..., str], ring: Callable[[str], None], given: str
+) -> None:
+    task_id = ping()
+    hand.claim(task_id)
+    etag = operator.get(f"/tasks/{task_id}").headers["etag"]
+
+    def progress() -> None:
+        hand.report(task_id, 50)
+        ring(task_id)
+
+    with soon(progress):
+        answer, seconds = timed(
+            lambda: operator.get(
+                f"/tasks/{task_id}", params={"wait": 60}, headers={"If-None-Match": given.format(etag=etag)}
+            )
+        )
+
+    assert (answer.status_code, answer.json()["progress"]["percent"]) == (200, 50)
+    assert seconds < SOON_SECONDS
+
+
+def test_who_has_an_older_etag_is_answered_at_once(
+    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+) -> None:
+    task_id = ping()
+    etag = operator.get(f"/tasks/{task_id}").headers["etag"]
+    hand.claim(task_id)
+
+    answer, seconds = timed(
+        lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}, headers={"If-None-Match": etag})
+    )
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "running")
+    assert seconds < SOON_SECONDS
+
+
+def test_at_the_times_end_the_answer_is_what_it_would_have_been(
+    operator: httpx2.Client, ping: Callable[..., str]
+) -> None:
+    task_id = ping()
+    etag = operator.get(f"/tasks/{task_id}").headers["etag"]
+
+    plain, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 1}))
+    tagged = operator.get(f"/tasks/{task_id}", params={"wait": 1}, headers={"If-None-Match": etag})
+
+    assert (plain.status_code, plain.json()["status"], plain.headers["retry-after"]) == (200, "queued", "1")
+    assert 0.95 < seconds < SOON_SECONDS
+    assert (tagged.status_code, tagged.headers["etag"]) == (304, etag)
+
+
+def test_a_cancel_wakes_those_who_wait(operator: httpx2.Client, ping: Callable[..., str]) -> None:
+    task_id = ping()
+
+    with soon(lambda: operator.post(f"/tasks/{task_id}/cancel")):
+        answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}))
+
+    assert answer.json()["status"] == "cancelled"
+    assert seconds < SOON_SECONDS
+
+
+def test_nothing_is_kept_for_one_who_hangs_up_while_waiting(operator: httpx2.Client, ping: Callable[..., str]) -> None:
+    url, key = operator.base_url, operator.headers["Authorization"]
+    request = f"GET /tasks/{ping(delay=3600)}?wait=60 HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: {key}\r\n\r\n"
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        connection.sendall(request.encode())
+        wait_for_waiters(1)
+    wait_for_waiters(0)
+
+
+def wait_for_waiters(count: int) -> None:
+    """Return once so many wait; the API serves from this process."""
+    deadline = time.monotonic() + 30
+    while (seen := sum(isinstance(thing, Waiter) for thing in gc.get_objects())) != count:
+        assert time.monotonic() < deadline, f"{seen} wait"
+        time.sleep(0.02)
+
+
+def test_a_task_that_is_deleted_meanwhile_is_gone(
+    operator: httpx2.Client, hand: Any, ping: Callable[..., str], ring: Callable[[str], None]
+) -> None:
+    task_id = ping()
+
+    def erase() -> None:
+        hand.succeed(task_id)
+        operator.delete(f"/tasks/{task_id}")
+        ring(task_id)
+
+    with soon(erase):
+        answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}))
+
+    assert (answer.status_code, seconds < SOON_SECONDS) == (410, True)
+
+
+def test_waiting_for_what_one_may_not_see_ends_at_once(client: httpx2.Client, ping: Callable[..., str]) -> None:
+    answer, seconds = timed(lambda: client.get(f"/tasks/{ping()}", params={"wait": 60}))
+
+    assert (answer.status_code, seconds < SOON_SECONDS) == (404, True)
+
+
+# Prefer
+
+
+def test_a_preference_to_wait_is_honoured_and_told_so(operator: httpx2.Client, ping: Callable[..., str]) -> None:
+    task_id = ping()
+
+    for given in ("wait=1", "respond-async, wait=1", 'wait="1"', "Wait = 1; x=y"):
+        answer, seconds = timed(lambda given=given: operator.get(f"/tasks/{task_id}", headers={"Prefer": given}))  # type: ignore[misc]
+        assert answer.headers["preference-applied"] == "wait=1"
+        assert 0.95 < seconds < SOON_SECONDS
+
+
+def test_a_preference_on_a_line_of_its_own_is_honoured_too(
+    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+) -> None:
+    task_id = ping()
+    hand.succeed(task_id)
+
+    answer = operator.get(f"/tasks/{task_id}", headers=[("Prefer", "wait=7"), ("Prefer", "respond-async")])
+
+    assert answer.headers["preference-applied"] == "wait=7"
+
+
+def test_a_preference_beyond_the_longest_wait_is_clamped(
+    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+) -> None:
+    task_id = ping()
+    hand.succeed(task_id)
+
+    for given in ("wait=61", "wait=99999999999999999999"):
+        answer = operator.get(f"/tasks/{task_id}", headers={"Prefer": given})
+        assert answer.headers["preference-applied"] == "wait=60"
+
+
+@pytest.mark.parametrize(
+    "given", ["wait=0", "wait", "wait=", "wait=x", "wait=-1", "wait=1.5", "waits=5", "respond-async", ""]
+)
+def test_a_preference_that_is_none_is_ignored(operator: httpx2.Client, ping: Callable[..., str], given: str) -> None:
+    task_id = ping()
+
+    answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", headers={"Prefer": given}))
+
+    assert answer.status_code == 200 and seconds < SOON_SECONDS
+    assert "preference-applied" not in answer.headers
+
+
+def test_the_query_goes_before_the_preference(operator: httpx2.Client, ping: Callable[..., str]) -> None:
+    answer, seconds = timed(lambda: operator.get(f"/tasks/{ping()}?wait=1", headers={"Prefer": "wait=60"}))
+
+    assert "preference-applied" not in answer.headers and seconds < SOON_SECONDS
+
+
+# Without the broker
+
+
+def test_without_the_broker_those_who_wait_are_answered_by_the_slow_poll(
+    settings: Any, serve: Callable[..., Any], hand_on: Callable[[Any], Any]
+) -> None:
+    silent = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
+    with serve(silent) as api, hand_on(silent) as hand:
+        client = api.client("operator", "operator")
+        task_id = client.post("/tasks", json={"kind": "platform.ping"}).json()["id"]
+
+        with soon(lambda: hand.succeed(task_id)):
+            answer, seconds = timed(lambda: client.get(f"/tasks/{task_id}", params={"wait": 60}))
+
+    assert answer.json()["status"] == "succeeded"
+    assert seconds < SOON_SECONDS
+
+
+def test_a_missed_ring_delays_those_who_wait_by_a_few_seconds(
+    settings: Any, serve: Callable[..., Any], hand_on: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wakeups, "LISTENING_POLL_SECONDS", LISTENING_POLL_SECONDS)
+    with serve(settings) as api, hand_on(settings) as hand:
+        client = api.client("operator", "operator")
+        task_id = client.post("/tasks", json={"kind": "platform.ping"}).json()["id"]
+
+        with soon(lambda: hand.succeed(task_id)):
+            answer, seconds = timed(lambda: client.get(f"/tasks/{task_id}", params={"wait": 60}))
+
+    assert answer.json()["status"] == "succeeded"
+    assert seconds < SOON_SECONDS
+
+
+def test_a_wait_ends_with_the_client_that_waits(settings: Any, serve: Callable[..., Any]) -> None:
+    with serve(settings) as api:
+        client = api.client("operator", "operator")
+        task_id = client.post("/tasks", json={"kind": "platform.ping"}).json()["id"]
+        with pytest.raises(httpx2.ReadTimeout):
+            client.get(f"/tasks/{task_id}", params={"wait": 60}, timeout=0.3)
+        client.close()
+        begun = time.monotonic()
+
+    assert time.monotonic() - begun < SOON_SECONDS, "the server stopped at once, for nobody waits any more"
+
+
+def test_a_server_that_stops_lets_go_of_those_who_wait(settings: Any, serve: Callable[..., Any]) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        with serve(settings) as api:
+            client = httpx2.Client(base_url=api.url, headers=api.client("operator", "operator").headers, timeout=70)
+            task_id = client.post("/tasks", json={"kind": "platform.ping"}).json()["id"]
+            waiting = thread.submit(client.get, f"/tasks/{task_id}", params={"wait": 60})
+            time.sleep(0.3)
+            begun = time.monotonic()
+
+        answer = waiting.result()
+        client.close()
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "queued")
+    assert time.monotonic() - begun < SOON_SECONDS
