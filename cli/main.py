@@ -153,7 +153,7 @@ def api(
 def relay() -> None:
     """Publish what is due to the broker, and take back what was lost."""
     from shared.settings import read_settings
-    from workers.relay import run_relay
+    from workers.relay.relay import run_relay
 
     run_relay(read_settings())
 
@@ -165,7 +165,7 @@ def worker(
 ) -> None:
     """Do the work of some queues."""
     from shared.settings import read_settings
-    from workers.worker_process import run_worker
+    from workers.engine.worker_process import run_worker
 
     run_worker(read_settings(), _split_commas(queues), concurrency)
 

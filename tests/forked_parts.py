@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("api.app", "api.serve", "workers.beat_scheduler", "workers.relay", "workers.worker_process")
+PARTS = ("api.app", "api.serve", "workers.beat_scheduler", "workers.relay.relay", "workers.engine.worker_process")
 """What the commands import when they are called."""
 
 _REQUEST_BYTES = 1 << 20
@@ -190,7 +190,7 @@ def main() -> None:
     command = importlib.import_module("cli.main")
     for name in PARTS:
         importlib.import_module(name)
-    importlib.import_module("workers.handler_catalog").load_handlers()
+    importlib.import_module("workers.engine.handler_catalog").load_handlers()
     # A fork has only the thread that forks: another might hold a lock for ever.
     assert threading.active_count() == 1
     # What is there now is shared with the forks as long as nobody writes to it.

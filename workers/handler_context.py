@@ -81,7 +81,7 @@ class HandlerContext(Protocol):
     ) -> dict[str, Any]:
         """Run `module`'s `run_in_child(request, report_progress)` in a limited child and give its answer.
 
-        See `workers/limited_child.py`. The child's progress goes to `progress` unless `on_progress` is given. Raises
+        See `workers/sandbox/limited_child.py`. The child's progress goes to `progress` unless `on_progress` is given. Raises
         `Failed` as the child raised it, or `/problems/out-of-memory` or `/problems/timed-out` when a limit ended it.
         """
 

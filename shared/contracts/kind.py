@@ -1,7 +1,7 @@
 """What a kind of task is: a contract between those who submit and those who work.
 
 A kind's name is its path: the module `shared/contracts/files/make_images.py` promises `files.make_images`, and
-`workers/files/make_images.py` keeps the promise. A contract module holds its params, its result, and one `KIND`.
+`workers/handlers/files/make_images.py` keeps the promise. A contract module holds its params, its result, and one `KIND`.
 """
 
 from __future__ import annotations

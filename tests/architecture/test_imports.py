@@ -28,7 +28,7 @@ def test_the_contracts_of_import_linter_are_kept(
     assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("package", ["workers", "shared.contracts"])
+@pytest.mark.parametrize("package", ["workers.handlers", "shared.contracts"])
 def test_kinds_do_not_know_each_other(graph: grimp.ImportGraph, package: str) -> None:
     modules = [f"{package}.{kind}" for kind in list_kinds()]
 
@@ -57,7 +57,7 @@ def test_a_handler_imports_no_contract_but_those_of_its_family(graph: grimp.Impo
     strangers = {
         (module, imported)
         for family in FAMILIES
-        for module in graph.find_descendants(f"workers.{family}")
+        for module in graph.find_descendants(f"workers.handlers.{family}")
         for imported in graph.find_modules_directly_imported_by(module)
         for other in set(FAMILIES) - {family}
         if imported.startswith(f"shared.contracts.{other}")

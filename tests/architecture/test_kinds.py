@@ -23,22 +23,24 @@ def _list_public_modules(folder: Path) -> set[str]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_has_as_many_handlers_as_contracts(family: str) -> None:
     contracts = _list_public_modules(ROOT / "shared" / "contracts" / family)
-    handlers = _list_public_modules(ROOT / "workers" / family)
+    handlers = _list_public_modules(ROOT / "workers" / "handlers" / family)
 
     assert handlers == contracts
 
 
 def test_the_families_are_the_folders() -> None:
-    for package in ("shared/contracts", "workers"):
-        folders = {path.parent.name for path in (ROOT / package).glob("*/*.py")} - {"adapters"}
+    for package in ("shared/contracts", "workers/handlers"):
+        folders = {path.parent.name for path in (ROOT / package).glob("*/*.py")}
         assert folders == set(FAMILIES), package
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_test_is_left_of_a_kind_that_is_gone(family: str) -> None:
     kinds = {kind.split(".")[1] for kind in list_kinds() if kind.startswith(f"{family}.")}
-    helpers = {path.stem.lstrip("_") for path in (ROOT / "workers" / family).glob("_*.py")}
-    subjects = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "workers" / family).glob("test_*.py")}
+    helpers = {path.stem.lstrip("_") for path in (ROOT / "workers" / "handlers" / family).glob("_*.py")}
+    subjects = {
+        path.stem.removeprefix("test_") for path in (ROOT / "tests" / "workers" / "handlers" / family).glob("test_*.py")
+    }
 
     strays = {
         subject
@@ -58,7 +60,7 @@ def test_every_contract_module_is_a_kind() -> None:
 @pytest.mark.parametrize("kind", list_kinds())
 def test_a_kind_has_tests(kind: str) -> None:
     family, name = kind.split(".")
-    path = ROOT / "tests" / "workers" / family / f"test_{name}.py"
+    path = ROOT / "tests" / "workers" / "handlers" / family / f"test_{name}.py"
 
     assert path.is_file(), f"{path.relative_to(ROOT)} is missing"
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -68,7 +70,7 @@ def test_a_kind_has_tests(kind: str) -> None:
 @pytest.mark.parametrize("kind", list_kinds())
 def test_a_handler_takes_the_params_of_its_contract_and_answers_with_its_result(kind: str) -> None:
     contract = list_kinds()[kind]
-    handle = importlib.import_module(f"workers.{kind}").handle
+    handle = importlib.import_module(f"workers.handlers.{kind}").handle
     annotations = typing.get_type_hints(handle)
     parameters = list(inspect.signature(handle).parameters)
 

@@ -36,7 +36,13 @@ def _may_hold_sql(name: str) -> bool:
 def _is_about_duckdb(name: str) -> bool:
     """DuckDB reads what callers upload: those statements are the handlers' own work, and the demo and chaos submit one."""
     return name.startswith(
-        ("workers/reports/", "workers/files/", "workers/table_readers", "cli/demo", "cli/chaos/workload")
+        (
+            "workers/handlers/reports/",
+            "workers/handlers/files/",
+            "workers/formats/",
+            "cli/demo",
+            "cli/chaos/workload",
+        )
     )
 
 

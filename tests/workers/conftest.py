@@ -21,11 +21,11 @@ from shared.queries import tasks as task_queries
 from shared.settings import Settings
 from shared.task_options import TaskOptions
 from shared.task_submission import make_task, submission_document
-from workers.attempt import Attempt, ClaimedTask
-from workers.attempt_context import ProgressWriter, WorkerParts
-from workers.finishing import Finisher
-from workers.heartbeat import Heartbeat
-from workers.run_task import TaskRunner
+from workers.engine.attempt import Attempt, ClaimedTask
+from workers.engine.attempt_context import ProgressWriter, WorkerParts
+from workers.engine.finishing import Finisher
+from workers.engine.heartbeat import Heartbeat
+from workers.engine.run_task import TaskRunner
 
 SOMEONE = uuid4()
 

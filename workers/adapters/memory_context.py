@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Engine
 from shared.object_store import open_object_store
 from shared.settings import Settings
 from workers.handler_context import InputFile
-from workers.limited_child import ChildLimits, run_limited_child
 from workers.outcomes import Failed, Stopped, TimedOut
+from workers.sandbox.limited_child import ChildLimits, run_limited_child
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,298 @@
+"""A worker that lives and no longer consumes ends, and one that is busy, or whose broker, database or relay is away, does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+import redis
+
+from cli.local_stack.postgres import PostgresServer
+from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
+from shared.database import make_engine
+from shared.queries.schedules import SHOW_SIGN_OF_LIFE
+from shared.settings import Settings
+from tests.conftest import ROOT, part_environment
+from workers.beat_scheduler import ensure_platform_schedules, insert_due_tasks
+from workers.celery_app import make_celery_app
+from workers.engine.consumer_watch import ConsumerWatch
+
+LEASE_SECONDS = 0.2
+LONG_ENOUGH = 1.5
+"""Three times what the watch needs to be wrong."""
+
+
+@dataclass
+class Worker:
+    """A worker that says of itself what the test wants it to."""
+
+    room: bool = True
+    running: bool = False
+    hears: bool = False
+    works: bool = False
+    born: float = field(default_factory=time.monotonic)
+
+    def has_room(self) -> bool:
+        return self.room
+
+    def is_running(self) -> bool:
+        return self.running
+
+    def heard_at(self) -> float:
+        return time.monotonic() if self.hears else self.born
+
+    def worked_at(self) -> float:
+        return time.monotonic() if self.works else self.born
+
+
+@pytest.fixture
+def quick(settings: Settings) -> Settings:
+    return settings.model_copy(update={"lease_seconds": LEASE_SECONDS, "rering_seconds": LEASE_SECONDS})
+
+
+def is_given_up(settings: Settings, worker: Worker, *, within: float = LONG_ENOUGH) -> bool:
+    """Whether a watch gives a worker for files up within so many seconds."""
+    lost = threading.Event()
+    watch = ConsumerWatch(settings, ["files"], worker, lost.set)
+    watch.start()
+    try:
+        return lost.wait(within)
+    finally:
+        watch.stop()
+
+
+@contextmanager
+def lying_message(settings: Settings) -> Iterator[None]:
+    with redis.Redis.from_url(settings.broker_url) as broker:
+        broker.lpush("files", "a message")
+        yield
+        broker.delete("files")
+
+
+@pytest.mark.parametrize(
+    ("worker", "given_up"),
+    [
+        (Worker(), True),
+        (Worker(running=True), True),
+        (Worker(room=False), False),
+        (Worker(hears=True), False),
+    ],
+    ids=["deaf", "deaf with work in hand", "full", "hearing"],
+)
+def test_messages_that_a_worker_with_room_does_not_hear_are_a_sign(
+    quick: Settings, worker: Worker, given_up: bool
+) -> None:
+    with lying_message(quick):
+        assert is_given_up(quick, worker, within=20 if given_up else LONG_ENOUGH) == given_up
+
+
+def test_without_messages_and_without_canaries_there_is_no_sign(quick: Settings) -> None:
+    assert not is_given_up(quick, Worker())
+
+
+def test_messages_that_come_and_go_are_no_sign(quick: Settings) -> None:
+    stopping = threading.Event()
+
+    def come_and_go() -> None:
+        with redis.Redis.from_url(quick.broker_url) as broker:
+            while not stopping.wait(0.04):
+                broker.lpush("files", "a message")
+                broker.delete("files")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        assert not is_given_up(quick, Worker())
+    finally:
+        stopping.set()
+        thread.join()
+
+
+@pytest.fixture
+def canary(quick: Settings) -> Iterator[psycopg.Connection[Any]]:
+    """A published canary that nobody has claimed, while a relay lives."""
+    engine = make_engine(quick, "test")
+    ensure_platform_schedules(engine)
+    insert_due_tasks(engine)
+    engine.dispose()
+    with psycopg.connect(quick.database_url, autocommit=True) as connection:
+        for part in ("relay", "sweeper"):
+            connection.execute(SHOW_SIGN_OF_LIFE, {"part": part})
+        connection.execute("UPDATE tasks SET rung_at = now() WHERE kind = 'platform.canary'")
+        yield connection
+
+
+@pytest.mark.parametrize(
+    ("worker", "given_up"),
+    [
+        (Worker(), True),
+        (Worker(hears=True), True),
+        (Worker(room=False), True),
+        (Worker(running=True), False),
+        (Worker(works=True), False),
+    ],
+    ids=["idle", "hearing and losing it", "holding ids and claiming none", "busy", "working"],
+)
+def test_a_canary_that_is_lost_is_a_sign_for_a_worker_that_does_nothing(
+    canary: Any, quick: Settings, worker: Worker, given_up: bool
+) -> None:
+    assert is_given_up(quick, worker, within=20 if given_up else LONG_ENOUGH) == given_up
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE tasks SET status = 'cancelled', finished_at = now(), purge_at = now()",
+        "UPDATE tasks SET rung_at = NULL",
+        "UPDATE signs_of_life SET at = now() - interval '1 minute' WHERE part = 'relay'",
+        "UPDATE signs_of_life SET at = now() - interval '1 minute' WHERE part = 'sweeper'",
+        "UPDATE schedules SET enabled = false WHERE name = 'canary-files'",
+        "UPDATE tasks SET created_at = now() + interval '1 minute'",
+    ],
+    ids=["taken", "not published", "no relay", "nobody rings again", "switched off", "young"],
+)
+def test_a_canary_of_which_the_worker_can_know_nothing_is_no_sign(canary: Any, quick: Settings, change: str) -> None:
+    canary.execute(change)
+
+    assert not is_given_up(quick, Worker())
+
+
+@pytest.mark.parametrize("away", ["broker_url", "database_url"])
+def test_a_broker_or_a_database_that_is_away_is_no_sign(canary: Any, quick: Settings, away: str) -> None:
+    nowhere = {"broker_url": "redis://127.0.0.1:1/0", "database_url": "postgresql://taskmill@127.0.0.1:1/nope"}
+
+    assert not is_given_up(quick.model_copy(update={away: nowhere[away]}), Worker())
+
+
+def deafen(broker_url: str) -> None:
+    """Let every worker for files end its subscription and stay as alive as it was."""
+    app = make_celery_app(Settings(broker_url=broker_url))
+    answers = app.control.cancel_consumer("files", reply=True, timeout=5)
+    app.close()
+    assert answers
+
+
+def test_a_worker_that_no_longer_consumes_ends_and_its_successor_does_the_work(
+    settings: Settings, api: Any, parts: Any, eventually: Callable[..., Any]
+) -> None:
+    parts.settings = settings.model_copy(update={"lease_seconds": 1.0, "rering_seconds": 1.0})
+    client = api.client("operator", "operator")
+    parts.start("relay")
+    deaf = parts.start_worker("files")
+    first = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
+    assert client.get(first, params={"wait": 30}).json()["status"] == "succeeded"
+
+    deafen(settings.broker_url)
+    second = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
+    eventually(lambda: deaf.poll() is not None)
+    parts.start_worker("files")
+
+    assert deaf.returncode == 1
+    assert "unheard" in parts.logs()
+    assert client.get(second, params={"wait": 30}).json()["status"] == "succeeded"
+
+
+def test_a_deaf_worker_hands_back_what_it_runs_and_counts_no_attempt(
+    settings: Settings, api: Any, parts: Any, eventually: Callable[..., Any]
+) -> None:
+    parts.settings = settings.model_copy(
+        update={"lease_seconds": 4.0, "rering_seconds": 1.0, "shutdown_grace_seconds": 1.0}
+    )
+    client = api.client("operator", "operator")
+    parts.start("relay")
+    deaf = parts.start_worker("files", concurrency=2)
+    long = client.post("/tasks", json={"kind": "platform.ping", "params": {"sleep_ms": 60_000}}).headers["location"]
+    eventually(lambda: client.get(long).json()["status"] == "running", 30)
+
+    deafen(settings.broker_url)
+    unheard = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
+    eventually(lambda: deaf.poll() is not None)
+
+    assert deaf.returncode == 1
+    assert (client.get(long).json()["status"], client.get(long).json()["attempt"]) == ("queued", 0)
+    parts.start_worker("files", concurrency=2)
+    assert client.get(unheard, params={"wait": 30}).json()["status"] == "succeeded"
+    eventually(lambda: client.get(long).json()["status"] == "running", 30)
+    assert client.get(long).json()["attempt"] == 1
+
+
+LOSING_WORKER = """
+import os, sys
+from shared.settings import read_settings
+from workers.engine import claiming
+from workers.engine import worker_process
+
+offered = 0
+
+def lose(self, task_id, request):
+    global offered
+    offered += 1
+    if offered <= 1:
+        offer(self, task_id, request)
+
+offer, claiming.Claimer.offer = claiming.Claimer.offer, lose
+worker_process.run_worker(read_settings(), ["files"], 2)
+"""
+"""Takes the first message as it should, and every other one from the broker into nowhere, as a dead socket does."""
+
+
+def test_a_worker_that_takes_messages_and_loses_them_ends_for_the_sake_of_its_canary(
+    settings: Settings, api: Any, parts: Any, eventually: Callable[..., Any]
+) -> None:
+    parts.settings = settings.model_copy(update={"lease_seconds": 1.0, "rering_seconds": 1.0})
+    client = api.client("operator", "operator")
+    parts.start("relay")
+    losing = subprocess.Popen(
+        [sys.executable, "-c", LOSING_WORKER], cwd=ROOT, env=part_environment(parts.settings), stderr=subprocess.PIPE
+    )
+    parts.processes.append(losing)
+    first = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
+    assert client.get(first, params={"wait": 30}).json()["status"] == "succeeded"
+
+    second = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
+    parts.start("beat")
+    _, told = losing.communicate(timeout=90)
+    parts.start_worker("files")
+
+    assert losing.returncode == 1, told.decode()
+    assert b'"sign":"lost"' in told.replace(b" ", b"")
+    assert client.get(second, params={"wait": 30}).json()["status"] == "succeeded"
+
+
+def test_the_supervisor_restarts_a_worker_whose_canary_is_lost_and_the_queue_is_well_again(
+    tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    # By name, or the user's own servers would take the place of the built-in ones.
+    environment = {**BUILT_IN_SERVERS, "TASKMILL_LEASE_SECONDS": "2", "TASKMILL_RERING_SECONDS": "2"}
+    with LocalStack(tmp_path / "stack", environment=environment) as stack:
+        ready = stack.ready
+        headers = {"Authorization": f"Bearer {ready['api_key']}"}
+        with httpx2.Client(base_url=ready["api_url"], headers=headers, timeout=70) as client:
+
+            def canary() -> dict[str, Any]:
+                return dict(client.get("/health/ready").json()["checks"].get("queue:files", {}))
+
+            eventually(lambda: canary().get("round_trip_seconds"))
+            deafen(ready["broker_url"])
+            # Nobody submits anything: only the next canary can show it.
+            eventually(lambda: stack.ready["pids"]["worker-files"] not in (None, ready["pids"]["worker-files"]))
+            restarted_at = time.monotonic()
+            task = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
+
+            assert client.get(task, params={"wait": 30}).json()["status"] == "succeeded"
+            eventually(lambda: canary()["age_seconds"] < time.monotonic() - restarted_at)
+            assert canary()["status"] == "ok"
+        said = stack.log_path.read_text(errors="replace")
+    PostgresServer(stack.data_dir / "postgres").remove()
+    assert "consumer_lost" in said
+    assert "worker-files ended with exit code 1; it is started again" in said

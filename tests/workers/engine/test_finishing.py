@@ -1,0 +1,209 @@
+"""Ends that gather, and what may be wrong with one of them, with the database, or with the broker."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from shared.queries.tasks import CANCEL
+from shared.settings import Settings
+from workers.engine import finishing
+from workers.engine.finishing import REFUSED, UNKNOWN, Finisher
+
+
+def _ending(attempt: Any, **fields: Any) -> dict[str, Any]:
+    return dict(attempt.finish_document("succeeded", **{"result": {}, **fields}))
+
+
+def test_ends_that_gather_while_one_is_written_are_written_together(tasks: Any, bench: Any, monkeypatch: Any) -> None:
+    attempts = bench.claim(*tasks.submit(count=20))
+    first_is_in, go_on, sizes = threading.Event(), threading.Event(), []
+    execute = bench.finisher._execute
+
+    def slowly(endings: list[Any]) -> Any:
+        sizes.append(len(endings))
+        first_is_in.set()
+        assert go_on.wait(20)
+        return execute(endings)
+
+    monkeypatch.setattr(bench.finisher, "_execute", slowly)
+    states: list[str | None] = []
+    for attempt in attempts:
+        bench.finisher.write_soon(_ending(attempt), states.append)
+        assert first_is_in.wait(20)
+    go_on.set()
+    bench.finisher.close()
+
+    assert sizes == [1, 19]
+    assert states == ["succeeded"] * 20
+
+
+@pytest.mark.parametrize("bad", ["\0", "a\0b"])
+def test_an_end_that_the_database_does_not_take_leaves_the_others_theirs(
+    tasks: Any, bench: Any, settings: Settings, bad: str
+) -> None:
+    ids = tasks.submit(count=3)
+    attempts = bench.claim(*ids)
+    states: dict[Any, str | None] = {}
+    finisher = Finisher(settings)
+    for attempt in attempts:
+        result = {"echo": bad if attempt.task.id == ids[1] else "good"}
+        finisher.write_soon(
+            _ending(attempt, result=result), lambda state, key=attempt.task.id: states.update({key: state})
+        )
+    # It begins only now, so that the three are written together.
+    finisher.start()
+    finisher.close()
+
+    assert states == {ids[0]: "succeeded", ids[1]: REFUSED, ids[2]: "succeeded"}
+    assert tasks.status(ids[1]) == "running"
+
+
+def test_a_hand_back_that_a_cancel_meets_hides_no_email_of_which_nobody_knows(tasks: Any, bench: Any) -> None:
+    params = {"to": ["a@example.com"], "subject": "S", "text": "T"}
+    task_id = tasks.submit_one("email.send", params=params)
+    (attempt,) = bench.claim(task_id)
+    tasks.connection.execute(
+        "INSERT INTO email_intents (id, task_id, attempt, message_id, recipients) VALUES (%s, %s, 1, 'm', '{a@example.com}')",
+        (uuid4(), task_id),
+    )
+    tasks.connection.execute(CANCEL, {"ids": [task_id]})
+
+    assert bench.finisher.write(attempt.finish_document("queued")) == "cancelled"
+
+    assert tasks.get(task_id).error["type"] == "/problems/delivery-unknown"
+
+
+def test_an_end_that_is_no_json_is_its_own_attempts_error_and_stops_nobody(tasks: Any, bench: Any) -> None:
+    ids = tasks.submit(count=2)
+    bad, good = bench.claim(*ids)
+
+    with pytest.raises(TypeError):
+        bench.finisher.write(_ending(bad, result={"echo": {1, 2}}))
+
+    assert bench.finisher.write(_ending(good)) == "succeeded"
+    assert tasks.status(bad.task.id) == "running"
+
+
+def test_what_is_done_after_one_end_and_fails_takes_no_other_end_with_it(tasks: Any, bench: Any) -> None:
+    first, second = bench.claim(*tasks.submit(count=2))
+
+    def fail(_: str | None) -> None:
+        raise RuntimeError("whoever asked to be told fails")
+
+    bench.finisher.write_soon(_ending(first), fail)
+
+    assert bench.finisher.write(_ending(second)) == "succeeded"
+    assert tasks.status(first.task.id) == "succeeded"
+
+
+def test_an_error_that_nobody_thought_of_leaves_the_end_unknown_and_the_next_one_is_written(
+    tasks: Any, bench: Any, monkeypatch: Any
+) -> None:
+    first, second = bench.claim(*tasks.submit(count=2))
+
+    def fail(_: Any) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.finisher, "_execute", fail)
+        told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        bench.finisher.write_soon(_ending(first), told.put)
+        assert told.get(timeout=20) == UNKNOWN
+
+    assert bench.finisher.write(_ending(second)) == "succeeded"
+
+
+def test_a_lost_claim_writes_nothing(tasks: Any, bench: Any) -> None:
+    (attempt,) = bench.claim(tasks.submit_one())
+    stale = {**_ending(attempt), "claim": attempt.task.claim + 1}
+
+    assert bench.finisher.write(stale) is None
+    assert tasks.status(attempt.task.id) == "running"
+
+
+def test_a_connection_that_was_ended_is_made_anew(tasks: Any, bench: Any) -> None:
+    first, second = bench.claim(*tasks.submit(count=2))
+    assert bench.finisher.write(_ending(first)) == "succeeded"
+
+    tasks.connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'taskmill-worker-finish'"
+    )
+
+    assert bench.finisher.write(_ending(second)) == "succeeded"
+
+
+def test_a_database_that_is_away_for_long_leaves_the_end_unknown(settings: Settings, monkeypatch: Any) -> None:
+    monkeypatch.setattr(finishing, "PATIENCE_LEASES", 2)
+    away = settings.model_copy(update={"lease_seconds": 1, "database_url": "postgresql://x@127.0.0.1:1/x"})
+    finisher = Finisher(away)
+    finisher.start()
+    document = {"id": uuid4(), "claim": 1, "status": "succeeded"}
+
+    started = time.monotonic()
+    state = finisher.write(document)
+    finisher.close()
+
+    assert state == UNKNOWN
+    assert time.monotonic() - started < 30
+
+
+def test_an_end_outlives_a_database_that_is_away_for_longer_than_a_lease(
+    tasks: Any, bench: Any, settings: Settings, monkeypatch: Any
+) -> None:
+    (attempt,) = bench.claim(tasks.submit_one())
+    finisher = Finisher(settings.model_copy(update={"lease_seconds": 1}))
+    execute, back_at = finisher._execute, time.monotonic() + 1.5
+
+    def be_away(endings: Any) -> Any:
+        if time.monotonic() < back_at:
+            raise psycopg.OperationalError("the database is away")
+        return execute(endings)
+
+    monkeypatch.setattr(finisher, "_execute", be_away)
+    finisher.start()
+
+    assert finisher.write(_ending(attempt)) == "succeeded"
+    finisher.close()
+
+
+def test_an_end_whose_answer_was_lost_is_not_written_twice(tasks: Any, bench: Any, monkeypatch: Any) -> None:
+    (attempt,) = bench.claim(tasks.submit_one())
+    execute, calls = bench.finisher._execute, []
+
+    def lose_the_answer(endings: Any) -> Any:
+        answer = execute(endings)
+        calls.append(answer)
+        if len(calls) == 1:
+            raise psycopg.OperationalError("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(bench.finisher, "_execute", lose_the_answer)
+
+    assert bench.finisher.write(_ending(attempt)) is None
+    assert tasks.history(attempt.task.id) == ["queued", "running", "succeeded"]
+
+
+def test_a_broker_that_does_not_answer_hardly_delays_an_end(tasks: Any, bench: Any, settings: Settings) -> None:
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        finisher = Finisher(settings.model_copy(update={"broker_url": url}))
+        finisher.start()
+        attempts = bench.claim(*tasks.submit(count=100))
+
+        started = time.monotonic()
+        for attempt in attempts:
+            assert finisher.write(_ending(attempt)) == "succeeded"
+        took = time.monotonic() - started
+        finisher.close()
+
+    # Half a second of waiting for an answer, and not for each: then the broker is left alone for a while.
+    assert took < 40

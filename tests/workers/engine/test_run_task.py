@@ -1,0 +1,495 @@
+"""How an attempt ends, whatever its handler does, and what it leaves behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from shared.contracts.files.inspect import KIND as INSPECT
+from shared.contracts.kind import RetryPolicy
+from shared.contracts.platform.ping import PingParams, PingResult
+from shared.queries.tasks import SWEEP
+from tests.conftest import PATIENCE_SECONDS
+from workers.engine import heartbeat as heartbeat_module
+from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack
+
+PING = "platform.ping"
+
+
+def _objects(bench: Any) -> list[str]:
+    return [stored.key for stored in bench.store.list_objects(datetime.now(UTC) + timedelta(days=1))]
+
+
+def _make_artifact(context: Any, text: str = "made") -> None:
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    path = context.scratch / "made.txt"
+    path.write_text(text)
+    context.add_artifact(path, "made.txt", "text/plain")
+
+
+def test_a_handlers_result_is_the_tasks(tasks: Any, bench: Any) -> None:
+    bench.handlers[PING] = lambda params, context: PingResult(echo=params.echo)
+    task_id = tasks.submit_one(params={"echo": "hello"})
+
+    bench.do(task_id)
+
+    row = tasks.get(task_id)
+    assert (row.status, row.result, row.error, row.attempt) == ("succeeded", {"echo": "hello"}, None, 1)
+    assert (row.claim, row.lease_until) == (None, None)
+    assert tasks.history(task_id) == ["queued", "running", "succeeded"]
+
+
+def test_artifacts_are_files_once_the_attempt_has_succeeded(tasks: Any, bench: Any) -> None:
+    def handle(params: PingParams, context: Any) -> PingResult:
+        _make_artifact(context)
+        assert tasks.connection.execute("SELECT count(*) AS n FROM files").fetchone().n == 0
+        return PingResult(echo=None)
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one(keep_for=60)
+
+    bench.do(task_id)
+
+    (file,) = tasks.connection.execute("SELECT * FROM files").fetchall()
+    assert (file.name, file.size, file.origin, file.task_id) == ("made.txt", 4, "task", task_id)
+    assert file.expires_at == tasks.get(task_id).purge_at
+    assert _objects(bench) == [file.storage_key]
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "problem"),
+    [
+        (Failed("/problems/unreadable-image", "Unreadable"), "failed", "/problems/unreadable-image"),
+        (Failed("/problems/busy", "Busy", retryable=True), "retrying", "/problems/busy"),
+        (RuntimeError("a secret path"), "retrying", "/problems/internal-error"),
+        (MemoryError(), "retrying", "/problems/internal-error"),
+        (SystemExit(3), "retrying", "/problems/internal-error"),
+        (Cancelled(), "cancelled", "/problems/cancelled"),
+    ],
+)
+def test_what_a_handler_raises_is_told_and_its_artifacts_are_deleted(
+    tasks: Any, bench: Any, raised: BaseException, status: str, problem: str
+) -> None:
+    def handle(params: PingParams, context: Any) -> PingResult:
+        _make_artifact(context)
+        raise raised
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one()
+
+    bench.do(task_id)
+
+    row = tasks.get(task_id)
+    assert (row.status, row.error["type"], row.result) == (status, problem, None)
+    assert "secret" not in str(row.error)
+    assert _objects(bench) == []
+
+
+def test_work_that_is_handed_back_does_not_count(tasks: Any, bench: Any) -> None:
+    def handle(params: PingParams, context: Any) -> PingResult:
+        raise HandedBack
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one()
+
+    bench.do(task_id)
+
+    row = tasks.get(task_id)
+    assert (row.status, row.attempt, row.rung_at, row.started_at) == ("queued", 0, None, None)
+    assert tasks.history(task_id) == ["queued", "running", "queued"]
+
+
+def test_the_last_attempt_fails_for_good(tasks: Any, bench: Any, make_due: Any) -> None:
+    def handle(params: PingParams, context: Any) -> PingResult:
+        raise RuntimeError
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one(max_attempts=2)
+
+    bench.do(task_id)
+    make_due(task_id)
+    bench.do(task_id)
+
+    row = tasks.get(task_id)
+    assert (row.status, row.attempt, row.error["attempt"]) == ("failed", 2, 2)
+    assert tasks.history(task_id) == ["queued", "running", "retrying", "queued", "running", "failed"]
+
+
+def test_retries_wait_exponentially_longer_up_to_a_bound() -> None:
+    policy = RetryPolicy()
+
+    spans = [(policy.delay_seconds(attempt, 0.0), policy.delay_seconds(attempt, 1.0)) for attempt in (1, 2, 3, 12, 500)]
+
+    assert spans == [(2.5, 5.0), (5.0, 10.0), (10.0, 20.0), (1800.0, 3600.0), (1800.0, 3600.0)]
+
+
+def test_a_failed_attempt_waits_as_its_kind_says_or_as_the_failure_says(tasks: Any, bench: Any) -> None:
+    waits = {}
+    for after in (None, 30.0):
+
+        def handle(params: PingParams, context: Any, after: float | None = after) -> PingResult:
+            raise Failed("/problems/busy", "Busy", retryable=True, after_seconds=after)
+
+        bench.handlers[PING] = handle
+        task_id = tasks.submit_one()
+        bench.do(task_id)
+        row = tasks.connection.execute(
+            "SELECT extract(epoch FROM next_attempt_at - (SELECT max(at) FROM task_events WHERE task_id = id))::float"
+            " AS seconds FROM tasks WHERE id = %s",
+            (task_id,),
+        ).fetchone()
+        waits[after] = row.seconds
+
+    assert 1.4 <= waits[None] <= 5.1
+    assert 29.0 <= waits[30.0] <= 30.1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(lambda: PingResult(echo="a\0b"), id="a character that the database does not take"),
+        pytest.param(lambda: PingResult.model_construct(echo=object()), id="no JSON"),
+        pytest.param(lambda: PingResult.model_construct(echo="\ud800"), id="half a character"),
+        pytest.param(lambda: None, id="nothing"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_a_result_that_cannot_be_kept_is_the_handlers_error(tasks: Any, bench: Any, bad: Any) -> None:
+    def handle(params: PingParams, context: Any) -> Any:
+        _make_artifact(context)
+        return bad()
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one(max_attempts=1)
+
+    bench.do(task_id)
+
+    row = tasks.get(task_id)
+    assert (row.status, row.error["type"]) == ("failed", "/problems/internal-error")
+    assert _objects(bench) == []
+
+
+@pytest.mark.parametrize("data", [{"where": {1, 2}}, {"text": "a\0b"}, {"text": "\ud800"}])
+def test_an_error_that_cannot_be_kept_is_the_handlers_error(tasks: Any, bench: Any, data: Any) -> None:
+    def handle(params: PingParams, context: Any) -> Any:
+        raise Failed("/problems/odd", "Odd", data=data)
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one(max_attempts=1)
+
+    bench.do(task_id)
+
+    assert tasks.get(task_id).error["type"] == "/problems/internal-error"
+
+
+def test_params_that_fit_the_kind_no_more_fail_at_once(tasks: Any, bench: Any) -> None:
+    bench.handlers[PING] = lambda params, context: PingResult(echo=None)
+    task_id = tasks.submit_one()
+    tasks.connection.execute("UPDATE task_payloads SET params = '{\"old\": 1}' WHERE task_id = %s", (task_id,))
+
+    bench.do(task_id)
+
+    assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == ("failed", "/problems/unreadable-params")
+
+
+@pytest.mark.parametrize(
+    "raised", [None, RuntimeError(), Failed("/problems/x", "X"), Cancelled(), HandedBack(), ClaimLost()]
+)
+def test_an_attempts_folder_is_gone_however_it_ends(tasks: Any, bench: Any, raised: BaseException | None) -> None:
+    seen: list[Path] = []
+
+    def handle(params: Any, context: Any) -> Any:
+        (context.scratch / "left-behind").mkdir()
+        seen.append(context.scratch)
+        assert context.scratch.stat().st_mode & 0o077 == 0
+        if raised is not None:
+            raise raised
+        return INSPECT.result.model_construct()
+
+    bench.handlers["files.inspect"] = handle
+    task_id = tasks.submit_one("files.inspect", params={"file_id": UUID(int=7)})
+
+    bench.do(task_id)
+
+    assert not seen[0].exists()
+    assert list(bench.scratch.iterdir()) == []
+
+
+def test_an_attempt_whose_claim_is_lost_writes_nothing_and_its_artifact_is_deleted(
+    tasks: Any, bench: Any, make_due: Any
+) -> None:
+    held, go_on = threading.Event(), threading.Event()
+
+    def handle(params: PingParams, context: Any) -> PingResult:
+        if context.attempt == 1:
+            _make_artifact(context, "stale")
+            held.set()
+            assert go_on.wait(60)
+            return PingResult(echo="stale")
+        _make_artifact(context, "fresh")
+        return PingResult(echo="fresh")
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one()
+    (stale,) = bench.claim(task_id)
+    thread = bench.start(stale)
+    held.wait()
+    tasks.connection.execute("UPDATE tasks SET lease_until = now() - interval '1 s', named_claim = claim")
+    _sweep(tasks)
+    make_due(task_id)
+
+    (fresh,) = bench.claim(task_id)
+    go_on.set()
+    thread.join(timeout=60)
+    assert tasks.status(task_id) == "running"
+    bench.run(fresh)
+
+    row = tasks.get(task_id)
+    assert (row.status, row.result, row.attempt) == ("succeeded", {"echo": "fresh"}, 2)
+    assert tasks.history(task_id) == ["queued", "running", "retrying", "queued", "running", "succeeded"]
+    (file,) = tasks.connection.execute("SELECT storage_key FROM files").fetchall()
+    assert _objects(bench) == [file.storage_key]
+
+
+def _sweep(tasks: Any) -> None:
+    tasks.connection.execute(SWEEP, {"limit": 10})
+
+
+def test_a_stale_attempt_cannot_report_progress_or_write_in_a_fenced_transaction(tasks: Any, bench: Any) -> None:
+    outcomes: list[str] = []
+
+    def handle(params: PingParams, context: Any) -> PingResult:
+        tasks.connection.execute("UPDATE tasks SET lease_until = now() - interval '1 s', named_claim = claim")
+        _sweep(tasks)
+        for act in (lambda: context.progress(50), lambda: context.fenced_transaction().__enter__()):
+            try:
+                act()
+            except ClaimLost:
+                outcomes.append("lost")
+        raise ClaimLost
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one()
+    bench.do(task_id)
+
+    assert outcomes == ["lost", "lost"]
+    assert tasks.get(task_id).progress_percent is None
+    assert tasks.status(task_id) == "retrying"
+
+
+def test_artifacts_of_an_end_whose_answer_was_lost_are_kept(tasks: Any, bench: Any, monkeypatch: Any) -> None:
+    execute, calls = bench.finisher._execute, []
+
+    def lose_the_answer(endings: Any) -> Any:
+        answer = execute(endings)
+        calls.append(answer)
+        if len(calls) == 1:
+            raise psycopg.OperationalError("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(bench.finisher, "_execute", lose_the_answer)
+
+    def handle(params: PingParams, context: Any) -> PingResult:
+        _make_artifact(context)
+        return PingResult(echo=None)
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one()
+    bench.do(task_id)
+
+    assert len(calls) == 2
+    assert tasks.status(task_id) == "succeeded"
+    assert len(_objects(bench)) == 1
+
+
+def test_progress_is_seen_and_tells_of_a_cancel(tasks: Any, bench: Any) -> None:
+    def handle(params: PingParams, context: Any) -> PingResult:
+        context.progress(40, "2 of 5")
+        row = tasks.get(context.task_id)
+        assert (row.progress_percent, row.progress_message, row.version) == (40, "2 of 5", 3)
+        tasks.cancel(context.task_id)
+        context.progress(100)
+        raise AssertionError("progress did not stop the attempt")
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one()
+
+    bench.do(task_id)
+
+    assert tasks.status(task_id) == "cancelled"
+    assert tasks.get(task_id).cancel_requested_at is not None
+
+
+def test_an_attempt_that_was_asked_to_stop_and_would_be_retried_is_cancelled(tasks: Any, bench: Any) -> None:
+    def handle(params: PingParams, context: Any) -> PingResult:
+        tasks.cancel(context.task_id)
+        raise RuntimeError
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one()
+
+    bench.do(task_id)
+
+    assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == ("cancelled", "/problems/cancelled")
+
+
+def test_work_that_was_just_done_when_the_cancel_came_succeeds(tasks: Any, bench: Any) -> None:
+    def handle(params: PingParams, context: Any) -> PingResult:
+        tasks.cancel(context.task_id)
+        return PingResult(echo=None)
+
+    bench.handlers[PING] = handle
+    task_id = tasks.submit_one()
+
+    bench.do(task_id)
+
+    assert tasks.status(task_id) == "succeeded"
+
+
+@pytest.mark.parametrize(("max_attempts", "status"), [(2, "retrying"), (1, "failed")])
+def test_an_attempt_whose_time_is_over_is_tried_again_while_attempts_are_left(
+    tasks: Any, bench: Any, max_attempts: int, status: str
+) -> None:
+    bench.handlers[PING] = lambda params, context: context.sleep(30)
+    task_id = tasks.submit_one(timeout=1, max_attempts=max_attempts)
+
+    started = time.monotonic()
+    bench.do(task_id)
+
+    assert time.monotonic() - started < 20
+    assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == (status, "/problems/timed-out")
+
+
+def _wait_for_a_renewal(tasks: Any, task_id: Any) -> None:
+    before, deadline = tasks.get(task_id).lease_until, time.monotonic() + PATIENCE_SECONDS
+    while tasks.get(task_id).lease_until == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_heartbeats_renew_leases_and_stop_what_was_cancelled(tasks: Any, bench: Any) -> None:
+    def handle(params: PingParams, context: Any) -> PingResult:
+        for _ in range(2):
+            _wait_for_a_renewal(tasks, context.task_id)
+            _sweep(tasks)
+        tasks.cancel(context.task_id)
+        context.sleep(30)
+        raise AssertionError
+
+    bench.handlers[PING] = handle
+    bench.heartbeat.start()
+    task_id = tasks.submit_one()
+
+    started = time.monotonic()
+    bench.do(task_id)
+
+    # Two heartbeats are two thirds of the lease, which is 2 s; the rest is for a busy machine, and less than the sleep.
+    assert time.monotonic() - started < 20
+    assert tasks.history(task_id) == ["queued", "running", "running", "cancelled"]
+
+
+def test_heartbeats_tell_an_attempt_that_its_claim_is_lost(tasks: Any, bench: Any) -> None:
+    def handle(params: PingParams, context: Any) -> PingResult:
+        tasks.connection.execute("UPDATE tasks SET lease_until = now() - interval '1 s', named_claim = claim")
+        _sweep(tasks)
+        context.sleep(30)
+        raise AssertionError
+
+    bench.handlers[PING] = handle
+    bench.heartbeat.start()
+    task_id = tasks.submit_one()
+
+    started = time.monotonic()
+    bench.do(task_id)
+
+    assert time.monotonic() - started < 20
+    assert tasks.status(task_id) == "retrying"
+
+
+def test_a_claimed_task_that_waits_for_a_thread_is_renewed_and_soon_given_up(tasks: Any, bench: Any) -> None:
+    (attempt,) = bench.claim(tasks.submit_one())
+    bench.attempts[str(attempt.task.id)] = attempt
+    bench.heartbeat.start()
+
+    deadline = time.monotonic() + 60
+    while not bench.waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    assert bench.waiting[0] is attempt
+
+
+def test_an_attempt_that_does_not_notice_that_its_time_is_over_is_reported_as_stuck(
+    tasks: Any, bench: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(heartbeat_module, "HARD_LIMIT_SECONDS", 0.2)
+    go_on = threading.Event()
+
+    def handle(params: PingParams, context: Any) -> PingResult:
+        go_on.wait(60)
+        return PingResult(echo=None)
+
+    bench.handlers[PING] = handle
+    bench.heartbeat.start()
+    (attempt,) = bench.claim(tasks.submit_one(timeout=1))
+    thread = bench.start(attempt)
+
+    deadline = time.monotonic() + 60
+    while not bench.stuck:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    go_on.set()
+    thread.join(timeout=60)
+
+    assert bench.stuck[0] is attempt
+
+
+def test_heartbeats_outlive_a_database_that_goes_away_and_one_that_cannot_end_what_is_stuck(
+    tasks: Any, bench: Any, monkeypatch: Any
+) -> None:
+    failed = threading.Event()
+
+    def fail(attempts: Any) -> None:
+        failed.set()
+        raise RuntimeError
+
+    monkeypatch.setattr(bench.heartbeat, "_on_waiting", fail)
+    (attempt,) = bench.claim(tasks.submit_one())
+    bench.attempts[str(attempt.task.id)] = attempt
+    bench.heartbeat.start()
+    assert failed.wait(PATIENCE_SECONDS)
+    _wait_for_a_renewal(tasks, attempt.task.id)
+
+    # With a timeout, it returns when the connection is gone.
+    tasks.connection.execute(
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
+        " WHERE application_name = 'taskmill-worker-heartbeat'"
+    )
+    _wait_for_a_renewal(tasks, attempt.task.id)
+    _sweep(tasks)
+
+    assert tasks.status(attempt.task.id) == "running"
+
+
+def test_an_attempt_begins_once_or_is_withdrawn_but_never_both(tasks: Any, bench: Any) -> None:
+    first, second = bench.claim(*tasks.submit(count=2))
+
+    assert [first.begin(), first.begin(), first.withdraw()] == [True, False, False]
+    assert [second.withdraw(), second.withdraw(), second.begin()] == [True, False, False]
+
+
+def test_a_lost_claim_outweighs_whatever_else_an_attempt_was_told(tasks: Any, bench: Any) -> None:
+    (attempt,) = bench.claim(tasks.submit_one())
+    attempt.stop(Cancelled())
+    attempt.stop(ClaimLost())
+    attempt.stop(HandedBack())
+
+    with pytest.raises(ClaimLost):
+        attempt.check()

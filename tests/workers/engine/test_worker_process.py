@@ -1,0 +1,649 @@
+"""A worker as a process: what it is sent, how it is stopped, and what happens when it is killed or frozen."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import redis
+
+from cli.local_stack.broker import BrokerServer
+from cli.local_stack.postgres import PostgresServer
+from shared.errors import ConfigurationError
+from shared.schema_migrations import migrate
+from shared.settings import Settings
+from tests.conftest import PATIENCE_SECONDS
+from workers.celery_app import make_celery_app
+from workers.engine.worker_process import ScratchFolder, WorkerProcess
+from workers.relay.doorbell import Doorbell
+
+GRACE_SECONDS = 2
+LOST_AFTER_SECONDS = 5
+"""The lease where an attempt is to be lost: shorter ones are lost by a machine that stands still for a moment."""
+LONGEST_STOP_SECONDS = GRACE_SECONDS + 4 + 10
+"""What is promised, and ten seconds for a busy machine. What is waited for too long is told by its state."""
+
+
+PATIENT_WORKER = """
+from shared.settings import read_settings
+from workers.engine import claiming
+from workers.engine import worker_process
+
+claiming.PATIENCE_SECONDS = 600
+worker_process.run_worker(read_settings(), ["files"], {slots})
+"""
+
+
+@pytest.fixture(autouse=True)
+def end_parts_at_once(parts: Any) -> Iterator[None]:
+    """An orderly stop is a second of its own, and is looked at where it is meant."""
+    yield
+    for process in parts.processes:
+        if process.poll() is None:
+            process.kill()
+
+
+@pytest.fixture
+def patient_parts(parts: Any) -> Any:
+    """Parts whose lease no busy machine loses, where a lost one would break what the test looks at."""
+    parts.settings = parts.settings.model_copy(update={"lease_seconds": 30})
+    return parts
+
+
+@pytest.fixture
+def ring(settings: Settings) -> Iterator[Callable[..., None]]:
+    """Publish bells by hand, as the relay does."""
+    doorbell = Doorbell(settings, make_celery_app(settings))
+
+    def ring(ids: list[UUID], queue: str = "files", kind: str = "platform.ping") -> None:
+        for task_id in ids:
+            doorbell.ring(queue, [(str(task_id), kind)])
+
+    yield ring
+    doorbell.close()
+
+
+def _take_message(settings: Settings, queue: str) -> dict[str, Any]:
+    with redis.Redis.from_url(settings.broker_url) as client:
+        message: Any = client.rpop(queue)
+    return dict(json.loads(message))
+
+
+def _push(settings: Settings, *messages: bytes | str, queue: str = "files") -> None:
+    with redis.Redis.from_url(settings.broker_url) as client:
+        client.lpush(queue, *messages)
+
+
+def _folders(settings: Settings) -> list[Path]:
+    assert settings.scratch_dir is not None
+    return list(settings.scratch_dir.glob("worker-*/*-*"))
+
+
+def test_a_bell_that_is_rung_five_times_is_answered_once(tasks: Any, parts: Any, ring: Any, eventually: Any) -> None:
+    # An id that waits for half a second is given back, and here no relay would ring it again.
+    parts.start_script(PATIENT_WORKER.format(slots=4))
+    ids = tasks.submit(count=20)
+
+    for _ in range(5):
+        ring(ids)
+
+    eventually(lambda: tasks.all_done(ids))
+    time.sleep(0.5)
+    assert {tuple(tasks.history(task_id)) for task_id in ids} == {("queued", "running", "succeeded")}
+    assert {tasks.get(task_id).attempt for task_id in ids} == {1}
+
+
+def test_what_is_cancelled_or_expired_is_not_started(tasks: Any, parts: Any, ring: Any, eventually: Any) -> None:
+    parts.start_worker()
+    (cancelled,), expired, last = tasks.submit(count=1), tasks.submit_one(ttl=5), tasks.submit_one()
+    tasks.cancel(cancelled)
+    tasks.connection.execute("UPDATE tasks SET expires_at = now() WHERE id = %s", (expired,))
+
+    ring([cancelled, expired, uuid4(), last])
+
+    eventually(lambda: tasks.status(last) == "succeeded")
+    assert tasks.history(cancelled) == ["queued", "cancelled"]
+    assert tasks.history(expired) == ["queued"]
+
+
+def _garbage(settings: Settings, ring: Callable[..., None], task_id: UUID) -> dict[str, bytes | str]:
+    """Messages that are wrong in one way each."""
+    ring([task_id], queue="reports")
+    good = _take_message(settings, "reports")
+
+    def with_headers(**changes: Any) -> str:
+        return json.dumps({**good, "headers": {**good["headers"], **changes}})
+
+    pickled = base64.b64encode(pickle.dumps(([], {}, {}))).decode()
+    return {
+        "no JSON": b"\xff\xfe{",
+        "JSON, but no object": b"[1, 2]",
+        "an empty object": b"{}",
+        "a body that is no base64": json.dumps({**good, "body": "%%%"}),
+        "a body that is no JSON": json.dumps({**good, "body": base64.b64encode(b"{").decode()}),
+        "no properties": json.dumps({k: v for k, v in good.items() if k != "properties"}),
+        "no headers": json.dumps({**good, "headers": None}),
+        "headers that are a list": json.dumps({**good, "headers": ["task"]}),
+        "no id": with_headers(id=None, ids=None),
+        "an id that is a number": with_headers(id=5, ids=5),
+        "ids that are no ids": with_headers(ids=[5, None, "x", {"a": 1}]),
+        "an unknown kind": with_headers(task="files.unheard_of", ids=[str(task_id)]),
+        "a kind that is a list": with_headers(task=["platform.ping"]),
+        "odd times": with_headers(expires="soon", eta="later", timelimit="long", stamped_headers=5, ids=[]),
+        "a pickle": json.dumps({**good, "content-type": "application/x-python-serialize", "body": pickled}),
+        "an unknown content type": json.dumps({**good, "content-type": "application/x-odd", "content-encoding": "odd"}),
+        "a huge one": json.dumps({**good, "body": "A" * (8 << 20)}),
+    }
+
+
+def test_a_message_of_any_form_does_not_end_a_worker(
+    tasks: Any, parts: Any, ring: Any, settings: Settings, eventually: Any
+) -> None:
+    unheard_of, *_ = tasks.submit(count=1)
+    worker = parts.start_worker(concurrency=1)
+
+    for name, message in _garbage(settings, ring, unheard_of).items():
+        _push(settings, message)
+        proof = tasks.submit(count=1)
+        ring(proof)
+        eventually(lambda: tasks.all_done(proof) or worker.poll() is not None)  # noqa: B023
+        assert worker.poll() is None, f"after {name}: {parts.logs()[-3000:]}"
+
+
+def test_a_message_of_an_unknown_kind_leaves_its_task_queued(
+    tasks: Any, parts: Any, ring: Any, eventually: Any
+) -> None:
+    parts.start_worker()
+    task_id, proof = tasks.submit_one(), tasks.submit_one()
+    tasks.connection.execute("UPDATE tasks SET kind = 'files.unheard_of' WHERE id = %s", (task_id,))
+
+    ring([task_id], kind="files.unheard_of")
+    ring([proof])
+
+    eventually(lambda: tasks.status(proof) == "succeeded")
+    assert tasks.status(task_id) == "queued"
+
+
+def test_celerys_revoke_neither_stops_a_task_nor_harms_the_worker(
+    tasks: Any, parts: Any, ring: Any, settings: Settings, eventually: Any
+) -> None:
+    parts.start_worker()
+    first, revoked, last = tasks.submit(count=3)
+    ring([first])
+    eventually(lambda: tasks.status(first) == "succeeded")
+    app = make_celery_app(settings)
+    app.control.revoke(str(revoked))
+    time.sleep(0.5)
+
+    ring([revoked, last])
+
+    eventually(lambda: tasks.all_done([revoked, last]))
+    assert tasks.statuses([revoked, last]) == {"succeeded"}
+    app.close()
+
+
+def test_remote_control_answers_and_events_bear_ids_and_no_data(
+    tasks: Any, parts: Any, ring: Any, settings: Settings, eventually: Any
+) -> None:
+    parts.start_worker("files", concurrency=3)
+    app = make_celery_app(settings)
+    seen: list[dict[str, Any]] = []
+    eventually(lambda: app.control.ping(timeout=1))
+    eventually(lambda: app.control.enable_events(reply=True))
+    long, short = tasks.submit_one(params={"sleep_ms": 20_000, "echo": "a secret"}), tasks.submit_one()
+    with app.connection() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": seen.append})
+        threading.Timer(0.5, ring, ([long, short],)).start()
+        for _ in receiver.itercapture(limit=None, timeout=PATIENCE_SECONDS, wakeup=False):
+            if any(event["type"] == "task-succeeded" for event in seen):
+                break
+    inspect = app.control.inspect(timeout=PATIENCE_SECONDS, limit=1)
+    (active,), (queues,) = (list(answer.values()) for answer in (inspect.active(), inspect.active_queues()))
+    (registered,) = inspect.registered().values()
+    app.close()
+
+    assert [task["id"] for task in active] == [str(long)]
+    assert [queue["name"] for queue in queues] == ["files"]
+    assert "files.make_images" in registered
+    received = [event for event in seen if event["type"] == "task-received"]
+    assert {(event["uuid"], event["name"]) for event in received} == {(str(i), "platform.ping") for i in (long, short)}
+    assert "secret" not in str(seen)
+    assert "secret" not in str(active)
+
+
+def _span_seconds(tasks: Any, ids: list[UUID]) -> float:
+    """From the first start to the last end of these tasks, by the database's clock."""
+    statement = "SELECT extract(epoch FROM max(finished_at) - min(started_at)) AS s FROM tasks WHERE id = ANY(%s)"
+    return float(tasks.connection.execute(statement, (ids,)).fetchone().s)
+
+
+def test_as_many_attempts_run_at_once_as_there_are_slots(tasks: Any, engine_room: Any, eventually: Any) -> None:
+    ids = tasks.submit(count=4, params={"sleep_ms": 1000})
+
+    eventually(lambda: tasks.count("running") == 2)
+    eventually(lambda: tasks.all_done(ids))
+
+    # Four seconds of sleep, never in more than two slots.
+    assert _span_seconds(tasks, ids) > 1.9
+
+
+def test_the_slots_of_two_workers_are_filled_alike(tasks: Any, patient_parts: Any, eventually: Any) -> None:
+    parts = patient_parts
+    parts.start("relay")
+    parts.start_worker("files", concurrency=2)
+    parts.start_worker("files", concurrency=2)
+    # Fast ones first: the workers then claim ahead, which must not keep the slow ones from whoever is idle.
+    warm = tasks.submit(count=300)
+    eventually(lambda: tasks.all_done(warm))
+
+    ids = tasks.submit(count=16, params={"sleep_ms": 1000})
+    eventually(lambda: tasks.all_done(ids))
+
+    # Sixteen seconds of sleep in four slots: eight would be those of one worker.
+    assert _span_seconds(tasks, ids) < 8
+
+
+def test_no_more_tasks_are_held_than_run(tasks: Any, patient_parts: Any, eventually: Any) -> None:
+    parts = patient_parts
+    parts.start("relay")
+    parts.start_worker("files", concurrency=2)
+    warm = tasks.submit(count=300)
+    eventually(lambda: tasks.all_done(warm))
+
+    # So fast were the last ones that the worker claims these ahead, which turns out to be wrong.
+    ids = tasks.submit(count=10, params={"sleep_ms": 60_000})
+    eventually(lambda: tasks.count("running") >= 2)
+    time.sleep(1.5)
+
+    # A busy machine hands them back later, yet long before one that runs ends.
+    eventually(lambda: tasks.count("running") == 2, 30)
+    assert tasks.statuses(ids) == {"running", "queued"}
+
+
+def test_a_long_task_keeps_no_bell_from_an_idle_worker(tasks: Any, patient_parts: Any, eventually: Any) -> None:
+    parts = patient_parts
+    parts.start("relay")
+    busy = parts.start_worker("files", concurrency=1)
+    long = tasks.submit_one(params={"sleep_ms": 60_000})
+    eventually(lambda: tasks.status(long) == "running")
+    ids = tasks.submit(count=5, params={"sleep_ms": 10})
+    time.sleep(0.5)
+
+    parts.start_worker("files", concurrency=1)
+
+    eventually(lambda: tasks.all_done(ids), 50)
+    assert tasks.status(long) == "running"
+    busy.send_signal(signal.SIGKILL)
+
+
+def test_higher_priority_is_started_sooner(tasks: Any, parts: Any, eventually: Any) -> None:
+    low = tasks.submit(count=6, priority=1, params={"sleep_ms": 50})
+    high = tasks.submit(count=6, priority=8, params={"sleep_ms": 50})
+    parts.start("relay")
+    # On a busy machine an id may wait for half a second behind a sleep of a twentieth, and then goes to the queue's end.
+    parts.start_script(PATIENT_WORKER.format(slots=1))
+
+    eventually(lambda: tasks.all_done(low + high))
+
+    order = tasks.connection.execute("SELECT priority FROM tasks ORDER BY started_at").fetchall()
+    assert [row.priority for row in order] == [8] * 6 + [1] * 6
+
+
+def test_a_sleeping_task_is_cancelled_within_two_heartbeats(tasks: Any, engine_room: Any, eventually: Any) -> None:
+    task_id = tasks.submit_one(params={"sleep_ms": 60_000})
+    eventually(lambda: tasks.status(task_id) == "running")
+
+    tasks.cancel(task_id)
+
+    # Two heartbeats are less than two seconds; the rest is for a busy machine, and far from the end of the sleep.
+    eventually(lambda: tasks.status(task_id) == "cancelled", 15)
+
+
+def _kill_while_running(
+    tasks: Any, parts: Any, eventually: Any, *, options: dict[str, Any] | None = None
+) -> tuple[UUID, float]:
+    parts.settings = parts.settings.model_copy(update={"lease_seconds": LOST_AFTER_SECONDS})
+    parts.start("relay")
+    worker = parts.start_worker("files", concurrency=1)
+    task_id = tasks.submit_one(params={"sleep_ms": 3000}, **(options or {}))
+    eventually(lambda: tasks.status(task_id) == "running")
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    killed_at = time.monotonic()
+    return task_id, killed_at
+
+
+def test_an_attempt_whose_worker_is_killed_is_taken_back_within_three_leases(
+    tasks: Any, parts: Any, eventually: Any
+) -> None:
+    task_id, killed_at = _kill_while_running(tasks, parts, eventually)
+    eventually(lambda: tasks.status(task_id) != "running")
+    recovered = time.monotonic() - killed_at
+
+    parts.start_worker("files")
+
+    eventually(lambda: tasks.status(task_id) == "succeeded")
+    assert recovered < 3 * LOST_AFTER_SECONDS
+    assert tasks.history(task_id) == ["queued", "running", "retrying", "queued", "running", "succeeded"]
+
+
+def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(tasks: Any, parts: Any, eventually: Any) -> None:
+    parts.settings = parts.settings.model_copy(update={"lease_seconds": LOST_AFTER_SECONDS})
+    parts.start("relay")
+    frozen = parts.start_worker("files", concurrency=1)
+    task_id = tasks.submit_one(params={"sleep_ms": 2500, "echo": "x"})
+    eventually(lambda: tasks.status(task_id) == "running")
+    frozen.send_signal(signal.SIGSTOP)
+    eventually(lambda: tasks.status(task_id) in {"retrying", "queued"})
+    other = parts.start_worker("files", concurrency=1)
+    eventually(lambda: tasks.status(task_id) == "running")
+
+    frozen.send_signal(signal.SIGCONT)
+    eventually(lambda: tasks.status(task_id) == "succeeded")
+    time.sleep(1)
+
+    assert tasks.history(task_id) == ["queued", "running", "retrying", "queued", "running", "succeeded"]
+    assert tasks.get(task_id).attempt == 2
+    assert frozen.poll() is None
+    assert other.poll() is None
+    # It lives, and works on.
+    other.terminate()
+    other.wait()
+    proof = tasks.submit_one()
+    eventually(lambda: tasks.status(proof) == "succeeded")
+
+
+def _stop(process: Any) -> float:
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=PATIENCE_SECONDS)
+    return time.monotonic() - started
+
+
+def test_a_worker_that_is_stopped_finishes_short_work_and_hands_long_work_back(
+    tasks: Any, patient_parts: Any, settings: Settings, eventually: Any
+) -> None:
+    parts = patient_parts
+    parts.start("relay")
+    worker = parts.start_worker("files", concurrency=2)
+    short, long = tasks.submit_one(params={"sleep_ms": 1200}), tasks.submit_one(params={"sleep_ms": 6000})
+    eventually(lambda: tasks.count("running") == 2)
+    waiting = tasks.submit(count=4)
+    time.sleep(0.3)
+
+    took = _stop(worker)
+
+    assert took < LONGEST_STOP_SECONDS
+    assert tasks.status(short) == "succeeded"
+    assert (tasks.status(long), tasks.get(long).attempt) == ("queued", 0)
+    assert worker.returncode == 0
+    assert not _folders(settings)
+    parts.start_worker("files", concurrency=2)
+    eventually(lambda: tasks.all_done([long, *waiting]))
+    assert tasks.history(long) == ["queued", "running", "queued", "running", "succeeded"]
+
+
+def test_an_idle_worker_stops_at_once_and_leaves_no_folder(
+    tasks: Any, parts: Any, settings: Settings, eventually: Any
+) -> None:
+    parts.start("relay")
+    worker = parts.start_worker()
+    warm = tasks.submit(count=1)
+    eventually(lambda: tasks.all_done(warm))
+
+    assert _stop(worker) < LONGEST_STOP_SECONDS
+    assert settings.scratch_dir is not None
+    assert list(settings.scratch_dir.iterdir()) == []
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[BrokerServer]:
+    """A broker that the test may stop."""
+    with BrokerServer(tmp_path / "own-broker") as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A Postgres that the test may stop."""
+    with PostgresServer(tmp_path_factory.mktemp("own-postgres"), fast=True) as server:
+        migrate(Settings(database_url=server.url))
+        yield server
+
+
+def test_work_goes_on_when_the_broker_comes_back(
+    tasks: Any, parts: Any, own_broker: BrokerServer, eventually: Any
+) -> None:
+    parts.settings = parts.settings.model_copy(update={"broker_url": own_broker.url})
+    parts.start("relay")
+    worker = parts.start_worker("files")
+    before = tasks.submit(count=5)
+    eventually(lambda: tasks.all_done(before))
+
+    running = tasks.submit_one(params={"sleep_ms": 1500})
+    eventually(lambda: tasks.status(running) == "running")
+    own_broker.kill()
+    during = tasks.submit(count=5)
+    # What runs needs no broker.
+    eventually(lambda: tasks.status(running) == "succeeded")
+    own_broker.start()
+
+    eventually(lambda: tasks.all_done(during))
+    assert worker.poll() is None
+
+
+def test_a_worker_without_a_broker_stops_in_time(
+    tasks: Any, patient_parts: Any, own_broker: BrokerServer, eventually: Any
+) -> None:
+    parts = patient_parts
+    parts.settings = parts.settings.model_copy(update={"broker_url": own_broker.url})
+    parts.start("relay")
+    worker = parts.start_worker("files")
+    long = tasks.submit_one(params={"sleep_ms": 30_000})
+    eventually(lambda: tasks.status(long) == "running")
+    own_broker.kill()
+    time.sleep(1)
+
+    assert _stop(worker) < LONGEST_STOP_SECONDS
+    assert (tasks.status(long), tasks.get(long).attempt) == ("queued", 0)
+
+
+def test_a_worker_without_a_database_stops_in_time(
+    parts: Any, own_postgres: PostgresServer, connect_tasks: Any, eventually: Any
+) -> None:
+    # A lease is how long an end is tried to be written, and may be longer than the process has.
+    parts.settings = parts.settings.model_copy(update={"database_url": own_postgres.url, "lease_seconds": 60})
+    tasks = connect_tasks(parts.settings)
+    parts.start("relay")
+    worker = parts.start_worker("files")
+    long = tasks.submit_one(params={"sleep_ms": 30_000})
+    eventually(lambda: tasks.status(long) == "running")
+    tasks.connection.close()
+    own_postgres.kill()
+
+    assert _stop(worker) < LONGEST_STOP_SECONDS
+
+
+def test_what_ends_while_the_database_restarts_ends_once(
+    parts: Any, own_postgres: PostgresServer, connect_tasks: Any, eventually: Any
+) -> None:
+    parts.settings = parts.settings.model_copy(update={"database_url": own_postgres.url, "lease_seconds": 6})
+    tasks = connect_tasks(parts.settings)
+    parts.start("relay")
+    parts.start_worker("files", concurrency=8)
+    warm = tasks.submit(count=8)
+    eventually(lambda: tasks.all_done(warm))
+    ids = tasks.submit(count=16, params={"sleep_ms": 300})
+    eventually(lambda: tasks.count("succeeded") > len(warm))
+    tasks.connection.close()
+
+    own_postgres.kill()
+    own_postgres.start()
+
+    tasks = connect_tasks(parts.settings)
+    eventually(lambda: tasks.all_done(ids))
+    assert tasks.statuses(ids) == {"succeeded"}
+    for task_id in ids:
+        assert tasks.history(task_id).count("succeeded") == 1
+    tasks.connection.close()
+
+
+def test_the_folder_of_a_killed_worker_is_removed_and_that_of_a_living_one_is_not(
+    tasks: Any, parts: Any, settings: Settings, ring: Any, eventually: Any
+) -> None:
+    root = settings.scratch_dir
+    assert root is not None
+    killed = parts.start_worker("email")
+    eventually(lambda: len(list(root.glob("worker-*/lock"))) == 1)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    (abandoned,) = root.iterdir()
+    living = parts.start_worker("files")
+    eventually(lambda: not abandoned.exists())
+    other = parts.start_worker("reports")
+
+    proofs = [tasks.submit_one(params={"queue": queue}) for queue in ("files", "reports")]
+    ring(proofs[:1], queue="files")
+    ring(proofs[1:], queue="reports")
+
+    eventually(lambda: tasks.all_done(proofs))
+    assert len(list(root.glob("worker-*/lock"))) == 2
+    _stop(living)
+    _stop(other)
+    assert list(root.iterdir()) == []
+
+
+def test_a_poison_task_fails_and_its_neighbours_finish(tasks: Any, parts: Any, eventually: Any) -> None:
+    parts.start("relay")
+    task_id = tasks.submit_one(params={"sleep_ms": 60_000}, max_attempts=2)
+    neighbours = tasks.submit(count=5)
+    for attempt in (1, 2):
+        worker = parts.start_worker("files", concurrency=2)
+        eventually(lambda: (tasks.get(task_id).attempt, tasks.status(task_id)) == (attempt, "running"))  # noqa: B023
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    parts.start_worker("files")
+
+    eventually(lambda: tasks.status(task_id) == "failed")
+    eventually(lambda: tasks.all_done(neighbours))
+    assert tasks.get(task_id).error["type"] == "/problems/worker-lost"
+    assert tasks.statuses(neighbours) == {"succeeded"}
+
+
+@pytest.mark.parametrize("queues", ["nothing", "files,nothing"])
+def test_a_worker_for_an_unknown_queue_does_not_start(parts: Any, queues: str) -> None:
+    worker = parts.start("worker", "--queues", queues)
+
+    assert worker.wait(timeout=PATIENCE_SECONDS) != 0
+    assert "unknown queues: nothing" in parts.logs()
+
+
+def test_a_worker_tells_what_becomes_of_attempts_under_the_tasks_id(
+    tasks: Any, patient_parts: Any, eventually: Any
+) -> None:
+    patient_parts.start("relay")
+    patient_parts.start_worker()
+    task_id = tasks.submit_one(params={"sleep_ms": 5000, "echo": "a secret"}, timeout=1, max_attempts=1)
+
+    eventually(lambda: tasks.status(task_id) == "failed")
+
+    lines = [json.loads(line) for line in patient_parts.logs().splitlines() if line.startswith("{")]
+    assert any(line["event"] == "worker_started" for line in lines)
+    (told,) = [line for line in lines if line["event"] == "task_failed"]
+    assert (told["task_id"], told["type"]) == (str(task_id), "/problems/timed-out")
+    assert "secret" not in patient_parts.logs()
+
+
+STUCK_WORKER = """
+import time
+from shared.settings import read_settings
+from workers.engine import heartbeat
+from workers.engine import worker_process
+from workers.handlers.platform import ping
+
+def handle(params, context):
+    if params.echo == "stuck":
+        time.sleep(600)
+    return handle_as_ever(params, context)
+
+handle_as_ever, ping.handle = ping.handle, handle
+heartbeat.HARD_LIMIT_SECONDS = 0.5
+worker_process.run_worker(read_settings(), ["files"], 3)
+"""
+
+
+def test_a_handler_that_never_asks_costs_its_process_and_the_task_ends(
+    tasks: Any, patient_parts: Any, settings: Settings, eventually: Any
+) -> None:
+    parts = patient_parts
+    parts.start("relay")
+    stuck = tasks.submit_one(params={"echo": "stuck"}, timeout=1, max_attempts=1)
+    neighbour = tasks.submit_one(params={"sleep_ms": 60_000})
+    worker = parts.start_script(STUCK_WORKER)
+    eventually(lambda: tasks.count("running") == 2)
+
+    eventually(lambda: tasks.status(stuck) == "failed")
+
+    assert tasks.get(stuck).error["type"] == "/problems/timed-out"
+    assert worker.wait(timeout=PATIENCE_SECONDS) == 1
+    assert (tasks.status(neighbour), tasks.get(neighbour).attempt) == ("queued", 0)
+    assert settings.scratch_dir is not None
+    assert list(settings.scratch_dir.iterdir()) == []
+
+
+def test_a_task_of_a_kind_that_came_with_a_later_version_is_handed_back(
+    tasks: Any, parts: Any, ring: Any, eventually: Any
+) -> None:
+    worker = parts.start_worker("files")
+    task_id, proof = tasks.submit_one(), tasks.submit_one()
+    tasks.connection.execute("UPDATE tasks SET kind = 'files.unheard_of' WHERE id = %s", (task_id,))
+
+    # Under the name of a kind that is known, so that it is claimed.
+    ring([task_id, proof])
+
+    eventually(lambda: tasks.status(proof) == "succeeded")
+    eventually(lambda: tasks.history(task_id) == ["queued", "running", "queued"])
+    assert tasks.get(task_id).attempt == 0
+    assert worker.poll() is None
+
+
+def test_a_scratch_folder_that_someone_else_put_there_is_not_used(
+    settings: Settings, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"taskmill-scratch-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(ConfigurationError, match="TASKMILL_SCRATCH_DIR"):
+        ScratchFolder(settings.model_copy(update={"scratch_dir": None}))
+
+
+def test_what_waits_too_long_is_handed_back_while_other_leases_are_renewed(
+    settings: Settings, tasks: Any, bench: Any, eventually: Any
+) -> None:
+    (attempt,) = bench.claim(tasks.submit_one())
+    process = WorkerProcess(settings, ["files"], 1)
+    process._attempts[str(attempt.task.id)] = attempt
+    # The finisher is not there yet, as when the database does not take what it writes.
+    heartbeat = threading.Thread(target=process._give_up_waiting, args=([attempt],), daemon=True)
+    heartbeat.start()
+    heartbeat.join(timeout=10)
+
+    assert not heartbeat.is_alive()
+    assert process._attempts
+    process._finisher.start()
+    eventually(lambda: not process._attempts)
+    assert tasks.status(attempt.task.id) == "queued"
+    process._finisher.close()
+    process._scratch.remove()

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from workers.adapters.memory_context import MemoryContext
+
+DATA = Path(__file__).parents[3] / "data"
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> MemoryContext:
+    return MemoryContext(tmp_path)
+
+
+@pytest.fixture
+def read_data() -> Callable[[str], bytes]:
+    return lambda name: (DATA / name).read_bytes()
+
+
+@pytest.fixture
+def encode() -> Callable[..., bytes]:
+    """Encode a Pillow image."""
+
+    def encode_image(image: Image.Image, format: str, **options: Any) -> bytes:
+        stream = io.BytesIO()
+        image.save(stream, format, **options)
+        return stream.getvalue()
+
+    return encode_image
+
+
+@pytest.fixture
+def png_bomb() -> bytes:
+    """A PNG of a few KiB that decodes to 3.6 gigapixels of nothing."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    width = height = 60_000
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    deflate = zlib.compressobj(9)
+    row_group = bytes(1 << 20)
+    pixels = b"".join(deflate.compress(row_group) for _ in range(8)) + deflate.flush()
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")

@@ -1,0 +1,54 @@
+"""`platform.canary` comes through every queue that there is, for the platform alone, and readiness tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from shared.contracts.kind import QUEUES, Queue
+from shared.contracts.platform.canary import KIND, CanaryParams, CanaryResult
+from workers.adapters.memory_context import MemoryContext
+from workers.handlers.platform.canary import handle
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_it_comes_through_the_queue_that_it_names(queue: Queue, tmp_path: Path) -> None:
+    params = CanaryParams(queue=queue)
+
+    assert KIND.queue_for(params) == queue
+    assert handle(params, MemoryContext(tmp_path)) == CanaryResult()
+    assert not KIND.public
+
+
+def test_readiness_tells_of_each_queue_when_and_how_fast_something_came_through(
+    api: Any, parts: Any, eventually: Callable[..., Any]
+) -> None:
+    client = api.client_with(None)
+    parts.start("relay")
+    parts.start("beat")
+    parts.start_worker("files")
+
+    def checks() -> dict[str, Any]:
+        found = client.get("/health/ready").json()["checks"]
+        return {name: check for name, check in found.items() if name.startswith("queue:")}
+
+    eventually(lambda: checks().get("queue:files", {}).get("round_trip_seconds"))
+    with psycopg.connect(api.settings.database_url, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE schedule_slots SET slot = slot - interval '61 s' WHERE task_id IN"
+            " (SELECT id FROM tasks WHERE queue = 'email')"
+        )
+    readiness = client.get("/health/ready")
+
+    found = checks()
+    assert found.keys() == {f"queue:{queue}" for queue in QUEUES}
+    assert found["queue:files"]["status"] == "ok"
+    assert 0 < found["queue:files"]["round_trip_seconds"] < 60
+    # Nothing has come through for a minute: no worker is there.
+    assert (found["queue:email"]["status"], found["queue:email"]["round_trip_seconds"]) == ("wrong", None)
+    assert (found["queue:reports"]["status"], readiness.status_code) == ("ok", 200)
+    assert readiness.json()["status"] == "degraded"

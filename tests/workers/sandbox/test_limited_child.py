@@ -1,0 +1,397 @@
+"""The modules that the children run are written into a folder that is on the search path for the test's time."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from structlog.testing import CapturingLogger
+
+from workers.outcomes import Cancelled, Failed
+from workers.sandbox import limited_child
+from workers.sandbox.limited_child import ChildLimits, run_limited_child
+
+MEBIBYTE = 1 << 20
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited_children: Any) -> Iterator[Run]:
+    """Run the body of a `run_in_child`, given as source."""
+    modules, folder = tmp_path / "modules", tmp_path / "scratch"
+    modules.mkdir()
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(modules))
+
+    def run_body(
+        body: str,
+        request: Mapping[str, Any] | None = None,
+        *,
+        memory_bytes: int = 512 * MEBIBYTE,
+        wall_seconds: float = 20.0,
+        cpu_seconds: int = 20,
+        file_bytes: int = MEBIBYTE,
+        check: Callable[[], None] = lambda: None,
+        report_progress: Callable[[int, str | None], None] = lambda percent, message: None,
+    ) -> dict[str, Any]:
+        source = "def run_in_child(request, report_progress):\n" + textwrap.indent(textwrap.dedent(body), "    ")
+        (modules / "work_of_a_child.py").write_text(source)
+        limits = ChildLimits(memory_bytes, wall_seconds, cpu_seconds, file_bytes)
+        return run_limited_child("work_of_a_child", request or {}, limits, folder, check, report_progress)
+
+    yield run_body
+    assert limited_children() == [], "a child was left behind"
+
+
+def failure_of(run: Run, body: str, **options: Any) -> Failed:
+    with pytest.raises(Failed) as caught:
+        run(body, **options)
+    return caught.value
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_the_answer_comes_back_and_progress_before_it(run: Run) -> None:
+    heard: list[tuple[int, str | None]] = []
+    answer = run(
+        """
+        report_progress(50, "half")
+        report_progress(100)
+        return {"doubled": request["number"] * 2}
+        """,
+        {"number": 21},
+        report_progress=lambda percent, message: heard.append((percent, message)),
+    )
+    assert answer == {"doubled": 42}
+    assert heard == [(50, "half"), (100, None)]
+
+
+def test_a_request_larger_than_a_pipe_arrives_whole(run: Run) -> None:
+    assert run("return {'length': len(request['text'])}", {"text": "ä" * 3_000_000}) == {"length": 3_000_000}
+
+
+def test_a_failure_keeps_all_that_it_says(run: Run) -> None:
+    failed = failure_of(
+        run,
+        """
+        from workers.outcomes import Failed
+        raise Failed("/problems/odd", "Odd", "It is.", retryable=True, after_seconds=7.5, data={"why": [1]})
+        """,
+    )
+    assert (failed.type, failed.title, failed.detail) == ("/problems/odd", "Odd", "It is.")
+    assert (failed.retryable, failed.after_seconds, failed.data) == (True, 7.5, {"why": [1]})
+
+
+def test_no_answer_and_no_failure_holds_what_postgres_refuses(run: Run) -> None:
+    answer = run(r"return {'a\0': ['\0b', {'c': '\0\0'}], 'd': r'\u0000', 'e': [1, None]}")
+    failed = failure_of(run, r"from workers.outcomes import Failed; raise Failed('/problems/odd', 'Odd', 'a\0b')")
+
+    assert answer == {"a\ufffd": ["\ufffdb", {"c": "\ufffd\ufffd"}], "d": r"\u0000", "e": [1, None]}
+    assert failed.detail == "a\ufffdb"
+
+
+def test_what_the_module_prints_is_not_taken_for_an_answer(run: Run) -> None:
+    answer = run(
+        """
+        import os, sys
+        print('{"answer": {"forged": true}}', flush=True)
+        os.write(1, b'{"answer": {"forged": true}}\\n')
+        subprocess = __import__("subprocess")
+        subprocess.run([sys.executable, "-S", "-c", "print('{\\"answer\\": {}}')"], check=True)
+        return {"true": True}
+        """
+    )
+    assert answer == {"true": True}
+
+
+def test_an_endless_flood_on_standard_error_neither_blocks_nor_fills_the_worker(run: Run) -> None:
+    assert run("import sys\nfor _ in range(2000): sys.stderr.write('x' * 5000)\nreturn {}") == {}
+
+
+def test_an_error_in_the_module_is_internal_retryable_and_logged_without_what_it_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = CapturingLogger()
+    monkeypatch.setattr(limited_child, "log", logger)
+    failed = failure_of(run, "raise ValueError('the password is 1234')")
+    assert (failed.type, failed.retryable) == ("/problems/internal-error", True)
+    assert "1234" not in str(failed.detail)
+    (logged,) = logger.calls
+    assert logged.args == ("limited_child_crashed",)
+    assert logged.kwargs["error"] == "ValueError"
+    assert logged.kwargs["where"][-1] == "work_of_a_child.py:2 run_in_child"
+    assert "1234" not in str(logged)
+
+
+def test_a_module_that_is_not_there_is_internal(run: Run, tmp_path: Path) -> None:
+    limits = ChildLimits(512 * MEBIBYTE, 20.0, 20, MEBIBYTE)
+    with pytest.raises(Failed, match="/problems/internal-error"):
+        run_limited_child("no_such_module", {}, limits, tmp_path, lambda: None, lambda percent, message: None)
+
+
+def test_an_exit_without_an_answer_is_internal(run: Run) -> None:
+    failed = failure_of(run, "import os; os._exit(3)")
+    assert (failed.type, failed.data) == ("/problems/internal-error", {"exit_code": 3})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "not json",
+        "[]",
+        "{}",
+        '{"answer": 3}',
+        '{"failed": {"type": 1}}',
+        '{"failed": {"type": "a", "title": "b", "x": 1}}',
+        '{"progress": ["a", "b"]}',
+        "[" * 5000,
+    ],
+)
+def test_an_answer_of_another_form_is_internal(run: Run, message: str) -> None:
+    body = """
+        import os
+        for descriptor in range(3, 64):
+            try:
+                os.write(descriptor, request["message"].encode() + b"\\n")
+            except OSError:
+                pass
+        return {}
+        """
+    with pytest.raises(Failed, match="/problems/internal-error"):
+        run(body, {"message": message})
+
+
+def test_an_answer_without_end_is_cut_off(run: Run) -> None:
+    failed = failure_of(run, "return {'text': 'x' * (20 << 20)}")
+    assert (failed.type, failed.detail) == (
+        "/problems/internal-error",
+        "The process that did the work answered too much.",
+    )
+
+
+def test_memory_is_bounded(run: Run) -> None:
+    failed = failure_of(run, "data = [bytearray(64 << 20) for _ in range(100)]\nreturn {}")
+    assert failed.type == "/problems/out-of-memory"
+    assert not failed.retryable
+
+
+def test_processor_time_is_bounded_and_counts_as_time(run: Run) -> None:
+    started = time.monotonic()
+    failed = failure_of(run, "while True: pass", cpu_seconds=1)
+    assert failed.type == "/problems/timed-out"
+    assert time.monotonic() - started < 30
+
+
+def test_a_child_that_hangs_is_ended_when_its_time_is_over(run: Run) -> None:
+    started = time.monotonic()
+    failed = failure_of(run, "import time; time.sleep(60)", wall_seconds=0.5)
+    assert failed.type == "/problems/timed-out"
+    assert 0.4 < time.monotonic() - started < 30
+
+
+def test_a_child_that_ignores_every_signal_is_ended_too(run: Run) -> None:
+    failed = failure_of(
+        run,
+        """
+        import signal, time
+        for number in range(1, 64):
+            try: signal.signal(number, signal.SIG_IGN)
+            except (OSError, ValueError): pass
+        time.sleep(60)
+        """,
+        wall_seconds=0.5,
+    )
+    assert failed.type == "/problems/timed-out"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "open('large', 'wb').write(b'x' * (2 << 20))",
+        "import os; os.posix_fallocate(os.open('large', os.O_RDWR | os.O_CREAT), 0, 2 << 20)",
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); open('large', 'wb').write(b'x' * (2 << 20))",
+    ],
+)
+def test_a_file_that_grows_too_large_is_a_named_error(run: Run, write: str) -> None:
+    failed = failure_of(run, write, file_bytes=MEBIBYTE)
+    assert failed.type == "/problems/output-too-large"
+
+
+def test_a_full_disk_is_a_named_error_that_may_pass(run: Run) -> None:
+    failed = failure_of(run, "open('/dev/full', 'wb', buffering=0).write(b'x')")
+    assert (failed.type, failed.retryable) == ("/problems/storage-full", True)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"])
+def test_what_asks_a_process_to_end_does_not_end_the_child(run: Run, name: str) -> None:
+    answer = run(f"import os, signal; os.kill(os.getpid(), signal.{name}); return {{'alive': True}}")
+    assert answer == {"alive": True}
+
+
+def test_a_death_by_a_signal_of_others_says_nothing_of_the_work(run: Run) -> None:
+    failed = failure_of(run, "import os, signal; os.kill(os.getpid(), signal.SIGUSR1)")
+    assert (failed.type, failed.retryable) == ("/problems/internal-error", True)
+    assert failed.data == {"signal": signal.SIGUSR1}
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS", "SIGTRAP"])
+def test_a_crash_counts_as_out_of_memory_and_tells_which(run: Run, name: str) -> None:
+    failed = failure_of(run, f"import os, signal; os.kill(os.getpid(), signal.{name})")
+    assert failed.type == "/problems/out-of-memory"
+    assert failed.data == {"signal": getattr(signal, name)}
+
+
+def test_being_told_to_stop_ends_the_child_at_once(run: Run) -> None:
+    started = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() - started > 0.3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run("import time; time.sleep(60)", check=check)
+    assert time.monotonic() - started < 30
+
+
+def test_being_told_to_stop_while_reporting_progress_ends_the_child_too(run: Run) -> None:
+    def report(percent: int, message: str | None) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run("import time; report_progress(1); time.sleep(60)", report_progress=report)
+
+
+def test_processes_that_the_child_started_end_with_it(run: Run, tmp_path: Path) -> None:
+    noted = tmp_path / "pids"
+    run(
+        """
+        import os, time
+        for _ in range(3):
+            if os.fork() == 0:
+                with open(request["noted"], "a") as file:
+                    file.write(f"{os.getpid()}\\n")
+                time.sleep(60)
+        while not os.path.exists(request["noted"]) or open(request["noted"]).read().count("\\n") < 3:
+            time.sleep(0.01)
+        return {}
+        """,
+        {"noted": str(noted)},
+    )
+    pids = [int(line) for line in noted.read_text().split()]
+    assert len(pids) == 3
+    assert wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def test_looking_for_children_survives_one_that_ends_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, limited_children: Callable[[], list[psutil.Process]]
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        seen = psutil.Process(child.pid)
+        assert limited_children() == [seen]
+        child.kill()
+    monkeypatch.setattr(psutil.Process, "children", lambda self, recursive=False: [seen])
+
+    assert limited_children() == []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_the_child_has_none_of_the_worker_s_open_files_and_none_of_its_secrets(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKMILL_SECRET_KEY", "hush")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    try:
+        answer = run(
+            """
+            import os
+            files = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if n != "3"
+                     and os.path.exists(f"/proc/self/fd/{n}")]
+            return {"files": sorted(files), "environment": dict(os.environ)}
+            """
+        )
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert len(answer["files"]) <= 4
+    assert all(name.startswith("pipe:") for name in answer["files"])
+    assert "hush" not in str(answer["environment"])
+    assert {name for name in answer["environment"] if name.startswith("TASKMILL")} == set()
+
+
+def test_nothing_is_left_open_in_the_worker(run: Run) -> None:
+    run("return {}")
+    # What other tests left to the collector would close meanwhile.
+    gc.collect()
+    before = psutil.Process().num_fds()
+    for _ in range(5):
+        run("return {}")
+        failure_of(run, "import os; os._exit(1)")
+    assert psutil.Process().num_fds() == before
+
+
+def test_the_child_makes_way_for_others(run: Run) -> None:
+    answer = run("import os; return {'nice': os.nice(0), 'score': open('/proc/self/oom_score_adj').read().strip()}")
+    assert answer["nice"] >= min(19, os.nice(0) + 5)
+    assert answer["score"] == "1000"
+
+
+WORKER = """
+import sys, threading
+from pathlib import Path
+from workers.sandbox.limited_child import ChildLimits, run_limited_child
+
+def work():
+    limits = ChildLimits(512 << 20, 60.0, 60, 1 << 20)
+    say = lambda percent, message: print(percent, flush=True)
+    run_limited_child("work_of_a_child", {}, limits, Path(sys.argv[1]), lambda: None, say)
+
+# A pool's thread starts the child, as it does in a worker, and one that has ended started another before it.
+first = threading.Thread(target=lambda: None); first.start(); first.join()
+threading.Thread(target=work).start()
+"""
+
+
+def test_the_child_dies_with_a_worker_that_is_killed_and_lives_while_the_worker_does(tmp_path: Path) -> None:
+    (tmp_path / "work_of_a_child.py").write_text(
+        "import os, time\ndef run_in_child(request, report_progress):\n"
+        "    report_progress(os.getpid())\n    time.sleep(60)\n"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    try:
+        assert worker.stdout is not None
+        child = int(worker.stdout.readline())
+        time.sleep(1.0)
+        assert is_alive(child)
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert wait_until(lambda: not is_alive(child))

@@ -1,0 +1,220 @@
+"""The real form of `HandlerContext`: files from the object store, progress and effects written by the attempt's claim."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+import structlog
+from sqlalchemy import Connection, Engine
+
+from shared.errors import ObjectMissing
+from shared.identifiers import new_id
+from shared.media_types import safe_file_name
+from shared.object_store import COPY_BYTES, ObjectStore, new_object_key
+from shared.queries import hot_tasks
+from shared.queries.files import find_file
+from shared.settings import Settings
+from workers.engine.attempt import Attempt
+from workers.handler_context import InputFile
+from workers.outcomes import Cancelled, ClaimLost, Failed
+from workers.sandbox.limited_child import ChildLimits, run_limited_child
+
+PROGRESS_SECONDS: Final = 0.5
+"""At most one progress is written in so long, but the first and the last of each step are."""
+MAX_MESSAGE_CHARACTERS: Final = 200
+DEFAULT_FILE_BYTES: Final = 4 << 30
+
+
+@dataclass(frozen=True)
+class StoredArtifact:
+    """A file that the attempt has put into the object store; nobody can reach it before the attempt succeeds."""
+
+    file_id: UUID
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    storage_key: str
+
+    def document(self, position: int) -> dict[str, Any]:
+        """Give what `hot_tasks.FINISH_WITH_ARTIFACTS` needs."""
+        return {**self.__dict__, "position": position}
+
+
+@dataclass(frozen=True)
+class WorkerParts:
+    """What every attempt of a worker process shares."""
+
+    settings: Settings
+    engine: Engine
+    store: ObjectStore
+    progress: ProgressWriter
+
+
+class ProgressWriter:
+    """Writes the progress of any attempt of this process; not durably, for a crash undoes the attempt too."""
+
+    def __init__(
+        self, connect: Callable[[], psycopg.Connection[tuple[Any, ...]]], publish: Callable[[list[UUID]], None]
+    ) -> None:
+        self._connect = connect
+        self._publish = publish
+        self._lock = threading.Lock()
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+
+    def write(self, task_id: UUID, claim: int, percent: int, message: str | None) -> bool:
+        """Write progress; give whether a cancel is requested. Raises `ClaimLost`.
+
+        A database that is away costs the caller a progress, not the attempt.
+        """
+        parameters = {"id": task_id, "claim": claim, "percent": percent, "message": message}
+        with self._lock:
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = self._connect()
+                row = self._connection.execute(hot_tasks.REPORT_PROGRESS, parameters).fetchone()
+            except psycopg.OperationalError:
+                if self._connection is not None:
+                    self._connection.close()
+                return False
+        if row is None:
+            raise ClaimLost
+        self._publish([task_id])
+        return bool(row[0])
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+class AttemptContext:
+    """One attempt, seen from its handler."""
+
+    def __init__(self, parts: WorkerParts, attempt: Attempt, scratch: Path) -> None:
+        self.task_id = attempt.task.id
+        self.attempt = attempt.task.attempt
+        self.max_attempts = attempt.task.max_attempts
+        self.settings = parts.settings
+        self.engine = parts.engine
+        self.store = parts.store
+        self.scratch = scratch
+        self.log = structlog.get_logger()
+        self.artifacts: list[StoredArtifact] = []
+        self._parts = parts
+        self._attempt = attempt
+        self._progress_due = 0.0
+        self._last_progress: tuple[int, str | None] | None = None
+
+    def input_file(self, file_id: UUID) -> InputFile:
+        """See `HandlerContext`."""
+        self.check()
+        with self._parts.engine.connect() as connection:
+            row = connection.execute(find_file(file_id, None)).one_or_none()
+        if row is None:
+            raise _input_gone()
+        try:
+            path = self._parts.store.local_path(row.storage_key)
+            if path is None:
+                path = self.scratch.parent / "inputs" / str(file_id)
+                if not path.exists():
+                    path.parent.mkdir(exist_ok=True)
+                    self._parts.store.fetch(row.storage_key, path)
+        except ObjectMissing:
+            raise _input_gone() from None
+        return InputFile(row.id, path, row.name, row.media_type, row.size, row.sha256.hex())
+
+    def progress(self, percent: int, message: str | None = None) -> None:
+        """See `HandlerContext`."""
+        self.check()
+        now = time.monotonic()
+        current = (max(0, min(100, percent)), None if message is None else message[:MAX_MESSAGE_CHARACTERS])
+        if current == self._last_progress or (now < self._progress_due and current[0] < 100):
+            return
+        self._progress_due = now + PROGRESS_SECONDS
+        self._last_progress = current
+        if self._parts.progress.write(self.task_id, self._attempt.task.claim, *current):
+            self._attempt.stop(Cancelled())
+            self.check()
+
+    def add_artifact(self, path: Path, name: str, media_type: str) -> None:
+        """See `HandlerContext`."""
+        self.check()
+        digest, size = hashlib.sha256(), 0
+        with path.open("rb") as file:
+            while chunk := file.read(COPY_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+        key = new_object_key()
+        # Noted first, so that an upload that fails half-way is deleted with the others.
+        self.artifacts.append(StoredArtifact(new_id(), safe_file_name(name), media_type, size, digest.hexdigest(), key))
+        self._parts.store.put_file(key, path)
+        self.check()
+
+    def check(self) -> None:
+        """See `HandlerContext`."""
+        self._attempt.check()
+
+    def sleep(self, seconds: float) -> None:
+        """See `HandlerContext`."""
+        self._attempt.wait(seconds)
+
+    def remaining_seconds(self) -> float:
+        """See `HandlerContext`."""
+        return self._attempt.remaining_seconds()
+
+    def run_child(
+        self,
+        module: str,
+        request: Mapping[str, Any],
+        *,
+        memory_bytes: int | None = None,
+        timeout_seconds: float | None = None,
+        max_file_bytes: int | None = None,
+        on_progress: Callable[[int, str | None], None] | None = None,
+    ) -> dict[str, Any]:
+        """See `HandlerContext`. The child's time ends a little before the attempt's, so that the child's error is told."""
+        wall = max(0.5, min(timeout_seconds or float("inf"), self.remaining_seconds() - 0.5))
+        limits = ChildLimits(
+            memory_bytes=memory_bytes or self.settings.child_memory_bytes,
+            wall_seconds=wall,
+            cpu_seconds=int(wall * 2) + 1,
+            file_bytes=max_file_bytes or DEFAULT_FILE_BYTES,
+        )
+        return run_limited_child(module, request, limits, self.scratch, self.check, on_progress or self.progress)
+
+    @contextmanager
+    def fenced_transaction(self) -> Iterator[Connection]:
+        """See `HandlerContext`. The row is locked while the transaction lasts, so the claim cannot be lost in it."""
+        with self._parts.engine.begin() as connection:
+            parameters = {"id": self.task_id, "claim": self._attempt.task.claim}
+            if connection.exec_driver_sql(hot_tasks.HOLD_CLAIM, parameters).first() is None:
+                raise ClaimLost
+            yield connection
+
+
+def make_folder(path: Path) -> Path:
+    """Make an attempt's folders, for its owner only; give its scratch folder."""
+    scratch = path / "scratch"
+    path.mkdir(mode=0o700, parents=True)
+    scratch.mkdir(mode=0o700)
+    return scratch
+
+
+def remove_folder(path: Path) -> None:
+    """Remove an attempt's folders and all in them."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _input_gone() -> Failed:
+    return Failed("/problems/input-gone", "Input gone", "A file that the task reads was deleted.")

@@ -1,0 +1,103 @@
+"""Renews the leases of what runs, hears of cancels, and holds attempts to their hard time limit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import psycopg
+import structlog
+
+from shared.database import connect_hot
+from shared.queries import hot_tasks
+from shared.settings import Settings
+from workers.engine.attempt import Attempt
+from workers.outcomes import Cancelled, ClaimLost, TimedOut
+
+log = structlog.get_logger()
+
+TICK_SECONDS: Final = 0.5
+LONGEST_WAIT_SECONDS: Final = 0.5
+"""How long a claimed task may wait for a thread of this process, before it is handed back for another to take."""
+HARD_LIMIT_SECONDS: Final = 10.0
+"""How long an attempt whose time is over may take to notice; then it is ended without it."""
+
+
+class Heartbeat:
+    """A thread that renews every third of a lease."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        list_attempts: Callable[[], list[Attempt]],
+        on_stuck: Callable[[Attempt], None],
+        on_waiting: Callable[[list[Attempt]], None],
+    ) -> None:
+        self._settings = settings
+        self._list_attempts = list_attempts
+        self._on_stuck = on_stuck
+        self._on_waiting = on_waiting
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to renew."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop renewing."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        next_renewal = 0.0
+        while not self._stopping.wait(TICK_SECONDS):
+            attempts = self._list_attempts()
+            try:
+                self._end_what_is_over(attempts)
+            except Exception:
+                # Whatever it is, the other attempts' leases are renewed.
+                log.exception("attempts_not_ended")
+            if not attempts or time.monotonic() < next_renewal:
+                continue
+            try:
+                if connection is None or connection.closed:
+                    connection = connect_hot(self._settings, "worker-heartbeat", durable=False, timeout_seconds=5)
+                self._renew(connection, attempts)
+                next_renewal = time.monotonic() + self._settings.lease_seconds / 3
+            except psycopg.Error as error:
+                log.warning("renewal_failed", error=type(error).__name__)
+                if connection is not None:
+                    connection.close()
+        if connection is not None:
+            connection.close()
+
+    def _renew(self, connection: psycopg.Connection[tuple[Any, ...]], attempts: list[Attempt]) -> None:
+        attempts = sorted(attempts, key=lambda attempt: attempt.task.id)
+        parameters = {
+            "ids": "{" + ",".join(str(attempt.task.id) for attempt in attempts) + "}",
+            "claims": "{" + ",".join(str(attempt.task.claim) for attempt in attempts) + "}",
+            "lease": self._settings.lease_seconds,
+        }
+        held = dict(connection.execute(hot_tasks.RENEW, parameters).fetchall())
+        for attempt in attempts:
+            cancel_requested = held.get(attempt.task.id)
+            if cancel_requested is None and not attempt.ended:
+                attempt.stop(ClaimLost())
+            elif cancel_requested:
+                attempt.stop(Cancelled())
+
+    def _end_what_is_over(self, attempts: list[Attempt]) -> None:
+        now = time.monotonic()
+        if waiting := [a for a in attempts if not a.started and now - a.claimed_at > LONGEST_WAIT_SECONDS]:
+            self._on_waiting(waiting)
+        for attempt in attempts:
+            remaining = attempt.remaining_seconds()
+            if remaining <= 0:
+                attempt.stop(TimedOut())
+            if remaining < -HARD_LIMIT_SECONDS and not attempt.ended:
+                self._on_stuck(attempt)

@@ -1,0 +1,296 @@
+"""A worker process: a Celery worker with a pool of threads, around an engine that claims, renews and finishes together.
+
+Threads suffice, because what burns processor time or touches untrusted bytes runs in a limited child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from celery import signals
+
+from shared.contracts.catalog import list_kinds
+from shared.contracts.kind import QUEUES
+from shared.database import connect_hot, make_engine
+from shared.errors import ConfigurationError
+from shared.log_setup import set_up_logs
+from shared.object_store import open_object_store
+from shared.schema_version import refuse_newer_schema
+from shared.settings import Settings
+from workers.celery_app import make_celery_app
+from workers.engine.attempt import Attempt, ClaimedTask
+from workers.engine.attempt_context import ProgressWriter, WorkerParts
+from workers.engine.celery_strategy import engine, execute_claimed, register_kinds
+from workers.engine.claiming import Claimer
+from workers.engine.consumer_watch import ConsumerWatch
+from workers.engine.finishing import Finisher
+from workers.engine.handler_catalog import load_handlers
+from workers.engine.heartbeat import Heartbeat
+from workers.engine.run_task import TaskRunner
+from workers.outcomes import ClaimLost, HandedBack
+
+log = structlog.get_logger()
+
+LAST_SECONDS: Final = 2.0
+"""How long attempts that were told to hand back may take to do so, before the process ends without them."""
+
+
+class WorkerProcess:
+    """Everything that one worker process runs."""
+
+    def __init__(self, settings: Settings, queues: list[str], concurrency: int) -> None:
+        self._settings = settings
+        self._queues = queues
+        self._concurrency = concurrency
+        self._attempts: dict[str, Attempt] = {}
+        self._finisher = Finisher(settings)
+        self._claimer = Claimer(settings, concurrency, self._start)
+        self._heartbeat = Heartbeat(
+            settings, lambda: list(self._attempts.values()), self._end_stuck, self._give_up_waiting
+        )
+        self._watch = ConsumerWatch(settings, queues, self, self._end_for_another)
+        self._worked_at = time.monotonic()
+        self._exit_code: int | None = None
+        """What the process exits with once it has drained; None when Celery itself brings it to its end."""
+        self._scratch = ScratchFolder(settings)
+        self._draining = threading.Event()
+        progress = ProgressWriter(
+            lambda: connect_hot(settings, "worker-progress", durable=False), self._finisher.publish
+        )
+        parts = WorkerParts(
+            settings,
+            make_engine(settings, "worker", pool_size=concurrency + 1),
+            open_object_store(settings.storage_url),
+            progress,
+        )
+        self._runner = TaskRunner(parts, load_handlers(), self._finisher.write_soon, self._scratch.path)
+        self._app = make_celery_app(settings)
+        self._app.conf.broker_transport = "workers.engine.tolerant_transport:TolerantTransport"
+        register_kinds(self._app)
+        engine.claimer = self._claimer
+        engine.attempts = self._attempts
+        engine.run = self._run_attempt
+
+    def run(self) -> None:
+        """Work until told to stop: SIGTERM finishes short work and hands back the rest."""
+        signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
+        self._finisher.start()
+        self._claimer.start()
+        self._heartbeat.start()
+        name = f"{'-'.join(self._queues)}-{os.getpid()}-{secrets.token_hex(2)}@{socket.gethostname()}"
+        worker = self._app.Worker(
+            hostname=name,
+            pool="threads",
+            concurrency=self._concurrency,
+            queues=self._queues,
+            without_gossip=True,
+            without_mingle=True,
+            loglevel="WARNING",
+            quiet=True,
+        )
+        log.info("worker_started", queues=self._queues, concurrency=self._concurrency)
+        self._watch.start()
+        try:
+            worker.start()
+        finally:
+            self._watch.stop()
+            self._claimer.stop()
+            self._hand_back_everything()
+            self._heartbeat.stop()
+            self._finisher.close()
+            self._scratch.remove()
+            log.info("worker_stopped")
+
+    def _start(self, task: ClaimedTask, offered: Any) -> None:
+        """Let a claimed task be executed. One that the pool does not take, as when it stops, is handed back."""
+        attempt = Attempt(task)
+        if older := self._attempts.get(str(task.id)):
+            # It was stopped for longer than its lease, or its task would not have been claimed again.
+            older.stop(ClaimLost())
+        self._attempts[str(task.id)] = attempt
+        try:
+            if task.kind not in list_kinds():
+                raise LookupError(f"this version knows no kind {task.kind}")
+            execute_claimed(task, offered)
+        except Exception:
+            log.exception("attempt_not_started", task_id=str(task.id))
+            self._give_back_what_waits([attempt])
+
+    def _run_attempt(self, attempt: Attempt) -> None:
+        if not attempt.begin():
+            return
+        started = time.perf_counter()
+        try:
+            self._runner.run(attempt, lambda: self._forget(attempt))
+        except Exception:
+            # What is renewed no more is taken back; what were renewed for ever would never end.
+            log.exception("attempt_not_recorded", task_id=str(attempt.task.id))
+            self._forget(attempt)
+        finally:
+            self._worked_at = time.monotonic()
+            self._claimer.release(time.perf_counter() - started)
+
+    def _forget(self, attempt: Attempt) -> None:
+        """Renew the attempt's lease no more; another attempt at the same task may be held here by now."""
+        task_id = str(attempt.task.id)
+        if self._attempts.get(task_id) is attempt:
+            del self._attempts[task_id]
+
+    def _on_shutting_down(self, **_: Any) -> None:
+        if not self._draining.is_set():
+            self._draining.set()
+            threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        """Claim no more; hand back what has not begun, and, when the grace is over, what has; then end at all costs."""
+        self._watch.stop()
+        # Nothing that does not answer, a broker, a database or a handler, may keep the process for longer.
+        self._exit_at_last(self._settings.shutdown_grace_seconds + LAST_SECONDS + 1, self._exit_code or 0)
+        self._claimer.stop()
+        self._give_back_what_waits(list(self._attempts.values()))
+        deadline = time.monotonic() + self._settings.shutdown_grace_seconds
+        while self._attempts and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for attempt in list(self._attempts.values()):
+            attempt.stop(HandedBack())
+        deadline = time.monotonic() + LAST_SECONDS
+        while self._attempts and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if self._attempts:
+            log.warning("stopped_with_stuck_threads", attempts=len(self._attempts))
+            self._hand_back_everything()
+        elif self._exit_code is None:
+            return
+        self._scratch.remove()
+        os._exit(self._exit_code or 0)
+
+    def _hand_back_everything(self) -> None:
+        for attempt in list(self._attempts.values()):
+            if not attempt.ended:
+                self._hand_back(attempt)
+
+    def _give_back_what_waits(self, attempts: list[Attempt]) -> None:
+        """Hand back attempts that have not begun: the relay rings for their tasks at once."""
+        for attempt in attempts:
+            if attempt.withdraw():
+                attempt.stop(HandedBack())
+                self._end_soon(attempt, attempt.finish_document("queued"))
+                self._claimer.release(None)
+
+    def _give_up_waiting(self, attempts: list[Attempt]) -> None:
+        """Claim no more ahead for now, and hand back what has waited for a thread for long: another worker may be idle."""
+        self._claimer.slow_down()
+        self._give_back_what_waits(attempts)
+
+    def _hand_back(self, attempt: Attempt) -> None:
+        attempt.stop(HandedBack())
+        self._finisher.write(attempt.finish_document("queued"))
+        attempt.ended = True
+        self._forget(attempt)
+
+    def _end_stuck(self, attempt: Attempt) -> None:
+        """End an attempt whose thread does not come back, and this process with it, for the thread is lost."""
+        log.error("thread_stuck", task_id=str(attempt.task.id), kind=attempt.task.kind)
+        self._end_soon(attempt, self._runner.time_out(attempt))
+        self._end_for_another()
+
+    def _end_soon(self, attempt: Attempt, document: dict[str, Any]) -> None:
+        """Have an end written without waiting for it, as those who call this have other leases to renew, or to claim."""
+        attempt.ended = True
+        self._finisher.write_soon(document, lambda _: self._forget(attempt))
+
+    def has_room(self) -> bool:
+        """Whether more is wanted: while the database is away, claims wait and it is not."""
+        return self._claimer.wants_more()
+
+    def is_running(self) -> bool:
+        """Whether an attempt runs: what only waits for a thread may wait for one that will never come."""
+        return any(attempt.started for attempt in list(self._attempts.values()))
+
+    def heard_at(self) -> float:
+        """When the broker gave a message last, by the monotonic clock."""
+        return self._claimer.heard_at
+
+    def worked_at(self) -> float:
+        """When an attempt ended last, by the monotonic clock."""
+        return self._worked_at
+
+    def _end_for_another(self) -> None:
+        """End a process that is of no more use, as a shutdown does, so that another takes its place."""
+        self._exit_code = 1
+        signals.worker_shutting_down.send(sender=None, sig="lost", how="warm", exitcode=1)
+
+    def _exit_at_last(self, seconds: float, exit_code: int) -> None:
+        """End the process after so many seconds, if it is still there then."""
+
+        def end() -> None:
+            time.sleep(seconds)
+            log.warning("stopped_by_force", attempts=len(self._attempts))
+            self._scratch.remove()
+            os._exit(exit_code)
+
+        threading.Thread(target=end, name="exit", daemon=True).start()
+
+
+class ScratchFolder:
+    """The folder of this process, held by a lock, so that what a killed process left behind can be told and removed."""
+
+    def __init__(self, settings: Settings) -> None:
+        root = settings.scratch_dir or Path(tempfile.gettempdir()) / f"taskmill-scratch-{os.getuid()}"
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if settings.scratch_dir is None and (root.is_symlink() or root.stat().st_uid != os.getuid()):
+            # Anyone may make a folder of that name there before us, and would own what is put into it.
+            raise ConfigurationError(f"{root} is not this user's: remove it, or set TASKMILL_SCRATCH_DIR")
+        self._remove_abandoned(root)
+        self.path = Path(tempfile.mkdtemp(prefix="worker-", dir=root))
+        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def remove(self) -> None:
+        """Remove the folder and all in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @staticmethod
+    def _remove_abandoned(root: Path) -> None:
+        for folder in root.glob("worker-*"):
+            try:
+                lock = os.open(folder / "lock", os.O_RDWR)
+            except FileNotFoundError:
+                # Another process may be between making its folder and locking it, or be removing it just now.
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - folder.stat().st_mtime > 60:
+                        shutil.rmtree(folder, ignore_errors=True)
+                continue
+            except PermissionError:
+                # It is another user's.
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            except BlockingIOError:
+                pass
+            finally:
+                os.close(lock)
+
+
+def run_worker(settings: Settings, queues: list[str], concurrency: int | None) -> None:
+    """Run a worker for these queues until told to stop. Raises `ConfigurationError` for an unknown queue."""
+    if unknown := set(queues) - set(QUEUES):
+        raise ConfigurationError(f"unknown queues: {', '.join(sorted(unknown))}; there are {', '.join(QUEUES)}")
+    set_up_logs(settings, f"worker-{'-'.join(queues)}")
+    refuse_newer_schema(settings)
+    # Celery warns of root because of messages that could run code; ours are JSON and bear ids only.
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
+    WorkerProcess(settings, queues, concurrency or settings.worker_concurrency).run()

@@ -1,0 +1,58 @@
+"""A DuckDB that can read a few named files and nothing else.
+
+After https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview. DuckDB itself holds no untrusted SQL at
+bay: the limited child bounds memory and time, `_query_check` refuses what no report needs, and this bounds the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+
+from workers.handlers.reports import _limits
+
+SPILL_FOLDER = "spill"
+
+
+def open_sandbox(readable: Sequence[Path]) -> duckdb.DuckDBPyConnection:
+    """Open an empty database in memory that may read these files, and spill into the working folder.
+
+    Whatever might reach further (extensions, Python's variables, other files, the settings themselves) is off, and
+    stays off: the configuration is locked.
+    """
+    connection = duckdb.connect(
+        config={
+            "memory_limit": f"{_limits.QUERY_MEMORY_BYTES}B",
+            "threads": _limits.QUERY_THREADS,
+            # Each such thread takes 8 MiB of the child's address space for its stack; local files need few.
+            "async_threads": _limits.QUERY_THREADS,
+            "temp_directory": SPILL_FOLDER,
+            "max_temp_directory_size": f"{_limits.SPILL_BYTES}B",
+            "secret_directory": "secrets",
+            "allow_persistent_secrets": "false",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "python_enable_replacements": "false",
+            "errors_as_json": "true",
+        }
+    )
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = true")
+    connection.execute("SET enable_progress_bar_print = false")
+    connection.execute(f"SET allowed_paths = [{', '.join(quote_literal(str(path)) for path in readable)}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def quote_literal(text: str) -> str:
+    """Give the SQL literal of a text."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quote_identifier(name: str) -> str:
+    """Give the SQL identifier of a name."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,164 @@
+"""The child's side of `files.make_images`: one decoding, then each variant from what that gave.
+
+The picture is decoded once, no larger than the largest variant needs twice over, into memory: turned upright, in sRGB.
+Every variant is then resampled once, from there. (Decoding for each variant anew, as `vips thumbnail` would, costs as
+many decodings as there are variants.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyvips
+
+from workers.handlers.files._errors import variant_too_large
+from workers.handlers.files._pictures import MOST_PIXELS, Header, open_pixels, read_header, told_from_vips
+
+OVERSAMPLING = 2
+"""How many times larger than a variant its source is kept; libvips' own `thumbnail` and `resize` keep as much."""
+
+LONGEST_EDGES = {"jpeg": 65_500, "png": 65_500, "webp": 16_383, "avif": 16_384}
+"""Pixels of a side: what libjpeg (JPEG_MAX_DIMENSION), WebP (RFC 9649, 2.1) and libvips' AVIF writer can hold."""
+
+QUALITIES = {"jpeg": 82, "webp": 80, "avif": 55}
+WHITE = "#ffffff"
+
+
+class Plan(NamedTuple):
+    """How a variant is made: resize to `size`, then cut or pad to `box`, centred."""
+
+    size: tuple[int, int]
+    box: tuple[int, int]
+
+
+def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | None], None]) -> dict[str, Any]:
+    """Make the `variants` of the picture at `path`, of type `media_type`, each at its `path`.
+
+    Answers `{"variants": [{"width", "height"}]}`, in their order, and reports progress after each.
+    """
+    header = read_header(request["path"], request["media_type"])
+    variants: list[dict[str, Any]] = request["variants"]
+    plans = [plan_variant(variant, *header.upright_size) for variant in variants]
+    for variant, plan in zip(variants, plans, strict=True):
+        _refuse_too_large(variant, plan)
+    made = []
+    with told_from_vips():
+        source = _decode(header, plans)
+        for number, (variant, plan) in enumerate(zip(variants, plans, strict=True), start=1):
+            picture = _render(source, plan, variant)
+            _save(picture, variant)
+            made.append({"width": picture.width, "height": picture.height})
+            report_progress(100 * number // len(variants), f"{number} of {len(variants)}")
+    return {"variants": made}
+
+
+def plan_variant(variant: dict[str, Any], width: int, height: int) -> Plan:
+    """Say how a variant is made of an upright picture of that size."""
+    fit, enlarge = variant["fit"], variant["enlarge"]
+    box_width, box_height = variant["width"], variant["height"]
+    if fit == "fill":
+        size = (box_width, box_height) if enlarge else (min(box_width, width), min(box_height, height))
+        return Plan(size, size)
+    scales = [box / side for box, side in ((box_width, width), (box_height, height)) if box is not None]
+    if not scales:
+        return Plan((width, height), (width, height))
+    scale = max(scales) if fit == "cover" else min(scales)
+    if not enlarge:
+        scale = min(scale, 1.0)
+    size = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
+    if fit == "cover":
+        return Plan(size, (min(box_width, size[0]), min(box_height, size[1])))
+    return Plan(size, (box_width, box_height) if fit == "contain" else size)
+
+
+def _refuse_too_large(variant: dict[str, Any], plan: Plan) -> None:
+    # Both are made whole in the worst case: what is resized, and what is written.
+    for width, height in (plan.size, plan.box):
+        if width * height > MOST_PIXELS:
+            raise variant_too_large(variant["name"], width, height)
+    if max(plan.box) > LONGEST_EDGES[variant["format"]]:
+        raise variant_too_large(variant["name"], *plan.box)
+
+
+def _decode(header: Header, plans: list[Plan]) -> Any:
+    width, height = header.upright_size
+    largest = max(side / of for plan in plans for side, of in zip(plan.size, (width, height), strict=True))
+    spare = max(1, int(1 / (largest * OVERSAMPLING)))
+    if header.media_type == "image/jpeg":
+        # libjpeg makes a half, a quarter or an eighth at a fraction of the cost (scaled inverse transforms).
+        on_load = next(factor for factor in (8, 4, 2, 1) if factor <= spare)
+        image, spare = open_pixels(header, shrink=on_load), 1
+    else:
+        image = open_pixels(header)
+    image = _as_colours(image)
+    if spare > 1:
+        image = _shrink(image, spare)
+    if header.orientation > 1:
+        image = image.copy_memory().autorot()
+    return _as_srgb(image).copy_memory()
+
+
+def _as_colours(image: Any) -> Any:
+    """Give bands a meaning where the file gives them none, or has more of them than colours."""
+    if image.interpretation == "multiband" or image.bands > 5:
+        colours = image if image.bands <= 4 else image[:3]
+        return colours.copy(interpretation="b-w" if colours.bands <= 2 else "srgb")
+    return image
+
+
+def _shrink(image: Any, factor: int) -> Any:
+    factors = (min(factor, image.width), min(factor, image.height))
+    if not image.hasalpha():
+        return image.shrink(*factors)
+    # The colour of what is transparent must not bleed into what is not.
+    return image.premultiply().shrink(*factors).unpremultiply().cast(image.format)
+
+
+def _as_srgb(image: Any) -> Any:
+    """Convert to eight bits of sRGB by the picture's profile, or by what its kind of pixels usually means."""
+    if image.get_typeof("icc-profile-data"):
+        try:
+            return image.icc_transform("srgb", embedded=True, intent="relative", black_point_compensation=True, depth=8)
+        except pyvips.Error:
+            # A profile that is damaged, or of another kind of pixels, says nothing.
+            image = image.copy()
+            image.remove("icc-profile-data")
+    if image.interpretation == "cmyk":
+        return image.icc_transform("srgb", input_profile="cmyk", intent="relative", depth=8)
+    return image.colourspace("srgb").cast("uchar")
+
+
+def _render(source: Any, plan: Plan, variant: dict[str, Any]) -> Any:
+    image = source
+    if (image.width, image.height) != plan.size:
+        image = image.thumbnail_image(plan.size[0], height=plan.size[1], size="force", no_rotate=True)
+    if plan.box[0] < plan.size[0] or plan.box[1] < plan.size[1]:
+        left, top = (plan.size[0] - plan.box[0]) // 2, (plan.size[1] - plan.box[1]) // 2
+        image = image.crop(left, top, *plan.box)
+    background = variant["background"]
+    if image.hasalpha() and (background or variant["format"] == "jpeg"):
+        image = image.flatten(background=_colour(background or WHITE))
+    if plan.box != (image.width, image.height):
+        filling = [0, 0, 0, 0] if image.hasalpha() else _colour(background or WHITE)
+        image = image.gravity("centre", *plan.box, extend="background", background=filling)
+    return image
+
+
+def _colour(code: str) -> list[int]:
+    return [int(code[at : at + 2], 16) for at in (1, 3, 5)]
+
+
+def _save(image: Any, variant: dict[str, Any]) -> None:
+    path, format = variant["path"], variant["format"]
+    quality = variant["quality"] or QUALITIES.get(format)
+    match format:
+        case "jpeg":
+            image.jpegsave(path, Q=quality, optimize_coding=True, keep="none")
+        case "png":
+            image.pngsave(path, keep="none")
+        case "webp":
+            image.webpsave(path, Q=quality, keep="none")
+        case "avif":
+            # More effort than this costs several times the time for a few per cent of the size.
+            image.heifsave(path, compression="av1", Q=quality, effort=2, keep="none")

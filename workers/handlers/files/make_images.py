@@ -1,0 +1,45 @@
+"""Makes pictures of other sizes and formats from one; the pixels are a child's business."""
+
+from __future__ import annotations
+
+from shared.contracts.files.make_images import EXTENSIONS, READABLE_TYPES, MadeImage, MakeImagesParams, MakeImagesResult
+from shared.media_types import HEAD_BYTES, detect_media_type
+from workers.handler_context import HandlerContext
+from workers.handlers.files._errors import unreadable_image
+
+
+def handle(params: MakeImagesParams, context: HandlerContext) -> MakeImagesResult:
+    """Make every variant and keep each as an artifact; raises what the contract says."""
+    source = context.input_file(params.file_id)
+    with source.path.open("rb") as stream:
+        media_type = detect_media_type(stream.read(HEAD_BYTES), source.name)
+    if media_type not in READABLE_TYPES:
+        raise unreadable_image("The file is no picture of a type that can be read.")
+    paths = [
+        context.scratch / f"variant-{number}.{EXTENSIONS[variant.format]}"
+        for number, variant in enumerate(params.variants, start=1)
+    ]
+    answer = context.run_child(
+        "workers.handlers.files._make_images",
+        {
+            "path": str(source.path),
+            "media_type": media_type,
+            "variants": [
+                {**variant.model_dump(), "path": str(path)}
+                for variant, path in zip(params.variants, paths, strict=True)
+            ],
+        },
+    )
+    made = [
+        MadeImage(
+            name=variant.name,
+            width=size["width"],
+            height=size["height"],
+            format=variant.format,
+            size=path.stat().st_size,
+        )
+        for variant, path, size in zip(params.variants, paths, answer["variants"], strict=True)
+    ]
+    for variant, path in zip(params.variants, paths, strict=True):
+        context.add_artifact(path, f"{variant.name}.{EXTENSIONS[variant.format]}", f"image/{variant.format}")
+    return MakeImagesResult(variants=made)
