@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 import psycopg
 import structlog
 
-from shared.database import connect_hot_async
+from shared.database.connections import connect_hot_async
 from shared.settings import Settings
 
 Item = TypeVar("Item")

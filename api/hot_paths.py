@@ -23,7 +23,7 @@ from api.services import Services
 from api.submitting.parsing import fingerprint, parse_submission, read_idempotency_key, read_traceparent
 from api.submitting.submissions import Request, Submissions
 from shared.queries.tasks import find_tombstone
-from shared.task_states import DONE_VALUES
+from shared.tasks.states import DONE_VALUES
 
 RawHeaders = list[tuple[bytes, bytes]]
 UUID_LENGTH: Final = 36

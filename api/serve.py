@@ -13,8 +13,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
 from api.http.protocol import HttpProtocol
+from shared.database.schema_version import refuse_newer_schema
 from shared.log_setup import set_up_logs
-from shared.schema_version import refuse_newer_schema
 from shared.settings import Settings
 
 KEEP_ALIVE_SECONDS = 75

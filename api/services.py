@@ -15,9 +15,9 @@ from api.following.waiters import TaskReader, Waiters
 from api.http.rate_limits import RateLimits
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submission_batcher import SubmissionBatcher
-from shared.database import BoundedConnection, bound, hot_connection_arguments, make_async_engine
-from shared.object_store import ObjectStore, open_object_store
+from shared.database.connections import BoundedConnection, bound, hot_connection_arguments, make_async_engine
 from shared.settings import Settings
+from shared.storage.object_store import ObjectStore, open_object_store
 
 HotPool = AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]
 

@@ -71,7 +71,7 @@ def demo(
     data_dir: _DataDir = None,
 ) -> None:
     """Do the main job on real input before your eyes."""
-    from cli.demo import run_demo
+    from cli.demo.run import run_demo
 
     raise typer.Exit(run_demo(data_dir, keep=keep))
 
@@ -79,7 +79,7 @@ def demo(
 @app.command(context_settings=_PASS_ON)
 def test(context: typer.Context) -> None:
     """Run the tests. Whatever follows goes to pytest."""
-    from cli.test_command import run_tests
+    from cli.development.run_tests import run_tests
 
     raise typer.Exit(run_tests(context.args))
 
@@ -87,7 +87,7 @@ def test(context: typer.Context) -> None:
 @app.command()
 def check() -> None:
     """Check format, lint, types, import rules and the deployment files."""
-    from cli.check import run_checks
+    from cli.development.check import run_checks
 
     raise typer.Exit(run_checks())
 
@@ -118,7 +118,7 @@ def bench(
     into: Annotated[Path | None, typer.Option(help="With --show: put it between the marks of this document.")] = None,
 ) -> None:
     """Measure how fast this is, beside what people build today."""
-    from cli.bench import BenchOptions, run_bench, show_result
+    from cli.development.bench import BenchOptions, run_bench, show_result
 
     if show is not None:
         raise typer.Exit(show_result(show, into))
@@ -191,7 +191,7 @@ def flower() -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database's tables to this version. Safe to run again, and by several at once."""
-    from shared.schema_migrations import migrate as migrate_schema
+    from shared.database.schema_migrations import migrate as migrate_schema
     from shared.settings import read_settings
 
     migrate_schema(read_settings())
@@ -335,7 +335,7 @@ def _explain_database_error(error: Exception) -> str | None:
     if isinstance(cause, psycopg.errors.UndefinedTable):
         return "the database has no tables yet: run `taskmill migrate` first"
     if isinstance(cause, psycopg.OperationalError):
-        from shared.database import tell_reason
+        from shared.database.connections import tell_reason
 
         return f"the database does not answer: {tell_reason(cause)} TASKMILL_DATABASE_URL says where it is looked for."
     return None

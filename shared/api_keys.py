@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from shared.database import make_engine
+from shared.database.connections import make_engine
 from shared.identifiers import new_id
 from shared.queries import callers as queries
 from shared.settings import Settings

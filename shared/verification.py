@@ -18,12 +18,12 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from shared.database import make_engine
+from shared.database.connections import make_engine
 from shared.errors import ObjectMissing
 from shared.identifiers import least_id
-from shared.object_store import COPY_BYTES, ObjectStore, StoredObject, open_object_store
 from shared.queries import verification as queries
 from shared.settings import Settings
+from shared.storage.object_store import COPY_BYTES, ObjectStore, StoredObject, open_object_store
 
 ROUND: Final = 1000
 OBJECT_THREADS: Final = 8

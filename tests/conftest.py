@@ -35,8 +35,8 @@ from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.server_process import ServerProcess
 from cli.local_stack.stack import LocalStack
 from shared.api_keys import CreatedKey, create_key
+from shared.database.schema_migrations import migrate
 from shared.identifiers import new_id
-from shared.schema_migrations import migrate
 from shared.settings import Settings
 from tests.forked_parts import ForkedPart, PartServer
 

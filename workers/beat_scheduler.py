@@ -21,14 +21,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from shared import kill_points
 from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import QUEUES
-from shared.database import OutageLog, make_engine
+from shared.database.connections import OutageLog, make_engine
+from shared.database.schema_version import refuse_newer_schema
 from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
 from shared.queries import schedules as queries
-from shared.schema_version import refuse_newer_schema
 from shared.settings import Settings
-from shared.task_options import TaskOptions
-from shared.task_submission import PLATFORM_ID, make_task, submission_document
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import PLATFORM_ID, make_task, submission_document
 from workers.celery_app import make_celery_app
 
 log = structlog.get_logger()

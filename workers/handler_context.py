@@ -16,8 +16,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 from structlog.typing import FilteringBoundLogger
 
-from shared.object_store import ObjectStore
 from shared.settings import Settings
+from shared.storage.object_store import ObjectStore
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import orjson
 
-from shared.task_states import DONE_VALUES
-from shared.task_submission import NewTask
+from shared.tasks.states import DONE_VALUES
+from shared.tasks.submission import NewTask
 
 
 class TaskRow(NamedTuple):

@@ -21,7 +21,7 @@ from api.batcher import Batcher, HotConnection
 from api.following.task_representation import TaskRow
 from shared.queries import hot_tasks
 from shared.settings import Settings
-from shared.wakeup_channel import WAKEUP_CHANNEL, read_ids
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, read_ids
 
 SLOW_POLL_SECONDS: Final = 1.0
 LISTENING_POLL_SECONDS: Final = 5.0

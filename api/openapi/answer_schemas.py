@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from shared.task_states import TaskStatus
+from shared.tasks.states import TaskStatus
 
 Schema = dict[str, Any]
 

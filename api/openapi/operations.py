@@ -15,7 +15,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api.openapi.answer_schemas import ANSWERS, REF, TEXT, Schema, object_of, ref
 from shared.contracts.catalog import list_kinds
-from shared.task_options import side_by_side_model, submission_model
+from shared.tasks.options import side_by_side_model, submission_model
 
 Responses = dict[int | str, dict[str, Any]]
 

@@ -17,7 +17,7 @@ from api.openapi.operations import json_response, problem_responses
 from api.routes.tasks import private_json, wake_waiters
 from api.services import Services
 from shared.queries import tasks as queries
-from shared.task_states import LIVE
+from shared.tasks.states import LIVE
 
 router = APIRouter(tags=["batches"])
 

@@ -40,9 +40,9 @@ from api.submitting.held_keys import held_key
 from api.submitting.parsing import read_idempotency_key
 from api.uploads.upload import Upload
 from shared.errors import StorageFull, StorageUnavailable
-from shared.object_store import ObjectReader
 from shared.queries import files as queries
 from shared.queries.tasks import lock_task
+from shared.storage.object_store import ObjectReader
 
 router = APIRouter(tags=["files"])
 

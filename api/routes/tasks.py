@@ -53,9 +53,9 @@ from shared.errors import StorageUnavailable
 from shared.queries import tasks as queries
 from shared.queries.emails import mark_unknown_as_retriable
 from shared.queries.files import hold_files
-from shared.task_options import Timestamp
-from shared.task_states import TaskStatus
-from shared.wakeup_channel import write_ids
+from shared.tasks.options import Timestamp
+from shared.tasks.states import TaskStatus
+from shared.tasks.wakeup_channel import write_ids
 
 router = APIRouter(tags=["tasks"])
 MAX_IDS: Final = 100

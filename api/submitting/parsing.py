@@ -16,7 +16,7 @@ from api.auth.authentication import Caller
 from api.http.error_responses import MAX_FIELD_ERRORS, FieldError, Problem, invalid, invalid_body, json_pointer
 from shared.contracts.catalog import find_kind
 from shared.contracts.kind import AnyKind, ReferredFile, list_referred_files
-from shared.task_options import TaskOptions, params_of, side_by_side_model, submission_model
+from shared.tasks.options import TaskOptions, params_of, side_by_side_model, submission_model
 
 MAX_BATCH: Final = 1000
 KEY_PATTERN: Final = frozenset(range(0x21, 0x7F))

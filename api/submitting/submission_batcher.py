@@ -11,7 +11,7 @@ from api.batcher import Batcher, HotConnection
 from shared import kill_points
 from shared.queries import hot_tasks
 from shared.settings import Settings
-from shared.task_submission import NewTask, submission_document
+from shared.tasks.submission import NewTask, submission_document
 
 
 class SubmissionBatcher:

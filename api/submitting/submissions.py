@@ -20,7 +20,7 @@ from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.queries import submissions as queries
 from shared.queries.files import find_files
-from shared.task_submission import NewTask, make_task, params_sha256, submission_document
+from shared.tasks.submission import NewTask, make_task, params_sha256, submission_document
 
 RETRY_AFTER_SECONDS: Final = 1
 

@@ -25,7 +25,7 @@ from api.http.error_responses import Problem, invalid
 from api.storage_threads import in_storage_thread, start_in_storage_thread
 from shared.errors import StorageUnavailable
 from shared.media_types import HEAD_BYTES, detect_media_type, safe_file_name
-from shared.object_store import ObjectStore, ObjectWriter, new_object_key
+from shared.storage.object_store import ObjectStore, ObjectWriter, new_object_key
 
 FILE_FIELD: Final = "file"
 FIELD_LIMITS: Final[Mapping[str, int]] = {"task": 1 << 20, "keep_for": 64}

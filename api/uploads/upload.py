@@ -27,8 +27,8 @@ from api.uploads.multipart import FILE_FIELD, ReceivedFile, ReceivedForm, receiv
 from shared.errors import StorageUnavailable
 from shared.identifiers import new_id
 from shared.queries import files as queries
-from shared.task_options import DEFAULT_KEEP_SECONDS, LONGEST_KEEP_SECONDS
-from shared.task_submission import NewTask
+from shared.tasks.options import DEFAULT_KEEP_SECONDS, LONGEST_KEEP_SECONDS
+from shared.tasks.submission import NewTask
 
 DEFAULT_TASK: Final = {"kind": "files.inspect"}
 TASK_POINTER: Final = "form:task"

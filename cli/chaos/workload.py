@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-_DATA: Final = Path(__file__).resolve().parents[1] / "demo_data"
+_DATA: Final = Path(__file__).resolve().parents[1] / "demo" / "data"
 _CLIENTS: Final = 16
 TRY_SECONDS: Final = 45.0
 """How long a client asks again, before it gives up without knowing."""

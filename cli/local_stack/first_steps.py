@@ -26,7 +26,7 @@ def take_first_steps(settings: Settings, api_key_file: Path, postgres_directory:
     Raises `TaskmillError` when the database does not answer or cannot be migrated.
     """
     from shared.api_keys import ensure_first_admin_key, new_key
-    from shared.schema_migrations import migrate
+    from shared.database.schema_migrations import migrate
 
     if postgres_directory is None:
         if not wait_until(lambda: _answers(settings.database_url), _FOREIGN_SERVER_SECONDS, pause_seconds=0.2):

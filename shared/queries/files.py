@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from shared.tables.files import files
 from shared.tables.tasks import task_events, task_files, tasks, tombstones
-from shared.task_states import DONE
+from shared.tasks.states import DONE
 
 TOMBSTONE_DAYS: Final = 30
 """How long it is remembered that a file was there."""

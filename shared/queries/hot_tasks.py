@@ -1,6 +1,6 @@
 """The hot statements on tasks: submit, read, release, claim, renew, report, finish.
 
-Each is plain SQL for psycopg, sync or async, run on a connection of `shared.database` that knows only index plans. Each
+Each is plain SQL for psycopg, sync or async, run on a connection of `shared.database.connections` that knows only index plans. Each
 takes what has gathered as one JSON document or as arrays, so that one round trip and one commit serve many. Every move
 writes its event in the same statement; an event's `seq` is the task's `version` after it, so a task's history has no gap.
 
@@ -16,7 +16,7 @@ from typing import Final
 import orjson
 
 from shared.queries.unknown_deliveries import end_with
-from shared.task_states import DONE_VALUES
+from shared.tasks.states import DONE_VALUES
 
 DUE_CHANNEL: Final = "taskmill_due"
 """The NOTIFY channel on which every commit that makes tasks due rings the relay. The payload names their queues, separated by

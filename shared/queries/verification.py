@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from shared.task_states import DONE_VALUES, FIRST_STATES, MOVES, RETRIABLE
+from shared.tasks.states import DONE_VALUES, FIRST_STATES, MOVES, RETRIABLE
 
 
 class Check(NamedTuple):

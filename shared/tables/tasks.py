@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.contracts.kind import QUEUES
 from shared.tables.base import metadata
-from shared.task_states import DONE, TaskStatus
+from shared.tasks.states import DONE, TaskStatus
 
 
 def _values(values: object) -> str:

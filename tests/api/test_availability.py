@@ -16,9 +16,9 @@ import pytest
 
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
-from shared.database import GRACE_SECONDS
+from shared.database.connections import GRACE_SECONDS
+from shared.database.schema_migrations import migrate
 from shared.identifiers import new_id
-from shared.schema_migrations import migrate
 from shared.settings import Settings
 
 TIMEOUT = 2.0

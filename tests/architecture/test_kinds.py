@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared.contracts.catalog import FAMILIES, list_kinds
-from shared.task_options import OPTION_NAMES
+from shared.tasks.options import OPTION_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from shared.task_states import DONE, FIRST_STATES, LIVE, MOVES, RETRIABLE, TaskStatus
+from shared.tasks.states import DONE, FIRST_STATES, LIVE, MOVES, RETRIABLE, TaskStatus
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 

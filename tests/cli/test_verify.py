@@ -20,15 +20,15 @@ from cli.local_stack.postgres import PostgresServer
 from cli.main import app
 from cli.verify import parse_since
 from shared.contracts.catalog import list_kinds
-from shared.database import connect_hot, make_engine
+from shared.database.connections import connect_hot, make_engine
 from shared.identifiers import new_id
-from shared.object_store import new_object_key, open_object_store
 from shared.queries import emails, hot_tasks
 from shared.queries import schedules as schedule_queries
 from shared.queries import tasks as queries
 from shared.settings import Settings
-from shared.task_options import TaskOptions
-from shared.task_submission import NewTask, make_task, submission_document
+from shared.storage.object_store import new_object_key, open_object_store
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import NewTask, make_task, submission_document
 from shared.verification import Report, find_broken_rows, verify
 
 OWNER = new_id()

@@ -13,13 +13,13 @@ import pytest
 
 from cli.local_stack.postgres import PostgresServer
 from shared.contracts.catalog import list_kinds
-from shared.database import connect_hot
+from shared.database.connections import connect_hot
+from shared.database.schema_migrations import migrate
 from shared.identifiers import new_id
 from shared.queries import hot_tasks
-from shared.schema_migrations import migrate
 from shared.settings import Settings
-from shared.task_options import TaskOptions
-from shared.task_submission import make_task, submission_document
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import make_task, submission_document
 
 LEASE_SECONDS = 1.0
 """An end that cannot be written for so long is given up, and what a crash brought back runs for no one."""

@@ -14,13 +14,13 @@ from sqlalchemy import Engine
 
 from shared.contracts.catalog import list_kinds
 from shared.contracts.email.send import KIND
-from shared.database import connect_hot, make_engine
+from shared.database.connections import connect_hot, make_engine
 from shared.identifiers import new_id
 from shared.queries import emails, hot_tasks
 from shared.queries import tasks as queries
 from shared.settings import Settings
-from shared.task_options import TaskOptions
-from shared.task_submission import make_task, submission_document
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import make_task, submission_document
 from shared.verification import verify
 
 Hot = psycopg.Connection[tuple[Any, ...]]

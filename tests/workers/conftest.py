@@ -14,13 +14,13 @@ import pytest
 from psycopg.rows import namedtuple_row
 
 from shared.contracts.catalog import list_kinds
-from shared.database import connect_hot, make_engine
-from shared.object_store import open_object_store
+from shared.database.connections import connect_hot, make_engine
 from shared.queries import hot_tasks
 from shared.queries import tasks as task_queries
 from shared.settings import Settings
-from shared.task_options import TaskOptions
-from shared.task_submission import make_task, submission_document
+from shared.storage.object_store import open_object_store
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import make_task, submission_document
 from workers.engine.attempt import Attempt, ClaimedTask
 from workers.engine.attempt_context import ProgressWriter, WorkerParts
 from workers.engine.finishing import Finisher

@@ -16,11 +16,11 @@ from structlog.testing import capture_logs
 
 from cli.local_stack.postgres import PostgresServer
 from shared.contracts.catalog import list_kinds
-from shared.database import make_engine
+from shared.database.connections import make_engine
+from shared.database.schema_migrations import migrate
 from shared.queries import hot_tasks
-from shared.schema_migrations import migrate
 from shared.settings import Settings
-from shared.task_submission import PLATFORM_ID
+from shared.tasks.submission import PLATFORM_ID
 from tests.conftest import PATIENCE_SECONDS
 from workers.beat_scheduler import (
     PLATFORM_SCHEDULES,

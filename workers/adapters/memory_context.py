@@ -14,8 +14,8 @@ from uuid import UUID, uuid4
 import structlog
 from sqlalchemy import Connection, Engine
 
-from shared.object_store import open_object_store
 from shared.settings import Settings
+from shared.storage.object_store import open_object_store
 from workers.handler_context import InputFile
 from workers.outcomes import Failed, Stopped, TimedOut
 from workers.sandbox.limited_child import ChildLimits, run_limited_child

@@ -20,10 +20,10 @@ from sqlalchemy import Connection, Engine
 from shared.errors import ObjectMissing
 from shared.identifiers import new_id
 from shared.media_types import safe_file_name
-from shared.object_store import COPY_BYTES, ObjectStore, new_object_key
 from shared.queries import hot_tasks
 from shared.queries.files import find_file
 from shared.settings import Settings
+from shared.storage.object_store import COPY_BYTES, ObjectStore, new_object_key
 from workers.engine.attempt import Attempt
 from workers.handler_context import InputFile
 from workers.outcomes import Cancelled, ClaimLost, Failed

@@ -17,7 +17,7 @@ import psycopg
 import structlog
 
 from shared import kill_points
-from shared.database import connect_hot
+from shared.database.connections import connect_hot
 from shared.queries import hot_tasks
 from shared.queries.tasks import UNRING
 from shared.settings import Settings

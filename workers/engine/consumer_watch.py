@@ -23,7 +23,7 @@ import psycopg
 import redis
 import structlog
 
-from shared.database import connect_hot
+from shared.database.connections import connect_hot
 from shared.queries.schedules import LIST_LATE_CANARIES
 from shared.settings import Settings
 

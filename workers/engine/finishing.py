@@ -14,10 +14,10 @@ import psycopg
 import redis
 import structlog
 
-from shared.database import connect_hot
+from shared.database.connections import connect_hot
 from shared.queries import hot_tasks
 from shared.settings import Settings
-from shared.wakeup_channel import WAKEUP_CHANNEL, write_ids
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
 
 log = structlog.get_logger()
 

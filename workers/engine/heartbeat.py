@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 import structlog
 
-from shared.database import connect_hot
+from shared.database.connections import connect_hot
 from shared.queries import hot_tasks
 from shared.settings import Settings
 from workers.engine.attempt import Attempt

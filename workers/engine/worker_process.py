@@ -23,12 +23,12 @@ from celery import signals
 
 from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import QUEUES
-from shared.database import connect_hot, make_engine
+from shared.database.connections import connect_hot, make_engine
+from shared.database.schema_version import refuse_newer_schema
 from shared.errors import ConfigurationError
 from shared.log_setup import set_up_logs
-from shared.object_store import open_object_store
-from shared.schema_version import refuse_newer_schema
 from shared.settings import Settings
+from shared.storage.object_store import open_object_store
 from workers.celery_app import make_celery_app
 from workers.engine.attempt import Attempt, ClaimedTask
 from workers.engine.attempt_context import ProgressWriter, WorkerParts

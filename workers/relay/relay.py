@@ -19,14 +19,14 @@ import structlog
 
 from shared import kill_points
 from shared.contracts.kind import QUEUES
-from shared.database import OutageLog, connect_hot
+from shared.database.connections import OutageLog, connect_hot
+from shared.database.schema_version import refuse_newer_schema
 from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
 from shared.queries import tasks as queries
 from shared.queries.schedules import IS_SILENT, SHOW_SIGN_OF_LIFE
-from shared.schema_version import refuse_newer_schema
 from shared.settings import Settings
-from shared.wakeup_channel import WAKEUP_CHANNEL, write_ids
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
 from workers.celery_app import make_celery_app
 from workers.relay.doorbell import BROKER_ERRORS, Doorbell
 

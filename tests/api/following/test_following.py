@@ -19,7 +19,7 @@ import redis
 
 from api.following import waiters as wakeups
 from api.following.waiters import LISTENING_POLL_SECONDS, Waiter
-from shared.wakeup_channel import WAKEUP_CHANNEL, write_ids
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
 
 ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 SOON_SECONDS = 30

@@ -18,11 +18,11 @@ import pytest
 
 from cli.local_stack.postgres import PostgresServer
 from shared.api_keys import create_key
+from shared.database.schema_migrations import migrate
 from shared.identifiers import new_id
-from shared.object_store import new_object_key
 from shared.queries import hot_tasks
-from shared.schema_migrations import migrate
 from shared.settings import Settings
+from shared.storage.object_store import new_object_key
 
 MAX_UPLOAD = 8 << 20
 DATA = Path(__file__).parents[2] / "data"
@@ -476,7 +476,7 @@ def test_a_full_storage_is_507_and_nothing_is_left(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("shared.local_objects._write_all", full)
+        patch.setattr("shared.storage.local_objects._write_all", full)
         answer = upload(client, os.urandom(2 << 20))
     assert answer.status_code == 507
     assert answer.json()["type"] == "/problems/storage-full"

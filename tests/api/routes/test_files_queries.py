@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Connection, Engine, insert, select, text
 
-from shared.database import make_engine
+from shared.database.connections import make_engine
 from shared.identifiers import new_id
 from shared.queries import files as queries
 from shared.settings import Settings

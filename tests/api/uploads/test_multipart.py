@@ -18,7 +18,7 @@ import api.uploads.multipart
 from api.http.error_responses import Problem
 from api.uploads.multipart import OVERHEAD_BYTES, ReceivedForm, receive_form
 from shared.errors import StorageFull, StorageUnavailable
-from shared.object_store import ObjectStore, ObjectWriter, open_object_store
+from shared.storage.object_store import ObjectStore, ObjectWriter, open_object_store
 
 BOUNDARY = "----boundary-7f3a"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -345,7 +345,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(
         return really(descriptor, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("shared.local_objects.os.write", fill_up)
+        patch.setattr("shared.storage.local_objects.os.write", fill_up)
         with pytest.raises(StorageFull):
             receive(form(part("file", b"x" * 6_000_000)), store)
     assert objects() == []
@@ -355,7 +355,7 @@ def test_a_storage_that_fails_at_the_end_is_told(store: ObjectStore, monkeypatch
     def fail(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("shared.local_objects.os.fsync", fail)
+    monkeypatch.setattr("shared.storage.local_objects.os.fsync", fail)
     with pytest.raises(StorageUnavailable):
         receive(form(part("file", b"x")), store)
     assert store.abort_abandoned(datetime.now(UTC) + timedelta(minutes=1)) == 0

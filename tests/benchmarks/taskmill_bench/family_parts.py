@@ -16,7 +16,7 @@ from cli.local_stack.free_ports import choose_port
 
 MEBIBYTE = 1 << 20
 JSON = {"Content-Type": "application/json"}
-PICTURE = ROOT / "cli" / "demo_data" / "rocket.jpg"
+PICTURE = ROOT / "cli" / "demo" / "data" / "rocket.jpg"
 VARIANTS = [
     {"name": "large", "width": 512, "format": "jpeg"},
     {"name": "medium", "width": 256, "format": "webp"},

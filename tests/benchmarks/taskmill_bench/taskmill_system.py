@@ -14,7 +14,7 @@ from taskmill_bench.servers import Servers
 from taskmill_bench.system import HttpSystem, Sending
 
 from shared.api_keys import create_key
-from shared.schema_migrations import migrate
+from shared.database.schema_migrations import migrate
 from shared.settings import Settings
 
 TEMPLATE = "bench_taskmill_template"

@@ -19,7 +19,7 @@ import redis
 
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
-from shared.database import make_engine
+from shared.database.connections import make_engine
 from shared.queries.schedules import SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
 from tests.conftest import ROOT, part_environment

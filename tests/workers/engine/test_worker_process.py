@@ -20,8 +20,8 @@ import redis
 
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
+from shared.database.schema_migrations import migrate
 from shared.errors import ConfigurationError
-from shared.schema_migrations import migrate
 from shared.settings import Settings
 from tests.conftest import PATIENCE_SECONDS
 from workers.celery_app import make_celery_app

@@ -19,13 +19,13 @@ import redis
 
 from cli.local_stack.broker import BrokerServer
 from shared.contracts.catalog import list_kinds
-from shared.database import connect_hot
+from shared.database.connections import connect_hot
 from shared.errors import ConfigurationError
 from shared.queries import hot_tasks
 from shared.queries import tasks as task_queries
 from shared.settings import Settings
-from shared.task_options import TaskOptions
-from shared.task_submission import make_task, submission_document
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import make_task, submission_document
 from tests.conftest import PATIENCE_SECONDS
 from workers.celery_app import make_celery_app
 from workers.relay.doorbell import MARKER_KEY, Doorbell

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.contracts.platform.ping import PingResult
-from shared.object_store import new_object_key
+from shared.storage.object_store import new_object_key
 from workers.handlers.maintenance import delete_orphans, drop_old_rows, purge
 
 HANDLERS = {

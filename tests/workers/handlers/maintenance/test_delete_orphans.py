@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from shared.object_store import new_object_key
+from shared.storage.object_store import new_object_key
 
 
 def test_orphans_older_than_a_day_are_deleted_and_nothing_else(

@@ -12,11 +12,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from psycopg import sql
 
-from shared.database import make_engine
+from shared.database.connections import make_engine
+from shared.database.schema_migrations import migrate
+from shared.database.schema_version import newest_revision, require_known_schema
 from shared.errors import SchemaTooNew
 from shared.identifiers import new_id
-from shared.schema_migrations import migrate
-from shared.schema_version import newest_revision, require_known_schema
 from shared.settings import Settings
 from shared.tables.base import metadata
 from shared.tables.every_table import EVERY_TABLE

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import psycopg
 
-from shared.database import CONNECT_TIMEOUT_SECONDS
+from shared.database.connections import CONNECT_TIMEOUT_SECONDS
 from shared.errors import SchemaTooNew
 from shared.queries.schema import FIND_REVISION, IS_VERSIONED
 from shared.settings import Settings
 
-VERSIONS: Final = Path(__file__).resolve().parent.parent / "migrations" / "versions"
+VERSIONS: Final = Path(__file__).resolve().parents[2] / "migrations" / "versions"
 _REVISION: Final = re.compile(r'^revision = ["\'](\w+)["\']', re.MULTILINE)
 _DOWN_REVISION: Final = re.compile(r'^down_revision = ["\'](\w+)["\']', re.MULTILINE)
 

@@ -19,7 +19,7 @@ from shared.queries import hot_tasks, submissions
 from shared.queries import schedules as schedule_queries
 from shared.queries import tasks as task_queries
 from shared.tables.tasks import tasks as tasks_table
-from shared.task_states import DONE, FIRST_STATES, MOVES, RETRIABLE, TaskStatus
+from shared.tasks.states import DONE, FIRST_STATES, MOVES, RETRIABLE, TaskStatus
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 CLAIM = 4711

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from cli.demo_checks import (
+from cli.demo.checks import (
     CheckFailed,
     check_artifact,
     check_csv,
@@ -26,11 +26,11 @@ from cli.demo_checks import (
     check_xlsx,
     compute_means,
 )
-from cli.demo_client import Client, RequestRefused, Task, TaskTooSlow
+from cli.demo.client import Client, RequestRefused, Task, TaskTooSlow
 from cli.local_stack.server_process import ServerFailed
 from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
 
-_DATA = Path(__file__).resolve().parent / "demo_data"
+_DATA = Path(__file__).resolve().parent / "data"
 _LIMIT_SECONDS = 120
 _VARIANTS: list[dict[str, Any]] = [
     {"name": "thumbnail", "width": 160, "height": 160, "format": "jpeg"},

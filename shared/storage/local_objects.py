@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from shared.errors import ConfigurationError, ObjectMissing, StorageFull, StorageUnavailable
-from shared.object_store import (
+from shared.storage.object_store import (
     COPY_BYTES,
     ObjectReader,
     ObjectWriter,

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
-from shared.database import OutageLog, connect_hot, make_async_engine, make_engine
+from shared.database.connections import OutageLog, connect_hot, make_async_engine, make_engine
 from shared.settings import Settings
 
 FAILING = text("SELECT 1 / 0 FROM (SELECT :address AS address) AS a WHERE address <> ''")

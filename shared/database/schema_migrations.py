@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from shared.database import make_engine
-from shared.schema_version import VERSIONS, newest_revision, require_known_schema
+from shared.database.connections import make_engine
+from shared.database.schema_version import VERSIONS, newest_revision, require_known_schema
 from shared.settings import Settings
 
 

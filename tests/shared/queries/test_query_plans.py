@@ -16,13 +16,13 @@ from psycopg import sql
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from shared.contracts.catalog import list_kinds
-from shared.database import hot_connection_arguments
+from shared.database.connections import hot_connection_arguments
 from shared.identifiers import new_id
 from shared.queries import files as file_queries
 from shared.queries import hot_tasks, submissions
 from shared.queries import tasks as task_queries
-from shared.task_options import TaskOptions
-from shared.task_submission import make_task, submission_document
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import make_task, submission_document
 
 OWNER = UUID(int=7)
 BIG = {"tasks", "task_payloads", "task_events", "task_files", "files", "email_intents", "email_receipts"}

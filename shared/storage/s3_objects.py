@@ -19,7 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from shared.errors import ObjectMissing, StorageFull, StorageUnavailable
-from shared.object_store import (
+from shared.storage.object_store import (
     COPY_BYTES,
     ObjectReader,
     ObjectWriter,

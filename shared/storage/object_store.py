@@ -1,7 +1,7 @@
 """Where files lie: the storage port, which workers use directly and the API from threads.
 
-Its two forms are a folder of this machine (`shared/local_objects.py`) and a bucket (`shared/s3_objects.py`). An object is
-seen whole or not at all, and is never changed once it is there. Everything here may raise `StorageUnavailable`, whatever
+Its two forms are a folder of this machine (`shared/storage/local_objects.py`) and a bucket
+(`shared/storage/s3_objects.py`). An object is seen whole or not at all, and is never changed once it is there. Everything here may raise `StorageUnavailable`, whatever
 writes also `StorageFull`, and whatever reads also `ObjectMissing`.
 """
 
@@ -150,7 +150,7 @@ def open_object_store(storage_url: str) -> ObjectStore:
 
 
 def _open_folder(path: str, host: str) -> ObjectStore:
-    from shared.local_objects import LocalObjects
+    from shared.storage.local_objects import LocalObjects
 
     if host not in ("", "localhost") or not path.startswith("/") or "\0" in path:
         raise ConfigurationError(
@@ -164,7 +164,7 @@ def _open_folder(path: str, host: str) -> ObjectStore:
 
 
 def _open_bucket(storage_url: str) -> ObjectStore:
-    from shared.s3_objects import ADDRESSING_STYLES, AddressingStyle, S3Objects
+    from shared.storage.s3_objects import ADDRESSING_STYLES, AddressingStyle, S3Objects
 
     parts = urlsplit(storage_url)
     if parts.username is not None or parts.password is not None:

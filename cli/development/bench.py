@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_BENCHMARKS = Path(__file__).resolve().parent.parent / "tests" / "benchmarks"
+_BENCHMARKS = Path(__file__).resolve().parents[2] / "tests" / "benchmarks"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 import xlsxwriter
 from PIL import Image
 
-from cli.demo_checks import (
+from cli.demo.checks import (
     CheckFailed,
     check_artifact,
     check_csv,
@@ -22,7 +22,7 @@ from cli.demo_checks import (
     compute_means,
 )
 
-DATA = Path(__file__).resolve().parents[2] / "cli" / "demo_data"
+DATA = Path(__file__).resolve().parents[3] / "cli" / "demo" / "data"
 
 
 def make_picture(image_format: str = "JPEG", size: tuple[int, int] = (160, 107), *, blank: bool = False) -> bytes:

@@ -13,8 +13,8 @@ import orjson
 
 from shared.contracts.kind import AnyKind
 from shared.identifiers import new_id
-from shared.task_options import TaskOptions
-from shared.task_states import TaskStatus
+from shared.tasks.options import TaskOptions
+from shared.tasks.states import TaskStatus
 
 PLATFORM_ID: Final = UUID("00000000-0000-7000-8000-000000000000")
 """The organization and caller that the platform's own tasks belong to."""

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 STEPS: dict[str, list[str]] = {
     "format": [sys.executable, "-m", "ruff", "format", "--check", "."],
