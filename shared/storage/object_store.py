@@ -1,8 +1,8 @@
 """Where files lie: the storage port, which workers use directly and the API from threads.
 
 Its two forms are a folder of this machine (`shared/storage/local_objects.py`) and a bucket
-(`shared/storage/s3_objects.py`). An object is seen whole or not at all, and is never changed once it is there. Everything here may raise `StorageUnavailable`, whatever
-writes also `StorageFull`, and whatever reads also `ObjectMissing`.
+(`shared/storage/s3_objects.py`). An object is seen whole or not at all, and is never changed once it is there. Everything
+here may raise `StorageUnavailable`, whatever writes also `StorageFull`, and whatever reads also `ObjectMissing`.
 """
 
 from __future__ import annotations

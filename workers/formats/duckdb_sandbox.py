@@ -11,12 +11,12 @@ from pathlib import Path
 
 import duckdb
 
-from workers.handlers.reports import _limits
-
 SPILL_FOLDER = "spill"
 
 
-def open_sandbox(readable: Sequence[Path]) -> duckdb.DuckDBPyConnection:
+def open_sandbox(
+    readable: Sequence[Path], *, memory_bytes: int, spill_bytes: int, threads: int
+) -> duckdb.DuckDBPyConnection:
     """Open an empty database in memory that may read these files, and spill into the working folder.
 
     Whatever might reach further (extensions, Python's variables, other files, the settings themselves) is off, and
@@ -24,12 +24,12 @@ def open_sandbox(readable: Sequence[Path]) -> duckdb.DuckDBPyConnection:
     """
     connection = duckdb.connect(
         config={
-            "memory_limit": f"{_limits.QUERY_MEMORY_BYTES}B",
-            "threads": _limits.QUERY_THREADS,
+            "memory_limit": f"{memory_bytes}B",
+            "threads": threads,
             # Each such thread takes 8 MiB of the child's address space for its stack; local files need few.
-            "async_threads": _limits.QUERY_THREADS,
+            "async_threads": threads,
             "temp_directory": SPILL_FOLDER,
-            "max_temp_directory_size": f"{_limits.SPILL_BYTES}B",
+            "max_temp_directory_size": f"{spill_bytes}B",
             "secret_directory": "secrets",
             "allow_persistent_secrets": "false",
             "autoinstall_known_extensions": "false",

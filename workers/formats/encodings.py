@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from workers.handlers.files._errors import unreadable_text
+from workers.formats.problems import unreadable_text
 
 PIECE_BYTES = 1 << 20
 SAMPLE_BYTES = 256 << 10

@@ -40,16 +40,6 @@ def encrypted_pdf() -> Failed:
     return Failed("/problems/encrypted-pdf", "Encrypted PDF", "The PDF document cannot be read without a password.")
 
 
-def unreadable_table(detail: str) -> Failed:
-    """The error of a table that is none; `detail` quotes nothing of it."""
-    return Failed("/problems/unreadable-table", "Unreadable table", detail)
-
-
-def unreadable_text() -> Failed:
-    """The error of bytes that are no text in any known encoding."""
-    return Failed("/problems/unreadable-text", "Unreadable text", "The file is no text in a known encoding.")
-
-
 def no_such_page(page: int, pages: int) -> Failed:
     """The error of a page beyond the end."""
     return Failed(

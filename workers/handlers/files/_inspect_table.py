@@ -11,8 +11,8 @@ from typing import Any
 import duckdb
 
 from workers.formats.encodings import find_encoding, read_text
+from workers.formats.problems import unreadable_table
 from workers.formats.table_readers import find_csv_reader, find_exceeded_bytes, find_json_reader
-from workers.handlers.files._errors import unreadable_table
 
 MOST_COLUMNS = 5_000
 DUCKDB_OWN_BYTES = 5 << 28

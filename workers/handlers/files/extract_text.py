@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from shared.contracts.files.extract_text import ExtractTextParams, ExtractTextResult
 from shared.media_types import HEAD_BYTES, detect_media_type
+from workers.formats.problems import unreadable_text
 from workers.handler_context import HandlerContext
-from workers.handlers.files._errors import unreadable_text
 
 MOST_TEXT_BYTES = 64 << 20
 

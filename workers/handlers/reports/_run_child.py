@@ -38,7 +38,12 @@ def run_in_child(request: dict[str, Any], report_progress: ReportProgress) -> di
     for wanted in request["sources"]:
         report_progress(1, f"Reading {wanted['name']}")
         sources.append(prepare_source(wanted["name"], Path(wanted["path"]), wanted["media_type"]))
-    connection = open_sandbox([source.path for source in sources])
+    connection = open_sandbox(
+        [source.path for source in sources],
+        memory_bytes=_limits.QUERY_MEMORY_BYTES,
+        spill_bytes=_limits.SPILL_BYTES,
+        threads=_limits.QUERY_THREADS,
+    )
     try:
         sources = [create_view(connection, source) for source in sources]
         check_query(connection, request["query"], [source.name for source in sources])

@@ -111,7 +111,7 @@ def test_the_sandbox_holds_without_the_check_of_the_query(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_text("a\n1\n")
     out = tmp_path / "out"
-    with open_sandbox([Path("t.csv")]) as connection:
+    with open_sandbox([Path("t.csv")], memory_bytes=1 << 30, spill_bytes=1 << 30, threads=2) as connection:
         connection.execute("CREATE VIEW t AS FROM read_csv('t.csv')")
 
         with pytest.raises(duckdb.Error) as caught:
@@ -129,7 +129,7 @@ def test_a_file_that_was_opened_can_still_be_read_and_only_that(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_text("a\n1\n")
     (tmp_path / "u.csv").write_text("a\n2\n")
-    with open_sandbox([Path("t.csv")]) as connection:
+    with open_sandbox([Path("t.csv")], memory_bytes=1 << 30, spill_bytes=1 << 30, threads=2) as connection:
         assert connection.execute("FROM read_csv('t.csv')").fetchall() == [(1,)]
         with pytest.raises(duckdb.PermissionException):
             connection.execute("FROM read_csv('u.csv')")
