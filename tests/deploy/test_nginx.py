@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import threading
@@ -22,6 +21,9 @@ from cli.local_stack.child_process import wait_until
 from cli.local_stack.free_ports import choose_port
 from deploy.validate import copy_nginx_configuration
 from shared.settings import Settings
+from tests.needed_programs import find_program
+
+pytestmark = pytest.mark.needs_program("nginx", debian="nginx-light")
 
 TOO_LARGE = {"type": "/problems/too-large"}
 
@@ -118,8 +120,8 @@ class FrontDoor:
 @contextmanager
 def run_nginx(folder: Path, upstream_address: str) -> Iterator[int]:
     """Run nginx with the configuration of production, but for its addresses; gives its port."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    assert program, "nginx is not installed: these tests need it (Debian: nginx-light)"
+    program = find_program("nginx")
+    assert program is not None
     port = choose_port(None)
     replacements = {
         "api:8000": upstream_address,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import configparser
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -42,10 +40,7 @@ def test_a_part_is_started_again_however_often_it_ends(unit: configparser.Config
     assert unit["Unit"]["StartLimitIntervalSec"] == "0"
 
 
-@pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None and "CI" not in os.environ,
-    reason="the package systemd is not ours to install",
-)
+@pytest.mark.needs_program("systemd-analyze", debian="systemd")
 def test_systemd_itself_takes_the_unit(unit_text: str, tmp_path: Path) -> None:
     file = tmp_path / "taskmill@api.service"
     # It looks for the program, which lies elsewhere here.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ def test_the_example_in_python_sends_an_email(stack: LocalStack, capsys: pytest.
     assert "'status': 'accepted'" in said
 
 
-@pytest.mark.skipif(shutil.which("curl") is None and "CI" not in os.environ, reason="curl is not ours to install")
+@pytest.mark.needs_program("curl", debian="curl")
 def test_the_example_with_curl_makes_an_image(stack: LocalStack) -> None:
     said = subprocess.run(["sh", "-euc", example("sh", stack)], cwd=ROOT, capture_output=True, text=True, check=True)
 

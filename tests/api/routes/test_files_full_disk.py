@@ -29,6 +29,7 @@ def settings(settings: Settings, small_disk: Path) -> Settings:
     return settings.model_copy(update={"storage_url": f"file://{small_disk}/objects"})
 
 
+@pytest.mark.needs_program("mount", debian="mount")
 def test_a_full_disk_refuses_the_upload_and_takes_the_next_one_that_fits(api: Any, small_disk: Path) -> None:
     client = api.client()
     for size in (20 << 20, 9 << 20):

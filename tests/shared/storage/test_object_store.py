@@ -403,6 +403,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.needs_program("mount", debian="mount")
 def test_a_disk_that_is_really_full_is_said_so_and_nothing_is_left(small_disk: Path, tmp_path: Path) -> None:
     store = open_object_store(f"file://{small_disk}/objects")
     with pytest.raises(StorageFull), store.open_writer(new_object_key()) as writer:
