@@ -17,7 +17,8 @@ from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submission_batcher import SubmissionBatcher
 from shared.database.connections import BoundedConnection, bound, hot_connection_arguments, make_async_engine
 from shared.settings import Settings
-from shared.storage.object_store import ObjectStore, open_object_store
+from shared.storage.object_store import ObjectStore
+from shared.storage.open_store import open_object_store
 
 HotPool = AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]
 

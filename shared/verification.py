@@ -23,7 +23,8 @@ from shared.errors import ObjectMissing
 from shared.identifiers import least_id
 from shared.queries import verification as queries
 from shared.settings import Settings
-from shared.storage.object_store import COPY_BYTES, ObjectStore, StoredObject, open_object_store
+from shared.storage.object_store import COPY_BYTES, ObjectStore, StoredObject
+from shared.storage.open_store import open_object_store
 
 ROUND: Final = 1000
 OBJECT_THREADS: Final = 8

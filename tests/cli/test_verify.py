@@ -26,7 +26,8 @@ from shared.queries import emails, hot_tasks
 from shared.queries import schedules as schedule_queries
 from shared.queries import tasks as queries
 from shared.settings import Settings
-from shared.storage.object_store import new_object_key, open_object_store
+from shared.storage.object_store import new_object_key
+from shared.storage.open_store import open_object_store
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import NewTask, make_task, submission_document
 from shared.verification import Report, find_broken_rows, verify

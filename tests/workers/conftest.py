@@ -18,7 +18,7 @@ from shared.database.connections import connect_hot, make_engine
 from shared.queries import hot_tasks
 from shared.queries import tasks as task_queries
 from shared.settings import Settings
-from shared.storage.object_store import open_object_store
+from shared.storage.open_store import open_object_store
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from workers.engine.attempt import Attempt, ClaimedTask

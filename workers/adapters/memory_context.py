@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from shared.settings import Settings
-from shared.storage.object_store import open_object_store
+from shared.storage.open_store import open_object_store
 from workers.handler_context import InputFile
 from workers.outcomes import Failed, Stopped, TimedOut
 from workers.sandbox.limited_child import ChildLimits, run_limited_child

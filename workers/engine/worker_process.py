@@ -28,7 +28,7 @@ from shared.database.schema_version import refuse_newer_schema
 from shared.errors import ConfigurationError
 from shared.log_setup import set_up_logs
 from shared.settings import Settings
-from shared.storage.object_store import open_object_store
+from shared.storage.open_store import open_object_store
 from workers.celery_app import make_celery_app
 from workers.engine.attempt import Attempt, ClaimedTask
 from workers.engine.attempt_context import ProgressWriter, WorkerParts

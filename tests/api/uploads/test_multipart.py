@@ -18,7 +18,8 @@ import api.uploads.multipart
 from api.http.error_responses import Problem
 from api.uploads.multipart import OVERHEAD_BYTES, ReceivedForm, receive_form
 from shared.errors import StorageFull, StorageUnavailable
-from shared.storage.object_store import ObjectStore, ObjectWriter, open_object_store
+from shared.storage.object_store import ObjectStore, ObjectWriter
+from shared.storage.open_store import open_object_store
 
 BOUNDARY = "----boundary-7f3a"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"

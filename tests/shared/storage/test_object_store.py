@@ -22,7 +22,8 @@ from cli.local_stack.child_process import wait_until
 from cli.local_stack.free_ports import choose_port, is_free
 from shared.errors import ConfigurationError, ObjectMissing, StorageFull, StorageUnavailable
 from shared.storage.local_objects import LocalObjects
-from shared.storage.object_store import ObjectStore, list_key_folders, new_object_key, open_object_store
+from shared.storage.object_store import ObjectStore, list_key_folders, new_object_key
+from shared.storage.open_store import open_object_store
 from shared.storage.s3_objects import S3Objects, _as_storage_errors
 
 ACCESS_KEY = "AKIATESTTESTTESTTEST"
