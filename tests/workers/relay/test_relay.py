@@ -28,9 +28,9 @@ from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from tests.conftest import PATIENCE_SECONDS
 from workers.celery_app import make_celery_app
+from workers.relay import relay as relay_module
 from workers.relay.doorbell import MARKER_KEY, Doorbell
 from workers.relay.relay import SWEEPER_LOCK, Relay
-from workers.relay.relay import relay as relay_module
 
 
 def _uuid(number: int) -> UUID:
