@@ -1,7 +1,12 @@
-"""What tests stand on: a real Postgres and a real Valkey for each test process, a fresh database for each test.
+"""Fixtures that all tests share: a real Postgres and a real Valkey for each test process, a new database for each test.
 
-`settings` names the test's own database, broker and storage. `api` serves them over real HTTP. `engine_room` runs a relay
-and a worker in processes of their own. `stack` is the whole local stack, shared by the tests of one process that use it.
+- `settings` names the database, the broker and the storage of the test.
+- `api` serves them over HTTP.
+- `parts` starts other parts (relay, worker, beat) as processes; `engine_room` starts a relay and a worker.
+- `stack` is the whole local stack, which the tests of one process share.
+- `eventually` waits for a condition.
+
+Tests name the types of these fixtures with `from tests.conftest import Api, Eventually, Parts, ServeApi`.
 """
 
 from __future__ import annotations
@@ -15,10 +20,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 import httpx2
 import psycopg
@@ -34,11 +40,11 @@ from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.server_process import ServerProcess
 from cli.local_stack.stack import LocalStack
-from shared.api_keys import CreatedKey, create_key
+from shared.api_keys import CreatedKey, Role, create_key
 from shared.database.schema_migrations import migrate
 from shared.identifiers import new_id
 from shared.settings import Settings
-from tests.forked_parts import ForkedPart, PartServer
+from tests.forked_parts import Part, PartServer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(__file__).resolve().parent / "data"
@@ -54,18 +60,27 @@ LONG = (
     "api/test_openapi.py",
     "shared/test_object_store.py",
 )
-"""Folders and files that take long, most of them for the processes that they start; the longest first."""
+"""Folders and files whose tests take long, mostly because they start processes; the longest first."""
 PATIENCE_SECONDS = 90
-"""How long something that will come is waited for: on a busy machine, a start alone may take half a minute."""
+"""How long a test waits for a condition before it fails. On a busy machine, the start of a part may take half a minute."""
 LIMIT_SECONDS = 900 if os.environ.get("TEST_LONG_FAULTS") == "1" else 300
-"""How long a test, its preparing or its end may take. What it waits for, it gives up sooner."""
+"""How long the setup, the call or the teardown of a test may take, each. Waiting for a condition ends sooner."""
 SHOWN_BYTES = 4000
-"""How much of the end of each log is shown beside a failure."""
+"""How many bytes of the end of each log are shown with a failure."""
+
+T = TypeVar("T")
+
+
+class Eventually(Protocol):
+    """The fixture `eventually`."""
+
+    def __call__(self, question: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
+        """Call the function until its result is true, and return that result. Fail when it is not true in time."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that at the end no process is left alone with it."""
+    """Run the longest tests first, so that no process still runs them when the others have ended."""
 
     def rank(item: pytest.Item) -> int:
         path = item.path.relative_to(ROOT / "tests")
@@ -76,11 +91,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @contextlib.contextmanager
 def give_up_in_time() -> Iterator[None]:
-    """Let what hangs fail after a while, with the stacks of all threads, and the other tests go on."""
+    """Fail a test that hangs after `LIMIT_SECONDS`, with the stacks of all threads, so that the other tests still run."""
 
     def give_up(*_: object) -> None:
         faulthandler.dump_traceback(sys.__stderr__ or 2)
-        pytest.fail(f"it took more than {LIMIT_SECONDS} s")
+        pytest.fail(f"the test took more than {LIMIT_SECONDS} s")
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -114,26 +129,27 @@ def pytest_runtest_teardown() -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show, beside a failure, the end of what each server of the test has said."""
+    """Add the end of the log of each server of the test to the report of a failure."""
     report = yield
     if report.failed:
         for log in list_logs(getattr(item, "funcargs", {})):
-            said = log.read_bytes()[-SHOWN_BYTES:].decode("utf-8", "replace").strip()
-            if said:
-                report.sections.append((f"end of {log.parent.name}/{log.name}", said))
+            text = log.read_bytes()[-SHOWN_BYTES:].decode("utf-8", "replace").strip()
+            if text:
+                report.sections.append((f"end of {log.parent.name}/{log.name}", text))
     return report
 
 
-def list_logs(fixtures: Mapping[str, Any]) -> list[Path]:
-    """The logs that lie in a test's own folder, and those of the servers that it shares with others."""
+def list_logs(fixtures: Mapping[str, object]) -> list[Path]:
+    """Return the logs in the folder of a test, and those of the servers that it shares with other tests."""
     servers = [fixture for fixture in fixtures.values() if isinstance(fixture, LocalStack | ServerProcess)]
     logs = {server.log_path for server in servers if server.log_path.exists()}
-    return sorted(logs.union(fixtures["tmp_path"].rglob("*.log") if "tmp_path" in fixtures else ()))
+    folder = fixtures.get("tmp_path")
+    return sorted(logs.union(folder.rglob("*.log") if isinstance(folder, Path) else ()))
 
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A Postgres that gives durability up for speed."""
+    """A Postgres without durability, which makes it faster. It has a migrated template database."""
     with PostgresServer(tmp_path_factory.mktemp("postgres"), fast=True) as server:
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
@@ -154,7 +170,7 @@ def _with_database(url: str, name: str) -> str:
 
 @pytest.fixture
 def database_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A fresh database, migrated, that is dropped at the end."""
+    """A new database with all tables, which is dropped after the test."""
     name = f"test_{new_id().hex}"
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(
@@ -174,7 +190,7 @@ def broker_url(broker_server: BrokerServer) -> str:
 
 @pytest.fixture
 def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
-    """Settings of the test's own, with short times."""
+    """Settings with the database, broker and storage of this test, and with short times."""
     return Settings(
         database_url=database_url,
         broker_url=broker_url,
@@ -189,22 +205,24 @@ def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
 
 @dataclass
 class Api:
-    """A served API, and clients of it."""
+    """An API that is served over HTTP, and its clients."""
 
     url: str
     settings: Settings
     _clients: list[httpx2.Client] = field(default_factory=list)
 
-    def client(self, name: str = "someone", role: Any = "client", scopes: Any = None) -> httpx2.Client:
-        """A client with a key of its own; two names see nothing of each other."""
+    def client(
+        self, name: str = "someone", role: Role = "client", scopes: Iterable[str] | None = None
+    ) -> httpx2.Client:
+        """Return a client with a new key. Clients of two names cannot see each other's tasks and files."""
         return self.client_with(self.key(name, role, scopes).key)
 
-    def key(self, name: str = "someone", role: Any = "client", scopes: Any = None) -> CreatedKey:
-        """A new key."""
+    def key(self, name: str = "someone", role: Role = "client", scopes: Iterable[str] | None = None) -> CreatedKey:
+        """Create a key and return it."""
         return create_key(self.settings, name, role, scopes)
 
     def client_with(self, key: str | None) -> httpx2.Client:
-        """A client with a given key, or none."""
+        """Return a client with the given key, or without one."""
         headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
         client = httpx2.Client(base_url=self.url, headers=headers, timeout=70)
         self._clients.append(client)
@@ -215,9 +233,15 @@ class Api:
             client.close()
 
 
+class ServeApi(Protocol):
+    """What fixtures return that serve an API with the settings of the test, for as long as the `with` block lasts."""
+
+    def __call__(self, settings: Settings) -> AbstractContextManager[Api]: ...
+
+
 @contextlib.contextmanager
 def serve_api(settings: Settings) -> Iterator[Api]:
-    """Serve an API in a thread of this process."""
+    """Serve the API in a thread of this process, for as long as the `with` block lasts."""
     config = uvicorn.Config(
         create_app(settings),
         port=0,
@@ -225,7 +249,7 @@ def serve_api(settings: Settings) -> Iterator[Api]:
         log_config=None,
         ws="none",
         lifespan="on",
-        # Longer than clients keep an idle connection: else each could close it just when the other begins to use it.
+        # Longer than clients keep an idle connection, so that the server never closes one that a client begins to use.
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     server = uvicorn.Server(config)
@@ -247,13 +271,13 @@ def serve_api(settings: Settings) -> Iterator[Api]:
 
 @pytest.fixture
 def api(settings: Settings) -> Iterator[Api]:
-    """The API on the test's own servers, without workers."""
+    """The API on the servers of the test, without workers."""
     with serve_api(settings) as served:
         yield served
 
 
 def part_environment(settings: Settings) -> dict[str, str]:
-    """The environment that gives a part these settings."""
+    """Return the environment variables from which a part reads these settings."""
     values = settings.model_dump(mode="json", exclude_unset=True)
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("TASKMILL_")},
@@ -263,31 +287,29 @@ def part_environment(settings: Settings) -> dict[str, str]:
 
 
 class Parts:
-    """Parts of the platform as processes, ended with the test."""
+    """Parts of the platform as processes. The fixture stops them after the test."""
 
     def __init__(self, settings: Settings, folder: Path, server: PartServer | None) -> None:
         self.settings = settings
         self.folder = folder
         self._server = server
-        self.processes: list[subprocess.Popen[bytes] | ForkedPart] = []
+        self.processes: list[Part] = []
 
-    def start(
-        self, *arguments: str, environment: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[bytes] | ForkedPart:
-        """Start `taskmill <arguments>`; its log lies in the test's folder."""
+    def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Part:
+        """Start `taskmill <arguments>` and return its process. It writes its log to the folder of the test."""
         added = dict(environment or {})
         whole = {**part_environment(self.settings), **added}
         log = self.folder / f"{len(self.processes)}-{arguments[0]}.log"
-        # What speaks to the interpreter is heard by one that starts.
+        # An interpreter reads its own variables (PYTHON…) only when it starts, so a fork would ignore them.
         if self._server is None or any(name.startswith("PYTHON") for name in added):
-            process = self._start_python(["-m", "cli.main", *arguments], whole, log)
+            process: Part = self._start_python(["-m", "cli.main", *arguments], whole, log)
         else:
             process = self._server.start(arguments, whole, log)
         self.processes.append(process)
         return process
 
     def start_script(self, script: str) -> subprocess.Popen[bytes]:
-        """Start Python with a script: a part of which the test has changed something."""
+        """Start Python with a script, for a part in which the test replaces something."""
         log = self.folder / f"{len(self.processes)}-script.log"
         process = self._start_python(["-c", script], part_environment(self.settings), log)
         self.processes.append(process)
@@ -300,18 +322,16 @@ class Parts:
                 [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=output, stderr=output
             )
 
-    def start_worker(
-        self, queues: str = "files,reports,email,maintenance", concurrency: int = 2
-    ) -> subprocess.Popen[bytes] | ForkedPart:
-        """Start a worker."""
+    def start_worker(self, queues: str = "files,reports,email,maintenance", concurrency: int = 2) -> Part:
+        """Start a worker for the queues and return its process."""
         return self.start("worker", "--queues", queues, "--concurrency", str(concurrency))
 
     def logs(self) -> str:
-        """What every part has said."""
+        """Return the logs of all parts, one after the other."""
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
 
     def stop(self) -> None:
-        """Stop every part, by force if need be."""
+        """Stop every part, and kill those that have not ended after ten seconds."""
         for process in self.processes:
             if process.poll() is None:
                 process.terminate()
@@ -325,7 +345,7 @@ class Parts:
 
 @pytest.fixture(scope="session")
 def part_server() -> Iterator[PartServer | None]:
-    """What parts are forked from, on Linux: macOS has no such sockets, and its libraries do not bear a fork."""
+    """The process from which parts are forked. None on macOS, which lacks such sockets and whose libraries cannot fork."""
     if sys.platform != "linux":
         yield None
         return
@@ -335,7 +355,7 @@ def part_server() -> Iterator[PartServer | None]:
 
 @pytest.fixture
 def parts(settings: Settings, tmp_path: Path, part_server: PartServer | None) -> Iterator[Parts]:
-    """A way to start parts as processes on the test's own servers."""
+    """Starts parts as processes on the servers of the test."""
     folder = tmp_path / "logs"
     folder.mkdir()
     parts = Parts(settings, folder, part_server)
@@ -358,30 +378,29 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """The whole local stack, running."""
     with LocalStack(tmp_path_factory.mktemp("stack")) as running:
         yield running
-    # Pytest throws its own folders away; a cluster of root's lies elsewhere.
+    # Pytest deletes its own folders. When root runs the tests, the cluster is outside of them.
     PostgresServer(running.data_dir / "postgres").remove()
 
 
 @pytest.fixture
 def stack_client(stack: LocalStack) -> Iterator[httpx2.Client]:
-    """The stack's admin."""
+    """A client of the stack with the key of its admin."""
     ready = stack.ready
     headers = {"Authorization": f"Bearer {ready['api_key']}"}
     with httpx2.Client(base_url=ready["api_url"], headers=headers, timeout=70) as client:
         yield client
 
 
+def wait_until_true(question: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
+    """Call the function until its result is true, and return that result. Fail when it is not true in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := question()):
+        assert time.monotonic() < deadline, f"the condition was not true within {seconds} s"
+        time.sleep(0.05)
+    return answer
+
+
 @pytest.fixture
-def eventually() -> Callable[..., Any]:
-    """Asks again and again until the answer is true, and gives it; fails when it is not in time."""
-
-    def ask(question: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
-        deadline = time.monotonic() + seconds
-        while True:
-            answer = question()
-            if answer:
-                return answer
-            assert time.monotonic() < deadline, f"not within {seconds} s"
-            time.sleep(0.05)
-
-    return ask
+def eventually() -> Eventually:
+    """Waits for a condition: `eventually(lambda: …)` returns the first result that is true."""
+    return wait_until_true

@@ -1,11 +1,12 @@
-"""Parts of the platform as forks of one process that has imported them.
+"""Parts of the platform as forks of one process that has already imported their modules.
 
-A part that is started as an interpreter of its own spends most of a second of processor time on imports, and the tests
-start hundreds. The fork runs the same `cli.main`, with an environment, a folder, outputs and an exit of its own; that the
-commands start by themselves is seen where the local stack runs them.
+A new interpreter spends most of a second of processor time on imports, and the tests start hundreds of parts. A fork runs
+the same `cli.main`, with its own environment, output and exit code. The tests of the local stack start the commands as new
+interpreters, as a user does.
 
-The tests' process sends, for each part, a request and one end of a socket pair. On the other end it reads the part's pid
-and, once the part has ended, its exit code. Whatever still runs when the tests' process is gone is killed.
+For each part, the process of the tests sends a request and one end of a socket pair. From the other end it reads the pid
+of the part and, when the part has ended, its exit code. When the process of the tests is gone, the parts that still run are
+killed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import selectors
@@ -24,17 +26,17 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("api.app", "api.serve", "workers.beat_scheduler", "workers.relay.relay", "workers.engine.worker_process")
-"""What the commands import when they are called."""
+"""The modules that the commands import when they are called."""
 
 _REQUEST_BYTES = 1 << 20
 
 
 class ForkedPart:
-    """A part that runs, with the face of a `Popen`."""
+    """A part that runs in a fork. It has the methods of `subprocess.Popen` that tests use."""
 
     def __init__(self, arguments: Sequence[str], connection: socket.socket) -> None:
         self.args = arguments
@@ -43,7 +45,7 @@ class ForkedPart:
         self.pid = int(self._read())
 
     def poll(self) -> int | None:
-        """The exit code, below zero for a signal; None while it runs."""
+        """Return the exit code (negative for a signal), or None while the part runs."""
         if self.returncode is None:
             self._connection.settimeout(0)
             try:
@@ -53,7 +55,7 @@ class ForkedPart:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return when it has ended. Raises `TimeoutExpired` when it has not in so many seconds."""
+        """Wait until the part has ended and return its exit code. Raises `TimeoutExpired` after `timeout` seconds."""
         if self.returncode is None:
             self._connection.settimeout(timeout)
             try:
@@ -65,9 +67,9 @@ class ForkedPart:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send a signal, unless the part has ended."""
         if self.poll() is None:
-            # It may have ended since, or be gone before its exit code has come.
+            # The part may have ended in the meantime, or before its exit code arrived.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
@@ -87,8 +89,20 @@ class ForkedPart:
         return answer
 
 
+Part = subprocess.Popen[bytes] | ForkedPart
+"""A running part, however it was started."""
+
+
+class _Request(TypedDict):
+    """What the process of the tests sends to start a part."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    log: str
+
+
 class PartServer:
-    """The process that parts are forked from, for as long as the `with` block lasts."""
+    """The process from which parts are forked. It runs as long as the `with` block lasts."""
 
     def __enter__(self) -> PartServer:
         self._control, theirs = _make_pair()
@@ -102,9 +116,9 @@ class PartServer:
         return self
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> ForkedPart:
-        """Start `taskmill <arguments>` with this environment and no more; what it prints goes to the file."""
+        """Start `taskmill <arguments>` with exactly this environment. Its output goes to the file `log`."""
         ours, theirs = _make_pair()
-        request = {"arguments": list(arguments), "environment": dict(environment), "log": str(log)}
+        request = _Request(arguments=list(arguments), environment=dict(environment), log=str(log))
         with theirs:
             socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
         return ForkedPart(arguments, ours)
@@ -115,17 +129,17 @@ class PartServer:
 
 
 def _make_pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends between which a message stays a message."""
+    """Return the two ends of a socket that keeps the boundaries of messages."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def _serve(control: socket.socket) -> dict[str, Any] | None:
-    """Fork when asked: give the request in the process that is to be the part, and None where there is no more to do."""
+def _serve(control: socket.socket) -> _Request | None:
+    """Fork a part for each request. Return the request in the fork, and None in this process when no more can come."""
     connections: dict[int, socket.socket] = {}
     woken, waker = socket.socketpair()
     for end in (woken, waker):
         end.setblocking(False)
-    # A handler of any kind lets the signal's number be written to the waker.
+    # Python writes the number of a signal to the waker only if the signal has a handler.
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
@@ -136,7 +150,7 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
             ready = {key.fileobj for key, _ in selector.select()}
             if woken in ready:
                 woken.recv(4096)
-                _tell_exit_codes(connections)
+                _send_exit_codes(connections)
             if control not in ready:
                 continue
             message, descriptors, *_ = socket.recv_fds(control, _REQUEST_BYTES, 1)
@@ -152,12 +166,13 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 for inherited in (control, woken, waker, connection, *connections.values()):
                     inherited.close()
-                return json.loads(message)
+                request: _Request = json.loads(message)
+                return request
             connections[pid] = connection
             connection.send(str(pid).encode())
 
 
-def _tell_exit_codes(connections: dict[int, socket.socket]) -> None:
+def _send_exit_codes(connections: dict[int, socket.socket]) -> None:
     while connections:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
@@ -166,12 +181,12 @@ def _tell_exit_codes(connections: dict[int, socket.socket]) -> None:
             try:
                 connection.send(str(os.waitstatus_to_exitcode(status)).encode())
             except OSError:
-                # Nobody asks for it any more.
+                # The test has closed its end.
                 continue
 
 
-def _become(request: dict[str, Any]) -> None:
-    """Be the part that was asked for."""
+def _become(request: _Request) -> None:
+    """Turn this fork into the requested part: its environment, its output and its arguments."""
     os.environ.clear()
     os.environ.update(request["environment"])
     time.tzset()
@@ -180,20 +195,21 @@ def _become(request: dict[str, Any]) -> None:
     os.dup2(log, 2)
     os.close(log)
     for stream in (sys.stdout, sys.stderr):
+        assert isinstance(stream, io.TextIOWrapper)
         stream.reconfigure(write_through=True)
     sys.argv = ["taskmill", *request["arguments"]]
 
 
 def main() -> None:
-    """Import what the parts need, and fork them until the other side closes."""
+    """Import the modules of the parts, and fork parts until the process of the tests closes its end."""
     control = socket.socket(fileno=int(sys.argv[1]))
     command = importlib.import_module("cli.main")
     for name in PARTS:
         importlib.import_module(name)
     importlib.import_module("workers.engine.handler_catalog").load_handlers()
-    # A fork has only the thread that forks: another might hold a lock for ever.
+    # A fork has only the thread that forks. Any other thread could hold a lock, which nobody would release in the fork.
     assert threading.active_count() == 1
-    # What is there now is shared with the forks as long as nobody writes to it.
+    # The garbage collector does not touch frozen objects, so that the forks share their memory pages.
     gc.freeze()
     if (request := _serve(control)) is not None:
         _become(request)

@@ -8,7 +8,6 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,9 +27,7 @@ from shared.api_keys import create_key
 from shared.settings import Settings
 from shared.verification import verify
 from tests.conftest import PATIENCE_SECONDS
-from tests.forked_parts import ForkedPart
-
-Part = subprocess.Popen[bytes] | ForkedPart
+from tests.forked_parts import Part
 
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 15.0
