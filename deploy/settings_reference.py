@@ -1,6 +1,6 @@
-"""Writes the settings down from their class: `python -m deploy.settings_reference env` or `table`.
+"""Generate the documentation of the settings from their classes: `python -m deploy.settings_reference env` or `table`.
 
-The first is `.env.example`, the second the table in README.md; a test holds both files to what is written here.
+`env` prints `.env.example`, and `table` prints the table of README.md. A test compares both files with the output.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from collections.abc import Iterator
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from shared.settings import Settings
+from shared.settings import PREFIX, SUBJECTS
 
 LINE_LENGTH = 120
 
 REQUIRED_BY_COMPOSE = frozenset(
     {"secret_key", "smtp_url", "mail_from", "allowed_hosts", "flower_password"},
 )
-"""What docker-compose.prod.yml refuses to start without; its own variables are in `_COMPOSE_VARIABLES`."""
+"""The settings without which docker-compose.prod.yml does not start; `_COMPOSE_VARIABLES` has its own variables."""
 SET_BY_COMPOSE = frozenset(
     {
         "environment",
         "database_url",
+        "database_owner_url",
         "broker_url",
         "forwarded_allow_ips",
         "scratch_dir",
@@ -32,42 +33,49 @@ SET_BY_COMPOSE = frozenset(
         "log_format",
     }
 )
-"""What docker-compose.prod.yml decides itself, whatever stands in .env."""
+"""The settings that docker-compose.prod.yml sets itself; their values in .env have no effect on it."""
+
+_SHELL_SPECIAL = frozenset(" \t<>&|;()$`\\\"'*?[]#~!{}")
 
 _HEAD = """\
-# The settings of Taskmill, each with its default. For docker-compose.prod.yml copy this file to .env, mode 0600, and
-# give a value to each line that has none and is no comment: nothing starts without them. Elsewhere these are
-# environment variables.
+# The settings of Taskmill, each with its default.
 #
+# With Docker Compose: copy this file to .env (mode 0600) and fill in each line that is not a comment; nothing starts
+# while one of them is empty. Without it: the same, set TASKMILL_ENVIRONMENT=production, and load the file with a shell
+# (set -a; . ./.env) or as EnvironmentFile= of systemd.
+#
+# A value with a space or one of < > & ; $ # belongs in single quotes, which Compose, shells and systemd all understand.
 # Random values: python3 -c "import secrets; print(secrets.token_hex(32))"
 """
 
 _COMPOSE_VARIABLES = """\
 
-# ---- Of docker-compose.prod.yml alone ----
+# ---- Variables of docker-compose.prod.yml only ----
 
-# The passwords of its Postgres and its Redis. They become part of URLs: letters and digits only. Postgres takes its
-# own when its volume is made; later, change it with ALTER ROLE first.
+# The passwords of its Postgres (of the role that owns the tables, and of the role of the running parts) and of its
+# Redis. They become parts of URLs: use letters and digits only. Postgres takes the first when its volume is made; to
+# change it later, use ALTER ROLE first. `taskmill migrate` sets the second at each start.
 POSTGRES_PASSWORD=
+POSTGRES_APP_PASSWORD=
 REDIS_PASSWORD=
 
 # The tag of the image that is built and run.
 #TASKMILL_VERSION=latest
 
-# How nginx listens (`http`, or `https` with server.crt and server.key in the folder of certificates), and where: both
-# ports are published either way. Behind something on this machine that ends TLS: 127.0.0.1:8080 and 127.0.0.1:8443.
+# How nginx listens: http, or https with server.crt and server.key in the folder of certificates. Both ports are
+# published in either case. Behind a TLS proxy on this machine use 127.0.0.1:8080 and 127.0.0.1:8443.
 #TASKMILL_LISTEN=http
 #TASKMILL_HTTP_PORT=80
 #TASKMILL_HTTPS_PORT=443
 #TASKMILL_CERTIFICATES_DIR=./deploy/nginx/certificates
 
-# The addresses of the network between nginx and the API, whose word on a client's address is believed.
+# The network between nginx and the API. The API trusts the client addresses that it gets from there.
 #TASKMILL_FRONT_SUBNET=172.30.84.0/24
 
 # How long a worker may take to stop before it is killed; longer than TASKMILL_SHUTDOWN_GRACE_SECONDS.
 #TASKMILL_STOP_GRACE_PERIOD=30s
 
-# The keys of an S3 store, where TASKMILL_STORAGE_URL names one.
+# The keys of an S3 store, if TASKMILL_STORAGE_URL names one.
 #AWS_ACCESS_KEY_ID=
 #AWS_SECRET_ACCESS_KEY=
 #AWS_REGION=
@@ -75,30 +83,34 @@ REDIS_PASSWORD=
 
 
 def env_example() -> str:
-    """Give the text of `.env.example`."""
-    return (
-        _HEAD + "".join(_env_entry(name, field) for name, field in Settings.model_fields.items()) + _COMPOSE_VARIABLES
-    )
+    """Return the text of `.env.example`."""
+    entries = []
+    for subject in SUBJECTS:
+        entries.append(f"\n# ---- {subject.title} ----\n")
+        entries += [_env_entry(name, field) for name, field in subject.model_fields.items()]
+    return _HEAD + "".join(entries) + _COMPOSE_VARIABLES
 
 
 def markdown_table() -> str:
-    """Give the table of settings for README.md, with a newline at its end."""
-    rows = ["| setting | default | what it decides |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = default_as_text(field)
-        shown = f"`{default}`" if default else ""
-        description = (field.description or "").replace("|", "\\|")
-        rows.append(f"| `{variable(name)}` | {shown} | {description} |")
+    """Return the table of settings for README.md, with a newline at its end."""
+    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    for subject in SUBJECTS:
+        rows.append(f"| **{subject.title}** | | |")
+        for name, field in subject.model_fields.items():
+            default = default_as_text(field)
+            shown = f"`{default}`" if default else ""
+            description = (field.description or "").replace("|", "\\|")
+            rows.append(f"| `{variable(name)}` | {shown} | {description} |")
     return "\n".join(rows) + "\n"
 
 
 def variable(name: str) -> str:
-    """Give the environment variable of a field."""
-    return f"TASKMILL_{name.upper()}"
+    """Return the environment variable of a field."""
+    return f"{PREFIX}{name.upper()}"
 
 
 def default_as_text(field: FieldInfo) -> str:
-    """Give the default as it would stand in the environment; nothing for a setting that is unset."""
+    """Return the default as the environment would have it; an empty text for a setting that is unset."""
     default = field.default
     if isinstance(default, SecretStr):
         return default.get_secret_value()
@@ -114,13 +126,13 @@ def default_as_text(field: FieldInfo) -> str:
 def _env_entry(name: str, field: FieldInfo) -> str:
     description = (field.description or "").replace("`", "")
     if name in SET_BY_COMPOSE:
-        description += " (docker-compose.prod.yml sets it itself.)"
+        description += " (docker-compose.prod.yml sets it.)"
     comment = "".join(f"# {line}\n" for line in _wrap(description, LINE_LENGTH - 2))
     if name in REQUIRED_BY_COMPOSE:
         return f"\n{comment}{variable(name)}=\n"
     default = default_as_text(field)
-    # Blanks and angle brackets are quoted for those who read the file with a shell.
-    return f"\n{comment}#{variable(name)}={default if not set(default) & set(' <>') else repr(default)}\n"
+    # A shell, too, must read the line without its comment sign.
+    return f"\n{comment}#{variable(name)}={default if not set(default) & _SHELL_SPECIAL else repr(default)}\n"
 
 
 def _wrap(text: str, width: int) -> Iterator[str]:
@@ -134,7 +146,7 @@ def _wrap(text: str, width: int) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print one of the two and answer the exit code."""
+    """Print one of the two and return the exit code."""
     writers = {"env": env_example, "table": markdown_table}
     if len(arguments) != 1 or arguments[0] not in writers:
         sys.stderr.write("usage: python -m deploy.settings_reference {env,table}\n")

@@ -32,6 +32,8 @@ ONE_SHOT_SERVICES = frozenset({"migrate"})
 OPEN_NETWORKS = {"edge": {"nginx"}, "outward": {"worker-email"}}
 """The networks that lead out of the machine, and who alone is on them."""
 
+OWNER_URL = "TASKMILL_DATABASE_OWNER_URL"
+
 
 class ToolMissing(Exception):
     """A tool that a check calls is not installed. The message names it."""
@@ -85,11 +87,15 @@ def check_compose_rules() -> Iterator[str]:
 
 
 def check_settings_are_passed_on() -> Iterator[str]:
-    """Yield which setting never reaches the containers, and which variable there is no setting."""
+    """Yield each setting that no container gets, each variable that is not a setting, and who may not have the owner's."""
     from shared.settings import Settings
 
     known = {f"TASKMILL_{field.upper()}" for field in Settings.model_fields}
-    passed_on = {name for name in read_compose()["x-settings"] if name.startswith("TASKMILL_")}
+    services = read_compose()["services"]
+    having = {name: service.get("environment", {}) for name, service in services.items()}
+    passed_on = {name for names in having.values() for name in names if name.startswith("TASKMILL_")}
+    for service in sorted(name for name, names in having.items() if OWNER_URL in names and name != "migrate"):
+        yield f"{service} has {OWNER_URL}, which only migrate may have"
     for name in sorted(known - passed_on):
         yield f"docker-compose.prod.yml does not pass {name} on"
     for name in sorted(passed_on - known):

@@ -66,6 +66,8 @@ def set_up_logs(settings: Settings, part: str) -> None:
     ):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)
+    for warning in settings.list_warnings():
+        structlog.get_logger().warning("unsafe_setting", detail=warning)
 
 
 def _name_part(part: str) -> Any:

@@ -1,21 +1,25 @@
-"""The settings of every part of Taskmill: one class, read once, passed in.
+"""The settings of every part of Taskmill: read once from the environment, and passed in.
 
-Each name equals its environment variable, `TASKMILL_` and the field in capitals. The table in README.md and the file
-.env.example are held against this class by a test.
+Each subject has a class of its own (`DatabaseSettings`, `MailSettings`, …) with its fields, what it validates, and what it
+refuses in production. `Settings` inherits from all of them, so that it can be passed to a function that asks for one
+subject. A new capability adds a class to `Settings` and to `SUBJECTS`.
+
+The environment variable of a field is `TASKMILL_` and its name in capitals. The table in README.md and the file
+.env.example are generated from these classes (`deploy/settings_reference.py`), and a test compares them.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -23,166 +27,230 @@ from shared import kill_points
 from shared.errors import ConfigurationError
 
 PREFIX = "TASKMILL_"
-ALMOST = 0.9
-"""How much of a setting's name is enough to take a variable for a misspelling of it, as `difflib` reckons."""
+MISSPELLING_SIMILARITY = 0.9
+"""How similar a variable must be to the name of a setting, as `difflib` measures it, to be reported as a misspelling."""
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 REDIS_SCHEMES = frozenset({"redis", "rediss"})
+ENCRYPTING_SSL_MODES = frozenset({"require", "verify-ca", "verify-full"})
 DEFAULT_SECRET_KEY = "change-me"
 DEFAULT_FLOWER_PASSWORD = "change-me"
+SHORTEST_SECRET_KEY = 32
+SHORTEST_FLOWER_PASSWORD = 12
 
 GIBIBYTE = 1 << 30
 MEBIBYTE = 1 << 20
 
 
-class Settings(BaseSettings):
-    """What an operator may decide. Durations are in seconds and sizes in bytes, as the field names say."""
+class Subject(BaseModel):
+    """The settings of one subject."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = ConfigDict(frozen=True)
+
+    title: ClassVar[str] = ""
+    """The heading of the subject in .env.example and in the table of README.md."""
+
+    def list_production_faults(self) -> Iterator[str]:
+        """Yield each setting that production must not start with, and what to set instead. Values are not quoted."""
+        yield from ()
+
+    def list_production_warnings(self) -> Iterator[str]:
+        """Yield each setting that production starts with, but that the operator should know about."""
+        yield from ()
+
+
+class PlatformSettings(Subject):
+    """What concerns the platform as a whole."""
+
+    title: ClassVar[str] = "Platform"
 
     environment: Annotated[
         Literal["development", "production"],
-        Field(description="`production` refuses to start on default secrets and open doors."),
+        Field(description="`production` refuses to start with default secrets or unsafe settings."),
     ] = "development"
     secret_key: Annotated[
-        SecretStr, Field(description="Signs what the platform hands out and takes back, such as list cursors.")
+        SecretStr,
+        Field(description="Signs values that the API hands out and later accepts again, such as list cursors."),
     ] = SecretStr(DEFAULT_SECRET_KEY)
 
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _lower_environment(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    def list_production_faults(self) -> Iterator[str]:
+        """Refuse a secret key that is known or can be guessed, and kill points, which are for tests."""
+        key = self.secret_key.get_secret_value()
+        if key == DEFAULT_SECRET_KEY or len(key) < SHORTEST_SECRET_KEY:
+            yield (
+                f"TASKMILL_SECRET_KEY is the default or shorter than {SHORTEST_SECRET_KEY} characters: "
+                f"set it to a random value, such as {secrets.token_urlsafe(32)}"
+            )
+        if os.environ.get(kill_points.VARIABLE):
+            yield f"{kill_points.VARIABLE} makes processes die, and is for tests: unset it"
+
+
+class DatabaseSettings(Subject):
+    """The connection to Postgres."""
+
+    title: ClassVar[str] = "Database"
+
     database_url: Annotated[
-        str, Field(description="Postgres, in libpq's form: `postgresql://user:password@host:5432/taskmill`.")
+        str,
+        Field(
+            description="Postgres, in libpq's form: `postgresql://user:password@host:5432/taskmill`. Its role needs no "
+            "right to change tables if `TASKMILL_DATABASE_OWNER_URL` is set."
+        ),
     ] = "postgresql://taskmill@127.0.0.1:5432/taskmill"
+    database_owner_url: Annotated[
+        str | None,
+        Field(
+            description="The same database with the role that owns the tables, for `taskmill migrate` only; "
+            "`TASKMILL_DATABASE_URL` if unset."
+        ),
+    ] = None
     database_pool_size: Annotated[
         int,
-        Field(ge=1, le=200, description="Connections of each of the two pools of an API process, which has four more."),
+        Field(
+            ge=1,
+            le=200,
+            description="Connections in each of the two pools of an API process, which opens four more besides.",
+        ),
     ] = 8
     database_timeout_seconds: Annotated[
-        float, Field(gt=0, description="How long a statement or a wait for a connection may take before a 503.")
+        float,
+        Field(gt=0, description="How long a statement or a wait for a connection may take before the answer is 503."),
     ] = 5.0
+
+    @field_validator("database_owner_url", mode="before")
+    @classmethod
+    def _unset_an_empty_owner_url(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("database_url", "database_owner_url")
+    @classmethod
+    def _require_libpq_form(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        from psycopg import ProgrammingError
+
+        try:
+            host = _parse_conninfo(value).get("host")
+        except ProgrammingError:
+            raise _refusal("must be in libpq's form, such as postgresql://user:password@host:5432/taskmill") from None
+        # An @ at the beginning names a socket in Linux' abstract namespace.
+        if "@" in str(host or "").removeprefix("@"):
+            # libpq would take a part of the password for the host, and error messages would show it.
+            raise _refusal("has more than one @: in a password it is written %40")
+        return value
+
+    @property
+    def migration_url(self) -> str:
+        """The URL that `migrate` connects with: the owner's, or the only one."""
+        return self.database_owner_url or self.database_url
+
+    def list_production_faults(self) -> Iterator[str]:
+        """Refuse a connection to another machine without a password or a client certificate."""
+        for name, url in self._named_urls():
+            parameters = _parse_conninfo(url)
+            remote = _find_remote_host(parameters)
+            if remote and not any(parameters.get(key) for key in ("password", "passfile", "service", "sslcert")):
+                if os.environ.get("PGPASSWORD") or os.environ.get("PGPASSFILE"):
+                    continue
+                yield (
+                    f"{name} has no password, and {remote} is not this machine: give the role one "
+                    f"(ALTER ROLE … PASSWORD '{secrets.token_urlsafe(24)}') and put it into the URL, as in "
+                    "postgresql://user:PASSWORD@host:5432/taskmill"
+                )
+
+    def list_production_warnings(self) -> Iterator[str]:
+        """Warn about a connection to another machine that may be unencrypted."""
+        for name, url in self._named_urls():
+            parameters = _parse_conninfo(url)
+            mode = parameters.get("sslmode") or os.environ.get("PGSSLMODE")
+            if (remote := _find_remote_host(parameters)) and mode not in ENCRYPTING_SSL_MODES:
+                yield (
+                    f"{name} does not require TLS, and {remote} is not this machine: "
+                    "add sslmode=verify-full, or sslmode=require, unless the network between them is trusted"
+                )
+
+    def _named_urls(self) -> Iterator[tuple[str, str]]:
+        yield "TASKMILL_DATABASE_URL", self.database_url
+        if self.database_owner_url is not None:
+            yield "TASKMILL_DATABASE_OWNER_URL", self.database_owner_url
+
+
+class BrokerSettings(Subject):
+    """The connection to the broker, and what the relay keeps in it."""
+
+    title: ClassVar[str] = "Broker and relay"
+
     broker_url: Annotated[
         str, Field(description="Redis or Valkey: `redis://:password@host:6379/0`, or `rediss://…` with TLS.")
     ] = "redis://127.0.0.1:6379/0"
-    storage_url: Annotated[
-        str,
-        Field(
-            description="Where files lie: `file:///srv/taskmill`, or "
-            "`s3://bucket/prefix?endpoint_url=https://…&region=…` (credentials as boto3 finds them)."
-        ),
-    ] = "file:///var/lib/taskmill/objects"
-    smtp_url: Annotated[
-        SecretStr,
-        Field(
-            description="The mail server: `smtp://user:password@host:587?starttls=1`, or `smtps://…` for TLS at once; "
-            "`?verify=0` believes any certificate."
-        ),
-    ] = SecretStr("smtp://127.0.0.1:25")
-    mail_from: Annotated[str, Field(description="The sender of a message that names none.")] = (
-        "Taskmill <taskmill@localhost>"
-    )
-
-    allowed_hosts: Annotated[
-        Annotated[list[str], NoDecode],
-        Field(description="Host names that the API answers to, separated by commas; `*` for any (not in production)."),
-    ] = ["*"]
-    forwarded_allow_ips: Annotated[
-        str, Field(description="Proxies whose `X-Forwarded-For` is believed, separated by commas.")
-    ] = "127.0.0.1"
-    docs_enabled: Annotated[bool, Field(description="Serve `/openapi.json` and `/docs`.")] = True
-    max_json_bytes: Annotated[int, Field(ge=1024, description="The largest JSON body.")] = MEBIBYTE
-    max_batch_bytes: Annotated[int, Field(ge=1024, description="The largest body of `POST /tasks/batch`.")] = (
-        16 * MEBIBYTE
-    )
-    max_upload_bytes: Annotated[int, Field(ge=1, description="The largest upload.")] = 5 * GIBIBYTE
-    rate_limit_client: Annotated[
-        int, Field(ge=1, description="Requests a minute of one client, for each class of route and API process.")
-    ] = 600
-    rate_limit_privileged: Annotated[
-        int,
-        Field(ge=1, description="The same for operators and admins; the default is a bound that no one reaches."),
-    ] = 10_000_000
-    rate_limit_unauthenticated: Annotated[
-        int, Field(ge=1, description="Refused credentials a minute from one address, before it is answered 429.")
-    ] = 600
-
-    max_queued: Annotated[
-        int, Field(ge=0, description="Tasks that may be queued, of all callers; more is answered 429. 0 for no bound.")
-    ] = 0
-    max_queued_per_caller: Annotated[int, Field(ge=0, description="The same for each caller by itself.")] = 0
-    lease_seconds: Annotated[
-        float, Field(ge=1, le=3600, description="How long a running attempt may be silent before it is taken back.")
-    ] = 15.0
-    shutdown_grace_seconds: Annotated[
-        float, Field(ge=0, le=3600, description="How long a stopping worker finishes work before it hands it back.")
-    ] = 8.0
-    worker_concurrency: Annotated[
-        int, Field(ge=1, le=512, description="Attempts that one worker process runs at a time, unless told.")
-    ] = 4
     window: Annotated[
-        int, Field(ge=1, le=100_000, description="Messages of one queue that the relay keeps in the broker.")
+        int,
+        Field(ge=1, le=100_000, description="How many tasks of a queue may be published and not yet claimed."),
     ] = 1000
     rering_seconds: Annotated[
-        float, Field(ge=1, description="After this long, a published task that no worker claimed is published again.")
+        float, Field(ge=1, description="After this time the relay republishes a task that no worker claimed.")
     ] = 15.0
-    scratch_dir: Annotated[
-        Path | None,
-        Field(description="Where handlers keep their scratch folders; the system's temporary folder if unset."),
-    ] = None
-    child_memory_bytes: Annotated[
-        int, Field(ge=256 * MEBIBYTE, description="Memory of a child that reads untrusted bytes.")
-    ] = 2 * GIBIBYTE
-
-    flower_host: Annotated[str, Field(description="The address that Flower listens on.")] = "127.0.0.1"
-    flower_port: Annotated[int, Field(ge=1, le=65535, description="The port that Flower listens on.")] = 5555
-    flower_user: Annotated[str, Field(description="The user that Flower asks for.")] = "operator"
-    flower_password: Annotated[SecretStr, Field(description="The password that Flower asks for.")] = SecretStr(
-        DEFAULT_FLOWER_PASSWORD
-    )
-    flower_url_prefix: Annotated[
-        str, Field(description="The path under which a proxy serves Flower, such as `flower`.")
-    ] = ""
-
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="The least severe event that is logged.")
-    ] = "info"
-    log_format: Annotated[
-        Literal["auto", "json", "console"],
-        Field(description="`auto` is `console` on a terminal and `json` elsewhere."),
-    ] = "auto"
-
-    @field_validator("allowed_hosts", mode="before")
-    @classmethod
-    def _split_commas(cls, value: object) -> object:
-        return [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
-
-    @field_validator("log_level", "log_format", "environment", mode="before")
-    @classmethod
-    def _lower_case(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
-
-    @field_validator("database_url")
-    @classmethod
-    def _require_libpqs_form(cls, value: str) -> str:
-        from psycopg import ProgrammingError
-        from psycopg.conninfo import conninfo_to_dict
-
-        try:
-            host = conninfo_to_dict(value).get("host")
-        except ProgrammingError:
-            raise _refusal("must be in libpq's form, such as postgresql://user:password@host:5432/taskmill") from None
-        # One at the beginning names a socket in Linux' abstract namespace.
-        if "@" in str(host or "").removeprefix("@"):
-            # What libpq takes for the host would hold half of the password, and be told in errors.
-            raise _refusal("has more than one @: in a password it is written %40")
-        return value
 
     @field_validator("broker_url")
     @classmethod
     def _require_a_known_broker(cls, value: str) -> str:
-        # Of a broker that speaks AMQP the API knows no more than whether it lives; the relay refuses it, saying why.
+        # The API only checks whether an AMQP broker can be reached; the relay refuses it and says why.
         if urlsplit(value).scheme not in REDIS_SCHEMES | {"amqp", "amqps"}:
             raise _refusal(
-                "must be a Redis or Valkey, such as redis://:password@host:6379/0, or rediss://… with TLS; a Valkey's "
-                "begins with redis:// too"
+                "must be a Redis or Valkey server, such as redis://:password@host:6379/0, or rediss://… with TLS; the URL "
+                "of a Valkey server begins with redis:// too"
             )
         return value
+
+    @cached_property
+    def broker_is_redis(self) -> bool:
+        """Whether the broker speaks the Redis protocol. Wake-ups, and publishing without kombu, need that."""
+        return urlsplit(self.broker_url).scheme in REDIS_SCHEMES
+
+    def list_production_faults(self) -> Iterator[str]:
+        """Refuse a broker on another machine without a password."""
+        broker = urlsplit(self.broker_url)
+        if broker.hostname and broker.hostname not in LOOPBACK_HOSTS and not broker.password:
+            yield (
+                f"TASKMILL_BROKER_URL has no password, and {broker.hostname} is not this machine: give the broker a "
+                f"random one (`requirepass {secrets.token_hex(24)}`) and put it into the URL, as in "
+                "redis://:PASSWORD@host:6379/0"
+            )
+
+
+class StorageSettings(Subject):
+    """Where objects are stored."""
+
+    title: ClassVar[str] = "Storage"
+
+    storage_url: Annotated[
+        str,
+        Field(
+            description="Where files are stored: `file:///srv/taskmill`, or "
+            "`s3://bucket/prefix?endpoint_url=https://…&region=…` (with credentials where boto3 finds them)."
+        ),
+    ] = "file:///var/lib/taskmill/objects"
+
+
+class MailSettings(Subject):
+    """The mail server and the default sender."""
+
+    title: ClassVar[str] = "Mail"
+
+    smtp_url: Annotated[
+        SecretStr,
+        Field(
+            description="The mail server: `smtp://user:password@host:587?starttls=1`, or `smtps://…` for TLS from the "
+            "start; `verify=0` accepts any certificate."
+        ),
+    ] = SecretStr("smtp://127.0.0.1:25")
+    mail_from: Annotated[
+        str, Field(description="The sender of messages that name none, such as `Taskmill <tasks@example.com>`.")
+    ] = "Taskmill <taskmill@localhost>"
 
     @field_validator("smtp_url")
     @classmethod
@@ -199,53 +267,253 @@ class Settings(BaseSettings):
             raise _refusal("must be a mailbox, such as Taskmill <taskmill@example.com>")
         return value
 
-    @cached_property
-    def broker_is_redis(self) -> bool:
-        """Whether the broker speaks Redis: only then are there wake-ups, and messages pushed without kombu."""
-        return urlsplit(self.broker_url).scheme in REDIS_SCHEMES
-
-    def refuse_unsafe_production(self) -> None:
-        """Raise `ConfigurationError`, naming every door that is open and how to close it, in production only."""
-        if self.environment != "production":
-            return
-        complaints = []
-        if self.secret_key.get_secret_value() == DEFAULT_SECRET_KEY or len(self.secret_key.get_secret_value()) < 32:
-            complaints.append(
-                "TASKMILL_SECRET_KEY is the default or shorter than 32 characters: "
-                f"set it to a random value, such as {secrets.token_urlsafe(32)}"
+    def list_production_faults(self) -> Iterator[str]:
+        """Refuse credentials that any server could collect, because its certificate is not verified."""
+        url = urlsplit(self.smtp_url.get_secret_value())
+        verify = parse_qs(url.query).get("verify", ["1"])[-1]
+        if verify == "0" and (url.username or url.password):
+            yield (
+                "TASKMILL_SMTP_URL has credentials and `verify=0`, so they would be sent to any server that answers: "
+                "remove verify=0; if the server's certificate is your own, let the system trust its authority "
+                "(SSL_CERT_FILE=/path/to/ca.pem)"
             )
-        if self.flower_password.get_secret_value() == DEFAULT_FLOWER_PASSWORD:
-            complaints.append(
-                "TASKMILL_FLOWER_PASSWORD is the default: "
+
+
+class ApiSettings(Subject):
+    """How the API may be reached, and what it serves."""
+
+    title: ClassVar[str] = "API"
+
+    allowed_hosts: Annotated[
+        Annotated[list[str], NoDecode],
+        Field(
+            description="Host names that the API answers to, separated by commas; `*` for any (refused in production)."
+        ),
+    ] = ["*"]
+    forwarded_allow_ips: Annotated[
+        str,
+        Field(
+            description="Addresses or networks of proxies whose `X-Forwarded-For` is trusted, separated by commas "
+            "(`*` is refused in production)."
+        ),
+    ] = "127.0.0.1"
+    docs_enabled: Annotated[
+        bool, Field(description="Serve `/openapi.json` and `/docs`. In production the default is `false`.")
+    ] = True
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
+
+    def list_production_faults(self) -> Iterator[str]:
+        """Refuse to answer to any host name, and to trust what any client says about its address."""
+        if "*" in self.allowed_hosts:
+            yield (
+                "TASKMILL_ALLOWED_HOSTS is `*`: list the host names by which clients reach the API, such as "
+                "tasks.example.com"
+            )
+        if "*" in [address.strip() for address in self.forwarded_allow_ips.split(",")]:
+            yield (
+                "TASKMILL_FORWARDED_ALLOW_IPS has `*`, so every client could choose the address that is logged and "
+                "limited: list the addresses of your proxies, such as 127.0.0.1 or 10.0.0.0/24"
+            )
+
+
+class LimitSettings(Subject):
+    """Limits of what clients may send."""
+
+    title: ClassVar[str] = "Limits"
+
+    max_json_bytes: Annotated[int, Field(ge=1024, description="The largest JSON body.")] = MEBIBYTE
+    max_batch_bytes: Annotated[int, Field(ge=1024, description="The largest body of `POST /tasks/batch`.")] = (
+        16 * MEBIBYTE
+    )
+    max_upload_bytes: Annotated[int, Field(ge=1, description="The largest upload.")] = 5 * GIBIBYTE
+    rate_limit_client: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Requests that a client may make in a minute, in each class of routes and each API process.",
+        ),
+    ] = 600
+    rate_limit_privileged: Annotated[
+        int,
+        Field(ge=1, description="The same for operators and admins. The default is practically no limit."),
+    ] = 10_000_000
+    rate_limit_unauthenticated: Annotated[
+        int, Field(ge=1, description="Refused credentials in a minute from one address, after which it gets 429.")
+    ] = 600
+    max_queued: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="How many tasks of all callers may be queued; submissions beyond it get 429. 0 for no limit.",
+        ),
+    ] = 0
+    max_queued_per_caller: Annotated[int, Field(ge=0, description="The same for each caller.")] = 0
+
+
+class WorkerSettings(Subject):
+    """How workers run attempts."""
+
+    title: ClassVar[str] = "Workers"
+
+    lease_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=3600,
+            description="How long a claim holds without a heartbeat before the sweeper takes the task back.",
+        ),
+    ] = 15.0
+    shutdown_grace_seconds: Annotated[
+        float,
+        Field(ge=0, le=3600, description="How long a stopping worker may finish its attempts before it requeues them."),
+    ] = 8.0
+    worker_concurrency: Annotated[
+        int,
+        Field(ge=1, le=512, description="How many attempts a worker runs at a time, unless `--concurrency` is given."),
+    ] = 4
+    worker_remote_control: Annotated[
+        bool,
+        Field(
+            description="Let workers obey Celery's remote control commands, which anyone with access to the broker can "
+            "send. Nothing of Taskmill needs it."
+        ),
+    ] = False
+    scratch_dir: Annotated[
+        Path | None,
+        Field(description="Where the scratch folders of attempts are made; the system's temporary folder if unset."),
+    ] = None
+    child_memory_bytes: Annotated[
+        int, Field(ge=256 * MEBIBYTE, description="Memory of a limited child, which reads untrusted bytes.")
+    ] = 2 * GIBIBYTE
+
+
+class FlowerSettings(Subject):
+    """How operators reach Flower."""
+
+    title: ClassVar[str] = "Flower"
+
+    flower_host: Annotated[str, Field(description="The address that Flower listens on.")] = "127.0.0.1"
+    flower_port: Annotated[int, Field(ge=1, le=65535, description="The port that Flower listens on.")] = 5555
+    flower_user: Annotated[str, Field(description="The user name that Flower asks for.")] = "operator"
+    flower_password: Annotated[
+        SecretStr,
+        Field(
+            description=f"The password that Flower asks for; in production at least {SHORTEST_FLOWER_PASSWORD} characters."
+        ),
+    ] = SecretStr(DEFAULT_FLOWER_PASSWORD)
+    flower_url_prefix: Annotated[
+        str, Field(description="The path under which a proxy serves Flower, such as `flower`.")
+    ] = ""
+
+    def list_production_faults(self) -> Iterator[str]:
+        """Refuse a password that is known or short."""
+        password = self.flower_password.get_secret_value()
+        if password == DEFAULT_FLOWER_PASSWORD or len(password) < SHORTEST_FLOWER_PASSWORD:
+            yield (
+                f"TASKMILL_FLOWER_PASSWORD is the default or shorter than {SHORTEST_FLOWER_PASSWORD} characters: "
                 f"set it to a random value, such as {secrets.token_urlsafe(24)}"
             )
-        broker = urlsplit(self.broker_url)
-        if broker.hostname and broker.hostname not in LOOPBACK_HOSTS and not broker.password:
-            complaints.append(
-                f"TASKMILL_BROKER_URL has no password, and {broker.hostname} is not this machine: "
-                "give the broker one (`requirepass`) and name it in the URL, as in redis://:PASSWORD@host:6379/0"
-            )
-        if "*" in self.allowed_hosts:
-            complaints.append(
-                "TASKMILL_ALLOWED_HOSTS is `*`: list the names that the API is reached by, such as tasks.example.com"
-            )
-        if os.environ.get(kill_points.VARIABLE):
-            complaints.append(f"{kill_points.VARIABLE} makes processes die, and is for tests: unset it")
-        if complaints:
-            raise ConfigurationError(
-                "Taskmill does not start in production:\n" + "\n".join(f"- {c}" for c in complaints)
-            )
+
+
+class LogSettings(Subject):
+    """What is logged, and in which form."""
+
+    title: ClassVar[str] = "Logs"
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="The least severe level that is logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Field(description="`auto` is `console` on a terminal and `json` elsewhere."),
+    ] = "auto"
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+
+SUBJECTS: tuple[type[Subject], ...] = (
+    PlatformSettings,
+    DatabaseSettings,
+    BrokerSettings,
+    StorageSettings,
+    MailSettings,
+    ApiSettings,
+    LimitSettings,
+    WorkerSettings,
+    FlowerSettings,
+    LogSettings,
+)
+"""The classes that make up `Settings`, in the order of the documentation."""
+
+
+class Settings(
+    PlatformSettings,
+    DatabaseSettings,
+    BrokerSettings,
+    StorageSettings,
+    MailSettings,
+    ApiSettings,
+    LimitSettings,
+    WorkerSettings,
+    FlowerSettings,
+    LogSettings,
+    BaseSettings,
+):
+    """All settings. Durations are in seconds and sizes in bytes, as the names of the fields say."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hide_docs_in_production(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Serve no documentation in production unless the setting says so."""
+        if str(values.get("environment", "")).lower() == "production":
+            return {"docs_enabled": False, **values}
+        return values
+
+    def refuse_unsafe_production(self) -> None:
+        """Raise `ConfigurationError` with every unsafe setting and what to set instead. In development, do nothing."""
+        if self.environment != "production":
+            return
+        if faults := [fault for subject in SUBJECTS for fault in subject.list_production_faults(self)]:
+            raise ConfigurationError("Taskmill does not start in production:\n" + "\n".join(f"- {f}" for f in faults))
+
+    def list_warnings(self) -> list[str]:
+        """Return what the operator of a production system should know. In development the list is empty."""
+        if self.environment != "production":
+            return []
+        return [warning for subject in SUBJECTS for warning in subject.list_production_warnings(self)]
 
 
 def _refusal(message: str) -> PydanticCustomError:
-    """Refuse a value without a word of it: it may hold a password."""
+    """Return a validation error that does not quote the value, which may hold a password."""
     return PydanticCustomError("wrong_url", "{message}", {"message": message})
 
 
-def read_settings() -> Settings:
-    """Read the environment. Raises `ConfigurationError` with each variable that is wrong, and never its value.
+def _parse_conninfo(url: str) -> dict[str, Any]:
+    from psycopg.conninfo import conninfo_to_dict
 
-    A variable whose name is almost a setting's is wrong too: it was meant to change something, and would change nothing.
+    return dict(conninfo_to_dict(url))
+
+
+def _find_remote_host(parameters: dict[str, Any]) -> str | None:
+    """Return the first host that is not this machine; sockets are on it, and so is what libpq takes without a host."""
+    hosts = str(parameters.get("hostaddr") or parameters.get("host") or "").split(",")
+    return next((host for host in hosts if host and host[0] not in "/@" and host not in LOOPBACK_HOSTS), None)
+
+
+def read_settings() -> Settings:
+    """Return the settings of the environment.
+
+    Raises `ConfigurationError` with each variable that is wrong, and never with its value. A variable whose name is
+    almost that of a setting is wrong too: it was meant to change something, and would change nothing.
     """
     from pydantic import ValidationError
 
@@ -254,7 +522,7 @@ def read_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        lines = [f"- TASKMILL_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        lines = [f"- {PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
         raise ConfigurationError("Some settings are wrong:\n" + "\n".join(lines)) from None
     settings.refuse_unsafe_production()
     kill_points.arm(settings.environment if "environment" in settings.model_fields_set else None)
@@ -267,6 +535,7 @@ def _find_misspelt(names: Iterable[str]) -> list[str]:
     for name in sorted(names):
         if name.startswith(PREFIX) and name not in known:
             ending = name.removeprefix(PREFIX)
-            close = get_close_matches(ending, [setting.removeprefix(PREFIX) for setting in known], 1, ALMOST)
-            found += [f"- {name} is no setting: {PREFIX}{setting} is" for setting in close]
+            endings = [setting.removeprefix(PREFIX) for setting in known]
+            close = get_close_matches(ending, endings, 1, MISSPELLING_SIMILARITY)
+            found += [f"- {name} is not a setting: did you mean {PREFIX}{setting}?" for setting in close]
     return found

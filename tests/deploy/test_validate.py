@@ -101,11 +101,12 @@ def test_the_settings_of_the_compose_file_are_accepted_by_production() -> None:
     given = {
         "TASKMILL_SECRET_KEY": "x" * 64,
         "POSTGRES_PASSWORD": "abc",
+        "POSTGRES_APP_PASSWORD": "abd",
         "REDIS_PASSWORD": "def",
         "TASKMILL_SMTP_URL": "smtp://mail.example.com:587?starttls=1",
         "TASKMILL_MAIL_FROM": "Taskmill <tasks@example.com>",
         "TASKMILL_ALLOWED_HOSTS": "tasks.example.com",
-        "TASKMILL_FLOWER_PASSWORD": "ghi",
+        "TASKMILL_FLOWER_PASSWORD": "p" * 12,
     }
     values = {
         name.removeprefix("TASKMILL_").lower(): _interpolate(value, given)
@@ -128,6 +129,7 @@ def test_the_compose_file_does_not_start_without_its_secrets() -> None:
         "TASKMILL_FLOWER_PASSWORD",
         "TASKMILL_ALLOWED_HOSTS",
         "POSTGRES_PASSWORD",
+        "POSTGRES_APP_PASSWORD",
         "REDIS_PASSWORD",
     ):
         assert "${" + name + ":?" in text
@@ -152,3 +154,10 @@ def _interpolate(value: str, given: dict[str, str]) -> str:
         assert name in given or alternative.startswith("-"), f"{name} is required"
         value = before + given.get(name, alternative[1:]) + after
     return value
+
+
+def test_only_migrate_connects_as_the_owner_of_the_tables() -> None:
+    services = validate.read_compose()["services"]
+
+    owners = {name for name, service in services.items() if "taskmill:${POSTGRES_PASSWORD" in str(service)}
+    assert owners == {"migrate"}

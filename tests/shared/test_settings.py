@@ -7,7 +7,7 @@ import pytest
 
 from shared import kill_points
 from shared.errors import ConfigurationError
-from shared.settings import Settings, read_settings
+from shared.settings import SUBJECTS, Settings, read_settings
 
 SAFE = {
     "TASKMILL_ENVIRONMENT": "production",
@@ -16,7 +16,7 @@ SAFE = {
     "TASKMILL_BROKER_URL": "redis://:password@broker.example.com:6379/0",
     "TASKMILL_ALLOWED_HOSTS": "tasks.example.com",
 }
-"""What production starts on."""
+"""Settings with which production starts."""
 
 
 def set_all(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
@@ -42,7 +42,7 @@ def set_all(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
         ("TASKMILL_ENVIRONMENT", "s3cret", "production"),
     ],
 )
-def test_a_setting_that_no_part_could_use_is_refused_by_name_and_never_by_value(
+def test_an_unusable_value_is_reported_by_the_name_of_its_setting_only(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -66,7 +66,7 @@ def test_a_setting_that_no_part_could_use_is_refused_by_name_and_never_by_value(
         ("TASKMILL_MAIL_FROM", "Zoë Müller <zoe@example.com>"),
     ],
 )
-def test_every_form_that_is_documented_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_each_documented_form_of_a_url_is_accepted(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
 
     read_settings()
@@ -80,7 +80,7 @@ def test_every_form_that_is_documented_is_taken(monkeypatch: pytest.MonkeyPatch,
         ("TASKMILL_LEASE_SECOND", "TASKMILL_LEASE_SECONDS"),
     ],
 )
-def test_a_misspelt_setting_is_refused_and_the_right_name_told(
+def test_a_misspelt_setting_is_refused_with_the_right_name(
     monkeypatch: pytest.MonkeyPatch, name: str, meant: str
 ) -> None:
     monkeypatch.setenv(name, "s3cret")
@@ -88,11 +88,13 @@ def test_a_misspelt_setting_is_refused_and_the_right_name_told(
     with pytest.raises(ConfigurationError) as caught:
         read_settings()
 
-    assert f"{name} is no setting: {meant} is" in str(caught.value)
+    assert f"{name} is not a setting: did you mean {meant}?" in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
 
-def test_variables_of_the_launcher_and_of_compose_are_no_misspellings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_launcher_and_of_compose_are_not_taken_for_misspellings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     root = Path(__file__).parents[2]
     read_by_others = "\n".join(
         (root / name).read_text() for name in ("docker-compose.prod.yml", "taskmill", ".env.example")
@@ -108,7 +110,7 @@ def test_variables_of_the_launcher_and_of_compose_are_no_misspellings(monkeypatc
     read_settings()
 
 
-def test_production_starts_when_every_door_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_production_starts_with_safe_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, SAFE)
 
     assert read_settings().environment == "production"
@@ -118,14 +120,22 @@ def test_production_starts_when_every_door_is_closed(monkeypatch: pytest.MonkeyP
     ("name", "value", "advice"),
     [
         ("TASKMILL_SECRET_KEY", "change-me", "set it to a random value, such as "),
-        ("TASKMILL_SECRET_KEY", "short", "set it to a random value, such as "),
+        ("TASKMILL_SECRET_KEY", "k" * 31, "set it to a random value, such as "),
         ("TASKMILL_FLOWER_PASSWORD", "change-me", "set it to a random value, such as "),
+        ("TASKMILL_FLOWER_PASSWORD", "p" * 11, "set it to a random value, such as "),
         ("TASKMILL_BROKER_URL", "redis://broker.example.com:6379/0", "requirepass"),
-        ("TASKMILL_ALLOWED_HOSTS", "*", "list the names"),
-        ("TASKMILL_ALLOWED_HOSTS", "tasks.example.com,*", "list the names"),
+        ("TASKMILL_DATABASE_URL", "postgresql://taskmill@db.example.com/taskmill", "ALTER ROLE"),
+        ("TASKMILL_DATABASE_URL", "host=127.0.0.1,db.example.com dbname=taskmill", "ALTER ROLE"),
+        ("TASKMILL_DATABASE_URL", "host=localhost hostaddr=192.0.2.7 dbname=taskmill", "ALTER ROLE"),
+        ("TASKMILL_DATABASE_OWNER_URL", "postgresql://owner@db.example.com/taskmill", "ALTER ROLE"),
+        ("TASKMILL_SMTP_URL", "smtp://user:password@mail.example.com:587?starttls=1&verify=0", "remove verify=0"),
+        ("TASKMILL_ALLOWED_HOSTS", "*", "list the host names"),
+        ("TASKMILL_ALLOWED_HOSTS", "tasks.example.com,*", "list the host names"),
+        ("TASKMILL_FORWARDED_ALLOW_IPS", "*", "list the addresses of your proxies"),
+        ("TASKMILL_FORWARDED_ALLOW_IPS", "127.0.0.1, *", "list the addresses of your proxies"),
     ],
 )
-def test_production_names_each_open_door_and_how_to_close_it(
+def test_production_names_each_unsafe_setting_and_what_to_set_instead(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, advice: str
 ) -> None:
     set_all(monkeypatch, SAFE | {name: value})
@@ -139,7 +149,70 @@ def test_production_names_each_open_door_and_how_to_close_it(
     assert advice in complaints[0]
 
 
-def test_a_broker_on_this_machine_needs_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, SAFE | {"TASKMILL_BROKER_URL": "redis://127.0.0.1:6379/0"})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TASKMILL_BROKER_URL", "redis://127.0.0.1:6379/0"),
+        ("TASKMILL_DATABASE_URL", "postgresql://taskmill@127.0.0.1/taskmill"),
+        ("TASKMILL_DATABASE_URL", "host=/run/postgresql dbname=taskmill"),
+        ("TASKMILL_DATABASE_URL", "host=db.example.com user=taskmill passfile=/etc/taskmill/pgpass"),
+        ("TASKMILL_SMTP_URL", "smtp://mail.example.com:25?verify=0"),
+    ],
+)
+def test_production_accepts_what_needs_no_password(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    set_all(monkeypatch, SAFE | {name: value})
 
-    read_settings()
+    assert read_settings().list_warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "is_warned_about"),
+    [
+        ("postgresql://taskmill:password@db.example.com/taskmill", True),
+        ("postgresql://taskmill:password@db.example.com/taskmill?sslmode=prefer", True),
+        ("postgresql://taskmill:password@db.example.com/taskmill?sslmode=require", False),
+        ("postgresql://taskmill:password@db.example.com/taskmill?sslmode=verify-full", False),
+        ("postgresql://taskmill:password@127.0.0.1/taskmill", False),
+    ],
+)
+def test_production_warns_about_a_remote_database_without_tls(
+    monkeypatch: pytest.MonkeyPatch, url: str, is_warned_about: bool
+) -> None:
+    set_all(monkeypatch, SAFE | {"TASKMILL_DATABASE_URL": url})
+
+    warnings = read_settings().list_warnings()
+
+    assert [warning.split()[0] for warning in warnings] == ["TASKMILL_DATABASE_URL"] * is_warned_about
+
+
+@pytest.mark.parametrize(
+    ("environment", "given", "served"),
+    [
+        ("development", None, True),
+        ("development", "false", False),
+        ("production", None, False),
+        ("production", "true", True),
+    ],
+)
+def test_docs_are_served_in_production_only_when_switched_on(
+    monkeypatch: pytest.MonkeyPatch, environment: str, given: str | None, served: bool
+) -> None:
+    set_all(monkeypatch, SAFE | {"TASKMILL_ENVIRONMENT": environment})
+    if given is not None:
+        monkeypatch.setenv("TASKMILL_DOCS_ENABLED", given)
+
+    assert read_settings().docs_enabled is served
+
+
+def test_migrate_connects_with_the_owner_url_when_there_is_one() -> None:
+    owner = "postgresql://owner@127.0.0.1/taskmill"
+
+    assert Settings(database_owner_url=owner).migration_url == owner
+    assert Settings(database_owner_url="").migration_url == Settings().database_url
+
+
+def test_settings_consist_of_the_subjects_and_nothing_else() -> None:
+    fields = [name for subject in SUBJECTS for name in subject.model_fields]
+
+    assert sorted(fields) == sorted(Settings.model_fields)
+    assert all(issubclass(Settings, subject) and subject.title for subject in SUBJECTS)
