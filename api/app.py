@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.following.waiters import Waiters
 from api.hot_paths import HotPaths
-from api.http.error_responses import FieldError, Problem, install_error_responses
+from api.http.error_responses import install_error_responses
 from api.http.middleware import AllowedMethods, Frame, allowed_methods
+from api.http.problems import FieldError, Problem
 from api.http.rate_limits import limiter
 from api.openapi.operations import install_openapi
 from api.routes import batches, docs, emails, files, health, kinds, metrics, problems, reports, tasks

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
 
 from api.auth.authentication import Caller
-from api.http.body import is_json
-from api.http.error_responses import Problem, invalid
+from api.http.body import read_body, require_json
+from api.http.headers import find_header
+from api.http.json_text import load_json
+from api.http.problems import Problem, invalid
 from api.services import Services, services_of
-from api.submitting.parsing import load_json, unknown_fields
+from api.submitting.parsing import unknown_fields
 from api.submitting.submissions import Submissions
 
 
@@ -25,12 +25,6 @@ def get_submissions(request: Request) -> Submissions:
     """Give the way to store tasks."""
     submissions: Submissions = request.app.state.submissions
     return submissions
-
-
-def find_header(request: Request, name: str) -> str | None:
-    """Give a header's value; the lines of one that is repeated count as one list (RFC 9110, section 5.3)."""
-    lines = request.headers.getlist(name)
-    return ", ".join(lines) if lines else None
 
 
 async def authenticate(request: Request) -> Caller:
@@ -60,7 +54,8 @@ def caller_with(*scopes: str) -> Any:
 
 async def refuse_body(request: Request) -> None:
     """Refuse a body with anything in it: a field that nobody reads would silently change nothing."""
-    body = (await request.body()).strip()
+    limit_bytes = services_of(request.app).settings.max_json_bytes
+    body = (await read_body(request.scope, request.receive, limit_bytes)).strip()
     if body in {b"", b"{}"}:
         return
     require_json(request)
@@ -71,13 +66,6 @@ async def refuse_body(request: Request) -> None:
         raise Problem("validation", errors=unknown_fields(content))
 
 
-def require_json(request: Request) -> None:
-    """Raise the problem `unsupported-media-type` unless the body is said to be JSON."""
-    content_type = find_header(request, "content-type")
-    if not is_json(content_type.encode("latin-1") if content_type is not None else None):
-        raise Problem("unsupported-media-type", "The body must be application/json.")
-
-
 NoBody = Annotated[None, Depends(refuse_body)]
 ServicesDependency = Annotated[Services, Depends(get_services)]
 SubmissionsDependency = Annotated[Submissions, Depends(get_submissions)]
@@ -86,22 +74,3 @@ TaskWriterCaller = Annotated[Caller, caller_with("tasks:write")]
 FileReaderCaller = Annotated[Caller, caller_with("files:read")]
 FileWriterCaller = Annotated[Caller, caller_with("files:write")]
 UploaderCaller = Annotated[Caller, caller_with("tasks:write", "files:write")]
-
-
-class Query(BaseModel):
-    """The query of a route: unknown names are refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-def _read_whole_number(value: object) -> object:
-    if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise PydanticCustomError("int_parsing", "Must be a whole number, in digits")
-    return value
-
-
-PageLimit = Annotated[int, BeforeValidator(_read_whole_number), Field(ge=1, le=200, description="How many at most.")]
-
-
-class NoQuery(Query):
-    """A query with nothing in it."""

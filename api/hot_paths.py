@@ -9,25 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Final
-from urllib.parse import parse_qsl
 from uuid import UUID
 
 from starlette.types import Receive, Scope, Send
 
 from api.auth.authentication import Caller
-from api.following.task_representation import PRIVATE_HEADERS, TaskRow, task_json
+from api.following.task_representation import TaskRow, task_json
 from api.following.waiters import Waiter
+from api.http.answers import PRIVATE_HEADERS
 from api.http.body import is_json, read_body
-from api.http.error_responses import Problem, from_exception, invalid
+from api.http.conditional import matches_etag
+from api.http.error_responses import from_exception
+from api.http.headers import RawHeaders, join_repeated_headers
+from api.http.problems import Problem, invalid
+from api.http.query_strings import read_validate_only, read_wait
 from api.services import Services
 from api.submitting.parsing import fingerprint, parse_submission, read_idempotency_key, read_traceparent
 from api.submitting.submissions import Request, Submissions
 from shared.queries.tasks import find_tombstone
 from shared.tasks.states import DONE_VALUES
 
-RawHeaders = list[tuple[bytes, bytes]]
 UUID_LENGTH: Final = 36
-MAX_WAIT_SECONDS: Final = 60
 _PRIVATE: Final[RawHeaders] = [(name.lower().encode(), value.encode()) for name, value in PRIVATE_HEADERS.items()]
 _JSON: Final = (b"content-type", b"application/json")
 _RETRY_AFTER: Final = (b"retry-after", b"1")
@@ -70,7 +72,7 @@ class HotPaths:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive, limit_headers: RawHeaders) -> tuple[int, RawHeaders, bytes]:
-        given = _gather(scope["headers"])
+        given = join_repeated_headers(scope["headers"])
         authorization, api_key = given.get(b"authorization"), given.get(b"x-api-key")
         services = self._services
         try:
@@ -177,58 +179,6 @@ def _not_modified(etag: str, done: bool, headers: RawHeaders) -> tuple[int, RawH
     return 304, headers, b""
 
 
-def read_wait(query_string: bytes, prefer: str | None) -> tuple[int, bool]:
-    """Give how long to wait in seconds (0 for not at all), and whether `Prefer` asked for it (RFC 7240)."""
-    if query_string:
-        pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
-        for name, _ in pairs:
-            if name != "wait":
-                raise invalid(f"query:{name}", "extra_forbidden", "Unknown query parameter")
-        if len(pairs) > 1:
-            raise invalid("query:wait", "repeated", "Give it once")
-        if pairs:
-            value = pairs[0][1]
-            if not (_is_short_number(value) and 1 <= int(value) <= MAX_WAIT_SECONDS):
-                raise invalid("query:wait", "out_of_range", f"Must be a whole number from 1 to {MAX_WAIT_SECONDS}")
-            return int(value), False
-    if prefer is not None:
-        for preference in prefer.split(","):
-            name, _, value = preference.split(";")[0].partition("=")
-            value = value.strip().strip('"')
-            if name.strip().lower() == "wait" and value.isascii() and value.isdigit():
-                wait = min(int(value[:9]), MAX_WAIT_SECONDS)
-                return wait, wait > 0
-    return 0, False
-
-
-def read_validate_only(query_string: bytes) -> bool:
-    """Read the only query parameter of a submission."""
-    if not query_string:
-        return False
-    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
-    for name, _ in pairs:
-        if name != "validate_only":
-            raise invalid(f"query:{name}", "extra_forbidden", "Unknown query parameter")
-    if len(pairs) > 1:
-        raise invalid("query:validate_only", "repeated", "Give it once")
-    value = pairs[0][1] if pairs else "false"
-    if value not in {"true", "false"}:
-        raise invalid("query:validate_only", "bool_parsing", "Must be true or false")
-    return value == "true"
-
-
-def matches_etag(if_none_match: str, etag: str) -> bool:
-    """Whether an entity tag is among those of `If-None-Match` (RFC 9110, section 13.1.2: compared weakly)."""
-    if if_none_match.strip() == "*":
-        return True
-    return any(tag.strip().removeprefix("W/") == etag for tag in if_none_match.split(","))
-
-
-def _is_short_number(text: str) -> bool:
-    """Whether it is a whole number in digits, few enough that the cost of reading it does not matter."""
-    return text.isascii() and text.isdigit() and len(text) < 10
-
-
 def _read_task_id(text: str) -> UUID:
     try:
         if len(text) == UUID_LENGTH:
@@ -236,16 +186,6 @@ def _read_task_id(text: str) -> UUID:
     except ValueError:
         pass
     raise invalid("path:task_id", "uuid_parsing", "Must be a UUID")
-
-
-def _gather(headers: RawHeaders) -> dict[bytes, bytes]:
-    """Give the headers by name; the lines of one that is repeated count as one list (RFC 9110, section 5.3)."""
-    gathered = dict(headers)
-    if len(gathered) < len(headers):
-        gathered.clear()
-        for name, value in headers:
-            gathered[name] = gathered[name] + b", " + value if name in gathered else value
-    return gathered
 
 
 def _text(value: bytes | None) -> str | None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.http.error_responses import Problem
+from api.http.problems import Problem
 from shared.api_keys import key_digest, key_prefix
 from shared.queries import callers as queries
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
 
+from api.http.answers import timestamp
 from shared.tasks.states import DONE_VALUES
 from shared.tasks.submission import NewTask
 
@@ -51,13 +51,6 @@ class TaskRow(NamedTuple):
     def etag(self) -> str:
         """The strong entity tag of the task's representation: it rises with anything that the representation shows."""
         return f'"{self.version}"'
-
-
-def timestamp(moment: datetime | None) -> str | None:
-    """Write a moment as RFC 3339 in UTC with milliseconds."""
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def task_json(row: TaskRow) -> bytes:
@@ -136,15 +129,3 @@ def new_task_json(task: NewTask, created_at: datetime) -> bytes:
 def task_links(task_id: str) -> dict[str, str]:
     """Give where a task is followed."""
     return {"self": f"/tasks/{task_id}", "events": f"/tasks/{task_id}/events", "cancel": f"/tasks/{task_id}/cancel"}
-
-
-PRIVATE_HEADERS: Final[Mapping[str, str]] = {
-    "Cache-Control": "private, no-cache",
-    "Vary": "Authorization, X-API-Key, Prefer",
-}
-"""The headers of whatever belongs to a caller."""
-
-
-def json_page(items: list[Any], next_cursor: str | None) -> bytes:
-    """Give one page of a list; items are JSON fragments or plain values."""
-    return orjson.dumps({"items": items, "next_cursor": next_cursor})

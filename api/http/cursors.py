@@ -9,7 +9,7 @@ import hmac
 from typing import Final
 from uuid import UUID
 
-from api.http.error_responses import invalid
+from api.http.problems import invalid
 from shared.settings import Settings
 
 _TAG_BYTES: Final = 8

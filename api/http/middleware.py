@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.hot_paths import HotPaths
 from api.http.body import too_large
-from api.http.error_responses import Problem, from_exception
+from api.http.error_responses import from_exception
+from api.http.problems import Problem
 from shared.identifiers import new_id
 from shared.settings import Settings
 

@@ -9,9 +9,9 @@ from typing import Final, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.following.waiters import Waiters
-from api.http.error_responses import Problem
 from api.http.joined_writes import JoinedWrites
 from api.http.middleware import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
+from api.http.problems import Problem
 from shared.identifiers import new_id
 
 LINGER_SECONDS: Final = 1.0

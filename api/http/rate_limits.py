@@ -16,7 +16,7 @@ from limits import RateLimitItem, parse
 from limits.storage.memory import MemoryStorage
 from slowapi import Limiter
 
-from api.http.error_responses import Problem, invalid
+from api.http.problems import Problem, invalid
 from shared.settings import Settings
 
 RouteClass = Literal["read", "submit", "upload"]

@@ -9,12 +9,13 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from api.auth.authentication import Caller
-from api.dependencies import NoBody, NoQuery, ServicesDependency, TaskReaderCaller, TaskWriterCaller
-from api.following.task_representation import timestamp
-from api.http.error_responses import Problem
+from api.dependencies import NoBody, ServicesDependency, TaskReaderCaller, TaskWriterCaller
+from api.http.answers import private_json, timestamp
+from api.http.problems import Problem
+from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import json_response, problem_responses
-from api.routes.tasks import private_json, wake_waiters
+from api.routes.tasks import wake_waiters
 from api.services import Services
 from shared.queries import tasks as queries
 from shared.tasks.states import LIVE

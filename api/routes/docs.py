@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import FileResponse, Response
 
-from api.dependencies import NoQuery
-from api.http.error_responses import Problem
+from api.http.problems import Problem
+from api.http.query_strings import NoQuery
 
 router = APIRouter(prefix="/docs", include_in_schema=False)
 

@@ -18,22 +18,19 @@ from api.auth.authentication import Caller
 from api.dependencies import (
     FileReaderCaller,
     FileWriterCaller,
-    NoQuery,
-    PageLimit,
     ServicesDependency,
     SubmissionsDependency,
     UploaderCaller,
-    find_header,
 )
-from api.dependencies import Query as StrictQuery
-from api.following.task_representation import PRIVATE_HEADERS, json_page, timestamp
-from api.hot_paths import matches_etag, read_validate_only
+from api.http.answers import PRIVATE_HEADERS, json_page, private_json, timestamp
 from api.http.byte_ranges import ByteRange, RangeNotSatisfiable, attachment, find_range, http_date, range_applies
+from api.http.conditional import matches_etag
 from api.http.cursors import read_cursor, write_cursor
-from api.http.error_responses import Problem
+from api.http.headers import find_header
+from api.http.problems import Problem
+from api.http.query_strings import NoQuery, PageLimit, StrictQuery, read_validate_only
 from api.http.rate_limits import limited
 from api.openapi.operations import json_response, problem_responses, task_response
-from api.routes.tasks import private_json
 from api.services import Services
 from api.storage_threads import in_storage_thread, start_in_storage_thread
 from api.submitting.held_keys import held_key

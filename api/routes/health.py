@@ -13,7 +13,8 @@ from kombu.connection import Connection as BrokerConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from api.dependencies import NoQuery, ServicesDependency
+from api.dependencies import ServicesDependency
+from api.http.query_strings import NoQuery
 from api.openapi.operations import json_response, problem_responses
 from api.services import Services
 from shared.queries.schedules import LIST_CANARIES, PING, list_signs_of_life

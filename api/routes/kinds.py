@@ -7,10 +7,11 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from api.dependencies import NoQuery, TaskReaderCaller
+from api.dependencies import TaskReaderCaller
+from api.http.answers import private_json
+from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import json_response, kind_schemas, problem_responses
-from api.routes.tasks import private_json
 from shared.contracts.catalog import list_kinds
 
 router = APIRouter(tags=["kinds"])

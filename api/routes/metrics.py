@@ -10,8 +10,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from api.dependencies import NoQuery, ServicesDependency, TaskReaderCaller
-from api.http.error_responses import Problem
+from api.dependencies import ServicesDependency, TaskReaderCaller
+from api.http.problems import Problem
+from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.routes.health import CANARY
 from shared.queries.schedules import LIST_CANARIES, list_signs_of_life

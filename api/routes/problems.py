@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from api.dependencies import NoQuery
-from api.http.error_responses import PROBLEMS, Problem
+from api.http.problems import PROBLEMS, Problem
+from api.http.query_strings import NoQuery
 from api.openapi.operations import json_response, problem_responses
 from shared.contracts.catalog import list_kinds
 

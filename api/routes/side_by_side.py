@@ -5,9 +5,11 @@ from __future__ import annotations
 from fastapi import Request, Response
 
 from api.auth.authentication import Caller
-from api.dependencies import find_header
-from api.hot_paths import read_validate_only
-from api.routes.tasks import json_body, private_json, submission_request
+from api.http.answers import private_json
+from api.http.body import json_body
+from api.http.headers import find_header
+from api.http.query_strings import read_validate_only
+from api.routes.tasks import submission_request
 from api.services import Services
 from api.submitting.parsing import parse_side_by_side, read_idempotency_key
 from api.submitting.submissions import Submissions

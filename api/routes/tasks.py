@@ -19,21 +19,19 @@ from starlette.types import Receive, Scope, Send
 from api.auth.authentication import Caller
 from api.dependencies import (
     NoBody,
-    NoQuery,
-    PageLimit,
     ServicesDependency,
     SubmissionsDependency,
     TaskReaderCaller,
     TaskWriterCaller,
-    find_header,
-    require_json,
 )
-from api.dependencies import Query as StrictQuery
-from api.following.task_representation import PRIVATE_HEADERS, json_page, task_json
-from api.hot_paths import gone_or_missing, read_validate_only
-from api.http.body import read_body
+from api.following.task_representation import task_json
+from api.hot_paths import gone_or_missing
+from api.http.answers import PRIVATE_HEADERS, json_page, private_json
+from api.http.body import json_body
 from api.http.cursors import read_cursor, write_cursor
-from api.http.error_responses import Problem, invalid
+from api.http.headers import find_header
+from api.http.problems import Problem, invalid
+from api.http.query_strings import NoQuery, PageLimit, StrictQuery, read_validate_only
 from api.http.rate_limits import limited
 from api.openapi.operations import (
     FOLLOWING,
@@ -336,12 +334,6 @@ async def task_answer(services: Services, task_id: UUID, status: int) -> Respons
     return private_json(task_json(row), status, headers)
 
 
-async def json_body(request: Request, limit_bytes: int) -> bytes:
-    """Give the body of a JSON request. Raises problems for another content type, and for too large a one."""
-    require_json(request)
-    return await read_body(request.scope, request.receive, limit_bytes)
-
-
 def submission_request(request: Request, caller: Caller, body: bytes, key: str | None) -> SubmissionRequest:
     """Gather what a submission needs to know of its request."""
     return SubmissionRequest(
@@ -351,11 +343,6 @@ def submission_request(request: Request, caller: Caller, body: bytes, key: str |
         fingerprint(request.method, request.url.path, body) if key is not None else None,
         read_traceparent(find_header(request, "traceparent")),
     )
-
-
-def private_json(body: bytes, status: int = 200, headers: dict[str, Any] | None = None) -> Response:
-    """Give a JSON response that belongs to a caller."""
-    return Response(body, status, {**PRIVATE_HEADERS, **(headers or {})}, media_type="application/json")
 
 
 async def wake_waiters(services: Services, task_ids: Sequence[UUID]) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from api.http.error_responses import Problem
+from api.http.problems import Problem
 from api.services import HotPool
 from api.submitting.submissions import KeyTaken
 from shared.queries import submissions as queries

@@ -13,7 +13,8 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from api.auth.authentication import Caller
-from api.http.error_responses import MAX_FIELD_ERRORS, FieldError, Problem, invalid, invalid_body, json_pointer
+from api.http.json_text import load_json
+from api.http.problems import MAX_FIELD_ERRORS, FieldError, Problem, invalid, invalid_body, json_pointer
 from shared.contracts.catalog import find_kind
 from shared.contracts.kind import AnyKind, ReferredFile, list_referred_files
 from shared.tasks.options import TaskOptions, params_of, side_by_side_model, submission_model
@@ -54,25 +55,6 @@ def fingerprint(method: str, path: str, body: bytes) -> str:
     """Give the digest by which a repeated request is known: method, path and the body as canonical JSON, in hex."""
     canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(f"{method} {path}\n".encode() + canonical).hexdigest()
-
-
-def load_json(body: bytes) -> Any:
-    """Decode a body. Raises the problem for malformed JSON."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise invalid("", "json_invalid", f"Malformed JSON: {_explain(body, error)}") from None
-
-
-def _explain(body: bytes, error: orjson.JSONDecodeError) -> str:
-    """Say what keeps a body from being JSON. Of bytes that are no text the decoder tells in its own terms only."""
-    if body.startswith(b"\x1f\x8b"):
-        return "the body is compressed, which is not supported: send it as it is"
-    try:
-        body.decode()
-    except UnicodeDecodeError as wrong:
-        return f"the body is not UTF-8 at byte {wrong.start}"
-    return str(error)
 
 
 def parse_submission(body: bytes, caller: Caller, prefix: str = "") -> Parsed:

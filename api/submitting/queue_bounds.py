@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.http.error_responses import Problem
+from api.http.problems import Problem
 from shared.queries.tasks import COUNT_QUEUED
 from shared.settings import Settings
 

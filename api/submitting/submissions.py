@@ -13,7 +13,7 @@ import psycopg
 
 from api.auth.authentication import Caller
 from api.following.task_representation import new_task_json, task_json
-from api.http.error_responses import FieldError, Problem, invalid
+from api.http.problems import FieldError, Problem, invalid
 from api.services import HotPool, Services
 from api.submitting.parsing import Parsed
 from shared.identifiers import new_id

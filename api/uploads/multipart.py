@@ -21,7 +21,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from api.http.error_responses import Problem, invalid
+from api.http.problems import Problem, invalid
 from api.storage_threads import in_storage_thread, start_in_storage_thread
 from shared.errors import StorageUnavailable
 from shared.media_types import HEAD_BYTES, detect_media_type, safe_file_name

@@ -14,9 +14,9 @@ import psycopg
 from fastapi import Request
 
 from api.auth.authentication import Caller
-from api.dependencies import find_header
 from api.following.task_representation import new_task_json
-from api.http.error_responses import Problem, invalid
+from api.http.headers import find_header
+from api.http.problems import Problem, invalid
 from api.services import Services
 from api.storage_threads import start_in_storage_thread
 from api.submitting.held_keys import HeldKey

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from api.http.error_responses import PROBLEMS
+from api.http.problems import PROBLEMS
 from shared.contracts.catalog import list_kinds
 
 ROOT = Path(__file__).parents[3]

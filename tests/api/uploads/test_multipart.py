@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
 import api.uploads.multipart
-from api.http.error_responses import Problem
+from api.http.problems import Problem
 from api.uploads.multipart import OVERHEAD_BYTES, ReceivedForm, receive_form
 from shared.errors import StorageFull, StorageUnavailable
 from shared.storage.object_store import ObjectStore, ObjectWriter

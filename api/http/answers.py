@@ -1,0 +1,33 @@
+"""Answers that belong to a caller, and how values are written in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+from fastapi import Response
+
+PRIVATE_HEADERS: Final[Mapping[str, str]] = {
+    "Cache-Control": "private, no-cache",
+    "Vary": "Authorization, X-API-Key, Prefer",
+}
+"""The cache headers of every answer that depends on the caller."""
+
+
+def private_json(body: bytes, status: int = 200, headers: Mapping[str, Any] | None = None) -> Response:
+    """Return a JSON response that depends on the caller."""
+    return Response(body, status, {**PRIVATE_HEADERS, **(headers or {})}, media_type="application/json")
+
+
+def json_page(items: list[Any], next_cursor: str | None) -> bytes:
+    """Return one page of a list as JSON; `items` are JSON fragments or plain values."""
+    return orjson.dumps({"items": items, "next_cursor": next_cursor})
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """Return a moment as RFC 3339 in UTC with milliseconds, or None for None."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -1,0 +1,219 @@
+"""Problem details (RFC 9457): the list of errors that a request can be answered with, and how one is written.
+
+Problem         an answer that is not a success: a name from `PROBLEMS`, a detail, and the parts of the request at fault
+FieldError      one part of a request that is at fault
+PROBLEMS        each name with its status code, title and explanation; `GET /problems/<name>` serves them
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import orjson
+from pydantic import ValidationError
+
+from api.http.answers import PRIVATE_HEADERS
+
+MAX_FIELD_ERRORS: Final = 100
+"""How many field errors one problem lists."""
+MAX_FINDINGS: Final = 10_000
+"""If validation finds more errors than this, they become one field error: a 1 MiB body can hold hundreds of thousands."""
+
+
+class ProblemType(NamedTuple):
+    """What a problem's name means."""
+
+    status: int
+    title: str
+    explanation: str
+
+
+PROBLEMS: Final[dict[str, ProblemType]] = {
+    "bad-request": ProblemType(400, "Bad request", "The server cannot read the request as HTTP. Check the client."),
+    "unauthorized": ProblemType(
+        401,
+        "Unauthorized",
+        "The request has no credentials, or they are wrong, expired or revoked. Send `Authorization: Bearer <key>`.",
+    ),
+    "forbidden": ProblemType(
+        403,
+        "Forbidden",
+        "The credentials are valid, but lack the required scope or role. Ask an admin for a key that has it.",
+    ),
+    "not-found": ProblemType(404, "Not found", "There is no such resource, or it belongs to another caller."),
+    "method-not-allowed": ProblemType(
+        405, "Method not allowed", "The path exists, but not with this method. The header `Allow` lists its methods."
+    ),
+    "request-timeout": ProblemType(
+        408, "Request timeout", "The request arrived too slowly. Send its header fields and its body without pauses."
+    ),
+    "conflict": ProblemType(409, "Conflict", "The state of the task or file does not allow this."),
+    "task-done": ProblemType(409, "Task is done", "A task that is done cannot be cancelled."),
+    "task-not-done": ProblemType(
+        409, "Task is not done", "Only a task that is done can be deleted. Cancel it first, or wait until it is done."
+    ),
+    "task-not-retriable": ProblemType(
+        409, "Task cannot be retried", "Only a failed, cancelled or expired task can be retried."
+    ),
+    "input-gone": ProblemType(
+        409, "Input gone", "A file that the task reads was deleted. Upload it again, and submit a new task."
+    ),
+    "file-in-use": ProblemType(
+        409, "File in use", "A task that is not done reads the file. Wait until that task is done, or cancel it."
+    ),
+    "idempotency-key-in-flight": ProblemType(
+        409,
+        "Request in flight",
+        "Another request with this `Idempotency-Key` is still being processed. Repeat this one after `Retry-After` "
+        "seconds.",
+    ),
+    "gone": ProblemType(410, "Gone", "The resource existed, and was purged or deleted."),
+    "too-large": ProblemType(413, "Too large", "The body is larger than this route accepts."),
+    "uri-too-long": ProblemType(414, "URI too long", "The path and query of the request are longer than 64 KiB."),
+    "unsupported-media-type": ProblemType(
+        415,
+        "Unsupported media type",
+        "This route cannot read a body or a file of this type, or a body with this `Content-Encoding`.",
+    ),
+    "range-not-satisfiable": ProblemType(
+        416, "Range not satisfiable", "The file has no byte in the range that `Range` asks for."
+    ),
+    "validation": ProblemType(
+        422, "Invalid request", "Parts of the request are invalid. `errors` lists each of them with its reason."
+    ),
+    "idempotency-key-reused": ProblemType(
+        422,
+        "Idempotency-Key reused",
+        "This `Idempotency-Key` was used for a different request within 24 hours. Use a new key.",
+    ),
+    "rate-limited": ProblemType(
+        429, "Too many requests", "The caller sent too many requests. Wait for `Retry-After` seconds."
+    ),
+    "queue-full": ProblemType(
+        429,
+        "Queue full",
+        "Too many tasks are queued. Nothing was stored: submit again after `Retry-After` seconds.",
+    ),
+    "headers-too-large": ProblemType(
+        431,
+        "Header fields too large",
+        "The request has more than 100 header fields, or more than 64 KiB of them. Send fewer or shorter ones.",
+    ),
+    "internal-error": ProblemType(
+        500,
+        "Internal error",
+        "The server failed because of a fault of its own. The operator finds the cause in the log under the request's "
+        "id. Repeating the request is safe with an `Idempotency-Key`.",
+    ),
+    "unavailable": ProblemType(
+        503,
+        "Unavailable",
+        "The database or the storage does not answer. Nothing was stored: try again after `Retry-After` seconds.",
+    ),
+    "storage-full": ProblemType(507, "Storage full", "There is no space left for the upload. Nothing was stored."),
+}
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One part of a request that is invalid. `pointer` is a JSON Pointer (RFC 6901), or `query:NAME`, `header:NAME`, …"""
+
+    pointer: str
+    code: str
+    message: str
+
+
+class Problem(Exception):
+    """An answer that is not a success. Raised anywhere in the API; `api/http/error_responses.py` sends it."""
+
+    def __init__(
+        self,
+        name: str,
+        detail: str | None = None,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(name, detail)
+        self.name = name
+        self.detail = detail
+        self.errors = errors
+        self.headers = dict(headers or {})
+
+    @property
+    def status(self) -> int:
+        """The HTTP status code."""
+        return PROBLEMS[self.name].status
+
+    def response_headers(self) -> dict[str, str]:
+        """Return every header of the answer. Caches must not share it: another caller may be answered differently."""
+        headers = {"Content-Type": "application/problem+json", **PRIVATE_HEADERS, **self.headers}
+        if self.name == "unauthorized":
+            headers.setdefault("WWW-Authenticate", "Bearer")
+        return headers
+
+    def body(self, request_id: str) -> bytes:
+        """Return the problem document as JSON."""
+        problem_type = PROBLEMS[self.name]
+        document: dict[str, Any] = {
+            "type": f"/problems/{self.name}",
+            "title": problem_type.title,
+            "status": problem_type.status,
+            "detail": self.detail or problem_type.explanation,
+            "instance": f"urn:uuid:{request_id}",
+        }
+        if self.errors:
+            document["errors"] = [
+                {"pointer": e.pointer, "code": e.code, "message": e.message} for e in self.errors[:MAX_FIELD_ERRORS]
+            ]
+        return orjson.dumps(document)
+
+
+def invalid(pointer: str, code: str, message: str) -> Problem:
+    """Return the problem `validation` with one field error."""
+    return Problem("validation", errors=[FieldError(pointer, code, message)])
+
+
+def invalid_body(error: ValidationError, prefix: str = "") -> Problem:
+    """Return the problem for a body that does not fit its model; `prefix` is the pointer to what was validated."""
+    return Problem("validation", errors=body_errors(error, prefix))
+
+
+def body_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
+    """Return pydantic's errors as field errors with JSON Pointers; as one field error beyond `MAX_FINDINGS`."""
+    if error.error_count() > MAX_FINDINGS:
+        message = f"More than {MAX_FINDINGS:,} fields are invalid: check that this is the intended document"
+        return [FieldError(prefix, "too_many_errors", message)]
+    found = []
+    for item in error.errors(include_url=False, include_input=False):
+        pointer = item.get("ctx", {}).get("pointer") if item["type"] != "json_invalid" else ""
+        if pointer is None:
+            pointer = json_pointer(item["loc"])
+        elif item["loc"] and item["type"] != "json_invalid":
+            pointer = json_pointer(item["loc"]) + pointer
+        code = "list_type" if item["type"] == "tuple_type" else item["type"]
+        found.append(FieldError(prefix + pointer, code, _in_json_terms(item["msg"])))
+    # Pydantic counts a list without its invalid items, so that it may be too short besides: that error is left out.
+    return [
+        one
+        for one in found
+        if one.code != "too_short" or not any(other.pointer.startswith(one.pointer + "/") for other in found)
+    ]
+
+
+_COUNTED: Final = re.compile(
+    r"(?:List|Tuple|Set|Frozenset|Dictionary) should have at (least|most) (\d+ items?) after validation, not (more|\d+)"
+)
+
+
+def _in_json_terms(message: str) -> str:
+    """Return pydantic's message about a Python collection as one about a JSON array or object."""
+    return _COUNTED.sub(lambda match: f"Must have at {match[1]} {match[2]}, not {match[3]}", message)
+
+
+def json_pointer(path: Iterable[str | int]) -> str:
+    """Return a path as a JSON Pointer (RFC 6901)."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
