@@ -96,15 +96,24 @@ _TEXT_TYPES_BY_ENDING = {
     ".text": "text/plain",
     ".log": "text/plain",
     ".md": "text/markdown",
+    ".json": "application/json",
+    ".jsonl": "application/json",
+    ".ndjson": "application/json",
 }
+_JSON_START = re.compile(
+    r"(?:\s|//[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*"
+    r"(?:\{\s*(?:[\"'}]|[A-Za-z_$][\w$]*\s*:)"
+    r"|\[\s*(?:[\[{\"'\]]|(?:true|false|null|True|False|None|undefined|NaN)\b|-?[0-9]+(?:\.[0-9]+)?\s*,))"
+)
 
 
 def detect_media_type(head: bytes, name: str | None = None) -> str:
     """Tell the media type of a file from its first bytes, of which `HEAD_BYTES` are looked at; never raises.
 
     Only where the bytes are text does the name's ending have a say, and only between kinds of plain text. Separated
-    values are `text/csv` whatever separates them, and lines of JSON are `application/json`. What is not known is
-    `application/octet-stream`, and so is nothing at all.
+    values are `text/csv` whatever separates them, and lines of JSON are `application/json`. Text that begins as JSON
+    is never `text/csv`, even if it is broken further on. What is not known is `application/octet-stream`, and so is
+    an empty file.
     """
     head = bytes(head[:HEAD_BYTES])
     return _detect_binary(head) or _detect_text(head, name) or UNKNOWN
@@ -161,9 +170,18 @@ def _detect_text(head: bytes, name: str | None) -> str | None:
     if _looks_like_json(start, whole):
         return "application/json"
     by_ending = _TEXT_TYPES_BY_ENDING.get(PurePosixPath(name or "").suffix.lower())
-    if by_ending:
-        return by_ending
-    return "text/csv" if _looks_like_csv(text, whole) else "text/plain"
+    media_type = by_ending or ("text/csv" if _looks_like_csv(text, whole) else "text/plain")
+    return "application/json" if media_type == "text/csv" and begins_as_json(text) else media_type
+
+
+def begins_as_json(text: str) -> bool:
+    """Return whether a text begins as JSON does, valid or not.
+
+    The first bracket or brace must be followed by what may follow it in JSON, in a literal of JavaScript or in what
+    Python's `repr` writes, such as `[{'a': None}]`. Comments before it are passed over. `[Name];[City]` and
+    `[2024-01-31] started` do not begin so.
+    """
+    return _JSON_START.match(text) is not None
 
 
 def _decode_text(head: bytes) -> str | None:

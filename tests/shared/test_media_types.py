@@ -142,6 +142,25 @@ def test_json_longer_than_the_head_is_known_though_it_is_cut() -> None:
     assert detect_media_type(b"[" + b'{"a": 1.5e-3, "b": [true]},\n' * 10_000) == "application/json"
 
 
+@pytest.mark.parametrize(
+    ("head", "name", "media_type"),
+    [
+        (b'[{"id": 1, "paid": true}, {"id": 2, "paid": undefined}]', "orders.json", "application/json"),
+        (b"{'id': 1}\n{'id': 2}\n", "orders.jsonl", "application/json"),
+        (b"nothing of the kind\n", "orders.NDJSON", "application/json"),
+        (b"[{'id': 1, 'x': None},\n{'id': 2, 'x': None},\n]\n", "orders.csv", "application/json"),
+        (b"{id: 1, x: 2}\n{id: 2, x: 3}\n", "orders.csv", "application/json"),
+        (b'// exported, today\n[{"a": 1,\n"b": 2}]', "orders.tsv", "application/json"),
+        (b"/* exported */ [1, undefined]\n[2, 3]", "orders.csv", "application/json"),
+        (b"[Name],[City]\nAnn,Bonn\n", None, "text/csv"),
+        (b"[2024-01-31], started\n[2024-02-01], ended\n", None, "text/csv"),
+        (b'[{"id": 1, "paid": undefined}]', "notes.txt", "text/plain"),
+    ],
+)
+def test_text_that_begins_as_json_is_never_csv(head: bytes, name: str | None, media_type: str) -> None:
+    assert detect_media_type(head, name) == media_type
+
+
 def test_a_letter_cut_in_two_at_the_end_of_the_head_does_not_hide_that_it_is_text() -> None:
     text = ("x" + "ä" * HEAD_BYTES).encode()
     assert detect_media_type(text[:HEAD_BYTES]) == "text/plain"
@@ -176,6 +195,8 @@ def test_no_text_makes_it_raise(text: str, encoding: str) -> None:
         b'{"a":' * 20_000,
         b"<!--" * 20_000,
         b'"' * HEAD_BYTES,
+        b"/*" * 20_000,
+        b"[" + b" " * HEAD_BYTES,
         b"," * HEAD_BYTES,
         b" " * HEAD_BYTES,
         b"<!DOCTYPE svg" + b" " * HEAD_BYTES,
