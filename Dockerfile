@@ -48,6 +48,7 @@ COPY api ./api
 COPY cli ./cli
 COPY migrations ./migrations
 COPY shared ./shared
+COPY taskmill_kinds ./taskmill_kinds
 COPY workers ./workers
 COPY deploy/healthcheck.py ./deploy/healthcheck.py
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("api", "cli", "deploy", "migrations", "shared", "workers")
+PACKAGES = ("api", "cli", "deploy", "migrations", "shared", "taskmill_kinds", "workers")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in SOURCES]
 
@@ -106,10 +106,11 @@ def test_a_query_never_commits() -> None:
 
 
 def test_there_is_no_code_in_an_init_file() -> None:
+    # The package that others import is the exception: it gathers the names that they use.
     offences = [
         f"{name}:{node.lineno}"
         for name in NAMES
-        if name.endswith("__init__.py")
+        if name.endswith("__init__.py") and name != "taskmill_kinds/__init__.py"
         for node in _parse(name).body
         if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
     ]

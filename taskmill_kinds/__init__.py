@@ -1,0 +1,53 @@
+"""What a package of kinds imports from Taskmill. Nothing else of Taskmill is meant for it.
+
+Contracts use `Kind`, `Params`, `Result`, `FileId` and what belongs to them. The API loads contracts and no handlers, so
+importing them does not import the workers: the names that handlers and their tests use are imported at their first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from shared.contracts.kind import FileId, FileReference, Kind, Params, Queue, Result, RetryPolicy
+
+if TYPE_CHECKING:
+    from workers.adapters.memory_context import KeptArtifact, MemoryContext
+    from workers.handler_context import HandlerContext, InputFile
+    from workers.outcomes import Cancelled, Failed, Stopped, TimedOut
+
+__all__ = [
+    "Cancelled",
+    "Failed",
+    "FileId",
+    "FileReference",
+    "HandlerContext",
+    "InputFile",
+    "KeptArtifact",
+    "Kind",
+    "MemoryContext",
+    "Params",
+    "Queue",
+    "Result",
+    "RetryPolicy",
+    "Stopped",
+    "TimedOut",
+]
+
+_MODULES = {
+    "Cancelled": "workers.outcomes",
+    "Failed": "workers.outcomes",
+    "HandlerContext": "workers.handler_context",
+    "InputFile": "workers.handler_context",
+    "KeptArtifact": "workers.adapters.memory_context",
+    "MemoryContext": "workers.adapters.memory_context",
+    "Stopped": "workers.outcomes",
+    "TimedOut": "workers.outcomes",
+}
+"""Where the names are that handlers and their tests use."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
