@@ -11,16 +11,14 @@ from starlette.datastructures import QueryParams
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.following.waiters import Waiters
-from api.hot_paths import HotPaths
 from api.http.error_responses import install_error_responses
 from api.http.middleware import AllowedMethods, Frame, allowed_methods
 from api.http.problems import FieldError, Problem
+from api.http.protocol import ServerState
 from api.http.rate_limits import limiter
 from api.openapi.operations import install_openapi
 from api.routes import batches, docs, emails, files, health, kinds, metrics, problems, reports, tasks
 from api.services import Services
-from api.submitting.submissions import Submissions
 from shared.log_setup import set_up_logs
 from shared.settings import Settings, read_settings
 
@@ -43,10 +41,10 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
     services = Services(settings)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Waiters]]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[ServerState]:
         await services.open()
-        # uvicorn hands this to its connections, which let those go who wait when the server begins to stop.
-        yield {"waiters": services.waiters}
+        # The connections call this when the server begins to stop; waiting requests are then answered at once.
+        yield {"on_stopping": [services.waiters.stop_waiting]}
         await services.close()
 
     app = FastAPI(
@@ -60,8 +58,7 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    app.state.submissions = Submissions(services)
-    app.state.hot_paths = HotPaths(services, app.state.submissions)
+    app.state.hot_paths = services.hot_paths
     app.state.limiter = limiter
     app.state.routers = (*ROUTERS, docs.router) if settings.docs_enabled else ROUTERS
     for router in app.state.routers:

@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import psycopg
 import structlog
+from psycopg_pool import AsyncConnectionPool
 
 from shared.database.connections import connect_hot_async
 from shared.settings import Settings
@@ -16,6 +17,7 @@ from shared.settings import Settings
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 HotConnection = psycopg.AsyncConnection[tuple[Any, ...]]
+HotPool = AsyncConnectionPool[HotConnection]
 SLOW_SHARE: Final = 0.5
 """A flush that fails after so much of the timeout had no answer; one that fails sooner was refused, and the next is tried."""
 log = structlog.get_logger()

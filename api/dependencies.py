@@ -1,35 +1,81 @@
-"""What a route asks for: who calls, and what the process holds open."""
+"""What routes depend on: the caller, the collaborators that the composition root built, and strict queries."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Caller
+from api.following.task_actions import TaskActions
+from api.following.task_reader import TaskReader
 from api.http.body import read_body, require_json
 from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
-from api.services import Services, services_of
+from api.services import Services
+from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.parsing import unknown_fields
+from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submissions import Submissions
+from shared.settings import Settings
+from shared.storage.object_store import ObjectStore
 
 
-def get_services(request: Request) -> Services:
-    """Give what the process holds open."""
-    return services_of(request.app)
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def get_settings(request: Request) -> Settings:
+    """Return the settings of the process."""
+    return _services(request).settings
+
+
+def get_engine(request: Request) -> AsyncEngine:
+    """Return the engine for transactions."""
+    return _services(request).engine
+
+
+def get_reads(request: Request) -> AsyncEngine:
+    """Return the engine for single reads, each committed by itself."""
+    return _services(request).reads
+
+
+def get_store(request: Request) -> ObjectStore:
+    """Return the storage of files."""
+    return _services(request).store
+
+
+def get_task_reader(request: Request) -> TaskReader:
+    """Return the reader of tasks."""
+    return _services(request).reader
+
+
+def get_task_actions(request: Request) -> TaskActions:
+    """Return what cancels, retries and deletes tasks."""
+    return _services(request).task_actions
 
 
 def get_submissions(request: Request) -> Submissions:
-    """Give the way to store tasks."""
-    submissions: Submissions = request.app.state.submissions
-    return submissions
+    """Return what stores submissions."""
+    return _services(request).submissions
+
+
+def get_queue_bounds(request: Request) -> QueueBounds:
+    """Return the bounds of what may be queued."""
+    return _services(request).queue_bounds
+
+
+def get_idempotency_keys(request: Request) -> IdempotencyKeys:
+    """Return what finds and holds idempotency keys."""
+    return _services(request).idempotency_keys
 
 
 async def authenticate(request: Request) -> Caller:
     """Give the caller, and remember it for the limits. Raises `unauthorized`."""
-    services = services_of(request.app)
+    services = _services(request)
     try:
         caller = await services.authenticator.caller(
             find_header(request, "authorization"), find_header(request, "x-api-key")
@@ -54,7 +100,7 @@ def caller_with(*scopes: str) -> Any:
 
 async def refuse_body(request: Request) -> None:
     """Refuse a body with anything in it: a field that nobody reads would silently change nothing."""
-    limit_bytes = services_of(request.app).settings.max_json_bytes
+    limit_bytes = _services(request).settings.max_json_bytes
     body = (await read_body(request.scope, request.receive, limit_bytes)).strip()
     if body in {b"", b"{}"}:
         return
@@ -67,8 +113,15 @@ async def refuse_body(request: Request) -> None:
 
 
 NoBody = Annotated[None, Depends(refuse_body)]
-ServicesDependency = Annotated[Services, Depends(get_services)]
+SettingsDependency = Annotated[Settings, Depends(get_settings)]
+EngineDependency = Annotated[AsyncEngine, Depends(get_engine)]
+ReadsDependency = Annotated[AsyncEngine, Depends(get_reads)]
+StoreDependency = Annotated[ObjectStore, Depends(get_store)]
+TasksDependency = Annotated[TaskReader, Depends(get_task_reader)]
+TaskActionsDependency = Annotated[TaskActions, Depends(get_task_actions)]
 SubmissionsDependency = Annotated[Submissions, Depends(get_submissions)]
+QueueBoundsDependency = Annotated[QueueBounds, Depends(get_queue_bounds)]
+IdempotencyKeysDependency = Annotated[IdempotencyKeys, Depends(get_idempotency_keys)]
 TaskReaderCaller = Annotated[Caller, caller_with("tasks:read")]
 TaskWriterCaller = Annotated[Caller, caller_with("tasks:write")]
 FileReaderCaller = Annotated[Caller, caller_with("files:read")]

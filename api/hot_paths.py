@@ -13,9 +13,10 @@ from uuid import UUID
 
 from starlette.types import Receive, Scope, Send
 
-from api.auth.authentication import Caller
+from api.auth.authentication import Authenticator, Caller
+from api.following.task_reader import TaskReader
 from api.following.task_representation import TaskRow, task_json
-from api.following.waiters import Waiter
+from api.following.waiters import Waiters
 from api.http.answers import PRIVATE_HEADERS
 from api.http.body import is_json, read_body
 from api.http.conditional import matches_etag
@@ -23,11 +24,10 @@ from api.http.error_responses import from_exception
 from api.http.headers import RawHeaders, join_repeated_headers
 from api.http.problems import Problem, invalid
 from api.http.query_strings import read_validate_only, read_wait
-from api.services import Services
-from api.submitting.parsing import fingerprint, parse_submission, read_idempotency_key, read_traceparent
-from api.submitting.submissions import Request, Submissions
-from shared.queries.tasks import find_tombstone
-from shared.tasks.states import DONE_VALUES
+from api.http.rate_limits import RateLimits
+from api.submitting.idempotency import fingerprint, read_idempotency_key
+from api.submitting.parsing import parse_submission, read_traceparent
+from api.submitting.submissions import SubmissionRequest, Submissions
 
 UUID_LENGTH: Final = 36
 _PRIVATE: Final[RawHeaders] = [(name.lower().encode(), value.encode()) for name, value in PRIVATE_HEADERS.items()]
@@ -38,9 +38,22 @@ _RETRY_AFTER: Final = (b"retry-after", b"1")
 class HotPaths:
     """Answers the two hot paths."""
 
-    def __init__(self, services: Services, submissions: Submissions) -> None:
-        self._services = services
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        limits: RateLimits,
+        submissions: Submissions,
+        reader: TaskReader,
+        waiters: Waiters,
+        max_body_bytes: int,
+    ) -> None:
+        self._authenticator = authenticator
+        self._limits = limits
         self._submissions = submissions
+        self._reader = reader
+        self._waiters = waiters
+        self._max_body_bytes = max_body_bytes
 
     def serves(self, method: str, path: str) -> bool:
         """Whether a request is for one of the two: an id that is none is refused here too, once its caller is counted."""
@@ -74,22 +87,21 @@ class HotPaths:
     async def _answer(self, scope: Scope, receive: Receive, limit_headers: RawHeaders) -> tuple[int, RawHeaders, bytes]:
         given = join_repeated_headers(scope["headers"])
         authorization, api_key = given.get(b"authorization"), given.get(b"x-api-key")
-        services = self._services
         try:
-            caller = await services.authenticator.caller(
+            caller = await self._authenticator.caller(
                 authorization.decode("latin-1") if authorization is not None else None,
                 api_key.decode("latin-1") if api_key is not None else None,
             )
         except Problem as problem:
-            problem.headers |= services.limits.count_refused(scope["client"][0] if scope.get("client") else "")
+            problem.headers |= self._limits.count_refused(scope["client"][0] if scope.get("client") else "")
             raise
         if scope["method"] == "POST":
-            limit_headers += services.limits.count("submit", caller.rate_key)
+            limit_headers += self._limits.count("submit", caller.rate_key)
             caller.require("tasks:write")
             return await self._submit(scope, receive, given, caller, limit_headers)
-        limit_headers += services.limits.count("read", caller.rate_key)
+        limit_headers += self._limits.count("read", caller.rate_key)
         caller.require("tasks:read")
-        return await self._read(scope, given, caller, limit_headers)
+        return await self._read(scope, receive, given, caller, limit_headers)
 
     async def _submit(
         self, scope: Scope, receive: Receive, given: Mapping[bytes, bytes], caller: Caller, limit_headers: RawHeaders
@@ -99,12 +111,12 @@ class HotPaths:
         validate_only = read_validate_only(scope["query_string"])
         key = given.get(b"idempotency-key")
         key_text = read_idempotency_key(key.decode("latin-1") if key is not None else None)
-        body = await read_body(scope, receive, self._services.settings.max_json_bytes)
+        body = await read_body(scope, receive, self._max_body_bytes)
         parsed = parse_submission(body, caller)
         if validate_only:
             await self._submissions.check_files([parsed], caller)
             return 200, [_JSON, *_PRIVATE, *limit_headers], b'{"valid":true}'
-        request = Request(
+        request = SubmissionRequest(
             caller,
             scope["state"]["request_id"],
             key_text,
@@ -117,7 +129,7 @@ class HotPaths:
         return answer.status, headers, answer.body
 
     async def _read(
-        self, scope: Scope, given: Mapping[bytes, bytes], caller: Caller, limit_headers: RawHeaders
+        self, scope: Scope, receive: Receive, given: Mapping[bytes, bytes], caller: Caller, limit_headers: RawHeaders
     ) -> tuple[int, RawHeaders, bytes]:
         task_id = _read_task_id(scope["path"][7:])
         wait, applied = read_wait(scope["query_string"], _text(given.get(b"prefer")))
@@ -125,28 +137,18 @@ class HotPaths:
         headers = [*_PRIVATE, *limit_headers]
         if applied:
             headers.append((b"preference-applied", b"wait=%d" % wait))
-        reader = self._services.reader
         row: TaskRow | None
         if wait:
-            waiter = Waiter()
-            on_lost: list[Callable[[], None]] = scope["state"].get("on_lost", [])
-            on_lost.append(waiter.hang_up)
-            try:
-                row = await self._services.waiters.wait(waiter, task_id, wait, _settles(caller, if_none_match))
-            finally:
-                on_lost.remove(waiter.hang_up)
+            row = await self._waiters.wait(task_id, caller, wait, _settles(if_none_match), receive)
         elif if_none_match is not None:
-            version = await reader.find_version(task_id)
-            unchanged = (
-                version is not None and caller.sees(version[3]) and matches_etag(if_none_match, f'"{version[1]}"')
-            )
-            if version is not None and unchanged:
-                return _not_modified(f'"{version[1]}"', version[2] in DONE_VALUES, headers)
-            row = await reader.find(task_id)
+            version = await self._reader.find_version(task_id, caller)
+            if version is not None and matches_etag(if_none_match, version.etag):
+                return _not_modified(version.etag, version.done, headers)
+            row = await self._reader.find(task_id, caller)
         else:
-            row = await reader.find(task_id)
-        if row is None or not caller.sees(row.organization_id):
-            raise await gone_or_missing(self._services, task_id, caller)
+            row = await self._reader.find(task_id, caller)
+        if row is None:
+            raise await self._reader.gone_or_missing(task_id, caller)
         if if_none_match is not None and matches_etag(if_none_match, row.etag):
             return _not_modified(row.etag, row.done, headers)
         headers += [_JSON, (b"etag", row.etag.encode())]
@@ -155,19 +157,11 @@ class HotPaths:
         return 200, headers, task_json(row)
 
 
-async def gone_or_missing(services: Services, task_id: UUID, caller: Caller) -> Problem:
-    """Give the problem for a task that is not there for the caller: it was, or it never was, or it is another's."""
-    async with services.reads.connect() as connection:
-        organization_id = (await connection.execute(find_tombstone(task_id))).scalars().first()
-    return Problem("gone" if organization_id is not None and caller.sees(organization_id) else "not-found")
-
-
-def _settles(caller: Caller, if_none_match: str | None) -> Callable[[TaskRow], bool]:
-    """Give what ends a wait: the task is done, or differs from what was seen, or is not the caller's to wait for."""
+def _settles(if_none_match: str | None) -> Callable[[TaskRow], bool]:
+    """Return what ends a wait: the task is done, or, with `If-None-Match`, differs from what the caller has."""
 
     def is_settled(row: TaskRow) -> bool:
-        changed = if_none_match is not None and not matches_etag(if_none_match, row.etag)
-        return row.done or changed or not caller.sees(row.organization_id)
+        return row.done or (if_none_match is not None and not matches_etag(if_none_match, row.etag))
 
     return is_settled
 

@@ -1,30 +1,34 @@
-"""What one API process holds open: connections, the storage, the limits, those who wait."""
+"""The composition root of an API process: it builds what the process holds open, opens it, and closes it.
+
+Nothing but `api/app.py` and `api/dependencies.py` knows this module: every object takes the collaborators that it uses.
+"""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-import psycopg
-from fastapi import FastAPI
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Authenticator
-from api.following.waiters import TaskReader, Waiters
+from api.batcher import HotPool
+from api.following.task_actions import TaskActions
+from api.following.task_reader import TaskReader
+from api.following.waiters import Waiters
+from api.hot_paths import HotPaths
 from api.http.rate_limits import RateLimits
+from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submission_batcher import SubmissionBatcher
+from api.submitting.submissions import Submissions
 from shared.database.connections import BoundedConnection, bound, hot_connection_arguments, make_async_engine
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 from shared.storage.open_store import open_object_store
 
-HotPool = AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]
-
 
 class Services:
-    """Made before the first request, closed after the last. Needs neither the database nor the broker to be there."""
+    """What one API process holds open. It can be built and opened without the database and the broker."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -33,37 +37,53 @@ class Services:
         self.engine: AsyncEngine = make_async_engine(settings, "api")
         self.reads: AsyncEngine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.authenticator = Authenticator(self.reads)
-        self.queue_bounds = QueueBounds(settings, self.reads)
-        self.batcher = SubmissionBatcher(settings)
-        self.reader = TaskReader(settings)
+        self.reader = TaskReader(settings, self.reads)
         self.waiters = Waiters(settings, self.reader)
-        self.hot_pool: HotPool = AsyncConnectionPool(
-            settings.database_url,
-            connection_class=BoundedConnection,
-            configure=partial(bound, timeout_seconds=settings.database_timeout_seconds),
-            kwargs=hot_connection_arguments("api-submit", timeout_seconds=settings.database_timeout_seconds),
-            min_size=0,
-            max_size=settings.database_pool_size,
-            timeout=settings.database_timeout_seconds,
-            check=AsyncConnectionPool.check_connection,
-            open=False,
+        self.task_actions = TaskActions(self.engine, self.reader, self.waiters, self.store)
+        self.queue_bounds = QueueBounds(settings, self.reads)
+        self._pool = _make_pool(settings)
+        self._batcher = SubmissionBatcher(settings)
+        self.idempotency_keys = IdempotencyKeys(self._pool)
+        self.submissions = Submissions(
+            pool=self._pool,
+            reads=self.reads,
+            reader=self.reader,
+            batcher=self._batcher,
+            queue_bounds=self.queue_bounds,
+            keys=self.idempotency_keys,
+        )
+        self.hot_paths = HotPaths(
+            authenticator=self.authenticator,
+            limits=self.limits,
+            submissions=self.submissions,
+            reader=self.reader,
+            waiters=self.waiters,
+            max_body_bytes=settings.max_json_bytes,
         )
 
     async def open(self) -> None:
-        """Begin to listen for wake-ups."""
-        await self.hot_pool.open(wait=False)
+        """Open the connections that are kept, and begin to listen for wake-ups."""
+        await self._pool.open(wait=False)
         self.waiters.start()
 
     async def close(self) -> None:
-        """Let those go who wait, commit what was taken, and close every connection."""
+        """End every wait, commit what was submitted, and close every connection."""
         await self.waiters.close()
-        await self.batcher.close()
+        await self._batcher.close()
         await self.reader.close()
-        await self.hot_pool.close(timeout=2)
+        await self._pool.close(timeout=2)
         await self.engine.dispose()
 
 
-def services_of(app: FastAPI) -> Services:
-    """Give the services of an application."""
-    services: Services = app.state.services
-    return services
+def _make_pool(settings: Settings) -> HotPool:
+    return AsyncConnectionPool(
+        settings.database_url,
+        connection_class=BoundedConnection,
+        configure=partial(bound, timeout_seconds=settings.database_timeout_seconds),
+        kwargs=hot_connection_arguments("api-submit", timeout_seconds=settings.database_timeout_seconds),
+        min_size=0,
+        max_size=settings.database_pool_size,
+        timeout=settings.database_timeout_seconds,
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+    )

@@ -36,6 +36,11 @@ class Caller:
         """Whether they see and steer what belongs to others."""
         return self.role != "client"
 
+    @property
+    def visible_organization_id(self) -> UUID | None:
+        """The organization whose tasks and files the caller may see; None for operators and admins, who see all."""
+        return None if self.privileged else self.organization_id
+
     def sees(self, organization_id: UUID) -> bool:
         """Whether what belongs to an organization exists for them."""
         return organization_id == self.organization_id or self.privileged

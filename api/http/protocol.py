@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Sequence
+from typing import Final, TypedDict, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.following.waiters import Waiters
 from api.http.joined_writes import JoinedWrites
 from api.http.middleware import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
 from api.http.problems import Problem
@@ -18,25 +17,21 @@ LINGER_SECONDS: Final = 1.0
 """How long an idle connection of a server that stops is kept: a request may be on its way, and is answered then."""
 
 
+class ServerState(TypedDict):
+    """The lifespan state of an application that this server runs (ASGI's `scope["state"]`)."""
+
+    on_stopping: Sequence[Callable[[], None]]
+    """Called when the server begins to stop, to end requests that only wait. Each may be called several times."""
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
     stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, with writes that are joined.
-
-        The state of each request has `on_lost`, a list: what is in it is called when the client hangs up.
-        """
+        """Begin, with writes that are joined."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
-        self._on_lost: list[Callable[[], None]] = []
-        self.app_state = {**self.app_state, "on_lost": self._on_lost}
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End, and tell whoever works for this connection."""
-        super().connection_lost(exc)
-        for hang_up in self._on_lost:
-            hang_up()
 
     def shutdown(self) -> None:
         """Begin to end, because the server stops: who waits for a task is answered now, and not in a minute.
@@ -49,9 +44,9 @@ class HttpProtocol(HttpToolsProtocol):
             self.loop.call_later(LINGER_SECONDS, self._close_if_idle)
         else:
             self.cycle.keep_alive = False
-        waiters: Waiters | None = self.app_state.get("waiters")
-        if waiters is not None:
-            waiters.let_everyone_go()
+        on_stopping: Sequence[Callable[[], None]] = self.app_state.get("on_stopping", ())
+        for stop in on_stopping:
+            stop()
 
     def on_headers_complete(self) -> None:
         """Begin a request; while the server stops it is the connection's last."""

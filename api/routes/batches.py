@@ -7,16 +7,15 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Caller
-from api.dependencies import NoBody, ServicesDependency, TaskReaderCaller, TaskWriterCaller
+from api.dependencies import NoBody, ReadsDependency, TaskActionsDependency, TaskReaderCaller, TaskWriterCaller
 from api.http.answers import private_json, timestamp
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import json_response, problem_responses
-from api.routes.tasks import wake_waiters
-from api.services import Services
 from shared.queries import tasks as queries
 from shared.tasks.states import LIVE
 
@@ -33,11 +32,11 @@ async def get_batch(
     request: Request,
     batch_id: UUID,
     caller: TaskReaderCaller,
-    services: ServicesDependency,
+    reads: ReadsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
-    """Count the batch's tasks by status."""
-    return private_json(orjson.dumps(await _count(services, caller, batch_id)))
+    """Return how many of the batch's tasks have each status."""
+    return private_json(orjson.dumps(await _count(reads, caller, batch_id)))
 
 
 @router.post(
@@ -54,21 +53,19 @@ async def cancel_batch(
     request: Request,
     batch_id: UUID,
     caller: TaskWriterCaller,
-    services: ServicesDependency,
+    reads: ReadsDependency,
+    actions: TaskActionsDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
-    """Cancel each task that is not done."""
-    await _count(services, caller, batch_id)
-    async with services.engine.begin() as connection:
-        ids = list((await connection.execute(queries.lock_batch(batch_id))).scalars())
-        changed = (await connection.exec_driver_sql(queries.CANCEL, {"ids": ids})).scalars().all()
-    await wake_waiters(services, changed)
-    return private_json(orjson.dumps(await _count(services, caller, batch_id)), 202)
+    """Cancel the tasks of the batch that are not done."""
+    await _count(reads, caller, batch_id)
+    await actions.cancel_batch(batch_id)
+    return private_json(orjson.dumps(await _count(reads, caller, batch_id)), 202)
 
 
-async def _count(services: Services, caller: Caller, batch_id: UUID) -> dict[str, Any]:
-    async with services.reads.connect() as connection:
+async def _count(reads: AsyncEngine, caller: Caller, batch_id: UUID) -> dict[str, Any]:
+    async with reads.connect() as connection:
         rows = (await connection.execute(queries.count_batch(batch_id))).all()
     if not rows or not caller.sees(rows[0].organization_id):
         raise Problem("not-found")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from api.dependencies import ServicesDependency, SubmissionsDependency, TaskWriterCaller
+from api.dependencies import SettingsDependency, SubmissionsDependency, TaskWriterCaller
 from api.http.rate_limits import limited
 from api.openapi.operations import body_schema, submission_responses
-from api.routes.side_by_side import submit_side_by_side
+from api.submitting.side_by_side import submit_side_by_side
 
 router = APIRouter(tags=["emails"])
 
@@ -21,7 +21,7 @@ router = APIRouter(tags=["emails"])
 )
 @limited("submit")
 async def submit_email(
-    request: Request, caller: TaskWriterCaller, services: ServicesDependency, submissions: SubmissionsDependency
+    request: Request, caller: TaskWriterCaller, settings: SettingsDependency, submissions: SubmissionsDependency
 ) -> Response:
     """Store an `email.send` task."""
-    return await submit_side_by_side(request, caller, services, submissions, "email.send")
+    return await submit_side_by_side(request, caller, settings, submissions, "email.send")

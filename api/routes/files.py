@@ -11,14 +11,20 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.auth.authentication import Caller
 from api.dependencies import (
+    EngineDependency,
     FileReaderCaller,
     FileWriterCaller,
-    ServicesDependency,
+    IdempotencyKeysDependency,
+    QueueBoundsDependency,
+    ReadsDependency,
+    SettingsDependency,
+    StoreDependency,
     SubmissionsDependency,
     UploaderCaller,
 )
@@ -31,10 +37,8 @@ from api.http.problems import Problem
 from api.http.query_strings import NoQuery, PageLimit, StrictQuery, read_validate_only
 from api.http.rate_limits import limited
 from api.openapi.operations import json_response, problem_responses, task_response
-from api.services import Services
 from api.storage_threads import in_storage_thread, start_in_storage_thread
-from api.submitting.held_keys import held_key
-from api.submitting.parsing import read_idempotency_key
+from api.submitting.idempotency import read_idempotency_key
 from api.uploads.upload import Upload
 from shared.errors import StorageFull, StorageUnavailable
 from shared.queries import files as queries
@@ -107,17 +111,30 @@ _UPLOAD_SCHEMA: Final[dict[str, Any]] = {
 )
 @limited("upload")
 async def upload_file(
-    request: Request, caller: UploaderCaller, services: ServicesDependency, submissions: SubmissionsDependency
+    request: Request,
+    caller: UploaderCaller,
+    settings: SettingsDependency,
+    submissions: SubmissionsDependency,
+    queue_bounds: QueueBoundsDependency,
+    keys: IdempotencyKeysDependency,
+    store: StoreDependency,
 ) -> Response:
     """Store the upload and its task in one transaction, and answer 202 once it is committed."""
     validate_only = read_validate_only(request.scope["query_string"])
     key = read_idempotency_key(find_header(request, "idempotency-key"))
-    upload = Upload(request, caller, services, submissions)
+    upload = Upload(
+        request,
+        caller,
+        submissions=submissions,
+        queue_bounds=queue_bounds,
+        store=store,
+        max_file_bytes=settings.max_upload_bytes,
+    )
     try:
         if validate_only:
             await upload.validate()
             return private_json(b'{"valid":true}')
-        async with held_key(services.hot_pool, caller.owner_id, key) as held:
+        async with keys.hold(caller.owner_id, key) as held:
             answer = await upload.accept(key, held)
     except StorageFull:
         raise Problem("storage-full", headers={"Connection": "close"}) from None
@@ -143,15 +160,19 @@ class ListQuery(StrictQuery):
 )
 @limited("read")
 async def list_files(
-    request: Request, caller: FileReaderCaller, services: ServicesDependency, query: Annotated[ListQuery, Query()]
+    request: Request,
+    caller: FileReaderCaller,
+    settings: SettingsDependency,
+    reads: ReadsDependency,
+    query: Annotated[ListQuery, Query()],
 ) -> Response:
     """Give a page of the files that the caller may see."""
-    before = read_cursor(services.settings, query.cursor) if query.cursor is not None else None
-    statement = queries.list_files(_organization(caller), before, query.limit + 1)
-    async with services.reads.connect() as connection:
+    before = read_cursor(settings, query.cursor) if query.cursor is not None else None
+    statement = queries.list_files(caller.visible_organization_id, before, query.limit + 1)
+    async with reads.connect() as connection:
         rows = (await connection.execute(statement)).all()
     page = rows[: query.limit]
-    cursor = write_cursor(services.settings, page[-1].id) if len(rows) > query.limit else None
+    cursor = write_cursor(settings, page[-1].id) if len(rows) > query.limit else None
     return private_json(json_page([_file_json(row) for row in page], cursor))
 
 
@@ -168,11 +189,11 @@ async def get_file(
     request: Request,
     file_id: UUID,
     caller: FileReaderCaller,
-    services: ServicesDependency,
+    reads: ReadsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Give what is known of a file."""
-    return private_json(orjson.dumps(_file_json(await _find(services, caller, file_id))))
+    return private_json(orjson.dumps(_file_json(await _find(reads, caller, file_id))))
 
 
 @router.get(
@@ -190,11 +211,12 @@ async def get_content(
     request: Request,
     file_id: UUID,
     caller: FileReaderCaller,
-    services: ServicesDependency,
+    reads: ReadsDependency,
+    store: StoreDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Stream a file, or one range of it."""
-    row = await _find(services, caller, file_id)
+    row = await _find(reads, caller, file_id)
     etag, modified = f'"{row.sha256.hex()}"', http_date(row.created_at)
     headers = {
         **PRIVATE_HEADERS,
@@ -225,7 +247,7 @@ async def get_content(
     headers["Content-Length"] = str(wanted.length)
     if is_head:
         return Response(status_code=status, headers=headers)
-    reader = await in_storage_thread(services.store.open_reader, row.storage_key, wanted.start, wanted.length)
+    reader = await in_storage_thread(store.open_reader, row.storage_key, wanted.start, wanted.length)
     return _ContentResponse(reader, status, headers)
 
 
@@ -268,13 +290,15 @@ async def delete_file(
     request: Request,
     file_id: UUID,
     caller: FileWriterCaller,
-    services: ServicesDependency,
+    reads: ReadsDependency,
+    engine: EngineDependency,
+    store: StoreDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Delete a file that no live task reads."""
-    found = await _find(services, caller, file_id)
+    found = await _find(reads, caller, file_id)
     caller.require_may_delete(found.organization_id)
-    async with services.engine.begin() as connection:
+    async with engine.begin() as connection:
         if found.task_id is not None:
             # Whoever deletes a task locks it before its files: in the other order two who delete would wait in a ring.
             await connection.execute(lock_task(found.task_id))
@@ -288,26 +312,21 @@ async def delete_file(
             await connection.execute(queries.note_deleted_artifact(row.task_id, row.name))
     # The row is gone for certain: an object that cannot be deleted now is an orphan, and is found as one.
     with suppress(StorageUnavailable):
-        await in_storage_thread(services.store.delete, [row.storage_key])
+        await in_storage_thread(store.delete, [row.storage_key])
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
 
 
-def _organization(caller: Caller) -> UUID | None:
-    """Give whose files a caller sees: those of their organization, or, for operators and admins, everyone's."""
-    return None if caller.privileged else caller.organization_id
-
-
-async def _find(services: Services, caller: Caller, file_id: UUID) -> Any:
-    async with services.reads.connect() as connection:
-        row = (await connection.execute(queries.find_file(file_id, _organization(caller)))).one_or_none()
+async def _find(reads: AsyncEngine, caller: Caller, file_id: UUID) -> Any:
+    async with reads.connect() as connection:
+        row = (await connection.execute(queries.find_file(file_id, caller.visible_organization_id))).one_or_none()
     if row is None:
-        raise await _gone_or_missing(services, caller, file_id)
+        raise await _gone_or_missing(reads, caller, file_id)
     return row
 
 
-async def _gone_or_missing(services: Services, caller: Caller, file_id: UUID) -> Problem:
-    async with services.reads.connect() as connection:
-        was_there = await connection.scalar(queries.find_tombstone(file_id, _organization(caller)))
+async def _gone_or_missing(reads: AsyncEngine, caller: Caller, file_id: UUID) -> Problem:
+    async with reads.connect() as connection:
+        was_there = await connection.scalar(queries.find_tombstone(file_id, caller.visible_organization_id))
     return Problem("gone" if was_there else "not-found")
 
 

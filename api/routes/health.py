@@ -12,12 +12,14 @@ from fastapi import APIRouter, Query, Request, Response
 from kombu.connection import Connection as BrokerConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.dependencies import ServicesDependency
+from api.dependencies import ReadsDependency, SettingsDependency, StoreDependency
 from api.http.query_strings import NoQuery
 from api.openapi.operations import json_response, problem_responses
-from api.services import Services
 from shared.queries.schedules import LIST_CANARIES, PING, list_signs_of_life
+from shared.settings import Settings
+from shared.storage.object_store import ObjectStore
 
 router = APIRouter(tags=["health"])
 CHECK_SECONDS: Final = 2.0
@@ -47,15 +49,21 @@ async def get_health(request: Request, query: Annotated[NoQuery, Query()]) -> Re
         **problem_responses(422),
     },
 )
-async def get_readiness(request: Request, services: ServicesDependency, query: Annotated[NoQuery, Query()]) -> Response:
+async def get_readiness(
+    request: Request,
+    settings: SettingsDependency,
+    reads: ReadsDependency,
+    store: StoreDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
     """Check each part by name: 503 when a needed one is wrong. Without the broker, or with a late queue, work is accepted still."""
     database, storage, broker = await asyncio.gather(
-        _check(_ask_database(services)), _check(_ask_storage(services)), _check(_ask_broker(services))
+        _check(_ask_database(reads)), _check(_ask_storage(store)), _check(_ask_broker(settings))
     )
     checks = {"database": database, "storage": storage, "broker": broker}
     if database["status"] == "ok":
-        checks |= await _ages(services)
-        checks |= await _canaries(services)
+        checks |= await _ages(reads)
+        checks |= await _canaries(reads)
     wrong = {name for name, check in checks.items() if check["status"] != "ok"}
     status = "unavailable" if any(not _may_be_wrong(name) for name in wrong) else "degraded" if wrong else "ok"
     return _answer(503 if status == "unavailable" else 200, {"status": status, "checks": checks})
@@ -70,18 +78,18 @@ async def _check(question: Any) -> dict[str, Any]:
     return {"status": "ok"}
 
 
-async def _ask_database(services: Services) -> None:
-    async with services.reads.connect() as connection:
+async def _ask_database(reads: AsyncEngine) -> None:
+    async with reads.connect() as connection:
         await connection.execute(PING)
 
 
-async def _ask_storage(services: Services) -> None:
-    await anyio.to_thread.run_sync(services.store.check, abandon_on_cancel=True)
+async def _ask_storage(store: ObjectStore) -> None:
+    await anyio.to_thread.run_sync(store.check, abandon_on_cancel=True)
 
 
-async def _ask_broker(services: Services) -> None:
-    url = services.settings.broker_url
-    if services.settings.broker_is_redis:
+async def _ask_broker(settings: Settings) -> None:
+    url = settings.broker_url
+    if settings.broker_is_redis:
         once = Retry(NoBackoff(), 0)
         async with redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1, retry=once) as client:
             await client.ping()
@@ -94,8 +102,8 @@ def _ask_kombu(url: str) -> None:
         connection.ensure_connection(max_retries=1, timeout=1)
 
 
-async def _ages(services: Services) -> dict[str, dict[str, Any]]:
-    async with services.reads.connect() as connection:
+async def _ages(reads: AsyncEngine) -> dict[str, dict[str, Any]]:
+    async with reads.connect() as connection:
         ages = {row.part: float(row.age_seconds) for row in await connection.execute(list_signs_of_life())}
     checks: dict[str, dict[str, Any]] = {}
     for part in WATCHED_PARTS:
@@ -113,9 +121,9 @@ def _may_be_wrong(name: str) -> bool:
     return name == "broker" or name.startswith("queue:")
 
 
-async def _canaries(services: Services) -> dict[str, dict[str, Any]]:
+async def _canaries(reads: AsyncEngine) -> dict[str, dict[str, Any]]:
     """Tell of each queue when something last came through it, and how long that took."""
-    async with services.reads.connect() as connection:
+    async with reads.connect() as connection:
         rows = (await connection.exec_driver_sql(LIST_CANARIES, {"kind": CANARY})).all()
     return {
         f"queue:{row.queue}": {

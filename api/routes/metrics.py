@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from api.dependencies import ServicesDependency, TaskReaderCaller
+from api.dependencies import ReadsDependency, TaskReaderCaller
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
@@ -34,7 +34,7 @@ class _Gauges(Collector):
 @router.get("/metrics", include_in_schema=False)
 @limited("read")
 async def get_metrics(
-    request: Request, services: ServicesDependency, caller: TaskReaderCaller, query: Annotated[NoQuery, Query()]
+    request: Request, reads: ReadsDependency, caller: TaskReaderCaller, query: Annotated[NoQuery, Query()]
 ) -> Response:
     """Give gauges of each queue's canary and of each part's last sign of life, to operators and admins."""
     if not caller.privileged:
@@ -50,7 +50,7 @@ async def get_metrics(
     sign_age = GaugeMetricFamily(
         "taskmill_sign_of_life_age_seconds", "How long ago the part last showed a sign of life.", labels=["part"]
     )
-    async with services.reads.connect() as connection:
+    async with reads.connect() as connection:
         for canary in await connection.exec_driver_sql(LIST_CANARIES, {"kind": CANARY}):
             return_age.add_metric([canary.queue], canary.age_seconds)
             if canary.round_trip_seconds is not None:

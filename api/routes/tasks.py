@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from psycopg.errors import CheckViolation
-from pydantic import Field, ValidationError
-from sqlalchemy import Executable
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
 from api.auth.authentication import Caller
 from api.dependencies import (
     NoBody,
-    ServicesDependency,
+    ReadsDependency,
+    SettingsDependency,
     SubmissionsDependency,
+    TaskActionsDependency,
     TaskReaderCaller,
+    TasksDependency,
     TaskWriterCaller,
 )
+from api.following.task_reader import TaskReader
 from api.following.task_representation import task_json
-from api.hot_paths import gone_or_missing
 from api.http.answers import PRIVATE_HEADERS, json_page, private_json
 from api.http.body import json_body
 from api.http.cursors import read_cursor, write_cursor
 from api.http.headers import find_header
-from api.http.problems import Problem, invalid
-from api.http.query_strings import NoQuery, PageLimit, StrictQuery, read_validate_only
+from api.http.problems import invalid
+from api.http.query_strings import MAX_WAIT_SECONDS, NoQuery, PageLimit, StrictQuery, read_validate_only
 from api.http.rate_limits import limited
 from api.openapi.operations import (
     FOLLOWING,
@@ -41,19 +38,13 @@ from api.openapi.operations import (
     submission_responses,
     task_response,
 )
-from api.services import Services
-from api.storage_threads import in_storage_thread
-from api.submitting.parsing import fingerprint, parse_batch, read_idempotency_key, read_traceparent
-from api.submitting.submissions import Request as SubmissionRequest
-from shared.contracts.catalog import find_kind
-from shared.contracts.kind import QUEUES, list_referred_files
-from shared.errors import StorageUnavailable
+from api.submitting.idempotency import read_idempotency_key
+from api.submitting.parsing import parse_batch
+from api.submitting.submissions import submission_request
+from shared.contracts.kind import QUEUES
 from shared.queries import tasks as queries
-from shared.queries.emails import mark_unknown_as_retriable
-from shared.queries.files import hold_files
 from shared.tasks.options import Timestamp
 from shared.tasks.states import TaskStatus
-from shared.tasks.wakeup_channel import write_ids
 
 router = APIRouter(tags=["tasks"])
 MAX_IDS: Final = 100
@@ -85,7 +76,9 @@ async def submit_task(request: Request) -> Response:
 class WaitQuery(StrictQuery):
     """How long to wait."""
 
-    wait: Annotated[int | None, Field(ge=1, le=60, description="Seconds to wait for the task to be done.")] = None
+    wait: Annotated[
+        int | None, Field(ge=1, le=MAX_WAIT_SECONDS, description="Seconds to wait for the task to be done.")
+    ] = None
 
 
 @router.get(
@@ -116,12 +109,12 @@ async def get_task(request: Request, task_id: UUID, query: Annotated[WaitQuery, 
 )
 @limited("submit")
 async def submit_batch(
-    request: Request, caller: TaskWriterCaller, services: ServicesDependency, submissions: SubmissionsDependency
+    request: Request, caller: TaskWriterCaller, settings: SettingsDependency, submissions: SubmissionsDependency
 ) -> Response:
     """Store tasks in one transaction."""
     validate_only = read_validate_only(request.scope["query_string"])
     key = read_idempotency_key(find_header(request, "idempotency-key"))
-    body = await json_body(request, services.settings.max_batch_bytes)
+    body = await json_body(request, settings.max_batch_bytes)
     batch = parse_batch(body, caller)
     if validate_only:
         await submissions.check_files(batch, caller)
@@ -157,11 +150,16 @@ class ListQuery(StrictQuery):
 )
 @limited("read")
 async def list_tasks(
-    request: Request, caller: TaskReaderCaller, services: ServicesDependency, query: Annotated[ListQuery, Query()]
+    request: Request,
+    caller: TaskReaderCaller,
+    settings: SettingsDependency,
+    reads: ReadsDependency,
+    tasks: TasksDependency,
+    query: Annotated[ListQuery, Query()],
 ) -> Response:
-    """Give a page of the caller's tasks, or those of the ids."""
+    """Return a page of the tasks that the caller may see, or those with the given ids."""
     if query.ids is not None:
-        return await _list_by_ids(query, caller, services)
+        return await _list_by_ids(query, caller, tasks)
     statuses = None
     if query.status is not None:
         statuses = query.status.split(",")
@@ -171,8 +169,8 @@ async def list_tasks(
         if "\x00" in (getattr(query, name) or ""):
             raise invalid(f"query:{name}", "nul_character", "Text must not contain U+0000")
     statement = queries.list_page(
-        None if caller.privileged else caller.organization_id,
-        before_id=read_cursor(services.settings, query.cursor) if query.cursor is not None else None,
+        caller.visible_organization_id,
+        before_id=read_cursor(settings, query.cursor) if query.cursor is not None else None,
         limit=query.limit + 1,
         status=statuses,
         kind=query.kind,
@@ -182,15 +180,15 @@ async def list_tasks(
         created_after=query.created_after,
         created_before=query.created_before,
     )
-    async with services.reads.connect() as connection:
+    async with reads.connect() as connection:
         ids = list((await connection.execute(statement)).scalars())
     more = len(ids) > query.limit
-    rows = await services.reader.find_many(ids[: query.limit])
-    cursor = write_cursor(services.settings, ids[query.limit - 1]) if more else None
+    rows = await tasks.find_many(ids[: query.limit], caller)
+    cursor = write_cursor(settings, ids[query.limit - 1]) if more else None
     return private_json(json_page([orjson.Fragment(task_json(row)) for row in rows], cursor))
 
 
-async def _list_by_ids(query: ListQuery, caller: Caller, services: Services) -> Response:
+async def _list_by_ids(query: ListQuery, caller: Caller, tasks: TaskReader) -> Response:
     if extra := query.model_fields_set - {"ids"}:
         raise invalid(f"query:{min(extra)}", "not_with_ids", "ids go alone")
     assert query.ids is not None
@@ -200,7 +198,7 @@ async def _list_by_ids(query: ListQuery, caller: Caller, services: Services) -> 
         raise invalid("query:ids", "uuid_parsing", "Ids are UUIDs, separated by commas") from None
     if len(ids) > MAX_IDS:
         raise invalid("query:ids", "too_long", f"At most {MAX_IDS} ids")
-    rows = {row.id: row for row in await services.reader.find_many(ids) if caller.sees(row.organization_id)}
+    rows = {row.id: row for row in await tasks.find_many(ids, caller)}
     items = [orjson.Fragment(task_json(rows[task_id])) for task_id in ids if task_id in rows]
     missing = [str(task_id) for task_id in ids if task_id not in rows]
     return private_json(orjson.dumps({"items": items, "missing": missing}))
@@ -217,17 +215,14 @@ async def cancel_task(
     request: Request,
     task_id: UUID,
     caller: TaskWriterCaller,
-    services: ServicesDependency,
+    actions: TaskActionsDependency,
+    tasks: TasksDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
-    """Cancel what waits, and ask what runs to stop."""
-    async with locked_task(services, caller, task_id) as (connection, row):
-        if TaskStatus(row.status).done:
-            raise Problem("task-done", f"The task is {row.status}.")
-        await connection.exec_driver_sql(queries.CANCEL, {"ids": [task_id]})
-    await wake_waiters(services, [task_id])
-    return await task_answer(services, task_id, 202)
+    """Cancel a task that waits, or request the cancellation of one that runs."""
+    await actions.cancel(task_id, caller)
+    return await _task_answer(tasks, task_id, caller)
 
 
 @router.post(
@@ -241,36 +236,14 @@ async def retry_task(
     request: Request,
     task_id: UUID,
     caller: TaskWriterCaller,
-    services: ServicesDependency,
+    actions: TaskActionsDependency,
+    tasks: TasksDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
-    """Queue the task once more, with the kind's attempts added."""
-    async with locked_task(services, caller, task_id) as (connection, row):
-        kind = find_kind(row.kind)
-        if row.status not in {"failed", "cancelled", "expired"} or kind is None:
-            raise Problem("task-not-retriable", f"The task is {row.status}.")
-        stored = (await connection.execute(queries.read_params(task_id))).scalar_one()
-        try:
-            params = kind.params.model_validate_json(orjson.dumps(stored))
-        except ValidationError:
-            raise Problem(
-                "task-not-retriable", "The stored params do not fit the kind any more: submit it again."
-            ) from None
-        inputs = {file.file_id for file in list_referred_files(params)}
-        if inputs:
-            present = {file.id for file in await connection.execute(hold_files(inputs))}
-            if present != inputs:
-                raise Problem("input-gone")
-        await connection.execute(mark_unknown_as_retriable(task_id))
-        try:
-            await connection.exec_driver_sql(queries.RETRY, {"id": task_id, "kind_attempts": kind.max_attempts})
-        except IntegrityError as error:
-            if isinstance(error.orig, CheckViolation):
-                raise Problem("task-not-retriable", "It was retried too often: submit it again.") from None
-            raise
-    await wake_waiters(services, [task_id])
-    return await task_answer(services, task_id, 202)
+    """Queue the task again, with the attempts of its kind added."""
+    await actions.retry(task_id, caller)
+    return await _task_answer(tasks, task_id, caller)
 
 
 @router.delete(
@@ -284,70 +257,18 @@ async def delete_task(
     request: Request,
     task_id: UUID,
     caller: TaskWriterCaller,
-    services: ServicesDependency,
+    actions: TaskActionsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
-    """Erase a done task now."""
-    async with locked_task(services, caller, task_id) as (connection, row):
-        caller.require_may_delete(row.organization_id)
-        if not TaskStatus(row.status).done:
-            raise Problem("task-not-done", f"The task is {row.status}.")
-        artifacts = (await connection.execute(queries.lock_artifacts([task_id]))).all()
-        if (await connection.execute(queries.list_tasks_with_artifacts_in_use([task_id]))).first() is not None:
-            raise Problem("file-in-use", "A task that is not done reads an artifact of this one.")
-        statement: Executable
-        for statement in queries.erase_tasks([task_id]):
-            await connection.execute(statement)
-    if artifacts:
-        # The rows are gone for certain: an object that cannot be deleted now is an orphan, and is found as one.
-        with suppress(StorageUnavailable):
-            await in_storage_thread(services.store.delete, [artifact.storage_key for artifact in artifacts])
+    """Erase a done task."""
+    await actions.delete(task_id, caller)
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
 
 
-@asynccontextmanager
-async def locked_task(services: Services, caller: Caller, task_id: UUID) -> AsyncIterator[tuple[AsyncConnection, Any]]:
-    """Hold a task's row in a transaction; give both. Raises `not-found` or `gone` unless the caller may see the task."""
-    await require_task(services, caller, task_id)
-    async with services.engine.begin() as connection:
-        row = (await connection.execute(queries.lock_task(task_id))).one_or_none()
-        if row is None:
-            raise Problem("gone")
-        yield connection, row
-
-
-async def require_task(services: Services, caller: Caller, task_id: UUID) -> None:
-    """Raise `not-found` or `gone` unless the caller may see the task."""
-    version = await services.reader.find_version(task_id)
-    if version is None or not caller.sees(version[3]):
-        raise await gone_or_missing(services, task_id, caller)
-
-
-async def task_answer(services: Services, task_id: UUID, status: int) -> Response:
-    """Give a task's representation as it is now."""
-    row = await services.reader.find(task_id)
-    if row is None:
-        raise Problem("gone")
+async def _task_answer(tasks: TaskReader, task_id: UUID, caller: Caller) -> Response:
+    """Return 202 with a task as it is now."""
+    row = await tasks.get(task_id, caller)
     headers = {"ETag": row.etag}
     if not row.done:
         headers["Retry-After"] = "1"
-    return private_json(task_json(row), status, headers)
-
-
-def submission_request(request: Request, caller: Caller, body: bytes, key: str | None) -> SubmissionRequest:
-    """Gather what a submission needs to know of its request."""
-    return SubmissionRequest(
-        caller,
-        request.state.request_id,
-        key,
-        fingerprint(request.method, request.url.path, body) if key is not None else None,
-        read_traceparent(find_header(request, "traceparent")),
-    )
-
-
-async def wake_waiters(services: Services, task_ids: Sequence[UUID]) -> None:
-    """Wake those who wait for the tasks, here and in other processes; the slow poll sees it if the broker is silent."""
-    for task_id in task_ids:
-        services.waiters.wake(task_id)
-    if task_ids:
-        await services.waiters.publish(write_ids(task_ids))
+    return private_json(task_json(row), 202, headers)

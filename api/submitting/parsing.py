@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from shared.contracts.kind import AnyKind, ReferredFile, list_referred_files
 from shared.tasks.options import TaskOptions, params_of, side_by_side_model, submission_model
 
 MAX_BATCH: Final = 1000
-KEY_PATTERN: Final = frozenset(range(0x21, 0x7F))
 TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
 
@@ -37,24 +35,9 @@ class Parsed:
     """Pointers lead into the body."""
 
 
-def read_idempotency_key(value: str | None) -> str | None:
-    """Check the header's value: 1 to 255 visible ASCII characters."""
-    if value is None:
-        return None
-    if not 1 <= len(value) <= 255 or any(ord(character) not in KEY_PATTERN for character in value):
-        raise invalid("header:Idempotency-Key", "invalid_key", "1 to 255 visible ASCII characters")
-    return value
-
-
 def read_traceparent(value: str | None) -> str | None:
     """Give the trace that a request belongs to; none when the header is not one (W3C Trace Context, section 3.2.2)."""
     return value if value is not None and TRACEPARENT(value) else None
-
-
-def fingerprint(method: str, path: str, body: bytes) -> str:
-    """Give the digest by which a repeated request is known: method, path and the body as canonical JSON, in hex."""
-    canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(f"{method} {path}\n".encode() + canonical).hexdigest()
 
 
 def parse_submission(body: bytes, caller: Caller, prefix: str = "") -> Parsed:

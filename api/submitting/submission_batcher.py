@@ -1,11 +1,14 @@
-"""Commits together the submissions that arrive together; each caller still waits for the commit of its own."""
+"""Stores the submissions that arrive at the same time in one commit. Each caller waits for the commit of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
 
 import psycopg
+from psycopg.rows import class_row
 
 from api.batcher import Batcher, HotConnection
 from shared import kill_points
@@ -14,21 +17,30 @@ from shared.settings import Settings
 from shared.tasks.submission import NewTask, submission_document
 
 
+class StoredTasks(NamedTuple):
+    """The columns of `hot_tasks.SUBMIT` and `hot_tasks.SUBMIT_KEYED`."""
+
+    created_at: datetime
+    notified: object
+    ids: list[UUID] | None
+    """The tasks that were stored; None when there is none."""
+
+
 class SubmissionBatcher:
-    """Stores tasks, many in one commit. For tasks that need nothing else in their transaction."""
+    """Stores tasks that need nothing else in their transaction."""
 
     def __init__(self, settings: Settings) -> None:
         self._batcher: Batcher[NewTask, datetime | None] = Batcher(settings, "submit", self._flush)
 
     async def store(self, task: NewTask) -> datetime | None:
-        """Store one task; give its `created_at` once it is committed, or None when its idempotency key is taken.
+        """Store one task. Returns its `created_at` once it is committed, or None when its idempotency key is taken.
 
-        Raises `psycopg.errors.ForeignKeyViolation` when an input file is gone.
+        Raises `psycopg.errors.ForeignKeyViolation` when an input file does not exist any more.
         """
         return await self._batcher.submit(task)
 
     async def close(self) -> None:
-        """Store what was taken, then close."""
+        """Store the tasks that were submitted, then close the connection."""
         await self._batcher.close()
 
     async def _flush(
@@ -38,17 +50,17 @@ class SubmissionBatcher:
         statement = hot_tasks.SUBMIT_KEYED if keyed else hot_tasks.SUBMIT
         kill_points.reach("api-before-commit")
         try:
-            cursor = await connection.execute(statement, {"document": submission_document(tasks)})
-            row = await cursor.fetchone()
+            async with connection.cursor(row_factory=class_row(StoredTasks)) as cursor:
+                await cursor.execute(statement, {"document": submission_document(tasks)})
+                stored = await cursor.fetchone()
         except (psycopg.errors.DataError, psycopg.errors.IntegrityError) as error:
             if len(tasks) == 1:
                 return [error]
-            # One bad row failed the statement, which stored nothing: each is tried alone, so that only the bad one fails.
+            # One bad row failed the statement, which stored nothing. Each task is tried alone, so that only the bad one fails.
             return [(await self._flush(connection, [task]))[0] for task in tasks]
-        assert row is not None
+        assert stored is not None
         kill_points.reach("api-after-commit")
-        now, _, ids = row
         if not keyed:
-            return [now] * len(tasks)
-        stored = set(ids or ())
-        return [now if task.id in stored else None for task in tasks]
+            return [stored.created_at] * len(tasks)
+        ids = set(stored.ids or ())
+        return [stored.created_at if task.id in ids else None for task in tasks]

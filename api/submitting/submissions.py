@@ -1,21 +1,33 @@
-"""What every way of submitting shares once it is read: checks, storing, idempotency, and the answer."""
+"""Stores submissions that were read and validated, and answers them.
+
+Every way of submitting ends here: files are looked up, queue bounds are kept, idempotency keys and unique tasks are
+honoured, and the answer is given once the tasks are committed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final, NamedTuple, NoReturn
 from uuid import UUID
 
 import orjson
 import psycopg
+from fastapi import Request
+from psycopg.rows import class_row
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Caller
+from api.batcher import HotConnection, HotPool
+from api.following.task_reader import TaskReader
 from api.following.task_representation import new_task_json, task_json
+from api.http.headers import find_header
 from api.http.problems import FieldError, Problem, invalid
-from api.services import HotPool, Services
-from api.submitting.parsing import Parsed
+from api.submitting.idempotency import IdempotencyKeys, KeptAnswer, KeyTaken, fingerprint, keep_key
+from api.submitting.parsing import Parsed, read_traceparent
+from api.submitting.queue_bounds import QueueBounds
+from api.submitting.submission_batcher import StoredTasks, SubmissionBatcher
 from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.queries import submissions as queries
@@ -25,9 +37,32 @@ from shared.tasks.submission import NewTask, make_task, params_sha256, submissio
 RETRY_AFTER_SECONDS: Final = 1
 
 
+@dataclass(frozen=True)
+class SubmissionRequest:
+    """Who submits, under which request id, and with which idempotency key."""
+
+    caller: Caller
+    request_id: str
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    """The digest of the request, in hex; None without an idempotency key."""
+    traceparent: str | None = None
+
+
+def submission_request(request: Request, caller: Caller, body: bytes, key: str | None) -> SubmissionRequest:
+    """Return what a submission needs to know of the request that carries it in a JSON body."""
+    return SubmissionRequest(
+        caller,
+        request.state.request_id,
+        key,
+        fingerprint(request.method, request.url.path, body) if key is not None else None,
+        read_traceparent(find_header(request, "traceparent")),
+    )
+
+
 @dataclass
 class Answer:
-    """What a submission is answered with."""
+    """The answer to a submission."""
 
     status: int
     location: str
@@ -35,7 +70,7 @@ class Answer:
     replayed: bool = False
 
     def headers(self) -> dict[str, str]:
-        """Give the headers of the answer, but those of every private answer."""
+        """Return the headers of the answer, without `PRIVATE_HEADERS`."""
         headers = {"Location": self.location}
         if self.status == 202:
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
@@ -44,37 +79,53 @@ class Answer:
         return headers
 
 
-@dataclass(frozen=True)
-class Request:
-    """One submission as it came: by whom, under which id, and with which key."""
-
-    caller: Caller
-    request_id: str
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-    traceparent: str | None = None
-
-
-class KeyTaken(Exception):
-    """The idempotency key stands for another request already."""
-
-
 class UniqueTaken(Exception):
-    """A live task is answered in place of a new one; without an id, it was erased just now."""
+    """A live task of the same owner, kind and params is answered instead of a new one."""
 
     def __init__(self, task_id: UUID | None) -> None:
         super().__init__(task_id)
         self.task_id = task_id
+        """The live task; None when it was erased in the meantime."""
+
+
+class _TaskId(NamedTuple):
+    """The column of `queries.LIST_BATCH`."""
+
+    id: UUID
+
+
+class _UniqueRow(NamedTuple):
+    """The column of `queries.FIND_UNIQUE`."""
+
+    task_id: UUID
 
 
 class Submissions:
     """Stores submissions and answers them."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(
+        self,
+        *,
+        pool: HotPool,
+        reads: AsyncEngine,
+        reader: TaskReader,
+        batcher: SubmissionBatcher,
+        queue_bounds: QueueBounds,
+        keys: IdempotencyKeys,
+    ) -> None:
+        self._pool = pool
+        self._reads = reads
+        self._reader = reader
+        self._batcher = batcher
+        self._queue_bounds = queue_bounds
+        self._keys = keys
 
-    async def accept(self, parsed: Parsed, request: Request) -> Answer:
-        """Store one task. Answers 202 once it is committed; or what was answered to the same key, or a unique task."""
+    async def accept(self, parsed: Parsed, request: SubmissionRequest) -> Answer:
+        """Store one task and return the answer once it is committed.
+
+        The answer is 202 with the task; or the one that was given before to the same idempotency key; or 200 with the
+        live task, for a submission with `unique_for`.
+        """
         if (earlier := await self._admit([parsed], request)) is not None:
             return earlier
         task = self.new_task(parsed, request)
@@ -83,7 +134,7 @@ class Submissions:
                 created_at = await self.store_together([task], request)
             else:
                 task.idempotency_key, task.fingerprint = request.idempotency_key, request.fingerprint
-                stored = await self._services.batcher.store(task)
+                stored = await self._batcher.store(task)
                 if stored is None:
                     raise KeyTaken
                 created_at = stored
@@ -96,8 +147,8 @@ class Submissions:
             raise missing_file(parsed.files[0].pointer) from None
         return Answer(202, f"/tasks/{task.id}", new_task_json(task, created_at))
 
-    async def accept_batch(self, batch: Sequence[Parsed], request: Request) -> Answer:
-        """Store all tasks or none, in one transaction."""
+    async def accept_batch(self, batch: Sequence[Parsed], request: SubmissionRequest) -> Answer:
+        """Store all tasks or none, in one transaction, and return the answer once it is committed."""
         if (earlier := await self._admit(batch, request)) is not None:
             return earlier
         batch_id = new_id()
@@ -114,28 +165,28 @@ class Submissions:
         bodies = [new_task_json(task, created_at) for task in tasks]
         return Answer(202, f"/batches/{batch_id}", batch_json(batch_id, bodies))
 
-    async def _admit(self, batch: Sequence[Parsed], request: Request) -> Answer | None:
-        """Check the files and count the tasks as queued, or raise why they cannot be taken.
+    async def _admit(self, batch: Sequence[Parsed], request: SubmissionRequest) -> Answer | None:
+        """Check the files and the queue bounds. Raises the problem if the tasks cannot be accepted.
 
-        What was accepted under the request's key is answered all the same: its files may be gone by now, and the queue
-        full.
+        A request whose idempotency key was kept before is answered all the same, although its files may be gone or the
+        queue full by now: then the earlier answer is returned.
         """
         try:
             await self.check_files(batch, request.caller)
-            await self._services.queue_bounds.admit(request.caller.owner_id, len(batch))
+            await self._queue_bounds.admit(request.caller.owner_id, len(batch))
         except Problem as problem:
             if request.idempotency_key is None:
                 raise
             refusal = problem
 
-            async def refuse() -> Answer:
+            async def refuse() -> NoReturn:
                 raise refusal
 
             return await self.replay(request, refuse)
         return None
 
-    def new_task(self, parsed: Parsed, request: Request) -> NewTask:
-        """Make the task of a validated submission."""
+    def new_task(self, parsed: Parsed, request: SubmissionRequest) -> NewTask:
+        """Return the task of a validated submission, not stored yet."""
         caller = request.caller
         task = make_task(
             parsed.kind_name,
@@ -153,11 +204,11 @@ class Submissions:
         return task
 
     async def check_files(self, batch: Sequence[Parsed], caller: Caller) -> None:
-        """Raise a problem unless every file exists, belongs to the caller's organization, and can be read."""
+        """Raise a problem unless every input file exists, belongs to the caller's organization, and suits its kind."""
         referred = [file for parsed in batch for file in parsed.files]
         if not referred:
             return
-        async with self._services.reads.connect() as connection:
+        async with self._reads.connect() as connection:
             statement = find_files({file.file_id for file in referred})
             found = {row.id: row for row in await connection.execute(statement)}
         errors = []
@@ -166,7 +217,8 @@ class Submissions:
             if row is None or row.organization_id != caller.organization_id:
                 errors.append(missing_file(file.pointer).errors[0])
             elif not file.reference.can_read(row.media_type):
-                message = f"This kind cannot read {row.media_type}: only {', '.join(file.reference.accepts)}"
+                accepted = ", ".join(file.reference.accepts)
+                message = f"This kind cannot read a file of the type {row.media_type}; it reads {accepted}."
                 errors.append(FieldError(file.pointer, "unreadable_file", message))
         if errors:
             raise Problem("validation", errors=errors)
@@ -174,33 +226,31 @@ class Submissions:
     async def store_together(
         self,
         tasks: Sequence[NewTask],
-        request: Request,
-        before: Callable[[psycopg.AsyncConnection[tuple[Any, ...]]], Any] | None = None,
+        request: SubmissionRequest,
+        before: Callable[[HotConnection], Awaitable[None]] | None = None,
     ) -> datetime:
-        """Store tasks in a transaction of their own, with what `before` writes and the request's key; give `created_at`.
+        """Store tasks, the request's idempotency key and what `before` writes in one transaction; return `created_at`.
 
-        Raises `KeyTaken` or `UniqueTaken`, having stored nothing.
+        Raises `KeyTaken` or `UniqueTaken`, and then nothing is stored.
         """
-        pool: HotPool = self._services.hot_pool
-        async with pool.connection() as connection, connection.transaction():
+        async with self._pool.connection() as connection, connection.transaction():
             if request.idempotency_key is not None:
-                kept = self._kept_key(request, tasks[0].batch_id or tasks[0].id, 202)
-                cursor = await connection.execute(queries.KEEP_KEY, kept)
-                if await cursor.fetchone() is None:
-                    raise KeyTaken
+                kept = KeptAnswer(tasks[0].batch_id or tasks[0].id, 202)
+                owner_id = request.caller.owner_id
+                await keep_key(connection, owner_id, request.idempotency_key, request.fingerprint, kept)
             for task in tasks:
                 if task.unique_for is not None:
                     await self._claim_uniqueness(connection, task)
             if before is not None:
                 await before(connection)
-            document = {"document": submission_document(tasks)}
             statement = hot_tasks.SUBMIT_KEYED if any(task.files for task in tasks) else hot_tasks.SUBMIT
-            row = await (await connection.execute(statement, document)).fetchone()
-            assert row is not None
-            created_at: datetime = row[0]
-        return created_at
+            async with connection.cursor(row_factory=class_row(StoredTasks)) as cursor:
+                await cursor.execute(statement, {"document": submission_document(tasks)})
+                stored = await cursor.fetchone()
+            assert stored is not None
+        return stored.created_at
 
-    async def _claim_uniqueness(self, connection: psycopg.AsyncConnection[tuple[Any, ...]], task: NewTask) -> None:
+    async def _claim_uniqueness(self, connection: HotConnection, task: NewTask) -> None:
         parameters = {
             "owner_id": task.owner_id,
             "kind": task.kind,
@@ -209,70 +259,60 @@ class Submissions:
             "unique_for": task.unique_for,
         }
         if await (await connection.execute(queries.CLAIM_UNIQUENESS, parameters)).fetchone() is None:
-            row = await (await connection.execute(queries.FIND_UNIQUE, parameters)).fetchone()
-            raise UniqueTaken(row[0] if row is not None else None)
+            async with connection.cursor(row_factory=class_row(_UniqueRow)) as cursor:
+                await cursor.execute(queries.FIND_UNIQUE, parameters)
+                row = await cursor.fetchone()
+            raise UniqueTaken(row.task_id if row is not None else None)
 
-    async def _answer_unique(self, task_id: UUID | None, parsed: Parsed, request: Request) -> Answer:
-        """Answer 200 with the live task, and keep the request's key for it: what is answered once is answered again."""
-        row = await self._services.reader.find(task_id) if task_id is not None else None
+    async def _answer_unique(self, task_id: UUID | None, parsed: Parsed, request: SubmissionRequest) -> Answer:
+        """Return 200 with the live task, and keep the request's idempotency key for this answer."""
+        row = await self._reader.find(task_id, request.caller) if task_id is not None else None
         if row is None:
-            # It was erased since, so that it is no longer in the way.
+            # The task was erased in the meantime, so a new one is stored now.
             return await self.accept(parsed, request)
         if request.idempotency_key is not None:
-            async with self._services.hot_pool.connection() as connection:
-                kept = await connection.execute(queries.KEEP_KEY, self._kept_key(request, row.id, 200))
-                taken = await kept.fetchone() is None
-            if taken:
+            kept = KeptAnswer(row.id, 200)
+            try:
+                await self._keys.keep(request.caller.owner_id, request.idempotency_key, request.fingerprint, kept)
+            except KeyTaken:
                 return await self.replay(request, lambda: self.accept(parsed, request))
         return Answer(200, f"/tasks/{row.id}", task_json(row))
 
-    def _kept_key(self, request: Request, subject_id: UUID, status: int) -> dict[str, Any]:
-        return {
-            "owner_id": request.caller.owner_id,
-            "key": request.idempotency_key,
-            "fingerprint": bytes.fromhex(request.fingerprint or ""),
-            "subject_id": subject_id,
-            "status_code": status,
-        }
+    async def replay(self, request: SubmissionRequest, submit_again: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return the answer that the request's idempotency key was kept for; if the key is free, call `submit_again`.
 
-    async def replay(self, request: Request, again: Callable[[], Any]) -> Answer:
-        """Answer a request whose key is taken: as before, or with a problem; `again` tries anew when the key is free."""
-        parameters = {"owner_id": request.caller.owner_id, "key": request.idempotency_key}
-        async with self._services.hot_pool.connection() as connection:
-            row = await (await connection.execute(queries.FIND_KEY, parameters)).fetchone()
-            if row is None or row[4]:
-                await connection.execute(queries.DROP_STALE_KEY, parameters)
-        if row is None or row[4]:
-            # Only now that the connection is given back: to try anew needs another.
-            answer: Answer = await again()
-            return answer
-        fingerprint, subject_id, status, in_flight, _ = row
-        if in_flight:
-            raise Problem("idempotency-key-in-flight", headers={"Retry-After": "2"})
-        if request.fingerprint is not None and fingerprint.hex() != request.fingerprint:
-            raise Problem("idempotency-key-reused")
-        answer = await self._answer_existing(subject_id, status)
+        Raises the problems of `IdempotencyKeys.find`.
+        """
+        assert request.idempotency_key is not None
+        kept = await self._keys.find(request.caller.owner_id, request.idempotency_key, request.fingerprint)
+        if kept is None:
+            return await submit_again()
+        answer = await self._answer_existing(kept, request.caller)
         answer.replayed = True
         return answer
 
-    async def _answer_existing(self, subject_id: UUID, status: int) -> Answer:
-        row = await self._services.reader.find(subject_id)
+    async def _answer_existing(self, kept: KeptAnswer, caller: Caller) -> Answer:
+        row = await self._reader.find(kept.subject_id, caller)
         if row is not None:
-            return Answer(status, f"/tasks/{subject_id}", task_json(row))
-        async with self._services.hot_pool.connection() as connection:
-            cursor = await connection.execute(queries.LIST_BATCH, {"batch_id": subject_id})
-            ids = [task_id for (task_id,) in await cursor.fetchall()]
+            return Answer(kept.status_code, f"/tasks/{row.id}", task_json(row))
+        batch_id = kept.subject_id
+        async with (
+            self._pool.connection() as connection,
+            connection.cursor(row_factory=class_row(_TaskId)) as cursor,
+        ):
+            await cursor.execute(queries.LIST_BATCH, {"batch_id": batch_id})
+            ids = [task.id for task in await cursor.fetchall()]
         if not ids:
-            raise Problem("gone", "What this request made was purged since.")
-        rows = await self._services.reader.find_many(ids)
-        return Answer(status, f"/batches/{subject_id}", batch_json(subject_id, [task_json(row) for row in rows]))
+            raise Problem("gone", "The task or batch that this request made was purged.")
+        rows = await self._reader.find_many(ids, caller)
+        return Answer(kept.status_code, f"/batches/{batch_id}", batch_json(batch_id, [task_json(row) for row in rows]))
 
 
 def batch_json(batch_id: UUID, bodies: Sequence[bytes]) -> bytes:
-    """Give the body of a batch's answer."""
+    """Return the body of a batch's answer; `bodies` are the representations of its tasks."""
     return orjson.dumps({"batch_id": batch_id, "tasks": [orjson.Fragment(body) for body in bodies]})
 
 
 def missing_file(pointer: str) -> Problem:
-    """A file that the params refer to is not there."""
-    return invalid(pointer, "unknown_file", "There is no such file")
+    """Return the problem for an input file that does not exist."""
+    return invalid(pointer, "unknown_file", "There is no such file.")

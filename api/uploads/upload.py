@@ -17,16 +17,16 @@ from api.auth.authentication import Caller
 from api.following.task_representation import new_task_json
 from api.http.headers import find_header
 from api.http.problems import Problem, invalid
-from api.services import Services
 from api.storage_threads import start_in_storage_thread
-from api.submitting.held_keys import HeldKey
-from api.submitting.parsing import Parsed, dump_part, fingerprint, parse_submission, read_traceparent, submittable_kind
-from api.submitting.submissions import Answer, KeyTaken, Submissions, missing_file
-from api.submitting.submissions import Request as SubmissionRequest
+from api.submitting.idempotency import HeldKey, KeptAnswer, KeyTaken, fingerprint
+from api.submitting.parsing import Parsed, dump_part, parse_submission, read_traceparent, submittable_kind
+from api.submitting.queue_bounds import QueueBounds
+from api.submitting.submissions import Answer, SubmissionRequest, Submissions, missing_file
 from api.uploads.multipart import FILE_FIELD, ReceivedFile, ReceivedForm, receive_form
 from shared.errors import StorageUnavailable
 from shared.identifiers import new_id
 from shared.queries import files as queries
+from shared.storage.object_store import ObjectStore
 from shared.tasks.options import DEFAULT_KEEP_SECONDS, LONGEST_KEEP_SECONDS
 from shared.tasks.submission import NewTask
 
@@ -39,11 +39,22 @@ _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 class Upload:
     """One upload, from its form to the answer."""
 
-    def __init__(self, request: Request, caller: Caller, services: Services, submissions: Submissions) -> None:
+    def __init__(
+        self,
+        request: Request,
+        caller: Caller,
+        *,
+        submissions: Submissions,
+        queue_bounds: QueueBounds,
+        store: ObjectStore,
+        max_file_bytes: int,
+    ) -> None:
         self._request = request
         self._caller = caller
-        self._services = services
         self._submissions = submissions
+        self._queue_bounds = queue_bounds
+        self._store = store
+        self._max_file_bytes = max_file_bytes
         self._file_id = new_id()
 
     async def validate(self) -> None:
@@ -59,11 +70,11 @@ class Upload:
         """Store the file and its task, unless the key stands for an earlier upload. Leaves no object without a row."""
         if key is None or held is not None:
             # Else there is an earlier upload, which is in the queue already.
-            await self._services.queue_bounds.admit(self._caller.owner_id, 1)
+            await self._queue_bounds.admit(self._caller.owner_id, 1)
         form = await self._receive(keeps_file=True)
         if form.file is None:
             raise invalid(f"form:{FILE_FIELD}", "missing", "A file is required")
-        storing = _Storing(form.file, self._services)
+        storing = _Storing(form.file, self._store)
         try:
             parsed = self._parse(form.fields)
             _require_readable(parsed, form.file, self._pointer)
@@ -79,7 +90,7 @@ class Upload:
 
             async def store() -> Answer:
                 try:
-                    return await self._store(parsed, request, storing, keep_seconds, held)
+                    return await self._insert(parsed, request, storing, keep_seconds, held)
                 except KeyTaken:
                     return await self._submissions.replay(request, store)
 
@@ -95,8 +106,8 @@ class Upload:
             self._request.stream(),
             content_type=headers.get("content-type"),
             content_length=headers.get("content-length"),
-            store=self._services.store if keeps_file else None,
-            most_file_bytes=self._services.settings.max_upload_bytes,
+            store=self._store if keeps_file else None,
+            most_file_bytes=self._max_file_bytes,
             check_fields=self._check_early,
         )
 
@@ -132,7 +143,7 @@ class Upload:
         others = [file for file in parsed.files if file.file_id != self._file_id]
         await self._submissions.check_files([dataclasses.replace(parsed, files=others)], self._caller)
 
-    async def _store(
+    async def _insert(
         self, parsed: Parsed, request: SubmissionRequest, storing: _Storing, keep_seconds: int, held: HeldKey | None
     ) -> Answer:
         task = self._submissions.new_task(parsed, request)
@@ -142,7 +153,7 @@ class Upload:
 
         async def insert_first(connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
             if held is not None:
-                await held.complete(connection, request.fingerprint or "", task.id)
+                await held.complete(connection, request.fingerprint or "", KeptAnswer(task.id, 202))
             storing.begin()
             await connection.execute(queries.INSERT_UPLOAD, self._row(task, storing.file, keep_seconds))
 
@@ -171,9 +182,9 @@ class Upload:
 class _Storing:
     """A received file on its way to a row."""
 
-    def __init__(self, file: ReceivedFile, services: Services) -> None:
+    def __init__(self, file: ReceivedFile, store: ObjectStore) -> None:
         self.file = file
-        self._services = services
+        self._store = store
         self._may_have_row = False
 
     @contextmanager
@@ -197,7 +208,7 @@ class _Storing:
         if self._may_have_row:
             return
         # It is done even when the request is cancelled here.
-        deleting = start_in_storage_thread(self._services.store.delete, [self.file.storage_key])
+        deleting = start_in_storage_thread(self._store.delete, [self.file.storage_key])
         with suppress(StorageUnavailable):
             await asyncio.shield(asyncio.wrap_future(deleting))
 

@@ -78,14 +78,17 @@ e AS (
     INSERT INTO task_events (task_id, seq, type, data)
     SELECT id, 1, 'status', jsonb_build_object('status', status) FROM {"n" if keyed else "v"}
 ){files if keyed else ""}
-SELECT now(), pg_notify('{DUE_CHANNEL}', (SELECT string_agg(DISTINCT queue, ',') FROM v)), (SELECT array_agg(id) FROM t)"""
+SELECT now() AS created_at, pg_notify('{DUE_CHANNEL}', (SELECT string_agg(DISTINCT queue, ',') FROM v)) AS notified,
+    (SELECT array_agg(id) FROM t) AS ids"""
 
 
 SUBMIT: Final = _submit(keyed=False)
-"""Insert tasks without idempotency keys or input files. Gives (now, _, ids)."""
+"""Insert tasks without idempotency keys or input files. Returns (created_at, notified, ids)."""
 
 SUBMIT_KEYED: Final = _submit(keyed=True)
-"""Insert tasks that may bear a key or input files; a task whose key is taken is left out. Gives (now, _, ids inserted).
+"""Insert tasks that may bear a key or input files; a task whose key is taken is left out.
+
+Returns (created_at, notified, ids), the ids of those inserted.
 
 A key is taken by a task of the same statement too: of those that bear one key, one is inserted.
 
@@ -104,12 +107,18 @@ _SHOWN_COLUMNS: Final = """
     t.tags, t.metadata::text, t.batch_id, t.created_at, t.run_at, t.started_at, t.finished_at, t.cancel_requested_at,
     t.purge_at, t.version, t.organization_id"""
 
+_VISIBLE: Final = """
+    unnest(%(ids)s::uuid[], %(organizations)s::uuid[]) AS asked (id, organization_id)
+    JOIN tasks t ON t.id = ANY (ARRAY[asked.id])
+        AND (asked.organization_id IS NULL OR t.organization_id = asked.organization_id)"""
+"""Each task asked for, if it belongs to the organization named beside its id, or if none is named."""
+
 READ: Final = f"""
 SELECT {_SHOWN_COLUMNS}
-FROM tasks t JOIN task_payloads p ON p.task_id = ANY (ARRAY[t.id]) WHERE t.id = ANY(%(ids)s::uuid[])"""
+FROM {_VISIBLE} JOIN task_payloads p ON p.task_id = ANY (ARRAY[t.id])"""
 """Read tasks by id, in the columns of `api.following.task_representation.TaskRow`, in no order."""
 
-READ_VERSIONS: Final = "SELECT id, version, status, organization_id FROM tasks WHERE id = ANY(%(ids)s::uuid[])"
+READ_VERSIONS: Final = f"SELECT t.id, t.version, t.status, t.organization_id FROM {_VISIBLE}"
 """Read what is needed to answer 304, or to see whether a task is done."""
 
 READ_CHANGES: Final = """

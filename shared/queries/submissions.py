@@ -19,8 +19,8 @@ RETURNING key"""
 """Keep a key for what this transaction stores. Gives no row when the key is taken."""
 
 FIND_KEY: Final = f"""
-SELECT fingerprint, subject_id, status_code, coalesce(in_flight_until > now(), false),
-    created_at < now() - interval '{KEPT_HOURS} hours' OR coalesce(in_flight_until <= now(), false)
+SELECT fingerprint, subject_id, status_code, coalesce(in_flight_until > now(), false) AS in_flight,
+    created_at < now() - interval '{KEPT_HOURS} hours' OR coalesce(in_flight_until <= now(), false) AS stale
 FROM idempotency_keys WHERE owner_id = %(owner_id)s AND key = %(key)s"""
 """Find what a key stands for: fingerprint, subject, status code, whether it is in flight, whether it is stale."""
 

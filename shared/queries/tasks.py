@@ -102,13 +102,14 @@ def read_params(task_id: UUID) -> Select[Any]:
     return select(task_payloads.c.params).where(task_payloads.c.task_id == task_id)
 
 
-def find_tombstone(task_id: UUID) -> Select[UUID]:
-    """Find the organization that a task belonged to which was purged within the last `TOMBSTONE_DAYS` days."""
-    return select(tombstones.c.organization_id).where(
+def find_tombstone(task_id: UUID, organization_id: UUID | None) -> Select[UUID]:
+    """Find a task that was purged within the last `TOMBSTONE_DAYS` days and belonged to the organization, if one is given."""
+    statement = select(tombstones.c.id).where(
         tombstones.c.id == task_id,
         tombstones.c.subject == "task",
         tombstones.c.purged_at > func.now() - timedelta(days=TOMBSTONE_DAYS),
     )
+    return statement if organization_id is None else statement.where(tombstones.c.organization_id == organization_id)
 
 
 def list_page(

@@ -86,8 +86,8 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
     return {
         "SUBMIT": (hot_tasks.SUBMIT, submit()),
         "SUBMIT_KEYED": (hot_tasks.SUBMIT_KEYED, submit()),
-        "READ": (hot_tasks.READ, {"ids": ids}),
-        "READ_VERSIONS": (hot_tasks.READ_VERSIONS, {"ids": ids}),
+        "READ": (hot_tasks.READ, {"ids": ids, "organizations": "{NULL}"}),
+        "READ_VERSIONS": (hot_tasks.READ_VERSIONS, {"ids": ids, "organizations": "{NULL}"}),
         "READ_CHANGES": (hot_tasks.READ_CHANGES, {"ids": ids, "versions": "{1}"}),
         "RELEASE": (hot_tasks.RELEASE, {"queue": "files", "window": 1000, "after": str(OWNER)}),
         "LIST_DUE_QUEUES": (hot_tasks.LIST_DUE_QUEUES, {"queues": "{files,email,reports,maintenance}"}),
