@@ -190,11 +190,11 @@ def flower() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the database's tables to this version. Safe to run again, and by several at once."""
+    """Create or upgrade the tables of the database, and say what was done. It may run again, and several times at once."""
     from shared.database.schema_migrations import migrate as migrate_schema
     from shared.settings import read_settings
 
-    migrate_schema(read_settings())
+    print(migrate_schema(read_settings()).describe(), flush=True)
 
 
 @app.command()

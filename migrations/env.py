@@ -5,11 +5,9 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection, text
 
+from shared.queries.schema import MIGRATION_LOCK
 from shared.tables.base import metadata
 from shared.tables.every_table import EVERY_TABLE
-
-MIGRATION_LOCK = 7_305_114_400_001
-"""The advisory lock that whoever migrates holds; any other waits for it."""
 
 
 def run() -> None:

@@ -22,7 +22,7 @@ from shared import kill_points
 from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import QUEUES
 from shared.database.connections import OutageLog, make_engine
-from shared.database.schema_version import refuse_newer_schema
+from shared.database.schema_version import wait_for_schema
 from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
 from shared.queries import schedules as queries
@@ -160,7 +160,7 @@ def _insert(connection: Connection, due: Any) -> int:
 def run_beat(settings: Settings) -> None:
     """Run beat until SIGTERM or SIGINT."""
     set_up_logs(settings, "beat")
-    refuse_newer_schema(settings)
+    wait_for_schema(settings)
     database = make_engine(settings, "beat", pool_size=1)
 
     class BoundScheduler(SlotScheduler):

@@ -29,7 +29,7 @@ def take_first_steps(settings: Settings, api_key_file: Path, postgres_directory:
     from shared.database.schema_migrations import migrate
 
     if postgres_directory is None:
-        if not wait_until(lambda: _answers(settings.database_url), _FOREIGN_SERVER_SECONDS, pause_seconds=0.2):
+        if not wait_until(lambda: _answers(settings.migration_url), _FOREIGN_SERVER_SECONDS, pause_seconds=0.2):
             raise ConfigurationError("The database at TASKMILL_DATABASE_URL does not answer")
     else:
         server = PostgresServer(postgres_directory)

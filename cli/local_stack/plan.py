@@ -44,6 +44,7 @@ _GRACE = "TASKMILL_SHUTDOWN_GRACE_SECONDS"
 _LONGEST_GRACE_SECONDS = 8.0
 """What a worker is given to finish its work, whatever the user's setting: all of the stack stops within 20 s."""
 
+_OWNER_URL = "TASKMILL_DATABASE_OWNER_URL"
 _REPLACING = {"postgres": "TASKMILL_DATABASE_URL", "broker": "TASKMILL_BROKER_URL", "mail": "TASKMILL_SMTP_URL"}
 """The variables by which a server of the user's own takes a built-in one's place."""
 
@@ -58,6 +59,7 @@ class StackPlan:
         self._promised: set[int] = set()
         self._replaced = {part for part, variable in _REPLACING.items() if os.environ.get(variable)}
         self._environment: dict[str, str] = {}
+        self._owner_url: str | None = None
         self.mark = directory.secret("mark")
         self.api_key_file = directory.path / "api_key"
         self.postgres = (
@@ -98,10 +100,13 @@ class StackPlan:
             "TASKMILL_LOG_FORMAT": "console" if sys.stdout.isatty() else "json",
         }
         if self.postgres:
-            defaults["TASKMILL_DATABASE_URL"] = self.postgres.url
+            defaults["TASKMILL_DATABASE_URL"] = self.postgres.app_url
         if self.broker:
             defaults["TASKMILL_BROKER_URL"] = self.broker.url
         given = {name: value for name, value in os.environ.items() if value or name not in defaults}
+        # The password of the role that owns the tables is for the migration alone, and no part that runs gets it.
+        given_owner_url = given.pop(_OWNER_URL, "")
+        self._owner_url = self.postgres.url if self.postgres else given_owner_url or None
         own = {
             "TASKMILL_FLOWER_HOST": "127.0.0.1",
             "TASKMILL_FLOWER_PORT": str(self._ports["flower"]),
@@ -140,7 +145,10 @@ class StackPlan:
         arguments = ["--api-key-file", str(self.api_key_file)]
         if self.postgres:
             arguments += ["--postgres-directory", str(self.postgres.directory)]
-        return self._part("migrate", self._python("cli.local_stack.first_steps", *arguments))
+        command = self._python("cli.local_stack.first_steps", *arguments)
+        if self._owner_url:
+            command = replace(command, environment={**command.environment, _OWNER_URL: self._owner_url})
+        return self._part("migrate", command)
 
     def list_front_parts(self) -> list[Part]:
         """The parts that the API's readiness stands on, and Flower."""
@@ -161,12 +169,12 @@ class StackPlan:
     def is_database_prepared(self) -> bool:
         """Whether an earlier start has done, on this very cluster, all that the first steps of this version do."""
         done = self.postgres and self.postgres.recall("prepared_by")
-        return self.api_key_file.exists() and done == _fingerprint_of_migrations()
+        return self.api_key_file.exists() and done == _fingerprint_of_first_steps()
 
     def note_database_prepared(self) -> None:
         """Remember it with the cluster, so that another cluster in its place is prepared again."""
         if self.postgres:
-            self.postgres.remember("prepared_by", _fingerprint_of_migrations())
+            self.postgres.remember("prepared_by", _fingerprint_of_first_steps())
 
     @property
     def api_address(self) -> tuple[str, int]:
@@ -204,6 +212,7 @@ class StackPlan:
             mail_dir=str(self._directory.folder("mail")) if own_mail else None,
             api_key=api_key,
             database_url=environment["TASKMILL_DATABASE_URL"],
+            database_owner_url=self._owner_url,
             broker_url=environment["TASKMILL_BROKER_URL"],
             storage_url=environment["TASKMILL_STORAGE_URL"],
             pids={part: None if pid is None else [pid] for part, pid in pids.items()},
@@ -229,10 +238,11 @@ def _shorten_grace(given: str) -> str:
         return given
 
 
-def _fingerprint_of_migrations() -> str:
-    """The same text for the same migrations, and another for any others."""
-    versions = Path(__file__).resolve().parents[2] / "migrations" / "versions"
+def _fingerprint_of_first_steps() -> str:
+    """Return a digest of everything that the first steps do to a database: the migrations and the rights of the role."""
+    project = Path(__file__).resolve().parents[2]
+    rights = [project / "shared" / "database" / "app_role.py", project / "shared" / "queries" / "roles.py"]
     digest = hashlib.sha256()
-    for path in sorted(versions.glob("*.py")):
+    for path in [*sorted((project / "migrations" / "versions").glob("*.py")), *rights]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     import psutil
 
 USER = "taskmill"
+"""The superuser of the cluster, which owns the tables."""
+APP_USER = "taskmill_app"
+"""The role of the API, the relay, the workers and beat; `migrate` creates it."""
 DATABASE = "taskmill"
 
 _MEMORY_NAME = "server.json"
@@ -79,8 +82,13 @@ class PostgresServer(ServerProcess):
 
     @property
     def url(self) -> str:
-        """The database in libpq's form, by TCP, once prepared."""
+        """The URL of the database with the role that owns it, by TCP, once prepared."""
         return self._make_url(DATABASE)
+
+    @property
+    def app_url(self) -> str:
+        """The same for the running parts, whose role may only read and write rows."""
+        return f"postgresql://{APP_USER}:{self._memory['app_password']}@127.0.0.1:{self.port}/{DATABASE}"
 
     @property
     def port(self) -> int:
@@ -103,6 +111,7 @@ class PostgresServer(ServerProcess):
         self._memory |= {
             "port": choose_port(self._memory.get("port"), promised=self._promised),
             "password": self._memory.get("password") or secrets.token_hex(24),
+            "app_password": self._memory.get("app_password") or secrets.token_hex(24),
             "socket_folder": str(socket_folder),
             "place": find_place(self.directory),
         }

@@ -31,7 +31,8 @@ PARTS = (
 class ReadyFile:
     """Its content. `pids` are the processes that the supervisor started; a part that a server of yours replaces is None.
 
-    So are `mail_url` and `mail_dir` when the mail goes to a server of yours.
+    So are `mail_url` and `mail_dir` when the mail goes to a server of yours. The running parts use `database_url`, whose
+    role may only read and write rows; `database_owner_url` is None if that role owns the tables.
     """
 
     api_url: str
@@ -42,6 +43,7 @@ class ReadyFile:
     mail_dir: str | None
     api_key: str
     database_url: str
+    database_owner_url: str | None
     broker_url: str
     storage_url: str
     pids: dict[str, list[int] | None]

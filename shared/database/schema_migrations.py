@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import Engine
 
+from shared.database.app_role import create_app_role, find_app_role, grant_to_app_role
 from shared.database.connections import make_engine
 from shared.database.schema_version import VERSIONS, newest_revision, require_known_schema
 from shared.settings import Settings
 
 
-def migrate(settings: Settings) -> None:
-    """Create or upgrade the tables; does nothing when they are up to date. Raises `SchemaTooNew`.
+@dataclass(frozen=True)
+class MigrationOutcome:
+    """What `migrate` did: the revision before, None for a database without tables, and after; and for which role."""
 
-    Any number of processes may call it at once: the first one works, the others wait.
+    before: str | None
+    after: str
+    app_role: str | None
+
+    def describe(self) -> str:
+        """Return the outcome as sentences for the operator."""
+        if self.before == self.after:
+            text = f"The database is at revision {self.after} already: there was nothing to migrate."
+        elif self.before is None:
+            text = f"The tables were created, at revision {self.after}."
+        else:
+            text = f"The database was migrated from revision {self.before} to {self.after}."
+        return text if self.app_role is None else f"{text} The role {self.app_role} may read and write rows."
+
+
+def migrate(settings: Settings) -> MigrationOutcome:
+    """Create or upgrade the tables, and give the application role its rights, if there is one.
+
+    Does not change the tables when they are up to date. Raises `SchemaTooNew`, and `ConfigurationError` when the
+    application role cannot be created. Any number of processes may call it at once: the first one works, the others wait.
     """
-    if require_known_schema(settings) == newest_revision():
-        return
-    engine = make_engine(settings, "migrate", timeout_seconds=None)
-    try:
-        upgrade(engine)
-    finally:
-        engine.dispose()
+    as_owner = settings.model_copy(update={"database_url": settings.migration_url})
+    create_app_role(settings)
+    before = require_known_schema(as_owner)
+    if before != newest_revision():
+        engine = make_engine(as_owner, "migrate", timeout_seconds=None)
+        try:
+            upgrade(engine)
+        finally:
+            engine.dispose()
+    grant_to_app_role(settings)
+    return MigrationOutcome(before, newest_revision(), find_app_role(settings))
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Upgrade to a revision."""
-    # Loaded only when there is something to do: it takes a good part of a second start's time.
+    # Imported here, because the import takes a good part of the time of a start that has nothing to migrate.
     from alembic import command
     from alembic.config import Config
 

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+import structlog
 
-from shared.database.connections import CONNECT_TIMEOUT_SECONDS
-from shared.errors import SchemaTooNew
+from shared.database.connections import CONNECT_TIMEOUT_SECONDS, OUTAGE_LOG_SECONDS, OutageLog
+from shared.errors import ConfigurationError, SchemaTooNew
 from shared.queries.schema import FIND_REVISION, IS_VERSIONED
-from shared.settings import Settings
+from shared.settings import DatabaseSettings
 
+log = structlog.get_logger()
+
+MIGRATE_FIRST: Final = "run `taskmill migrate`"
+POLL_SECONDS: Final = 0.5
 VERSIONS: Final = Path(__file__).resolve().parents[2] / "migrations" / "versions"
 _REVISION: Final = re.compile(r'^revision = ["\'](\w+)["\']', re.MULTILINE)
 _DOWN_REVISION: Final = re.compile(r'^down_revision = ["\'](\w+)["\']', re.MULTILINE)
 
 
 def known_revisions() -> frozenset[str]:
-    """Give every revision that this version knows."""
+    """Return every revision that this version knows."""
     return frozenset(name for text in _texts() for name in _REVISION.findall(text))
 
 
 def newest_revision() -> str:
-    """Give the revision that this version brings a database to: the one that no other builds on."""
+    """Return the revision that this version brings a database to: the one that no other builds on."""
     (newest,) = known_revisions() - {name for text in _texts() for name in _DOWN_REVISION.findall(text)}
     return newest
 
 
 def find_revision(connection: psycopg.Connection[Any]) -> str | None:
-    """Give the revision that a database is at; none when it was never migrated."""
+    """Return the revision that a database is at, or None if it was never migrated."""
     row = connection.execute(IS_VERSIONED).fetchone()
     if row is None or not row[0]:
         return None
@@ -38,10 +44,11 @@ def find_revision(connection: psycopg.Connection[Any]) -> str | None:
     return None if row is None else str(row[0])
 
 
-def require_known_schema(settings: Settings) -> str | None:
-    """Give the database's revision. Raises `SchemaTooNew` when this version does not know it, and must not touch it.
+def require_known_schema(settings: DatabaseSettings) -> str | None:
+    """Return the database's revision, or None if it was never migrated.
 
-    Raises `psycopg.OperationalError` when the database does not answer.
+    Raises `SchemaTooNew` when this version does not know the revision, `ConfigurationError` when the role may not read
+    it, and `psycopg.OperationalError` when the database does not answer.
     """
     with psycopg.connect(
         settings.database_url,
@@ -49,13 +56,41 @@ def require_known_schema(settings: Settings) -> str | None:
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         application_name="taskmill-schema",
     ) as connection:
-        found = find_revision(connection)
+        try:
+            found = find_revision(connection)
+        except psycopg.errors.InsufficientPrivilege:
+            raise ConfigurationError(
+                "the role of TASKMILL_DATABASE_URL may not read the tables: run `taskmill migrate` with the role that owns "
+                "them in TASKMILL_DATABASE_OWNER_URL"
+            ) from None
     if found is not None and found not in known_revisions():
         raise SchemaTooNew(found)
     return found
 
 
-def refuse_newer_schema(settings: Settings) -> None:
+def wait_for_schema(settings: DatabaseSettings) -> None:
+    """Return when the database is at the revision of this version; log why not, at once and every half minute.
+
+    So parts may be started before `taskmill migrate` has ended. Raises `SchemaTooNew`, and `ConfigurationError` when the
+    role may not read the tables.
+    """
+    reported: OutageLog = OutageLog()
+    silent_until = 0.0
+    while True:
+        try:
+            found = require_known_schema(settings)
+        except psycopg.OperationalError as error:
+            reported.warn(error)
+        else:
+            if found == newest_revision():
+                return
+            if time.monotonic() >= silent_until:
+                log.warning("database_not_migrated", revision=found, needed=newest_revision(), todo=MIGRATE_FIRST)
+                silent_until = time.monotonic() + OUTAGE_LOG_SECONDS
+        time.sleep(POLL_SECONDS)
+
+
+def refuse_newer_schema(settings: DatabaseSettings) -> None:
     """Raise `SchemaTooNew` before a part starts that does not know the schema.
 
     A database that does not answer is no reason not to start: the part waits for it.

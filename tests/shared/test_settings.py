@@ -155,7 +155,7 @@ def test_production_names_each_unsafe_setting_and_what_to_set_instead(
         ("TASKMILL_BROKER_URL", "redis://127.0.0.1:6379/0"),
         ("TASKMILL_DATABASE_URL", "postgresql://taskmill@127.0.0.1/taskmill"),
         ("TASKMILL_DATABASE_URL", "host=/run/postgresql dbname=taskmill"),
-        ("TASKMILL_DATABASE_URL", "host=db.example.com user=taskmill passfile=/etc/taskmill/pgpass"),
+        ("TASKMILL_DATABASE_URL", "host=db.example.com user=taskmill passfile=/etc/pgpass sslmode=verify-full"),
         ("TASKMILL_SMTP_URL", "smtp://mail.example.com:25?verify=0"),
     ],
 )

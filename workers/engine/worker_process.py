@@ -24,7 +24,7 @@ from celery import signals
 from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import QUEUES
 from shared.database.connections import connect_hot, make_engine
-from shared.database.schema_version import refuse_newer_schema
+from shared.database.schema_version import wait_for_schema
 from shared.errors import ConfigurationError
 from shared.log_setup import set_up_logs
 from shared.settings import Settings
@@ -290,7 +290,7 @@ def run_worker(settings: Settings, queues: list[str], concurrency: int | None) -
     if unknown := set(queues) - set(QUEUES):
         raise ConfigurationError(f"unknown queues: {', '.join(sorted(unknown))}; there are {', '.join(QUEUES)}")
     set_up_logs(settings, f"worker-{'-'.join(queues)}")
-    refuse_newer_schema(settings)
+    wait_for_schema(settings)
     # Celery warns of root because of messages that could run code; ours are JSON and bear ids only.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     WorkerProcess(settings, queues, concurrency or settings.worker_concurrency).run()

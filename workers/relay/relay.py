@@ -20,7 +20,7 @@ import structlog
 from shared import kill_points
 from shared.contracts.kind import QUEUES
 from shared.database.connections import OutageLog, connect_hot
-from shared.database.schema_version import refuse_newer_schema
+from shared.database.schema_version import wait_for_schema
 from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
 from shared.queries import tasks as queries
@@ -237,7 +237,7 @@ def _list_due(connection: Connection) -> list[str]:
 def run_relay(settings: Settings) -> None:
     """Run a relay until SIGTERM or SIGINT."""
     set_up_logs(settings, "relay")
-    refuse_newer_schema(settings)
+    wait_for_schema(settings)
     relay = Relay(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: relay.stop())

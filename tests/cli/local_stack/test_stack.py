@@ -77,6 +77,22 @@ def test_the_ready_file_is_the_owners_alone_and_names_every_part(running: LocalS
     assert redis.Redis.from_url(ready["broker_url"]).ping()
 
 
+def test_no_part_connects_to_the_database_as_its_owner(running: LocalStack) -> None:
+    ready = running.ready
+    with psycopg.connect(ready["database_owner_url"]) as connection:
+        sessions = connection.execute(
+            "SELECT application_name, usename FROM pg_stat_activity WHERE application_name LIKE 'taskmill-%'"
+        ).fetchall()
+        owned = connection.execute("SELECT FROM pg_class WHERE relowner = 'taskmill_app'::regrole").fetchall()
+
+    assert "taskmill-relay" in {name for name, _ in sessions}
+    assert {role for _, role in sessions} == {"taskmill_app"}
+    assert owned == []
+    owner_password = ready["database_owner_url"].split(":")[2].split("@")[0]
+    for name in ("api", "relay", "beat", "flower", "worker-files", "mail"):
+        assert owner_password not in Path(f"/proc/{ready['pids'][name][0]}/environ").read_text()
+
+
 def test_no_secret_stands_in_an_argument(running: LocalStack) -> None:
     ready = running.ready
     memory = json.loads((running.data_dir / "local_stack.json").read_text())
