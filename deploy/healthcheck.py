@@ -71,7 +71,7 @@ def check_worker() -> None:
 def check_sign_of_life(part: str) -> None:
     """Look up when the part last wrote that it lives. Raises `Unhealthy`, or what the database's driver raises."""
     from shared.database.connections import make_engine
-    from shared.queries.schedules import list_signs_of_life
+    from shared.queries.signs_of_life import list_signs_of_life
     from shared.settings import Settings
 
     engine = make_engine(Settings(), "healthcheck", pool_size=1, timeout_seconds=PATIENCE_SECONDS)

@@ -26,6 +26,8 @@ from shared.database.schema_version import wait_for_schema
 from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
 from shared.queries import schedules as queries
+from shared.queries.canaries import LIST_CANARIES
+from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import PLATFORM_ID, make_task, submission_document
@@ -94,7 +96,7 @@ def ensure_platform_schedules(engine: Engine) -> None:
 def insert_due_tasks(engine: Engine) -> int:
     """Insert the task of each slot that is due and not done; give how many. Shows beat's sign of life."""
     with engine.begin() as connection:
-        connection.exec_driver_sql(queries.SHOW_SIGN_OF_LIFE, {"part": "beat"})
+        connection.exec_driver_sql(SHOW_SIGN_OF_LIFE, {"part": "beat"})
         due = connection.execute(queries.list_due_slots()).all()
     inserted = [slot.kind for slot in due if _insert_in_transaction(engine, slot)]
     if CANARY in inserted:
@@ -105,7 +107,7 @@ def insert_due_tasks(engine: Engine) -> int:
 def tell_of_canaries(engine: Engine) -> None:
     """Log of each queue how long its last canary was on its way, in milliseconds, and how long ago it came back."""
     with engine.connect() as connection:
-        rows = connection.exec_driver_sql(queries.LIST_CANARIES, {"kind": CANARY}).all()
+        rows = connection.exec_driver_sql(LIST_CANARIES, {"kind": CANARY}).all()
     for row in rows:
         late = row.age_seconds > CANARY_LATE_SECONDS
         (log.warning if late else log.info)(

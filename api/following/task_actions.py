@@ -22,7 +22,9 @@ from api.storage_threads import in_storage_thread
 from shared.contracts.catalog import find_kind
 from shared.contracts.kind import AnyKind, list_referred_files
 from shared.errors import StorageUnavailable
+from shared.queries import purging
 from shared.queries import tasks as queries
+from shared.queries.batches import lock_batch
 from shared.queries.emails import mark_unknown_as_retriable
 from shared.queries.files import hold_files
 from shared.storage.object_store import ObjectStore
@@ -58,7 +60,7 @@ class TaskActions:
     async def cancel_batch(self, batch_id: UUID) -> None:
         """Cancel the tasks of a batch that are not done. The caller must have been allowed to see the batch."""
         async with self._engine.begin() as connection:
-            ids = list((await connection.execute(queries.lock_batch(batch_id))).scalars())
+            ids = list((await connection.execute(lock_batch(batch_id))).scalars())
             changed = (await connection.exec_driver_sql(queries.CANCEL, {"ids": ids})).scalars().all()
         await self._waiters.wake_everywhere(changed)
 
@@ -90,12 +92,12 @@ class TaskActions:
             if not task.status.done:
                 message = f"The task is {task.status}. Cancel it and wait until it is done, then delete it."
                 raise Problem("task-not-done", message)
-            artifacts = (await task.connection.execute(queries.lock_artifacts([task_id]))).all()
-            in_use = await task.connection.execute(queries.list_tasks_with_artifacts_in_use([task_id]))
+            artifacts = (await task.connection.execute(purging.lock_artifacts([task_id]))).all()
+            in_use = await task.connection.execute(purging.list_tasks_with_artifacts_in_use([task_id]))
             if in_use.first() is not None:
                 raise Problem("file-in-use", "A task that is not done yet reads an artifact of this task.")
             statement: Executable
-            for statement in queries.erase_tasks([task_id]):
+            for statement in purging.erase_tasks([task_id]):
                 await task.connection.execute(statement)
         if artifacts:
             # The rows are deleted for certain. An object that cannot be deleted now is an orphan, which is deleted later.

@@ -16,7 +16,7 @@ from api.http.problems import Problem
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import json_response, problem_responses
-from shared.queries import tasks as queries
+from shared.queries.batches import count_batch
 from shared.tasks.states import LIVE
 
 router = APIRouter(tags=["batches"])
@@ -66,7 +66,7 @@ async def cancel_batch(
 
 async def _count(reads: AsyncEngine, caller: Caller, batch_id: UUID) -> dict[str, Any]:
     async with reads.connect() as connection:
-        rows = (await connection.execute(queries.count_batch(batch_id))).all()
+        rows = (await connection.execute(count_batch(batch_id))).all()
     if not rows or not caller.sees(rows[0].organization_id):
         raise Problem("not-found")
     live = any(row.status in LIVE for row in rows)

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.dependencies import ReadsDependency, SettingsDependency, StoreDependency
 from api.http.query_strings import NoQuery
 from api.openapi.operations import json_response, problem_responses
-from shared.queries.schedules import LIST_CANARIES, PING, list_signs_of_life
+from shared.queries.canaries import LIST_CANARIES
+from shared.queries.signs_of_life import PING, list_signs_of_life
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 

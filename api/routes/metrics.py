@@ -15,7 +15,8 @@ from api.http.problems import Problem
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.routes.health import CANARY
-from shared.queries.schedules import LIST_CANARIES, list_signs_of_life
+from shared.queries.canaries import LIST_CANARIES
+from shared.queries.signs_of_life import list_signs_of_life
 
 router = APIRouter()
 

@@ -31,6 +31,7 @@ from api.submitting.submission_batcher import StoredTasks, SubmissionBatcher
 from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.queries import submissions as queries
+from shared.queries.batches import LIST_BATCH
 from shared.queries.files import find_files
 from shared.tasks.submission import NewTask, make_task, params_sha256, submission_document
 
@@ -89,7 +90,7 @@ class UniqueTaken(Exception):
 
 
 class _TaskId(NamedTuple):
-    """The column of `queries.LIST_BATCH`."""
+    """The column of `LIST_BATCH`."""
 
     id: UUID
 
@@ -300,7 +301,7 @@ class Submissions:
             self._pool.connection() as connection,
             connection.cursor(row_factory=class_row(_TaskId)) as cursor,
         ):
-            await cursor.execute(queries.LIST_BATCH, {"batch_id": batch_id})
+            await cursor.execute(LIST_BATCH, {"batch_id": batch_id})
             ids = [task.id for task in await cursor.fetchall()]
         if not ids:
             raise Problem("gone", "The task or batch that this request made was purged.")

@@ -71,6 +71,3 @@ FIND_UNIQUE: Final = """
 SELECT task_id FROM unique_tasks
 WHERE owner_id = %(owner_id)s AND kind = %(kind)s AND params_sha256 = %(params_sha256)s"""
 """Find the unique task of an owner, kind and params."""
-
-LIST_BATCH: Final = "SELECT id FROM tasks WHERE batch_id = %(batch_id)s ORDER BY id"
-"""List the ids of a batch's tasks, in the order in which they were submitted."""

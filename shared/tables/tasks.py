@@ -1,7 +1,7 @@
 """Tasks, their payloads, their history, and the files that they read and make.
 
 No foreign key leads to `tasks`, so that it can be partitioned by id, and because each would cost a lock for each insert;
-whoever deletes a task deletes what belongs to it in the same transaction (`erase_tasks` in `shared/queries/tasks.py`).
+whoever deletes a task deletes what belongs to it in the same transaction (`erase_tasks` in `shared/queries/purging.py`).
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ from shared.identifiers import new_id
 from shared.queries import emails, hot_tasks
 from shared.queries import schedules as schedule_queries
 from shared.queries import tasks as queries
+from shared.queries.purging import erase_tasks
+from shared.queries.relay import EXPIRE
 from shared.settings import Settings
 from shared.storage.object_store import new_object_key
 from shared.storage.open_store import open_object_store
@@ -115,7 +117,7 @@ class Rows:
         self.claim(running)
         self.hot.execute(queries.CANCEL, {"ids": [self.submit("cancelled"), running]})
         self.submit("expired", ttl=0)
-        self.hot.execute(queries.EXPIRE, {"limit": 10})
+        self.hot.execute(EXPIRE, {"limit": 10})
         sent = self.submit("sent")
         self.claim(sent)
         self.send(sent, answered=True)
@@ -163,7 +165,7 @@ class Rows:
                 "INSERT INTO unique_tasks (owner_id, kind, params_sha256, task_id) VALUES (%s, 'x', '', %s)",
                 (OWNER, slot),
             )
-            for statement in queries.erase_tasks([purged]):
+            for statement in erase_tasks([purged]):
                 connection.execute(statement)
 
     def corrupt(self, connection: Connection, statement: str) -> None:

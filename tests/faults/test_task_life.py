@@ -22,7 +22,9 @@ from shared.contracts.catalog import list_kinds
 from shared.database.connections import connect_hot, make_engine
 from shared.identifiers import new_id
 from shared.queries import hot_tasks
+from shared.queries import relay as relay_queries
 from shared.queries import tasks as queries
+from shared.queries.purging import erase_tasks
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from shared.verification import find_broken_rows
@@ -174,7 +176,7 @@ class Life(RuleBasedStateMachine):
             " WHERE id = %s AND status = 'running'",
             (task_id,),
         )
-        swept = self.hot.execute(queries.SWEEP, {"limit": 10}).fetchall()
+        swept = self.hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchall()
         model = self.models.get(task_id)
         if model is None or model.status != "running":
             assert swept == []
@@ -191,7 +193,7 @@ class Life(RuleBasedStateMachine):
             " AND status IN ('scheduled', 'retrying')",
             (task_id,),
         )
-        self.hot.execute(queries.PROMOTE, {"limit": 10})
+        self.hot.execute(relay_queries.PROMOTE, {"limit": 10})
         model = self.models.get(task_id)
         if model is not None and model.status in {"scheduled", "retrying"}:
             model.status = "queued"
@@ -202,7 +204,7 @@ class Life(RuleBasedStateMachine):
             "UPDATE tasks SET expires_at = now() WHERE id = %s AND status IN ('scheduled', 'queued', 'retrying')",
             (task_id,),
         )
-        expired = self.hot.execute(queries.EXPIRE, {"limit": 10}).fetchall()
+        expired = self.hot.execute(relay_queries.EXPIRE, {"limit": 10}).fetchall()
         model = self.models.get(task_id)
         possible = model is not None and model.status in {"scheduled", "queued", "retrying"}
         assert expired == ([(task_id,)] if possible else [])
@@ -222,7 +224,7 @@ class Life(RuleBasedStateMachine):
     @rule(task_id=tasks)
     def ring_and_take_the_bell_back(self, task_id: UUID) -> None:
         self.hot.execute("UPDATE tasks SET rung_at = now() WHERE id = %s AND status = 'queued'", (task_id,))
-        self.hot.execute(queries.UNRING, {"ids": [task_id]})
+        self.hot.execute(relay_queries.UNRING, {"ids": [task_id]})
 
     @rule(task_id=consumes(tasks))
     def purge(self, task_id: UUID) -> None:
@@ -233,7 +235,7 @@ class Life(RuleBasedStateMachine):
                 raise psycopg.errors.Error("only a finished task is there")
             return
         with self.engine.begin() as connection:
-            for statement in queries.erase_tasks([task_id]):
+            for statement in erase_tasks([task_id]):
                 connection.execute(statement)
         del self.models[task_id]
         self.gone.add(task_id)

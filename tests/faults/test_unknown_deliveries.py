@@ -17,6 +17,7 @@ from shared.contracts.email.send import KIND
 from shared.database.connections import connect_hot, make_engine
 from shared.identifiers import new_id
 from shared.queries import emails, hot_tasks
+from shared.queries import relay as relay_queries
 from shared.queries import tasks as queries
 from shared.settings import Settings
 from shared.tasks.options import TaskOptions
@@ -57,16 +58,16 @@ def lose_an_email(hot: Hot, engine: Engine, *, max_attempts: int) -> UUID:
 
 
 def sweep(hot: Hot, task_id: UUID) -> None:
-    assert hot.execute(queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "failed")
+    assert hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "failed")
 
 
 def cancel_while_running(hot: Hot, task_id: UUID) -> None:
     hot.execute(queries.CANCEL, {"ids": [task_id]})
-    assert hot.execute(queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "cancelled")
+    assert hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "cancelled")
 
 
 def cancel_before_the_next_attempt(hot: Hot, task_id: UUID) -> None:
-    assert hot.execute(queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "retrying")
+    assert hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "retrying")
     hot.execute(queries.CANCEL, {"ids": [task_id]})
 
 
@@ -99,9 +100,9 @@ def fail_by_a_fault_of_ours(hot: Hot, task_id: UUID) -> None:
 
 
 def expire_before_the_next_attempt(hot: Hot, task_id: UUID) -> None:
-    assert hot.execute(queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "retrying")
+    assert hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "retrying")
     hot.execute("UPDATE tasks SET expires_at = now()")
-    assert hot.execute(queries.EXPIRE, {"limit": 10}).fetchone() == (task_id,)
+    assert hot.execute(relay_queries.EXPIRE, {"limit": 10}).fetchone() == (task_id,)
 
 
 @pytest.mark.parametrize(

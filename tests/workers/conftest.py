@@ -17,6 +17,7 @@ from shared.contracts.catalog import list_kinds
 from shared.database.connections import connect_hot, make_engine
 from shared.queries import hot_tasks
 from shared.queries import tasks as task_queries
+from shared.queries.relay import PROMOTE
 from shared.settings import Settings
 from shared.storage.open_store import open_object_store
 from shared.tasks.options import TaskOptions
@@ -220,6 +221,6 @@ def make_due(tasks: Tasks) -> Callable[[UUID], None]:
 
     def make(task_id: UUID) -> None:
         tasks.connection.execute("UPDATE tasks SET next_attempt_at = now() WHERE id = %s", (task_id,))
-        tasks.connection.execute(task_queries.PROMOTE, {"limit": 10})
+        tasks.connection.execute(PROMOTE, {"limit": 10})
 
     return make

@@ -19,7 +19,7 @@ import structlog
 from shared import kill_points
 from shared.database.connections import connect_hot
 from shared.queries import hot_tasks
-from shared.queries.tasks import UNRING
+from shared.queries.relay import UNRING
 from shared.settings import Settings
 from workers.engine.attempt import ClaimedTask
 

@@ -24,7 +24,7 @@ import redis
 import structlog
 
 from shared.database.connections import connect_hot
-from shared.queries.schedules import LIST_LATE_CANARIES
+from shared.queries.canaries import LIST_LATE_CANARIES
 from shared.settings import Settings
 
 log = structlog.get_logger()

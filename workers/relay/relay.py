@@ -23,8 +23,8 @@ from shared.database.connections import OutageLog, connect_hot
 from shared.database.schema_version import wait_for_schema
 from shared.log_setup import set_up_logs
 from shared.queries import hot_tasks
-from shared.queries import tasks as queries
-from shared.queries.schedules import IS_SILENT, SHOW_SIGN_OF_LIFE
+from shared.queries import relay as queries
+from shared.queries.signs_of_life import IS_SILENT, SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
 from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
 from workers.celery_app import make_celery_app

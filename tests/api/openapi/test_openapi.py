@@ -19,7 +19,7 @@ from schemathesis.specs.openapi import definitions
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from shared.identifiers import new_id
-from shared.queries.schedules import SHOW_SIGN_OF_LIFE
+from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from tests.conftest import Api
 
 ANY = {400, 413, 500}

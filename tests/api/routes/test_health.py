@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from shared.queries.schedules import SHOW_SIGN_OF_LIFE
+from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 
 PARTS = ["relay", "sweeper", "beat"]
 

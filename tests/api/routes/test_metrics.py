@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared.queries.schedules import SHOW_SIGN_OF_LIFE
+from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from tests.conftest import Api
 
 TWO_CANARIES = """

@@ -20,7 +20,9 @@ from shared.database.connections import hot_connection_arguments
 from shared.identifiers import new_id
 from shared.queries import files as file_queries
 from shared.queries import hot_tasks, submissions
+from shared.queries import relay as relay_queries
 from shared.queries import tasks as task_queries
+from shared.queries.batches import LIST_BATCH
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 
@@ -100,11 +102,11 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
         "FINISH_ANY": (hot_tasks.FINISH_ANY, finish),
         "CANCEL": (task_queries.CANCEL, {"ids": ids}),
         "RETRY": (task_queries.RETRY, {"id": one, "kind_attempts": 3}),
-        "PROMOTE": (task_queries.PROMOTE, chore),
-        "SWEEP": (task_queries.SWEEP, chore),
-        "EXPIRE": (task_queries.EXPIRE, chore),
-        "RERING": (task_queries.RERING, {"queue": "files", "seconds": 15.0, "oldest": one, "limit": 1000}),
-        "UNRING": (task_queries.UNRING, {"ids": ids}),
+        "PROMOTE": (relay_queries.PROMOTE, chore),
+        "SWEEP": (relay_queries.SWEEP, chore),
+        "EXPIRE": (relay_queries.EXPIRE, chore),
+        "RERING": (relay_queries.RERING, {"queue": "files", "seconds": 15.0, "oldest": one, "limit": 1000}),
+        "UNRING": (relay_queries.UNRING, {"ids": ids}),
         "INSERT_UPLOAD": (
             file_queries.INSERT_UPLOAD,
             {
@@ -116,7 +118,7 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
             submissions.CLAIM_UNIQUENESS,
             {"owner_id": one, "kind": "a.b", "params_sha256": b"\0" * 32, "task_id": one, "unique_for": 60},
         ),
-        "LIST_BATCH": (submissions.LIST_BATCH, {"batch_id": one}),
+        "LIST_BATCH": (LIST_BATCH, {"batch_id": one}),
     }
 
 

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from shared.identifiers import new_id
 from shared.queries import files as file_queries
 from shared.queries import hot_tasks, submissions
+from shared.queries import relay as relay_queries
 from shared.queries import schedules as schedule_queries
 from shared.queries import tasks as task_queries
 from shared.tables.tasks import tasks as tasks_table
@@ -264,7 +265,7 @@ def _parameters(task_id: UUID, claim: int) -> dict[str, dict[str, Any]]:
 def _statements_that_update_tasks() -> dict[str, str]:
     return {
         name: value
-        for module in (hot_tasks, task_queries, submissions, schedule_queries, file_queries)
+        for module in (hot_tasks, task_queries, relay_queries, submissions, schedule_queries, file_queries)
         for name, value in inspect.getmembers(module)
         if isinstance(value, str) and "UPDATE tasks" in value
     }

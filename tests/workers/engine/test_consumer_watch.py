@@ -20,7 +20,7 @@ import redis
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
 from shared.database.connections import make_engine
-from shared.queries.schedules import SHOW_SIGN_OF_LIFE
+from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
 from tests.conftest import ROOT, part_environment
 from workers.beat_scheduler import ensure_platform_schedules, insert_due_tasks

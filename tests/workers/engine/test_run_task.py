@@ -15,7 +15,7 @@ import pytest
 from shared.contracts.files.inspect import KIND as INSPECT
 from shared.contracts.kind import RetryPolicy
 from shared.contracts.platform.ping import PingParams, PingResult
-from shared.queries.tasks import SWEEP
+from shared.queries.relay import SWEEP
 from tests.conftest import PATIENCE_SECONDS
 from workers.engine import heartbeat as heartbeat_module
 from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack

@@ -22,7 +22,7 @@ from shared.contracts.catalog import list_kinds
 from shared.database.connections import connect_hot
 from shared.errors import ConfigurationError
 from shared.queries import hot_tasks
-from shared.queries import tasks as task_queries
+from shared.queries import relay as relay_queries
 from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
@@ -544,7 +544,7 @@ def test_what_is_running_does_not_expire(tasks: Any, bench: Any, make_relay: Any
 
 def _rering(tasks: Any, **parameters: Any) -> set[UUID]:
     values = {"queue": "files", "seconds": 10.0, "oldest": None, "limit": 100, **parameters}
-    return {row.id for row in tasks.connection.execute(task_queries.RERING, values)}
+    return {row.id for row in tasks.connection.execute(relay_queries.RERING, values)}
 
 
 def test_what_was_rung_long_ago_and_never_claimed_is_rung_again(tasks: Any) -> None:

@@ -8,8 +8,8 @@ from typing import Final
 from sqlalchemy import Executable
 
 from shared.contracts.maintenance.drop_old_rows import DropOldRowsParams, DropOldRowsResult
+from shared.queries import purging
 from shared.queries import schedules as schedule_queries
-from shared.queries import tasks as task_queries
 from shared.queries.files import TOMBSTONE_DAYS
 from workers.handler_context import HandlerContext
 
@@ -20,8 +20,8 @@ SLOT_DAYS: Final = 7
 def handle(params: DropOldRowsParams, context: HandlerContext) -> DropOldRowsResult:
     """Delete round by round."""
     return DropOldRowsResult(
-        idempotency_keys=_repeat(context, lambda: task_queries.drop_old_idempotency_keys(ROUND)),
-        tombstones=_repeat(context, lambda: task_queries.drop_old_tombstones(ROUND, TOMBSTONE_DAYS)),
+        idempotency_keys=_repeat(context, lambda: purging.drop_old_idempotency_keys(ROUND)),
+        tombstones=_repeat(context, lambda: purging.drop_old_tombstones(ROUND, TOMBSTONE_DAYS)),
         slots=_repeat(context, lambda: schedule_queries.drop_old_slots(ROUND, SLOT_DAYS)),
     )
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from shared.contracts.maintenance.purge import PurgeParams, PurgeResult
 from shared.queries import files as file_queries
-from shared.queries import tasks as task_queries
+from shared.queries import purging
 from workers.handler_context import HandlerContext
 
 ROUND: Final = 200
@@ -33,13 +33,13 @@ def _repeat(context: HandlerContext, purge: Callable[[HandlerContext], int]) -> 
 def _purge_tasks(context: HandlerContext) -> int:
     """Erase a round of done tasks. One whose artifact a live task reads stays until that is done."""
     with context.engine.begin() as connection:
-        ids = [row.id for row in connection.execute(task_queries.list_purgeable(ROUND))]
+        ids = [row.id for row in connection.execute(purging.list_purgeable(ROUND))]
         if not ids:
             return 0
-        artifacts = connection.execute(task_queries.lock_artifacts(ids)).all()
-        in_use = set(connection.execute(task_queries.list_tasks_with_artifacts_in_use(ids)).scalars())
+        artifacts = connection.execute(purging.lock_artifacts(ids)).all()
+        in_use = set(connection.execute(purging.list_tasks_with_artifacts_in_use(ids)).scalars())
         erasable = [task_id for task_id in ids if task_id not in in_use]
-        for statement in task_queries.erase_tasks(erasable):
+        for statement in purging.erase_tasks(erasable):
             connection.execute(statement)
     context.store.delete([row.storage_key for row in artifacts if row.task_id not in in_use])
     return len(erasable)

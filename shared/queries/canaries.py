@@ -1,0 +1,35 @@
+"""Statements on canaries: the tasks that show whether a queue works. Plain SQL for psycopg."""
+
+from __future__ import annotations
+
+from typing import Final
+
+LIST_CANARIES: Final = """
+SELECT DISTINCT ON (s.name) s.params->>'queue' AS queue,
+    extract(epoch FROM now() - coalesce(t.finished_at, x.slot))::float8 AS age_seconds,
+    extract(epoch FROM t.finished_at - t.created_at)::float8 AS round_trip_seconds
+FROM schedules s
+CROSS JOIN LATERAL (
+    SELECT slot, task_id FROM schedule_slots WHERE schedule_id = s.id ORDER BY slot DESC LIMIT 10) AS x
+LEFT JOIN tasks t ON t.id = x.task_id AND t.status = 'succeeded'
+WHERE s.kind = %(kind)s AND s.enabled
+ORDER BY s.name, t.finished_at DESC NULLS LAST, x.slot"""
+"""List, for each queue that canaries go through, how old the last one's return is and how long it was on its way.
+
+Where none of the last ten returned, the age is that of the oldest of them, and its way has no length.
+"""
+
+LIST_LATE_CANARIES: Final = """
+SELECT DISTINCT ON (s.name) t.queue, t.status = 'queued' AS unclaimed, t.rung_at IS NOT NULL AS published
+FROM schedules s
+CROSS JOIN LATERAL (
+    SELECT task_id FROM schedule_slots WHERE schedule_id = s.id ORDER BY slot DESC LIMIT 10) AS x
+JOIN tasks t ON t.id = x.task_id
+WHERE s.kind = %(kind)s AND s.enabled AND t.queue = ANY(%(queues)s::text[])
+    AND t.created_at < now() - %(seconds)s * interval '1 second'
+    AND (SELECT count(*) FROM signs_of_life
+        WHERE part IN ('relay', 'sweeper') AND at > now() - %(alive_seconds)s * interval '1 second') = 2
+ORDER BY s.name, t.created_at DESC"""
+"""List, for each of the queues, the last canary that is older than so many seconds: whether nobody has claimed it, and
+whether it is published. Gives nothing while no relay lives, for then there is nothing that a worker could have claimed.
+"""

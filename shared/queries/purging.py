@@ -1,0 +1,105 @@
+"""Statements that erase done tasks whose keep is over, and rows that are too old to matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Executable, Select, delete, func, literal, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+
+from shared.queries.submissions import KEPT_HOURS
+from shared.tables.emails import email_intents, email_receipts
+from shared.tables.files import files
+from shared.tables.tasks import (
+    idempotency_keys,
+    task_events,
+    task_files,
+    task_payloads,
+    tasks,
+    tombstones,
+    unique_tasks,
+)
+
+
+def list_purgeable(limit: int) -> Select[Any]:
+    """List done tasks whose keep is over and whose artifacts no live task reads; hold them against others who purge."""
+    readers = tasks.alias()
+    has_reader = (
+        select(files.c.id)
+        .join(task_files, (task_files.c.file_id == files.c.id) & (task_files.c.role == "input"))
+        .join(readers, readers.c.id == task_files.c.task_id)
+        .where(files.c.task_id == tasks.c.id, readers.c.finished_at.is_(None))
+        .exists()
+    )
+    return (
+        select(tasks.c.id)
+        .where(tasks.c.purge_at <= func.now(), ~has_reader)
+        .order_by(tasks.c.purge_at)
+        .limit(limit)
+        .with_for_update(of=tasks, skip_locked=True)
+    )
+
+
+def lock_artifacts(task_ids: Sequence[UUID]) -> Select[Any]:
+    """List the artifacts of tasks, (id, task_id, storage_key), and hold them: no task can begin to read one."""
+    return (
+        select(files.c.id, files.c.task_id, files.c.storage_key).where(files.c.task_id.in_(task_ids)).with_for_update()
+    )
+
+
+def list_tasks_with_artifacts_in_use(task_ids: Sequence[UUID]) -> Select[UUID]:
+    """List those of the tasks whose artifacts a live task reads."""
+    readers = tasks.alias()
+    return (
+        select(files.c.task_id)
+        .distinct()
+        .join(task_files, (task_files.c.file_id == files.c.id) & (task_files.c.role == "input"))
+        .join(readers, readers.c.id == task_files.c.task_id)
+        .where(files.c.task_id.in_(task_ids), readers.c.finished_at.is_(None))
+    )
+
+
+def erase_tasks(task_ids: Sequence[UUID]) -> list[Executable]:
+    """Erase done tasks: their artifacts' rows, payloads, history, uniqueness, receipts; and leave tombstones.
+
+    In this order, in one transaction; the artifacts' objects are deleted after its commit.
+    """
+    ids = list(task_ids)
+    buried = ["id", "subject", "organization_id", "owner_id"]
+    gone_tasks = select(tasks.c.id, literal("task"), tasks.c.organization_id, tasks.c.owner_id).where(
+        tasks.c.id.in_(ids)
+    )
+    gone_files = select(files.c.id, literal("file"), files.c.organization_id, files.c.owner_id).where(
+        files.c.task_id.in_(ids)
+    )
+    return [
+        insert(tombstones).from_select(buried, gone_tasks).on_conflict_do_nothing(),
+        insert(tombstones).from_select(buried, gone_files).on_conflict_do_nothing(),
+        delete(unique_tasks).where(unique_tasks.c.task_id.in_(ids)),
+        delete(email_receipts).where(email_receipts.c.task_id.in_(ids)),
+        delete(email_intents).where(email_intents.c.task_id.in_(ids)),
+        delete(task_events).where(task_events.c.task_id.in_(ids)),
+        delete(task_files).where(task_files.c.task_id.in_(ids)),
+        delete(files).where(files.c.task_id.in_(ids)),
+        delete(task_payloads).where(task_payloads.c.task_id.in_(ids)),
+        delete(tasks).where(tasks.c.id.in_(ids)),
+    ]
+
+
+def drop_old_idempotency_keys(limit: int) -> Executable:
+    """Drop keys that are no longer kept."""
+    old = (
+        select(idempotency_keys.c.owner_id, idempotency_keys.c.key)
+        .where(idempotency_keys.c.created_at < func.now() - timedelta(hours=KEPT_HOURS))
+        .limit(limit)
+    )
+    return delete(idempotency_keys).where(tuple_(idempotency_keys.c.owner_id, idempotency_keys.c.key).in_(old))
+
+
+def drop_old_tombstones(limit: int, days: int) -> Executable:
+    """Forget what was purged so many days ago."""
+    old = select(tombstones.c.id).where(tombstones.c.purged_at < func.now() - timedelta(days=days)).limit(limit)
+    return delete(tombstones).where(tombstones.c.id.in_(old))
