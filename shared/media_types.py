@@ -40,6 +40,8 @@ _PREFIXES: tuple[tuple[bytes, str], ...] = (
     (b"SQLite format 3\x00", "application/vnd.sqlite3"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "application/x-ole-storage"),
 )
+_PDF_HEADER = re.compile(rb"%PDF-\d\.\d(?=\s)")
+_PDF_OBJECT = re.compile(rb"[\r\n]\d{1,10} \d{1,5} obj\b")
 _DIB_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 _BRANDS = {
     b"avif": "image/avif",
@@ -131,10 +133,9 @@ def _detect_binary(head: bytes) -> str | None:
         return _detect_iso_media(head)
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _detect_in_zip(head)
-    # Readers take a PDF whose header stands within the first 1,024 bytes (ISO 32000-1, Annex H, note 13).
-    if re.search(rb"[\r\n]%PDF-\d\.\d", head[:1024]) and b" obj" in head:
-        return "application/pdf"
-    return None
+    # Readers accept a PDF whose header stands within the first 1,024 bytes (ISO 32000-1, Annex H, note 13).
+    header = _PDF_HEADER.search(head, 0, 1024)
+    return "application/pdf" if header and _PDF_OBJECT.search(head, header.end()) else None
 
 
 def _detect_iso_media(head: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""`files.extract_text`: takes the text out of a PDF or a text file. `KIND` explains its errors."""
+"""`files.extract_text`: extracts the text of a PDF or a text file. `KIND` lists its errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from shared.contracts.kind import FileReference, Kind, Params, Result
 READABLE_TYPES = ("application/pdf", "text/*", "application/json")
 
 
-def _name_one_error(pages: object, validate: ValidatorFunctionWrapHandler) -> int | str:
-    """Answer for both forms of pages at once, at the place of the item and not below it."""
+def _validate_pages_item(pages: object, validate: ValidatorFunctionWrapHandler) -> int | str:
+    """Return an item of `pages`. Raises one error that names both of its forms, instead of an error for each form."""
     try:
         valid: int | str = validate(pages)
     except ValidationError:
@@ -22,40 +22,40 @@ def _name_one_error(pages: object, validate: ValidatorFunctionWrapHandler) -> in
     if isinstance(valid, str):
         first, last = (int(number) for number in valid.split("-"))
         if first > last:
-            raise PydanticCustomError("range_descending", "A range of pages must ascend")
+            raise PydanticCustomError("range_descending", 'A range of pages must be ascending, such as "2-5"')
     return valid
 
 
 PageNumber = Annotated[int, Field(strict=True, ge=1, le=9_999_999)]
 PageRange = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}-[1-9][0-9]{0,6}$")]
-Pages = Annotated[PageNumber | PageRange, WrapValidator(_name_one_error)]
+Pages = Annotated[PageNumber | PageRange, WrapValidator(_validate_pages_item)]
 
 
 class ExtractTextParams(Params):
-    """Which file, and which of its pages."""
+    """The file, and the pages to extract."""
 
     file_id: Annotated[
         UUID,
         FileReference(accepts=READABLE_TYPES),
-        Field(description="A stored PDF document or text of any encoding; what marks up a text stays in it."),
+        Field(description="A stored PDF document, or a text in any encoding. Markup in a text is kept."),
     ]
     pages: Annotated[
         list[Pages] | None,
         Field(
             min_length=1,
             max_length=1000,
-            description='The pages to take, in this order, each once: numbers from 1, or ranges such as `"2-5"`. All, '
-            "unless given. In a text file form feeds part the pages.",
+            description='The pages to extract, in this order and each once: numbers from 1, or ranges such as `"2-5"`. '
+            "All pages by default. In a text file, pages are separated by form feeds.",
         ),
     ] = None
 
 
 class ExtractTextResult(Result):
-    """How much text there is."""
+    """How much text was extracted."""
 
-    pages: Annotated[int, Field(description="How many pages were taken.")]
+    pages: Annotated[int, Field(description="The number of pages that were extracted.")]
     characters: Annotated[
-        int, Field(description="Unicode characters in `text.txt`, ends of lines and form feeds counted too.")
+        int, Field(description="The number of Unicode characters in `text.txt`, including line ends and form feeds.")
     ]
 
 
@@ -64,20 +64,22 @@ KIND = Kind(
     result=ExtractTextResult,
     title="Extract text",
     description=(
-        "Takes the text out of a PDF or a text file, as the artifact `text.txt`: UTF-8, lines ended by line feeds, "
-        "pages parted by form feeds. Text that is only a picture in the PDF is not read. Fails with "
-        "`/problems/unreadable-pdf` when the document is damaged, `/problems/encrypted-pdf` when it asks for a "
-        "password, `/problems/unreadable-text` when the bytes are no text, `/problems/no-such-page` when a page lies "
-        "beyond the end (data: `pages`), and `/problems/output-too-large` when there is more text than one task may "
-        "make (data: `most_bytes`)."
+        "Extracts the text of a PDF or a text file into the artifact `text.txt`: UTF-8, lines separated by line feeds, "
+        "pages by form feeds. The text of a PDF keeps its lines and the hyphens at their ends. Values of form fields "
+        "and visible annotations are part of it, and stand next to the text beside them; a check box that is on is `☑`. "
+        "Passwords, hidden fields, comments and text that is only a picture are not. Fails with "
+        "`/problems/unreadable-pdf` if the document is damaged, `/problems/encrypted-pdf` if it needs a password, "
+        "`/problems/unreadable-text` if the file is not text, `/problems/no-such-page` if a page is beyond the last one "
+        "(data: `pages`), and `/problems/output-too-large` if there is more text than one task may write (data: "
+        "`most_bytes`)."
     ),
     queue="files",
     timeout_seconds=300,
     errors={
-        "unreadable-pdf": "The PDF document is damaged or cut short.",
-        "encrypted-pdf": "The PDF document cannot be read without a password. Remove that, and submit it again.",
-        "unreadable-text": "The bytes are no text in any known encoding.",
-        "no-such-page": "A page was asked for that lies beyond the end. `data.pages` says how many there are.",
-        "output-too-large": "The work made more than one task may. For a text, `data.most_bytes` says how much.",
+        "unreadable-pdf": "The PDF document is damaged or cut short. Upload it again, or save it anew and upload that.",
+        "encrypted-pdf": "The PDF document cannot be read without a password. Remove the password, and upload it again.",
+        "unreadable-text": "The file is neither a PDF document nor a text in a known encoding.",
+        "no-such-page": "A requested page is beyond the last one. `data.pages` is the number of pages in the document.",
+        "output-too-large": "The task would write more than one task may. For a text, `data.most_bytes` is the limit.",
     },
 )

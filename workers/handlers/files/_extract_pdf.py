@@ -11,17 +11,16 @@ import pypdfium2 as pdfium
 from workers.handlers.files._errors import too_much_text, unreadable_pdf
 from workers.handlers.files._pages import choose_pages
 from workers.handlers.files._pdf import open_pdf
-
-_JOINS = "\x02\ufffe"
-"""What PDFium puts where a word was parted at the end of a line, in the place of the hyphen and the line's end."""
+from workers.handlers.files._pdf_text import read_page_text
 
 
 def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | None], None]) -> dict[str, Any]:
-    """Write the text of the document at `path` to `text_path`; `pages` chooses from it, `most_bytes` bounds it.
+    """Write the text of the pages `pages` of the document at `path` to `text_path`; return `{"pages", "characters"}`.
 
-    A word that was parted at the end of a line is whole. Answers `{"pages", "characters"}`.
+    Raises `/problems/output-too-large` when the text has more than `most_bytes` bytes.
     """
     document = open_pdf(request["path"])
+    document.init_forms()
     chosen = choose_pages(request["pages"], len(document))
     characters, size = 0, 0
     with Path(request["text_path"]).open("wb") as output:
@@ -38,14 +37,6 @@ def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | 
 
 def _read_page(document: pdfium.PdfDocument, number: int) -> str:
     try:
-        page = document[number - 1]
-        text_page = page.get_textpage()
-        text = text_page.get_text_range()
-        text_page.close()
-        page.close()
+        return read_page_text(document, number)
     except pdfium.PdfiumError:
         raise unreadable_pdf(f"Page {number} of the PDF document is damaged.") from None
-    return str(text).replace("\r\n", "\n").replace("\r", "\n").translate(_DROPPED)
-
-
-_DROPPED = {ord(character): None for character in (*_JOINS, "\0", "\f")}

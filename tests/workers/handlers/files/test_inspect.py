@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from shared.contracts.files.inspect import InspectParams, InspectResult, TableFacts
+from tests.workers.handlers.files.pdf_documents import document
 from workers.adapters.memory_context import MemoryContext
 from workers.handlers.files.inspect import handle
 from workers.outcomes import Failed, TimedOut
@@ -37,16 +38,6 @@ def failure_of(context: MemoryContext, content: bytes, name: str = "file") -> Fa
 def columns_of(table: TableFacts | None) -> list[tuple[str, str, int]]:
     assert table is not None
     return [(column.name, column.type, column.nulls) for column in table.columns]
-
-
-def document(pages: int = 1, title: str | None = None, **save_options: Any) -> bytes:
-    pdf, stream = pikepdf.new(), io.BytesIO()
-    for _ in range(pages):
-        pdf.add_blank_page()
-    if title is not None:
-        pdf.docinfo["/Title"] = title
-    pdf.save(stream, **save_options)
-    return stream.getvalue()
 
 
 def test_a_photo_tells_its_size_and_not_more_than_it_knows(context: MemoryContext, read_data: ReadData) -> None:
@@ -167,16 +158,44 @@ def test_a_document_tells_its_pages_and_title(context: MemoryContext, read_data:
     assert news.media_type == "application/pdf"
     assert news.pdf is not None
     assert news.pdf.model_dump() == {"pages": 4, "title": None, "encrypted": False}
-    titled = inspect(context, document(2, "Größe 東京")).pdf
+    titled = inspect(context, document("one", "two", title="Größe 東京")).pdf
     assert titled is not None
     assert (titled.pages, titled.title) == (2, "Größe 東京")
 
 
+@pytest.mark.parametrize(
+    ("title", "wanted"),
+    [
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("क्\u200dष", "क्\u200dष"),
+        ("👩\u200d💻 10\u00a0km\u3000x", "👩\u200d💻 10\u00a0km\u3000x"),
+        ("one\r\ntwo\tthree", "one two three"),
+        ("\u200fשלום\u200e", "\u200fשלום\u200e"),
+        ("photo\u202egpj.exe\x00\x07", "photogpj.exe"),
+        ("\u00a0 \n", None),
+    ],
+)
+def test_a_title_keeps_its_spaces_and_joiners(context: MemoryContext, title: str, wanted: str | None) -> None:
+    facts = inspect(context, document("text", title=title)).pdf
+
+    assert facts is not None
+    assert facts.title == wanted
+
+
+def test_bytes_around_a_document_do_not_matter(context: MemoryContext) -> None:
+    content = document("one", "two", title="A title")
+    for changed in (content + b"x" * 5000, content + bytes(100_000), b"\xef\xbb\xbf" + content, b"\1" * 99 + content):
+        result = inspect(context, changed)
+        assert result.media_type == "application/pdf"
+        assert result.pdf is not None
+        assert (result.pdf.pages, result.pdf.title) == (2, "A title")
+
+
 def test_an_encrypted_document_says_so(context: MemoryContext) -> None:
-    locked = inspect(context, document(3, encryption=pikepdf.Encryption(user="secret", owner="secret"))).pdf
+    locked = inspect(context, document(*"abc", encryption=pikepdf.Encryption(user="secret", owner="secret"))).pdf
     assert locked is not None
     assert locked.model_dump() == {"pages": None, "title": None, "encrypted": True}
-    open_to_read = inspect(context, document(3, encryption=pikepdf.Encryption(user="", owner="secret"))).pdf
+    open_to_read = inspect(context, document(*"abc", encryption=pikepdf.Encryption(user="", owner="secret"))).pdf
     assert open_to_read is not None
     assert (open_to_read.pages, open_to_read.encrypted) == (3, True)
 
