@@ -1,0 +1,196 @@
+"""When a schedule runs: a cron rule in a time zone, or an interval in seconds.
+
+Cron rules have five fields (minute, hour, day of month, month, day of week), as cron(8) of Debian reads them, or are one of
+`ALIASES`. They are read on the clocks of a time zone, which daylight saving moves:
+
+- A time that does not exist, because the clocks jump over it, runs at the moment that they jump.
+- A time that happens twice, because the clocks go back, runs once, the first time that it happens. A rule for every hour
+  (`*` in the field of hours) is an interval rather than a time of day, and runs in both hours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from heapq import heappop, heappush
+from typing import Final
+from uuid import UUID
+from zoneinfo import ZoneInfo, available_timezones
+
+from cronsim import CronSim, CronSimError
+
+ALIASES: Final = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+"""Names for common cron rules."""
+
+LONGEST_JUMP: Final = timedelta(hours=25)
+"""No clock was ever moved by more: Samoa skipped a day in 2011."""
+
+
+class InvalidRuleError(ValueError):
+    """A rule that cannot be read, or never comes. The message says what is wrong with it, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule that was checked. Make one with `parse_rule`."""
+
+    cron: str | None
+    """Five fields; None for an interval."""
+    every_seconds: int | None
+    """The interval; None for a cron rule."""
+    timezone: ZoneInfo
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+    """The last moment at which it may run."""
+
+    def iterate_times(self, after: datetime) -> Iterator[datetime]:
+        """Yield the moments at which the rule runs, later than `after`, in order and in UTC. May never end."""
+        if self.starts_at is not None and self.starts_at > after:
+            # A rule may run at the moment that it starts.
+            after = self.starts_at - timedelta(microseconds=1)
+        times = self._iterate_interval(after) if self.cron is None else self._iterate_cron(self.cron, after)
+        for time in times:
+            if self.ends_at is not None and time > self.ends_at:
+                return
+            yield time
+
+    def describe(self) -> str:
+        """Return the rule in plain English, such as `At 02:30 every day (Europe/Berlin)`."""
+        if self.cron is not None:
+            return f"{CronSim(self.cron, datetime(2000, 1, 1)).explain()} ({self.timezone.key})"  # noqa: DTZ001
+        assert self.every_seconds is not None, "a rule is a cron rule or an interval"
+        return f"Every {_describe_seconds(self.every_seconds)}"
+
+    def _iterate_interval(self, after: datetime) -> Iterator[datetime]:
+        assert self.every_seconds is not None, "a rule is a cron rule or an interval"
+        interval = timedelta(seconds=self.every_seconds)
+        origin = self.starts_at or datetime.fromtimestamp(0, UTC)
+        time = origin + ((after - origin) // interval + 1) * interval
+        while True:
+            yield time
+            time += interval
+
+    def _iterate_cron(self, cron: str, after: datetime) -> Iterator[datetime]:
+        runs_in_both_hours = cron.split()[1] == "*"
+        # Local times begin early enough that none is missed whose moment a jump of the clocks moves behind `after`.
+        begin = after.astimezone(self.timezone).replace(tzinfo=None) - LONGEST_JUMP
+        waiting: list[datetime] = []
+        last = after
+        for local in CronSim(cron, begin):
+            first, second = _find_moments(local, self.timezone)
+            heappush(waiting, first)
+            if runs_in_both_hours and second is not None:
+                heappush(waiting, second)
+            # The first moments of later local times are never earlier than this one.
+            while waiting and waiting[0] <= first:
+                time = heappop(waiting)
+                if time > last:
+                    last = time
+                    yield time
+        while waiting:
+            time = heappop(waiting)
+            if time > last:
+                last = time
+                yield time
+
+
+def parse_rule(
+    cron: str | None,
+    every_seconds: int | None,
+    timezone: str = "UTC",
+    starts_at: datetime | None = None,
+    ends_at: datetime | None = None,
+) -> Rule:
+    """Return the checked rule of a schedule. Raises `InvalidRuleError`.
+
+    Exactly one of `cron` and `every_seconds` is given. `timezone` is an IANA name; an interval does not use it.
+    """
+    if (cron is None) == (every_seconds is None):
+        raise InvalidRuleError("A schedule has either a cron rule or an interval.")
+    if every_seconds is not None and every_seconds < 1:
+        raise InvalidRuleError("An interval is at least one second.")
+    if timezone not in _list_timezones():
+        raise InvalidRuleError(f"{timezone!r} is not a time zone of the IANA database, such as 'Europe/Berlin'.")
+    if starts_at is not None and ends_at is not None and ends_at < starts_at:
+        raise InvalidRuleError("The schedule ends before it starts.")
+    rule = Rule(None if cron is None else _parse_cron(cron), every_seconds, ZoneInfo(timezone), starts_at, ends_at)
+    if next(rule.iterate_times(starts_at or datetime(2000, 1, 1, tzinfo=UTC)), None) is None:
+        raise InvalidRuleError("The rule never comes: no day of the calendar, or none before its end, fits it.")
+    return rule
+
+
+def find_jitter(schedule_id: UUID, slot: datetime, longest_seconds: int) -> timedelta:
+    """Return how long after its slot a task starts: from 0 to `longest_seconds`, always the same for the same slot."""
+    digest = hashlib.sha256(schedule_id.bytes + slot.isoformat().encode()).digest()
+    return timedelta(seconds=longest_seconds * int.from_bytes(digest[:4], "big") / 2**32)
+
+
+@cache
+def _list_timezones() -> set[str]:
+    # Reading the names of the whole database takes tens of milliseconds.
+    return available_timezones()
+
+
+def _parse_cron(cron: str) -> str:
+    text = ALIASES.get(cron.strip().lower(), cron.strip())
+    if text.startswith("@"):
+        raise InvalidRuleError(f"{cron!r} is not one of {', '.join(ALIASES)}.")
+    fields = text.split()
+    if len(fields) != 5:
+        raise InvalidRuleError(
+            f"A cron rule has five fields (minute, hour, day, month, day of week), not {len(fields)}."
+        )
+    try:
+        CronSim(text, datetime(2000, 1, 1))  # noqa: DTZ001 (local times have no zone until they are placed in one)
+    except CronSimError as error:
+        raise InvalidRuleError(
+            f"The cron rule {text!r} cannot be read, or never comes: {error}.".lower().capitalize()
+        ) from None
+    return " ".join(fields)
+
+
+def _find_moments(local: datetime, zone: ZoneInfo) -> tuple[datetime, datetime | None]:
+    """Return the moment, in UTC, at which the clocks of a zone show a local time, and the second one where there are two.
+
+    For a local time that the clocks jump over, it is the moment that they jump.
+    """
+    earlier = local.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    later = local.replace(tzinfo=zone, fold=1).astimezone(UTC)
+    if earlier == later:
+        return earlier, None
+    # In a gap the offset before the jump applies to fold 0 (PEP 495), so that its moment is the later one.
+    if earlier > later:
+        return _find_jump(later, earlier, zone), None
+    return earlier, later
+
+
+def _find_jump(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
+    """Return the moment between the two at which the offset of the zone changes, to the second."""
+    offset = before.astimezone(zone).utcoffset()
+    while after - before > timedelta(seconds=1):
+        middle = before + (after - before) / 2
+        middle = middle.replace(microsecond=0)
+        if middle.astimezone(zone).utcoffset() == offset:
+            before = middle
+        else:
+            after = middle
+    return after
+
+
+def _describe_seconds(seconds: int) -> str:
+    for length, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
+        if seconds % length == 0:
+            count = seconds // length
+            return unit if count == 1 else f"{count} {unit}s"
+    raise AssertionError("every number is a number of seconds")
