@@ -6,20 +6,19 @@ has done neither.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
-from uuid import UUID, uuid5
+from typing import Any, Final, NamedTuple
+from uuid import uuid5
 
-import orjson
 import structlog
 from celery.apps.beat import Beat
 from celery.beat import Scheduler
-from pydantic import ValidationError
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from shared import kill_points
-from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import QUEUES
 from shared.database.connections import OutageLog, make_engine
 from shared.database.schema_version import wait_for_schema
@@ -28,26 +27,34 @@ from shared.queries import hot_tasks
 from shared.queries import schedules as queries
 from shared.queries.canaries import LIST_CANARIES
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
+from shared.schedules.slots import Missed, plan_slots
+from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled_task
 from shared.settings import Settings
-from shared.tasks.options import TaskOptions
-from shared.tasks.submission import PLATFORM_ID, make_task, submission_document
+from shared.tasks.submission import PLATFORM_ID, NewTask, submission_document
 from workers.celery_app import make_celery_app
 
 log = structlog.get_logger()
 
-_told: Final[dict[UUID, datetime]] = {}
-"""By schedule, the slot of which it was told last that its task cannot be made: the slot stays due for as long as it lasts."""
-
 TICK_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 2.0
+DUE_TOGETHER: Final = 100
+"""How many schedules are looked at in one transaction."""
+CLOCK_CHECK_SECONDS: Final = 60.0
+CLOCK_TURNED_BACK_SECONDS: Final = 5.0
+"""How far ahead of the clock the moment of planning must lie to show that the clock was turned back."""
 KEEP_SECONDS: Final = 86_400
-"""How long the platform's own tasks are kept: they are many, and tell little."""
+"""How long the platform's own tasks are kept: they are many, and of little interest once done."""
 
 CANARY: Final = "platform.canary"
 CANARY_SECONDS: Final = 20
 CANARY_LATE_SECONDS: Final = 60.0
-"""So long after its last canary's return a queue is told of as late."""
+"""How long after the return of its last canary a queue is logged as late."""
 CANARY_KEEP_SECONDS: Final = 900
+INPUT_GONE: Final = {
+    "type": "/problems/input-gone",
+    "title": "Input gone",
+    "detail": "A file that the schedule's params name was deleted: change the params, or delete the schedule.",
+}
 
 PLATFORM_SCHEDULES: Final[dict[str, tuple[str, int]]] = {
     "purge": ("maintenance.purge", 60),
@@ -59,21 +66,25 @@ PLATFORM_SCHEDULES: Final[dict[str, tuple[str, int]]] = {
 
 
 class SlotScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
-    """Celery's hook for schedulers: `tick` does what is due and says when to come back, in seconds."""
+    """Celery's hook for schedulers: `tick` submits what is due and returns when to come back, in seconds."""
 
     engine: Engine
     _schedules_ensured = False
+    _check_clock_at = 0.0
     _outage = OutageLog()
 
     def setup_schedule(self) -> None:
-        """Nothing is kept by Celery: schedules stand in the database."""
+        """Do nothing: schedules stand in the database."""
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """Insert what is due. A database that is away is waited for."""
+        """Submit what is due. Retries while the database is away."""
         try:
             if not self._schedules_ensured:
                 ensure_platform_schedules(self.engine)
                 self._schedules_ensured = True
+            if time.monotonic() >= self._check_clock_at:
+                look_again_after_clock_was_turned_back(self.engine)
+                self._check_clock_at = time.monotonic() + CLOCK_CHECK_SECONDS
             insert_due_tasks(self.engine)
         except SQLAlchemyError as error:
             self._outage.warn(error)
@@ -81,82 +92,134 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
         return TICK_SECONDS
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is kept."""
 
 
 def ensure_platform_schedules(engine: Engine) -> None:
-    """Make the platform's own schedules, or bring them up to date."""
+    """Store the platform's own schedules, or bring them up to date."""
     with engine.begin() as connection:
         for name, (kind, every_seconds) in PLATFORM_SCHEDULES.items():
             schedule_id = uuid5(PLATFORM_ID, name)
             params = {"queue": name.removeprefix("canary-")} if kind == CANARY else {}
-            connection.execute(queries.ensure_schedule(schedule_id, name, kind, params, every_seconds))
+            options = {
+                "keep_for": CANARY_KEEP_SECONDS if kind == CANARY else KEEP_SECONDS,
+                # The next slot does the work that was not done when it begins.
+                "ttl": max(60, every_seconds),
+            }
+            connection.execute(queries.ensure_schedule(schedule_id, name, kind, params, options, every_seconds))
+
+
+def look_again_after_clock_was_turned_back(engine: Engine) -> None:
+    """Look again at schedules that were planned while the database's clock was ahead of what it is now."""
+    with engine.begin() as connection:
+        statement = queries.plan_again_after_clock_was_turned_back(CLOCK_TURNED_BACK_SECONDS)
+        names = connection.execute(statement).scalars().all()
+    if names:
+        log.warning("clock_turned_back", schedules=len(names))
 
 
 def insert_due_tasks(engine: Engine) -> int:
-    """Insert the task of each slot that is due and not done; give how many. Shows beat's sign of life."""
+    """Insert the tasks of all slots that have come, and write beat's sign of life; return how many tasks."""
     with engine.begin() as connection:
         connection.exec_driver_sql(SHOW_SIGN_OF_LIFE, {"part": "beat"})
-        due = connection.execute(queries.list_due_slots()).all()
-    inserted = [slot.kind for slot in due if _insert_in_transaction(engine, slot)]
-    if CANARY in inserted:
-        tell_of_canaries(engine)
-    return len(inserted)
+    inserted = 0
+    while True:
+        try:
+            due, tasks = _insert_together(engine, DUE_TOGETHER)
+        except IntegrityError:
+            # A task that the database refuses, because its file is gone, must not hold up the other schedules.
+            due, tasks = _insert_together(engine, 1)
+        inserted += len(tasks)
+        if any(task.kind == CANARY for task in tasks):
+            log_canaries(engine)
+        if not due:
+            return inserted
 
 
-def tell_of_canaries(engine: Engine) -> None:
-    """Log of each queue how long its last canary was on its way, in milliseconds, and how long ago it came back."""
+def _insert_together(engine: Engine, limit: int) -> tuple[int, list[NewTask]]:
+    """Insert the tasks of up to `limit` schedules in one transaction; return how many were due, and the tasks.
+
+    A refusal by the database becomes the last error of a schedule that is alone, and is raised for several.
+    """
+    with engine.begin() as connection:
+        due = connection.execute(queries.lock_due_schedules(limit)).all()
+        plans = [_plan(schedule) for schedule in due]
+        wanted = [task for plan in plans for task in plan.tasks]
+        inserted: list[NewTask] = []
+        try:
+            with connection.begin_nested():
+                inserted = _take_slots(connection, wanted)
+        except IntegrityError:
+            if len(due) > 1:
+                raise
+            plans = [plans[0]._replace(error=INPUT_GONE)]
+        for schedule, plan in zip(due, plans, strict=True):
+            if plan.error:
+                log.error("schedule_failed", schedule=schedule.name, kind=schedule.kind, type=plan.error["type"])
+        planned = [
+            {"schedule": schedule.id, "next": plan.next_at, "error": plan.error}
+            for schedule, plan in zip(due, plans, strict=True)
+        ]
+        if planned:
+            connection.execute(queries.plan_next_slots(), planned)
+    for slot_task in inserted:
+        log.debug("slot_submitted", kind=slot_task.kind, task_id=str(slot_task.id))
+    return len(due), inserted
+
+
+class SlotTask(NamedTuple):
+    """A slot, and the task that it gets."""
+
+    slot: datetime
+    task: NewTask
+
+
+class SchedulePlan(NamedTuple):
+    """What one due schedule gets now."""
+
+    tasks: list[SlotTask]
+    next_at: datetime | None
+    error: Mapping[str, str] | None = None
+
+
+def _plan(schedule: Any) -> SchedulePlan:
+    """Return the tasks of a due schedule's slots, or why it gets none."""
+    slots, next_at = plan_slots(find_rule(schedule), schedule.next_at, schedule.now, Missed(schedule.missed))
+    if schedule.is_running and slots:
+        log.info("slot_skipped", schedule=schedule.name, reason="overlap")
+        return SchedulePlan([], next_at)
+    try:
+        return SchedulePlan([SlotTask(slot, make_scheduled_task(schedule, slot)) for slot in slots], next_at)
+    except UnusableSchedule as error:
+        return SchedulePlan([], next_at, error.error)
+
+
+def _take_slots(connection: Connection, wanted: Sequence[SlotTask]) -> list[NewTask]:
+    """Insert the tasks of those slots that no other beat has taken, and return them."""
+    if not wanted:
+        return []
+    rows = [{"schedule_id": task.schedule_id, "slot": slot, "task_id": task.id} for slot, task in wanted]
+    taken = set(connection.execute(queries.take_slots(rows)).scalars())
+    tasks = [task for _, task in wanted if task.id in taken]
+    if tasks:
+        kill_points.reach("beat-after-slot")
+        statement = hot_tasks.SUBMIT_KEYED if any(task.files for task in tasks) else hot_tasks.SUBMIT
+        connection.exec_driver_sql(statement, {"document": submission_document(tasks)})
+    return tasks
+
+
+def log_canaries(engine: Engine) -> None:
+    """Log for each queue the round trip of its last canary, in milliseconds, and how long ago it came back."""
     with engine.connect() as connection:
         rows = connection.exec_driver_sql(LIST_CANARIES, {"kind": CANARY}).all()
     for row in rows:
         late = row.age_seconds > CANARY_LATE_SECONDS
-        (log.warning if late else log.info)(
+        (log.warning if late else log.debug)(
             "canary_late" if late else "canary",
             queue=row.queue,
             round_trip_ms=None if row.round_trip_seconds is None else round(row.round_trip_seconds * 1000, 1),
             age_seconds=round(row.age_seconds, 1),
         )
-
-
-def _insert_in_transaction(engine: Engine, due: Any) -> bool:
-    with engine.begin() as connection:
-        return bool(_insert(connection, due))
-
-
-def _insert(connection: Connection, due: Any) -> int:
-    kind = list_kinds().get(due.kind)
-    if kind is None:
-        if _told.get(due.id) != due.slot:
-            log.error("unknown_kind_scheduled", schedule=due.name, kind=due.kind)
-            _told[due.id] = due.slot
-        return 0
-    try:
-        params = kind.params.model_validate_json(orjson.dumps(due.params))
-    except ValidationError as error:
-        # The other schedules are not to wait for someone to mend this one.
-        if _told.get(due.id) != due.slot:
-            log.error("unreadable_schedule", schedule=due.name, problems=error.error_count())
-            _told[due.id] = due.slot
-        return 0
-    task = make_task(
-        due.kind,
-        kind,
-        params.model_dump_json(by_alias=True).encode(),
-        kind.queue_for(params),
-        # What was not done when the next slot begins is done by that one.
-        TaskOptions(
-            keep_for=CANARY_KEEP_SECONDS if due.kind == CANARY else KEEP_SECONDS, ttl=max(60, due.every_seconds)
-        ),
-        PLATFORM_ID,
-        PLATFORM_ID,
-    )
-    task.schedule_id = due.id
-    if connection.execute(queries.take_slot(due.id, due.slot, task.id)).first() is None:
-        return 0
-    kill_points.reach("beat-after-slot")
-    connection.exec_driver_sql(hot_tasks.SUBMIT, {"document": submission_document([task])})
-    log.info("slot_done", schedule=due.name, task_id=str(task.id))
-    return 1
 
 
 def run_beat(settings: Settings) -> None:

@@ -2,52 +2,84 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Executable, Select, delete, func, select, tuple_
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Executable, Select, bindparam, case, delete, false, func, select, tuple_, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from shared.tables.schedules import schedule_slots, schedules
+from shared.tables.tasks import tasks
+
+LATEST_SLOTS: Final = 20
+"""How many of a schedule's slots are looked at for tasks that still run."""
 
 
-def ensure_schedule(schedule_id: UUID, name: str, kind: str, params: dict[str, Any], every_seconds: int) -> Executable:
-    """Make a schedule of the platform's own, or bring it up to date; whether it is enabled is the operator's."""
-    values = {"kind": kind, "params": params, "every_seconds": every_seconds}
+def ensure_schedule(
+    schedule_id: UUID, name: str, kind: str, params: dict[str, Any], options: dict[str, Any], every_seconds: int
+) -> Executable:
+    """Store a schedule of the platform's own, or bring it up to date; whether it is enabled stays as it is."""
+    values = {"kind": kind, "params": params, "options": options, "every_seconds": every_seconds}
     return (
         insert(schedules)
         .values(id=schedule_id, name=name, **values)
-        .on_conflict_do_update(index_elements=["name"], set_=values)
+        .on_conflict_do_update(index_elements=["organization_id", "name"], set_=values)
     )
 
 
-def list_due_slots() -> Select[Any]:
-    """List enabled schedules with the slot that now lies in, by the database's clock, unless that slot was done.
+def lock_due_schedules(limit: int) -> Select[Any]:
+    """Lock enabled schedules whose next slot has come, passing over those that another beat has locked.
 
-    A slot begins at a multiple of the interval since the Unix epoch. Slots that passed unseen are not made up for.
+    Returns every column of `schedules`, `now`, and `is_running`: whether a task of one of its latest slots is not done, which
+    is found only where it matters, for schedules that skip a slot while that is so.
     """
-    slot = func.to_timestamp(
-        func.floor(func.extract("epoch", func.now()) / schedules.c.every_seconds) * schedules.c.every_seconds
-    ).label("slot")
-    current = select(
-        schedules.c.id, schedules.c.name, schedules.c.kind, schedules.c.params, schedules.c.every_seconds, slot
-    ).where(schedules.c.enabled)
-    candidates = current.subquery()
-    done = select(schedule_slots.c.slot).where(
-        schedule_slots.c.schedule_id == candidates.c.id, schedule_slots.c.slot == candidates.c.slot
+    latest = (
+        select(schedule_slots.c.task_id)
+        .where(schedule_slots.c.schedule_id == schedules.c.id)
+        .order_by(schedule_slots.c.slot.desc())
+        .limit(LATEST_SLOTS)
+        .correlate(schedules)
+        .lateral("latest")
     )
-    return select(candidates).where(~done.exists())
-
-
-def take_slot(schedule_id: UUID, slot: datetime, task_id: UUID) -> Executable:
-    """Take a slot for a task; gives nothing when another beat has it."""
+    live = select(tasks.c.id).where(tasks.c.id == latest.c.task_id, tasks.c.finished_at.is_(None)).exists()
+    is_running = case((schedules.c.overlap == "skip", select(latest.c.task_id).where(live).exists()), else_=false())
     return (
-        insert(schedule_slots)
-        .values(schedule_id=schedule_id, slot=slot, task_id=task_id)
-        .on_conflict_do_nothing()
-        .returning(schedule_slots.c.slot)
+        select(schedules, func.now().label("now"), is_running.label("is_running"))
+        .where(schedules.c.enabled, schedules.c.next_at.is_not(None), schedules.c.next_at <= func.now())
+        .order_by(schedules.c.next_at)
+        .limit(limit)
+        .with_for_update(of=schedules, skip_locked=True)
     )
+
+
+def take_slots(slots: Sequence[Mapping[str, Any]]) -> Executable:
+    """Store slots with the tasks that they get. Returns `task_id` for each slot that no other beat has taken."""
+    return insert(schedule_slots).values(list(slots)).on_conflict_do_nothing().returning(schedule_slots.c.task_id)
+
+
+def plan_next_slots() -> Executable:
+    """Store, for each schedule of a list, its next slot, or that it comes no more, and why the last one has no task.
+
+    Each item has `schedule`, `next` and `error`.
+    """
+    values = {
+        "next_at": bindparam("next", type_=schedules.c.next_at.type),
+        "planned_at": func.now(),
+        "last_error": bindparam("error", type_=JSONB(none_as_null=True)),
+    }
+    return update(schedules).where(schedules.c.id == bindparam("schedule", type_=schedules.c.id.type)).values(**values)
+
+
+def plan_again_after_clock_was_turned_back(seconds: float) -> Executable:
+    """Look again at the schedules whose next slot was found at a moment that is still so many seconds ahead.
+
+    Slots that have a task keep it, so that none gets a second one.
+    """
+    ahead = schedules.c.planned_at > func.now() + timedelta(seconds=seconds)
+    values = {"next_at": func.now(), "planned_at": func.now()}
+    return update(schedules).where(schedules.c.enabled, ahead).values(**values).returning(schedules.c.name)
 
 
 def drop_old_slots(limit: int, days: int) -> Executable:

@@ -83,8 +83,10 @@ class Rule:
 
     def _iterate_cron(self, cron: str, after: datetime) -> Iterator[datetime]:
         runs_in_both_hours = cron.split()[1] == "*"
-        # Local times begin early enough that none is missed whose moment a jump of the clocks moves behind `after`.
-        begin = after.astimezone(self.timezone).replace(tzinfo=None) - LONGEST_JUMP
+        begin = after.astimezone(self.timezone).replace(tzinfo=None)
+        if _find_offset(after, self.timezone) != _find_offset(after - LONGEST_JUMP, self.timezone):
+            # The clocks were moved: local times of before may have their moments behind `after`.
+            begin -= LONGEST_JUMP
         waiting: list[datetime] = []
         last = after
         for local in CronSim(cron, begin):
@@ -175,13 +177,17 @@ def _find_moments(local: datetime, zone: ZoneInfo) -> tuple[datetime, datetime |
     return earlier, later
 
 
+def _find_offset(time: datetime, zone: ZoneInfo) -> timedelta | None:
+    return time.astimezone(zone).utcoffset()
+
+
 def _find_jump(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
     """Return the moment between the two at which the offset of the zone changes, to the second."""
-    offset = before.astimezone(zone).utcoffset()
+    offset = _find_offset(before, zone)
     while after - before > timedelta(seconds=1):
         middle = before + (after - before) / 2
         middle = middle.replace(microsecond=0)
-        if middle.astimezone(zone).utcoffset() == offset:
+        if _find_offset(middle, zone) == offset:
             before = middle
         else:
             after = middle

@@ -1,8 +1,22 @@
-"""What is due by the clock, which slots were done, and the signs of life of those who watch the clock."""
+"""What is due by the clock, which slots have a task, and the signs of life of the parts."""
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, ForeignKey, Integer, Table, Text, Uuid, func
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.tables.base import metadata
@@ -13,13 +27,38 @@ schedules = Table(
     "schedules",
     metadata,
     Column("id", Uuid, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
+    # The platform's own by default: an older version, which knows no other schedules, names neither.
+    Column("organization_id", Uuid, nullable=False, server_default="00000000-0000-7000-8000-000000000000"),
+    Column("owner_id", Uuid, nullable=False, server_default="00000000-0000-7000-8000-000000000000"),
+    Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("params", JSONB, nullable=False),
-    Column("every_seconds", Integer, nullable=False),
+    Column("options", JSONB, nullable=False, server_default="{}"),
+    Column("cron", Text),
+    Column("every_seconds", Integer),
+    Column("timezone", Text, nullable=False, server_default="UTC"),
+    Column("starts_at", moment),
+    Column("ends_at", moment),
+    Column("jitter_seconds", Integer, nullable=False, server_default="0"),
+    Column("missed", Text, nullable=False, server_default="run_once"),
+    Column("overlap", Text, nullable=False, server_default="allow"),
     Column("enabled", Boolean, nullable=False, server_default="true"),
+    # The first slot that has not been looked at; NULL when the rule comes no more.
+    Column("next_at", moment, server_default=text("to_timestamp(0)")),
+    # When `next_at` was found, by the database's clock: if that lies ahead of the clock, the clock was turned back.
+    Column("planned_at", moment, nullable=False, server_default=func.now()),
+    # Why the last slot has no task, as a problem; NULL when it has one.
+    Column("last_error", JSONB),
+    Column("version", Integer, nullable=False, server_default="1"),
     Column("created_at", moment, nullable=False, server_default=func.now()),
+    Column("updated_at", moment, nullable=False, server_default=func.now()),
+    UniqueConstraint("organization_id", "name"),
     CheckConstraint("every_seconds >= 1", name="every_seconds"),
+    CheckConstraint("num_nonnulls(cron, every_seconds) = 1", name="cron_or_every"),
+    CheckConstraint("missed IN ('skip', 'run_once', 'run_all')", name="known_missed"),
+    CheckConstraint("overlap IN ('allow', 'skip')", name="known_overlap"),
+    CheckConstraint("jitter_seconds >= 0", name="jitter_seconds"),
+    Index("ix_schedules_due", "next_at", postgresql_where=text("enabled AND next_at IS NOT NULL")),
 )
 
 schedule_slots = Table(

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import orjson
 import pytest
+from psycopg import sql
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
@@ -28,6 +29,7 @@ from workers.beat_scheduler import (
     SlotScheduler,
     ensure_platform_schedules,
     insert_due_tasks,
+    look_again_after_clock_was_turned_back,
 )
 from workers.celery_app import make_celery_app
 
@@ -39,11 +41,18 @@ def engine(settings: Settings) -> Iterator[Engine]:
     engine.dispose()
 
 
-def _schedule(tasks: Any, *, every_seconds: int, kind: str = "platform.ping", params: Any = None, **more: Any) -> None:
-    tasks.connection.execute(
-        "INSERT INTO schedules (id, name, kind, params, every_seconds, enabled) VALUES (%s, %s, %s, %s, %s, %s)",
-        (uuid4(), uuid4().hex, kind, orjson.dumps(params or {}).decode(), every_seconds, more.get("enabled", True)),
-    )
+def _schedule(tasks: Any, *, kind: str = "platform.ping", params: Any = None, **more: Any) -> None:
+    """Store a schedule, in those columns that are named here; the others are left to their defaults, as old versions do."""
+    row = {"id": uuid4(), "name": uuid4().hex, "kind": kind, "params": orjson.dumps(params or {}).decode(), **more}
+    columns = sql.SQL(", ").join(map(sql.Identifier, row))
+    places = sql.SQL(", ").join(map(sql.Placeholder, row))
+    tasks.connection.execute(sql.SQL("INSERT INTO schedules ({}) VALUES ({})").format(columns, places), row)
+
+
+def _look_again(tasks: Any) -> None:
+    """Turn the clock forward, as far as schedules know: forget the slots that were done, but not their tasks."""
+    tasks.connection.execute("UPDATE schedule_slots SET slot = slot - interval '1 minute'")
+    tasks.connection.execute("UPDATE schedules SET next_at = now() - interval '1 second'")
 
 
 def _made(tasks: Any) -> list[Any]:
@@ -120,6 +129,7 @@ def test_slots_that_passed_unseen_are_not_made_up_for(tasks: Any, engine: Engine
     _schedule(tasks, every_seconds=3600)
     insert_due_tasks(engine)
     tasks.connection.execute("UPDATE schedule_slots SET slot = slot - interval '10 hours'")
+    tasks.connection.execute("UPDATE schedules SET next_at = now() - interval '9 hours'")
 
     assert insert_due_tasks(engine) == 1
 
@@ -144,18 +154,118 @@ def test_a_schedule_that_cannot_be_read_does_not_hold_up_the_others(tasks: Any, 
     assert insert_due_tasks(engine) == 1
 
 
-def test_a_schedule_that_cannot_be_done_is_told_of_once_for_each_slot(tasks: Any, engine: Engine) -> None:
+def test_a_schedule_whose_slot_gets_no_task_says_why_once_for_each_slot(tasks: Any, engine: Engine) -> None:
     _schedule(tasks, every_seconds=86_400 * 30, kind="platform.gone")
     _schedule(tasks, every_seconds=86_400 * 30, params={"sleep_ms": "long"})
 
     with capture_logs() as logs:
         assert [insert_due_tasks(engine) for _ in range(3)] == [0, 0, 0]
 
-    assert sorted(line["event"] for line in logs) == ["unknown_kind_scheduled", "unreadable_schedule"]
+    assert sorted(line["type"] for line in logs) == ["/problems/unknown-kind", "/problems/unreadable-params"]
+    rows = tasks.connection.execute("SELECT last_error->>'type' AS type FROM schedules ORDER BY 1").fetchall()
+    assert [row.type for row in rows] == ["/problems/unknown-kind", "/problems/unreadable-params"]
+
+
+def test_a_schedule_whose_file_is_gone_does_not_hold_up_the_others(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=3600, kind="files.inspect", params={"file_id": str(uuid4())})
+    _schedule(tasks, every_seconds=3600)
+
+    assert insert_due_tasks(engine) == 1
+    row = tasks.connection.execute("SELECT last_error FROM schedules WHERE kind = 'files.inspect'").fetchone()
+    assert row.last_error["type"] == "/problems/input-gone"
+
+
+def test_a_cron_schedule_runs_at_its_next_time_and_belongs_to_its_owner(tasks: Any, engine: Engine) -> None:
+    owner, organization = uuid4(), uuid4()
+    _schedule(tasks, cron="* * * * *", owner_id=owner, organization_id=organization, options='{"tags": ["nightly"]}')
+
+    inserted = insert_due_tasks(engine)
+    again = insert_due_tasks(engine)
+
+    (row,) = _made(tasks)
+    assert (inserted, again) == (1, 0)
+    assert (row.owner_id, row.organization_id, row.tags) == (owner, organization, ["nightly"])
+    schedule = tasks.connection.execute("SELECT next_at, now() AS now FROM schedules").fetchone()
+    assert 0 < (schedule.next_at - schedule.now).total_seconds() <= 60
+    assert schedule.next_at.second == 0
+
+
+@pytest.mark.parametrize(("missed", "expected"), [("skip", 0), ("run_once", 1), ("run_all", 5)])
+def test_missed_slots_get_the_tasks_that_the_schedule_asks_for(
+    tasks: Any, engine: Engine, missed: str, expected: int
+) -> None:
+    _schedule(tasks, every_seconds=3600, missed=missed)
+    # The latest slot began more than a minute ago, and four before it passed unseen.
+    tasks.connection.execute(
+        "UPDATE schedules SET starts_at = now() - interval '30 minutes' - interval '10 hours',"
+        " next_at = now() - interval '30 minutes' - interval '4 hours'"
+    )
+
+    assert insert_due_tasks(engine) == expected
+
+
+def test_a_schedule_may_skip_a_slot_while_the_task_of_an_earlier_one_is_not_done(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=1, overlap="skip")
+    assert insert_due_tasks(engine) == 1
+    _look_again(tasks)
+
+    while_it_waits = insert_due_tasks(engine)
+    tasks.connection.execute(
+        "UPDATE tasks SET status = 'cancelled', version = version + 1, finished_at = now(), purge_at = now()"
+    )
+    _look_again(tasks)
+    afterwards = insert_due_tasks(engine)
+
+    assert (while_it_waits, afterwards) == (0, 1)
+
+
+def test_jitter_delays_the_start_of_a_task_within_its_bound(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=3600, jitter_seconds=600)
+    insert_due_tasks(engine)
+
+    (row,) = _made(tasks)
+    slot = tasks.connection.execute("SELECT slot FROM schedule_slots").fetchone().slot
+    assert row.status == "scheduled"
+    assert 0 <= (row.run_at - slot).total_seconds() < 600
+
+
+def test_a_clock_that_was_turned_back_stops_no_schedule_and_repeats_no_slot(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=3600)
+    assert insert_due_tasks(engine) == 1
+    # As if the clock had been a year ahead when the slot was found, and was set right since.
+    tasks.connection.execute(
+        "UPDATE schedules SET next_at = now() + interval '1 year', planned_at = now() + interval '1 year'"
+    )
+
+    look_again_after_clock_was_turned_back(engine)
+    repeated = insert_due_tasks(engine)
+
+    row = tasks.connection.execute("SELECT next_at - now() AS ahead FROM schedules").fetchone()
+    assert repeated == 0
+    assert 0 < row.ahead.total_seconds() <= 3600
+
+
+def test_a_schedule_that_has_ended_is_not_looked_at_again(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=3600, ends_at="now")
+    insert_due_tasks(engine)
+
+    assert tasks.connection.execute("SELECT next_at FROM schedules").fetchone().next_at is None
+
+
+def test_a_thousand_schedules_that_are_due_at_once_each_get_one_task(tasks: Any, engine: Engine) -> None:
+    tasks.connection.execute(
+        "INSERT INTO schedules (id, organization_id, name, kind, params, cron, timezone, next_at)"
+        " SELECT gen_random_uuid(), gen_random_uuid(), 'minutely', 'platform.ping', '{}', '* * * * *',"
+        " (ARRAY['Europe/Berlin', 'Asia/Beirut', 'UTC'])[number % 3 + 1], now() - interval '61 seconds'"
+        " FROM generate_series(1, 1000) AS number"
+    )
+
+    assert insert_due_tasks(engine) == 1000
+    assert len({row.schedule_id for row in _made(tasks)}) == 1000
 
 
 def test_what_was_not_done_when_the_next_slot_begins_expires(tasks: Any, engine: Engine) -> None:
-    _schedule(tasks, every_seconds=3600)
+    _schedule(tasks, every_seconds=3600, options='{"ttl": 3600}')
     insert_due_tasks(engine)
 
     (row,) = _made(tasks)

@@ -1,0 +1,79 @@
+"""Makes the task of one slot of a schedule, for beat and for a run on request alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import orjson
+from pydantic import ValidationError
+
+from shared.contracts.catalog import list_kinds
+from shared.contracts.kind import list_referred_files
+from shared.schedules.rules import Rule, find_jitter
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import NewTask, make_task
+
+
+class ScheduleRow(Protocol):
+    """A row of `schedules`."""
+
+    id: UUID
+    organization_id: UUID
+    owner_id: UUID
+    name: str
+    kind: str
+    params: Any
+    options: Mapping[str, Any]
+    cron: str | None
+    every_seconds: int | None
+    timezone: str
+    starts_at: datetime | None
+    ends_at: datetime | None
+    jitter_seconds: int
+
+
+class UnusableSchedule(Exception):
+    """A schedule of which no task can be made any more: its kind is gone, or its params or options no longer fit."""
+
+    def __init__(self, problem: str, title: str, detail: str) -> None:
+        super().__init__(detail)
+        self.error = {"type": problem, "title": title, "detail": detail}
+        """What is shown as the schedule's last error."""
+
+
+def find_rule(schedule: ScheduleRow) -> Rule:
+    """Return the rule of a stored schedule, which was checked before it was stored."""
+    zone = ZoneInfo(schedule.timezone)
+    return Rule(schedule.cron, schedule.every_seconds, zone, schedule.starts_at, schedule.ends_at)
+
+
+def make_scheduled_task(schedule: ScheduleRow, slot: datetime) -> NewTask:
+    """Return the task of a slot, which starts at the slot or, with jitter, a little later. Raises `UnusableSchedule`."""
+    kind = list_kinds().get(schedule.kind)
+    if kind is None:
+        detail = f"There is no kind {schedule.kind} any more: change or delete the schedule."
+        raise UnusableSchedule("/problems/unknown-kind", "Unknown kind", detail)
+    try:
+        params = kind.params.model_validate_json(orjson.dumps(schedule.params))
+        options = TaskOptions.model_validate_json(orjson.dumps(dict(schedule.options)))
+    except ValidationError as error:
+        detail = f"The schedule's params or options no longer fit its kind ({error.error_count()} errors): change them."
+        raise UnusableSchedule("/problems/unreadable-params", "Unreadable params", detail) from None
+    if schedule.jitter_seconds:
+        options = options.model_copy(update={"run_at": slot + find_jitter(schedule.id, slot, schedule.jitter_seconds)})
+    task = make_task(
+        schedule.kind,
+        kind,
+        params.model_dump_json(by_alias=True).encode(),
+        kind.queue_for(params),
+        options,
+        schedule.organization_id,
+        schedule.owner_id,
+    )
+    task.schedule_id = schedule.id
+    task.files = [file.file_id for file in list_referred_files(params)]
+    return task
