@@ -1,4 +1,4 @@
-"""The statements on emails' intents and receipts. None commits; each names the task that it is about."""
+"""The statements on the intents and receipts of emails. None of them commits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ReceiptStatus = Literal["accepted", "rejected", "deferred"]
 
 
 class ReceiptRow(TypedDict):
-    """What the server answered for one recipient; `code` is None when the server was not asked, or hung up."""
+    """The outcome for one recipient. `code` is None when the mail server was not asked or did not reply."""
 
     recipient: str
     status: ReceiptStatus
@@ -25,7 +25,7 @@ class ReceiptRow(TypedDict):
 
 
 def list_intents(task_id: UUID) -> Select[UUID, Sequence[str], datetime | None]:
-    """Give `id`, `recipients` and `given_up_at` of each intent of the task, oldest first."""
+    """Return `id`, `recipients` and `given_up_at` of each intent of the task, oldest first."""
     return (
         select(email_intents.c.id, email_intents.c.recipients, email_intents.c.given_up_at)
         .where(email_intents.c.task_id == task_id)
@@ -34,7 +34,7 @@ def list_intents(task_id: UUID) -> Select[UUID, Sequence[str], datetime | None]:
 
 
 def list_receipts(task_id: UUID) -> Select[UUID, str, ReceiptStatus, int | None, str]:
-    """Give `intent_id`, `recipient`, `status`, `code` and `reply` of each receipt of the task, oldest first."""
+    """Return `intent_id`, `recipient`, `status`, `code` and `reply` of each receipt of the task, oldest first."""
     return (
         select(
             email_receipts.c.intent_id,
@@ -51,22 +51,23 @@ def list_receipts(task_id: UUID) -> Select[UUID, str, ReceiptStatus, int | None,
 def insert_intent(
     intent_id: UUID, task_id: UUID, *, attempt: int, message_id: str, recipients: Sequence[str]
 ) -> Insert:
-    """Write that a message is about to go to these recipients."""
+    """Insert the intent to send a message to these recipients."""
     return insert(email_intents).values(
         id=intent_id, task_id=task_id, attempt=attempt, message_id=message_id, recipients=list(recipients)
     )
 
 
 def insert_receipts(intent_id: UUID, task_id: UUID, receipts: Sequence[ReceiptRow]) -> Insert:
-    """Write what the server answered. A receipt that is there already stays: the statement may be repeated."""
+    """Insert receipts. One that exists already stays as it is, so that the statement may be repeated."""
     rows = [{"intent_id": intent_id, "task_id": task_id, **receipt} for receipt in receipts]
     return postgresql_insert(email_receipts).values(rows).on_conflict_do_nothing()
 
 
 def mark_unknown_as_retriable(task_id: UUID) -> Update:
-    """Let the task's next attempt send to those of whom nobody knows: to be executed when a person asks for a retry.
+    """Give up the task's intents, so that the next attempt sends to the recipients whose outcome is unknown.
 
-    It belongs into the transaction of that retry, so that no automatic attempt can ever come to see its effect.
+    It is executed when a person asks for a retry, in the transaction of that retry, so that no automatic attempt ever
+    sends a second time.
     """
     return (
         update(email_intents)

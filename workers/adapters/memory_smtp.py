@@ -1,4 +1,4 @@
-"""The in-memory twin of a mail server: it answers as it was told to, and keeps what it accepted."""
+"""The in-memory twin of a mail server: it replies as its fields say, and keeps the messages that it accepted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OK = Reply(250, "OK")
 
 
 class KeptMessage(NamedTuple):
-    """A message that the server answered with a 2xx."""
+    """A message to which the server replied with a 2xx."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -22,18 +22,24 @@ class KeptMessage(NamedTuple):
 
 @dataclass
 class MemorySmtp:
-    """Fulfils `MailServer` without a socket. Its fields may be changed between two sessions."""
+    """Implements `MailServer` without a socket. Its fields may be changed between two sessions."""
 
     connection: MailServerUnavailable | None = None
-    """What connecting ends in, if not in a session."""
+    """Raised by `connect`, if given."""
     sender: Reply | MailServerUnavailable = _OK
+    """The reply to MAIL FROM."""
     recipients: Mapping[str, Reply | MailServerUnavailable] = field(default_factory=dict)
-    """What RCPT TO is answered with, by address; a 250 for any other."""
+    """The reply to RCPT TO, by address; 250 for every other address."""
     data: Reply | MailServerUnavailable | None = None
+    """The reply to DATA, if it is not the 354 that asks for the message."""
     content: Reply | AnswerMissing = _OK
+    """The reply to the message."""
+    offers_8bitmime: bool = True
     offers_smtputf8: bool = True
+    before_recipient: Callable[[], None] = lambda: None
+    """Called before each reply to RCPT TO."""
     before_answer: Callable[[], None] = lambda: None
-    """Called when the message has come and before it is answered: the place to stage a crash."""
+    """Called when the message was received, before the reply to it: a test can make the attempt crash here."""
 
     def __post_init__(self) -> None:
         self.kept: list[KeptMessage] = []
@@ -49,30 +55,32 @@ class MemorySmtp:
 
 
 class _MemorySession:
-    """One session with the twin."""
+    """A `MailSession` with the twin."""
 
     def __init__(self, server: MemorySmtp, check: Callable[[], None]) -> None:
         self._server = server
         self._check = check
         self._sender = ""
         self._recipients: list[str] = []
+        self.offers_8bitmime = server.offers_8bitmime
         self.offers_smtputf8 = server.offers_smtputf8
 
-    def start_message(self, sender: str, *, size_bytes: int, smtputf8: bool) -> Reply:
+    def start_message(self, sender: str, *, size_bytes: int, eight_bit: bool, smtputf8: bool) -> Reply:
         self._check()
         self._sender = sender
-        return _say(self._server.sender)
+        return _reply_or_raise(self._server.sender)
 
     def add_recipient(self, address: str) -> Reply:
         self._check()
-        reply = _say(self._server.recipients.get(address, _OK))
+        self._server.before_recipient()
+        reply = _reply_or_raise(self._server.recipients.get(address, _OK))
         if reply.accepts:
             self._recipients.append(address)
         return reply
 
     def open_content(self) -> Reply | None:
         self._check()
-        return None if self._server.data is None else _say(self._server.data)
+        return None if self._server.data is None else _reply_or_raise(self._server.data)
 
     def send_content(self, content: bytes, *, timeout_seconds: float) -> Reply:
         self._server.before_answer()
@@ -83,7 +91,7 @@ class _MemorySession:
         return self._server.content
 
 
-def _say(answer: Reply | MailServerUnavailable) -> Reply:
+def _reply_or_raise(answer: Reply | MailServerUnavailable) -> Reply:
     if isinstance(answer, MailServerUnavailable):
         raise answer
     return answer

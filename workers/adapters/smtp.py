@@ -1,18 +1,20 @@
-"""The mail server: a port of few words, and its real form on smtplib.
+"""The client of the mail server: the protocols `MailServer` and `MailSession`, and their implementation on smtplib.
 
-The dialogue (RFC 5321) is taken step by step, because for a message that must never go out twice it matters where it
-ended:
+Each step of the SMTP dialogue (RFC 5321) is a call of its own, because a message must never be sent twice, and so the
+caller must know at which step a session ended:
 
-    connect, EHLO, STARTTLS, AUTH     `MailServerUnavailable`: nothing of the message has gone
-    MAIL FROM, RCPT TO, DATA          a `Reply`, or `MailServerUnavailable`: nothing of the message has gone
-    the message, up to its dot        a `Reply`, or `AnswerMissing`: nobody can know
+    connect, EHLO, STARTTLS, AUTH     `MailServerUnavailable`: nothing of the message was sent
+    MAIL FROM, RCPT TO, DATA          a `Reply`, or `MailServerUnavailable`: nothing of the message was sent
+    the message, up to its final dot  a `Reply`, or `AnswerMissing`: it is unknown whether the server has the message
 
-    MailServerUnavailable             it may be tried again without harm
-    └── LoginRefused                  until someone corrects the credentials
-    AnswerMissing                     the server may or may not have the message
+The errors:
 
-Every wait is bounded, and until the message itself goes every wait asks, several times a second, whether the attempt
-should end.
+    MailServerUnavailable             another attempt is safe
+    └── LoginRefused                  another attempt is safe, and is of use once the credentials are corrected
+    AnswerMissing                     another attempt might deliver the message a second time
+
+Every wait is bounded. Until the message itself is sent, every wait checks several times a second whether the attempt
+must stop.
 """
 
 from __future__ import annotations
@@ -26,97 +28,120 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from shared.errors import ConfigurationError
 
 SOCKET_TIMEOUT_SECONDS = 10.0
-"""For one step of the network's: a connection, a handshake of TLS, the rest of a reply that has begun."""
+"""The limit of one network operation: to connect, to shake hands for TLS, to receive bytes that were announced."""
 REPLY_TIMEOUT_SECONDS = 60.0
-"""Less than the minutes of RFC 5321 section 4.5.3.2: a later attempt waits at less cost than a worker does."""
-GOODBYE_TIMEOUT_SECONDS = 2.0
-CHECK_SECONDS = 0.25
-MAX_REPLY_LENGTH = 400
-"""Characters of a reply's text that are read."""
+"""The limit for a whole reply.
 
+It is less than the minutes of RFC 5321 section 4.5.3.2, because a later attempt costs less than a waiting worker.
+"""
+QUIT_TIMEOUT_SECONDS = 2.0
+CHECK_SECONDS = 0.25
+"""How often a wait checks whether the attempt must stop."""
+MAX_REPLY_LENGTH = 400
+"""How many characters of a reply's text are kept."""
+
+_RECEIVE_BYTES = 8192
+_MAX_REPLY_BYTES = 64 << 10
+_EHLO_NOT_KNOWN = frozenset({500, 501, 502, 504})
+"""The replies to EHLO after which a client says HELO instead (RFC 5321 section 3.2)."""
+_NO_CODE = -1
+"""What stands for the code where the server sent something other than an SMTP reply."""
+_NOT_SMTP = "the server sent something that is not an SMTP reply"
 _AUTHENTICATION_REQUIRED = 530
-"""The answer to any command of one who should have logged in (RFC 4954 section 6)."""
+"""The reply to any command for which the client should have logged in before (RFC 4954 section 6)."""
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
 class Reply(NamedTuple):
-    """What the server said: `code` (RFC 5321 section 4.2.1) and its text, on one line."""
+    """A reply of the server: `code` (RFC 5321 section 4.2.1) and its text, on one line."""
 
     code: int
     text: str
 
     @property
     def accepts(self) -> bool:
-        """Whether it is a 2xx."""
+        """Whether the code is 2xx."""
         return 200 <= self.code <= 299
 
     @property
     def rejects(self) -> bool:
-        """Whether it is a 5xx, which is final."""
+        """Whether the code is 5xx, which is final."""
         return 500 <= self.code <= 599
 
 
 class MailServerUnavailable(Exception):
-    """The server was not reached, hung up, or spoke nonsense; nothing of the message has gone.
+    """There is no session with the server, and nothing of the message was sent.
 
-    `reason` says so in a few words, with nothing secret or personal in it; `code` is that of the server's reply, if it
-    gave one. The text of the error is both, and what the server said.
+    Attributes:
+
+    - `reason`: a few words without anything secret or personal in them, which may be logged;
+    - `code`: the code of the server's reply, or None if it sent none.
+
+    The text of the error is the reason together with the server's reply.
     """
 
     def __init__(self, reason: str, reply: Reply | None = None) -> None:
         super().__init__(reason if reply is None else f"{reason} ({reply.code} {reply.text})")
         self.reason = reason
-        self.code = reply.code if reply is not None and 200 <= reply.code <= 599 else None
+        self.code = reply.code if reply is not None else None
 
 
 class LoginRefused(MailServerUnavailable):
-    """The server does not take the credentials, or wants some and was given none."""
+    """The server did not accept the credentials, or requires a login and the settings name no credentials."""
 
 
 class AnswerMissing(Exception):
-    """The message went out, or part of it, and its answer did not come."""
+    """The message was sent, at least in part, and the server's reply was not received."""
 
 
 class MailSession(Protocol):
-    """A connection on which one message may be sent. Every method raises `MailServerUnavailable` unless it says not."""
+    """A connection on which one message may be sent.
 
+    Each method but `send_content` raises `MailServerUnavailable`.
+    """
+
+    offers_8bitmime: bool
     offers_smtputf8: bool
 
-    def start_message(self, sender: str, *, size_bytes: int, smtputf8: bool) -> Reply:
-        """Say MAIL FROM. Addresses are given without angle brackets; an empty one is the null sender."""
+    def start_message(self, sender: str, *, size_bytes: int, eight_bit: bool, smtputf8: bool) -> Reply:
+        """Send MAIL FROM. The address has no angle brackets; an empty one is the null sender.
+
+        `eight_bit` announces a body with bytes beyond ASCII, `smtputf8` also a header or addresses with such bytes.
+        The caller asks for them only where the session offers them.
+        """
 
     def add_recipient(self, address: str) -> Reply:
-        """Say RCPT TO."""
+        """Send RCPT TO."""
 
     def open_content(self) -> Reply | None:
-        """Say DATA. None when the server waits for the message, else why not: a 4xx or a 5xx."""
+        """Send DATA. Return None when the server waits for the message, else its reply: a 4xx or a 5xx."""
 
     def send_content(self, content: bytes, *, timeout_seconds: float) -> Reply:
-        """Send the message, its lines ended by CRLF, and give the answer. Raises `AnswerMissing`, and nothing else.
+        """Send the message, whose lines end with CRLF, and return the reply. Raises `AnswerMissing` and nothing else.
 
-        `timeout_seconds` bounds both together. From here on nothing asks whether the attempt should end.
+        `timeout_seconds` bounds both together. Nothing checks any more whether the attempt must stop.
         """
 
 
 class MailServer(Protocol):
-    """A server that takes messages."""
+    """A server that accepts messages."""
 
     def connect(self, check: Callable[[], None]) -> AbstractContextManager[MailSession]:
-        """Open a session, greeted and logged in. Raises `MailServerUnavailable`.
+        """Open a session: connect, greet and log in. Raises `MailServerUnavailable`.
 
-        `check` is called while waiting, and ends the wait by raising.
+        `check` is called during every wait, and ends the wait by raising.
         """
 
 
 @dataclass(frozen=True)
 class SmtpAddress:
-    """Where the server is, and how to speak to it."""
+    """Where the server is, how the connection is encrypted, and how to log in."""
 
     host: str
     port: int
@@ -128,22 +153,24 @@ class SmtpAddress:
 
 
 def parse_smtp_url(url: str) -> SmtpAddress:
-    """Read `smtp://user:password@host:587?starttls=1` or `smtps://…`. Raises `ConfigurationError`.
+    """Parse `smtp://user:password@host:587?starttls=1` or `smtps://…`. Raises `ConfigurationError`.
 
-    With `starttls=1`, nothing is sent to a server that does not offer it. Certificates are verified against the
-    system's authorities and the name in the URL, unless `verify=0` says to trust whoever answers.
+    With `starttls=1`, nothing is sent to a server that does not offer STARTTLS. Certificates are verified against the
+    system's authorities and the host in the URL; `verify=0` switches that off.
     """
     parts = urlsplit(url)
     try:
         port = parts.port
     except ValueError:
-        raise ConfigurationError("TASKMILL_SMTP_URL: the port is no number from 0 to 65535") from None
+        raise ConfigurationError("TASKMILL_SMTP_URL: the port must be a number from 0 to 65535") from None
     if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or parts.path not in {"", "/"}:
         raise ConfigurationError("TASKMILL_SMTP_URL must be smtp://host:port or smtps://host:port")
     flags = {"starttls": False, "verify": True}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name not in flags or value.lower() not in _FLAGS:
-            raise ConfigurationError("TASKMILL_SMTP_URL: after `?`, only starttls=1 or 0 and verify=1 or 0 are known")
+            raise ConfigurationError(
+                "TASKMILL_SMTP_URL: the only options after `?` are starttls=1 or 0 and verify=1 or 0"
+            )
         flags[name] = _FLAGS[value.lower()]
     return SmtpAddress(
         host=parts.hostname,
@@ -157,7 +184,7 @@ def parse_smtp_url(url: str) -> SmtpAddress:
 
 
 class SmtpServer:
-    """A `MailServer` at the other end of a socket."""
+    """A `MailServer` that is reached over a socket."""
 
     def __init__(self, address: SmtpAddress, *, reply_timeout_seconds: float = REPLY_TIMEOUT_SECONDS) -> None:
         self._address = address
@@ -165,16 +192,16 @@ class SmtpServer:
 
     @contextmanager
     def connect(self, check: Callable[[], None]) -> Iterator[MailSession]:
-        with _unavailable_unless_spoken():
+        with _raising_unavailable():
             client = self._open(check)
         try:
-            with _unavailable_unless_spoken():
+            with _raising_unavailable():
                 self._greet_and_log_in(client)
             yield _SmtpSession(client)
         finally:
-            # A server that was told goodbye, and takes the time to answer, must not hold up what is already known.
-            client.waits(check=_nothing_to_check, timeout_seconds=GOODBYE_TIMEOUT_SECONDS)
-            if client.may_say_goodbye:
+            # The outcome is known already: a server that is slow to answer QUIT must not delay it.
+            client.set_wait(check=_check_nothing, timeout_seconds=QUIT_TIMEOUT_SECONDS)
+            if client.may_send_quit:
                 with suppress(OSError, ValueError):
                     client.docmd("QUIT")
             client.close()
@@ -186,26 +213,34 @@ class SmtpServer:
         return _Client(check, self._reply_timeout_seconds, address)
 
     def _greet_and_log_in(self, client: _Client) -> None:
-        client.ehlo_or_helo_if_needed()
+        client.greet()
         if self._address.starttls:
             if not client.has_extn("starttls"):
-                raise MailServerUnavailable("it does not offer STARTTLS")
-            code, text = client.starttls(context=self._make_tls_context())
-            if code != 220:
-                raise MailServerUnavailable("it refused STARTTLS", _make_reply(code, text))
-            client.ehlo_or_helo_if_needed()
-        if self._address.user is not None:
+                raise MailServerUnavailable("the server does not offer STARTTLS")
             try:
-                client.login(self._address.user, self._address.password)
-            except smtplib.SMTPAuthenticationError as error:
+                client.starttls(context=self._make_tls_context())
+            except smtplib.SMTPResponseException as error:
                 reply = _make_reply(error.smtp_code, error.smtp_error)
-                if reply.rejects:
-                    raise LoginRefused("it refused the credentials", reply) from None
-                raise MailServerUnavailable("it could not check the credentials", reply) from None
-            except smtplib.SMTPNotSupportedError:
-                raise LoginRefused("it does not offer a login on this connection") from None
-            except UnicodeEncodeError:
-                raise LoginRefused("the credentials hold characters beyond ASCII") from None
+                raise MailServerUnavailable("the server refused STARTTLS", reply) from None
+            client.greet()
+        if self._address.user is not None:
+            self._log_in(client, self._address.user)
+
+    def _log_in(self, client: _Client, user: str) -> None:
+        try:
+            client.login(user, self._address.password)
+        except smtplib.SMTPNotSupportedError:
+            raise LoginRefused("the server offers no login on this connection") from None
+        except UnicodeEncodeError:
+            raise LoginRefused("the credentials contain characters that are not ASCII") from None
+        except (smtplib.SMTPAuthenticationError, smtplib.SMTPServerDisconnected):
+            # smtplib tries one mechanism after the other. A server that closes the connection after it refused one has
+            # said why: that reply, and not the end of the connection, is what the operator needs.
+            if client.login_refusal is None:
+                raise
+            raise LoginRefused("the server refused the credentials", client.login_refusal) from None
+        except smtplib.SMTPException as error:
+            raise LoginRefused("the server offers no login mechanism that is supported here") from error
 
     def _make_tls_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -216,39 +251,119 @@ class SmtpServer:
 
 
 class _Client(smtplib.SMTP):
-    """smtplib's client, whose waits for a reply are short ones, one after the other."""
+    """smtplib's client, which checks during every wait for a reply whether the attempt must stop.
+
+    It also keeps each reply that a server sends before it closes the connection.
+    """
 
     def __init__(self, check: Callable[[], None], timeout_seconds: float, address: SmtpAddress) -> None:
-        self.waits(check=check, timeout_seconds=timeout_seconds)
-        self.may_say_goodbye = True
-        # A name is given, or smtplib asks the resolver for ours, which may take long.
+        self._prepare(check, timeout_seconds)
+        # With a name given, smtplib does not ask the resolver for this host's, which may take long.
         super().__init__(address.host, address.port, local_hostname="localhost", timeout=SOCKET_TIMEOUT_SECONDS)
-        self._become_ready()
+        self._finish_connecting()
 
-    def _become_ready(self) -> None:
+    def _prepare(self, check: Callable[[], None], timeout_seconds: float) -> None:
+        self.set_wait(check=check, timeout_seconds=timeout_seconds)
+        self._received = bytearray()
+        self.may_send_quit = True
+        self.login_refusal: Reply | None = None
+
+    def _finish_connecting(self) -> None:
         assert self.sock is not None
         self.local_hostname = _name_this_host(self.sock)
-        # Addresses of RFC 6531 go in UTF-8, and others are ASCII in it too.
+        # The addresses of RFC 6531 are sent in UTF-8, and the bytes of all others are the same in it.
         self.command_encoding = "utf-8"
 
-    def waits(self, *, check: Callable[[], None], timeout_seconds: float) -> None:
-        """Say what to ask while waiting for a reply, and how long to wait for each."""
+    def set_wait(self, *, check: Callable[[], None], timeout_seconds: float) -> None:
+        """Set what each wait for a reply calls while it lasts, and how long it may last."""
         self._check = check
         self._timeout_seconds = timeout_seconds
 
-    def getreply(self) -> tuple[int, bytes]:
-        try:
-            self._wait_for_a_reply()
-        except BaseException:
-            self.may_say_goodbye = False
-            self.close()
-            raise
-        return super().getreply()
+    def greet(self) -> None:
+        """Send EHLO, and HELO where the server does not know EHLO. Raises `MailServerUnavailable`."""
+        reply = _make_reply(*self.ehlo())
+        if reply.code in _EHLO_NOT_KNOWN:
+            with suppress(smtplib.SMTPServerDisconnected):
+                reply = _make_reply(*self.helo())
+        if not reply.accepts:
+            raise MailServerUnavailable("the server refused the session", reply)
 
-    def _wait_for_a_reply(self) -> None:
+    def starttls(self, *args: Any, **options: Any) -> tuple[int, bytes]:
+        """Start TLS, and forget what was received before, which anyone on the network could have sent (RFC 3207)."""
+        answer = super().starttls(*args, **options)
+        self._received.clear()
+        return answer
+
+    def auth(self, *args: Any, **options: Any) -> tuple[int, bytes]:
+        """Try one mechanism, and keep a 5xx that refuses it in `login_refusal`. Raises `MailServerUnavailable` for a 4xx."""
+        try:
+            return super().auth(*args, **options)
+        except smtplib.SMTPAuthenticationError as error:
+            reply = _make_reply(error.smtp_code, error.smtp_error)
+            if not reply.rejects:
+                raise MailServerUnavailable("the server could not check the credentials", reply) from None
+            self.login_refusal = reply
+            raise
+
+    def send(self, data: Any) -> None:
+        """Send bytes. When the server has closed the connection, raise the reply that it sent before, if there is one."""
         if self.sock is None:
             raise smtplib.SMTPServerDisconnected("the connection is closed")
-        end = time.monotonic() + self._timeout_seconds
+        try:
+            self.sock.sendall(data.encode(self.command_encoding) if isinstance(data, str) else data)
+        except OSError as error:
+            raise smtplib.SMTPResponseException(*self.getreply()) from error
+
+    def getreply(self) -> tuple[int, bytes]:
+        """Return the code and the text of the next reply; the code of anything that is not a reply is -1.
+
+        Raises `SMTPServerDisconnected` when the server closed the connection, `TimeoutError` when no whole reply came
+        in time, and what `check` raises. A 4xx or 5xx counts even if the server closed the connection in its middle.
+        """
+        try:
+            return self._receive_reply(time.monotonic() + self._timeout_seconds)
+        except BaseException:
+            self.may_send_quit = False
+            self.close()
+            raise
+
+    def _receive_reply(self, end: float) -> tuple[int, bytes]:
+        code, texts, size = _NO_CODE, [], 0
+        while True:
+            try:
+                line = self._receive_line(end)
+            except smtplib.SMTPServerDisconnected:
+                if not 400 <= code <= 599:
+                    raise
+                break
+            size += len(line)
+            if size > _MAX_REPLY_BYTES:
+                raise smtplib.SMTPException("the reply is too long")
+            code = int(line[:3]) if re.match(rb"\d{3}(?!\d)", line) else _NO_CODE
+            texts.append(line[4:].strip())
+            if code == _NO_CODE or line[3:4] != b"-":
+                break
+        return code, b"\n".join(texts)
+
+    def _receive_line(self, end: float) -> bytes:
+        """Return the next line; the last one before the server closed the connection may lack its end."""
+        while b"\n" not in self._received:
+            if len(self._received) > _MAX_REPLY_BYTES:
+                raise smtplib.SMTPException("the line is too long")
+            piece = self._receive(end)
+            if not piece:
+                if not self._received:
+                    raise smtplib.SMTPServerDisconnected("the server closed the connection")
+                self._received += b"\n"
+            self._received += piece
+        line, _, rest = bytes(self._received).partition(b"\n")
+        self._received[:] = rest
+        return line
+
+    def _receive(self, end: float) -> bytes:
+        """Wait for bytes and return them; none when the connection has ended."""
+        if self.sock is None:
+            raise smtplib.SMTPServerDisconnected("the connection is closed")
         with selectors.DefaultSelector() as selector:
             selector.register(self.sock, selectors.EVENT_READ)
             while not (isinstance(self.sock, ssl.SSLSocket) and self.sock.pending()):
@@ -256,18 +371,21 @@ class _Client(smtplib.SMTP):
                 if left <= 0:
                     raise TimeoutError("no reply in time")
                 if selector.select(min(left, CHECK_SECONDS)):
-                    return
+                    break
                 self._check()
+        try:
+            return self.sock.recv(_RECEIVE_BYTES)
+        except ConnectionError:
+            return b""
 
 
 class _TlsClient(smtplib.SMTP_SSL, _Client):
-    """The same, with TLS from the first byte."""
+    """The same client, with TLS from the first byte."""
 
     def __init__(
         self, check: Callable[[], None], timeout_seconds: float, address: SmtpAddress, context: ssl.SSLContext
     ) -> None:
-        self.waits(check=check, timeout_seconds=timeout_seconds)
-        self.may_say_goodbye = True
+        self._prepare(check, timeout_seconds)
         smtplib.SMTP_SSL.__init__(
             self,
             address.host,
@@ -276,34 +394,36 @@ class _TlsClient(smtplib.SMTP_SSL, _Client):
             timeout=SOCKET_TIMEOUT_SECONDS,
             context=context,
         )
-        self._become_ready()
+        self._finish_connecting()
 
 
 class _SmtpSession:
-    """A `MailSession` on a client that is greeted and logged in."""
+    """A `MailSession` on a client that has greeted the server and logged in."""
 
     def __init__(self, client: _Client) -> None:
         self._client = client
-        self.offers_smtputf8 = client.has_extn("smtputf8") and client.has_extn("8bitmime")
+        self.offers_8bitmime = client.has_extn("8bitmime")
+        self.offers_smtputf8 = self.offers_8bitmime and client.has_extn("smtputf8")
 
-    def start_message(self, sender: str, *, size_bytes: int, smtputf8: bool) -> Reply:
+    def start_message(self, sender: str, *, size_bytes: int, eight_bit: bool, smtputf8: bool) -> Reply:
         parameters = f" SIZE={size_bytes}" if self._client.has_extn("size") else ""
-        parameters += " BODY=8BITMIME SMTPUTF8" if smtputf8 else ""
-        return self._say(f"MAIL FROM:<{sender}>{parameters}")
+        parameters += " BODY=8BITMIME" if eight_bit or smtputf8 else ""
+        parameters += " SMTPUTF8" if smtputf8 else ""
+        return self._command(f"MAIL FROM:<{sender}>{parameters}")
 
     def add_recipient(self, address: str) -> Reply:
-        return self._say(f"RCPT TO:<{address}>")
+        return self._command(f"RCPT TO:<{address}>")
 
     def open_content(self) -> Reply | None:
-        with _unavailable_unless_spoken():
+        with _raising_unavailable():
             code, text = self._client.docmd("DATA")
-        # From here on a QUIT would be taken for a line of the message.
-        self._client.may_say_goodbye = code != 354
+        # After a 354 the server would take QUIT for a line of the message.
+        self._client.may_send_quit = code != 354
         if code == 354:
             return None
-        reply = _make_known_reply(code, text)
+        reply = _make_expected_reply(code, text)
         if reply.accepts:
-            raise MailServerUnavailable("it does not speak as expected", reply)
+            raise MailServerUnavailable("the server sent an unexpected reply", reply)
         return reply
 
     def send_content(self, content: bytes, *, timeout_seconds: float) -> Reply:
@@ -313,76 +433,79 @@ class _SmtpSession:
             if client.sock is None:
                 raise AnswerMissing("the connection is closed")
             client.sock.settimeout(max(timeout_seconds, 1.0))
-            # A server that had enough before the end says why and hangs up: what it said is its answer.
+            # A server may send its reply and close the connection before it has read the whole message. That reply is
+            # the answer to the message.
             with suppress(OSError):
                 client.sock.sendall(_stuff_dots(content) + b".\r\n")
             left = max(end - time.monotonic(), 1.0)
             client.sock.settimeout(left)
-            client.waits(check=_nothing_to_check, timeout_seconds=left)
+            client.set_wait(check=_check_nothing, timeout_seconds=left)
             code, text = client.getreply()
         except (OSError, ValueError) as error:
-            raise AnswerMissing("the answer did not come") from error
+            raise AnswerMissing("the server's reply to the message was not received") from error
         if not (200 <= code <= 299 or 400 <= code <= 599):
-            raise AnswerMissing("the answer cannot be read")
-        client.may_say_goodbye = True
+            raise AnswerMissing("the server's reply to the message is not an SMTP reply")
+        client.may_send_quit = True
         return _make_reply(code, text)
 
-    def _say(self, command: str) -> Reply:
-        with _unavailable_unless_spoken():
+    def _command(self, command: str) -> Reply:
+        with _raising_unavailable():
             code, text = self._client.docmd(command)
-            return _make_known_reply(code, text)
+            return _make_expected_reply(code, text)
 
 
 @contextmanager
-def _unavailable_unless_spoken() -> Iterator[None]:
-    """Turn everything that may happen to a connection into `MailServerUnavailable`."""
+def _raising_unavailable() -> Iterator[None]:
+    """Raise `MailServerUnavailable` in place of every error that a connection may end with."""
     try:
         yield
     except smtplib.SMTPResponseException as error:
         reply = _make_reply(error.smtp_code, error.smtp_error)
-        raise MailServerUnavailable("it refused the session", reply) from None
-    except smtplib.SMTPServerDisconnected as error:
-        stalled = isinstance(error.__context__, TimeoutError)
-        raise MailServerUnavailable("it did not answer in time" if stalled else "it hung up") from None
+        raise MailServerUnavailable("the server refused the session", reply) from None
+    except smtplib.SMTPServerDisconnected:
+        raise MailServerUnavailable("the server closed the connection") from None
     except smtplib.SMTPException as error:
-        raise MailServerUnavailable("it does not speak as expected") from error
+        raise MailServerUnavailable(_NOT_SMTP) from error
     except ssl.SSLCertVerificationError:
-        raise MailServerUnavailable("its certificate cannot be trusted") from None
+        raise MailServerUnavailable("the server's certificate cannot be verified") from None
     except ssl.SSLError as error:
-        raise MailServerUnavailable("the encrypted connection failed") from error
+        raise MailServerUnavailable("the TLS connection failed") from error
     except TimeoutError:
-        raise MailServerUnavailable("it did not answer in time") from None
+        raise MailServerUnavailable("the server did not answer in time") from None
     except ConnectionRefusedError:
-        raise MailServerUnavailable("it refused the connection") from None
+        raise MailServerUnavailable("the connection was refused") from None
     except socket.gaierror:
-        raise MailServerUnavailable("its name was not found") from None
+        raise MailServerUnavailable("the server's name was not found") from None
     except (OSError, UnicodeError) as error:
         raise MailServerUnavailable("the connection failed") from error
 
 
-def _make_known_reply(code: int, text: bytes) -> Reply:
-    """Give a reply to a command; one that means nothing here leaves nothing to go on with."""
+def _make_expected_reply(code: int, text: bytes) -> Reply:
+    """Return the reply to a command. Raises `MailServerUnavailable` when it is none that the command can have."""
     reply = _make_reply(code, text)
     if code == _AUTHENTICATION_REQUIRED:
-        raise LoginRefused("it wants credentials", reply)
+        raise LoginRefused("the server requires a login", reply)
     if not (200 <= code <= 299 or 400 <= code <= 599):
-        raise MailServerUnavailable("it does not speak as expected")
+        raise MailServerUnavailable("the server sent an unexpected reply", reply)
     return reply
 
 
 def _make_reply(code: int, text: bytes | str) -> Reply:
+    """Return a reply with its text on one bounded line. Raises `MailServerUnavailable` when the code is no SMTP code."""
+    if not 200 <= code <= 599:
+        raise MailServerUnavailable(_NOT_SMTP)
     decoded = text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text
     return Reply(code, " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", decoded).split())[:MAX_REPLY_LENGTH])
 
 
 def _stuff_dots(content: bytes) -> bytes:
-    """Double each dot that begins a line (RFC 5321 section 4.5.2), and end the last line."""
+    """Return the content with each dot that begins a line doubled (RFC 5321 section 4.5.2) and its last line ended."""
     stuffed = re.sub(rb"(?m)^\.", b"..", content)
     return stuffed if stuffed.endswith(b"\r\n") else stuffed + b"\r\n"
 
 
 def _name_this_host(sock: socket.socket) -> str:
-    """Give what to say in EHLO: the host's full name, or its address in brackets (RFC 5321 section 4.1.3)."""
+    """Return the argument of EHLO: the host's full name, or its address in brackets (RFC 5321 section 4.1.3)."""
     name = socket.gethostname()
     if re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):
         return name
@@ -390,5 +513,5 @@ def _name_this_host(sock: socket.socket) -> str:
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
-def _nothing_to_check() -> None:
-    """Let a wait go on."""
+def _check_nothing() -> None:
+    """Do nothing: the check of a wait that must not be ended early."""

@@ -1,8 +1,8 @@
 """Mailboxes as people write them: `Zoë Müller <zoe@example.com>`.
 
-The grammar is RFC 5322 section 3.4's `mailbox`, without comments, folding and routes, and with Unicode as RFC 6532
-section 3.2 adds it, so that a display name needs quotes only around what the grammar reserves, such as a comma.
-Addresses are checked by their syntax alone: nothing is looked up.
+The grammar is `mailbox` of RFC 5322 section 3.4 without comments, folding and routes, and with Unicode as RFC 6532
+section 3.2 adds it. A display name needs quotes only where it contains characters that the grammar reserves, such as a
+comma. Only the syntax of addresses is checked: nothing is looked up in DNS.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import email_validator
 
-# The library refuses these, for forms on the open web. A mail server inside a company may well serve them.
+# The library refuses these domains because it is written for forms on the public web. A mail server inside a company may
+# serve them.
 for _domain in ("local", "localhost", "test"):
     if _domain in email_validator.SPECIAL_USE_DOMAIN_NAMES:
         email_validator.SPECIAL_USE_DOMAIN_NAMES.remove(_domain)
@@ -30,53 +31,53 @@ _BIDIRECTIONAL_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 
 
 class BadMailbox(ValueError):
-    """The text is no mailbox; the message says why, in a sentence for the one who wrote it."""
+    """The text is not a mailbox. The message states why, in a sentence for the caller."""
 
 
 @dataclass(frozen=True)
 class Mailbox:
-    """One address, and the name shown for it, which may be empty."""
+    """An address and the name that is shown for it, which may be empty."""
 
     display_name: str
     local_part: str
-    """Before the @, quoted where it must be."""
+    """The part before the @, in quotes where the grammar requires them."""
     domain: str
-    """After the @, in Unicode and lower case; an IP address in brackets stays one."""
+    """The part after the @, in Unicode and lower case, or an IP address in brackets."""
     ascii_domain: str
-    """The same as IDNA 2008 encodes it (RFC 5891)."""
+    """The domain as IDNA 2008 encodes it (RFC 5891)."""
 
     @property
     def address(self) -> str:
-        """The address as results and receipts name it."""
+        """The address as it stands in results and receipts."""
         return f"{self.local_part}@{self.domain}"
 
     @property
     def wire_address(self) -> str:
-        """The address as SMTP carries it: of ASCII alone, unless `needs_smtputf8`."""
+        """The address as it is sent over SMTP: in ASCII, unless `needs_smtputf8`."""
         return f"{self.local_part}@{self.ascii_domain}"
 
     @property
     def needs_smtputf8(self) -> bool:
-        """Whether only a server with that extension (RFC 6531) can take the address."""
+        """Whether only a server with the extension SMTPUTF8 (RFC 6531) can accept the address."""
         return not self.local_part.isascii()
 
     def __str__(self) -> str:
-        """Give the one form that a mailbox is kept in; parsing it gives an equal mailbox."""
+        """Return the form in which a mailbox is stored; parsing it returns an equal mailbox."""
         return f"{quote_display_name(self.display_name)} <{self.address}>" if self.display_name else self.address
 
 
 def quote_display_name(name: str) -> str:
-    """Give a display name as a phrase: as it is, or as one quoted string (RFC 5322 section 3.2.4)."""
+    """Return a display name as a phrase: unchanged, or as one quoted string (RFC 5322 section 3.2.4)."""
     if _NEEDS_NO_QUOTES.fullmatch(name):
         return name
     return '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
 
 
 def find_forbidden_character(text: str, *, allowed: str = "") -> str | None:
-    """Give the name of a character that no single line of text may hold, if there is one.
+    """Return the name, such as `U+000A`, of the first character that a line of text may not contain, or None.
 
-    These are the controls, what some software takes for the end of a line, and what turns the direction of the text
-    and so lets it show as something else.
+    Refused are control characters, characters that some software reads as the end of a line, and bidirectional
+    controls, which make a text look like another one.
     """
     for character in text:
         if character not in allowed and (
@@ -87,12 +88,12 @@ def find_forbidden_character(text: str, *, allowed: str = "") -> str | None:
 
 
 def parse_mailbox(text: str) -> Mailbox:
-    """Read one mailbox. Raises `BadMailbox`."""
+    """Parse one mailbox. Raises `BadMailbox`."""
     if (character := find_forbidden_character(text)) is not None:
-        raise BadMailbox(f"A mailbox may not hold the character {character}.")
+        raise BadMailbox(f"A mailbox may not contain the character {character}.")
     text = text.strip(" ")
     named = _BEFORE_ANGLE.fullmatch(text)
-    display_name = _read_display_name(named[1].strip(" ")) if named else ""
+    display_name = _parse_display_name(named[1].strip(" ")) if named else ""
     address = named[2] if named else text
     try:
         valid = email_validator.validate_email(
@@ -107,7 +108,7 @@ def parse_mailbox(text: str) -> Mailbox:
     return Mailbox(display_name, valid.local_part, valid.domain, valid.ascii_domain)
 
 
-def _read_display_name(phrase: str) -> str:
+def _parse_display_name(phrase: str) -> str:
     words: list[str] = []
     position = 0
     while position < len(phrase):

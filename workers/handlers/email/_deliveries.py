@@ -1,8 +1,8 @@
-"""What is known of one email's way to each of its recipients, and how it is written down.
+"""Reads and writes the intents and receipts of an email: what is known about its delivery to each recipient.
 
-An intent says that a message is about to go to some recipients, a receipt what the server answered for one of them. An
-intent with a recipient without a receipt means that nobody can know, until a person asks for the task to be tried
-again, which gives the intent up.
+An intent states that a message is about to be sent to some recipients. A receipt states what the mail server replied
+for one of them. When an intent has a recipient without a receipt, it is unknown whether that recipient has the message.
+The task then sends nothing until a person asks for a retry, which gives the intent up.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from shared.tables.emails import MAX_REPLY_LENGTH
 from workers.adapters.smtp import Reply
 from workers.handler_context import HandlerContext
 
-WRITE_AGAIN_SECONDS = 1.0
-WRITE_FOR_SECONDS = 60.0
-"""How long a receipt is tried to be written while the database does not answer."""
+WRITE_RETRY_SECONDS = 1.0
+WRITE_TIMEOUT_SECONDS = 60.0
+"""For how long writing a receipt is tried again while the database does not answer."""
+RECIPIENTS_EXCEEDED = 552
+CLOSING_CONNECTION = 421
+"""The reply of a server that is about to close the connection (RFC 5321 section 3.8)."""
 
 
 class Verdict(NamedTuple):
-    """What became of the message for one recipient, so far. `code` is None where the server did not answer."""
+    """The outcome for one recipient so far. `code` is None where the server did not reply."""
 
     status: ReceiptStatus | Literal["unknown"]
     code: int | None = None
@@ -37,52 +40,62 @@ class Verdict(NamedTuple):
 
     @classmethod
     def from_reply(cls, reply: Reply) -> Verdict:
-        """Read a reply: 2xx is accepted, 5xx is rejected, and all else is to be tried again (RFC 5321 4.2.1)."""
+        """Return the verdict of a reply: 2xx accepts, 5xx rejects, everything else defers (RFC 5321 section 4.2.1)."""
         status: ReceiptStatus = "accepted" if reply.accepts else "rejected" if reply.rejects else "deferred"
         return cls(status, reply.code, reply.text[:MAX_REPLY_LENGTH])
 
+    @classmethod
+    def from_recipient_reply(cls, reply: Reply) -> Verdict:
+        """Return the verdict of a reply to RCPT, where 552 defers as 452 does (RFC 5321 section 4.5.3.1.10).
+
+        Servers send it for the recipients beyond the number that they accept in one session.
+        """
+        verdict = cls.from_reply(reply)
+        return verdict._replace(status="deferred") if reply.code == RECIPIENTS_EXCEEDED else verdict
+
 
 UNKNOWN = Verdict("unknown")
-CUT_OFF = Verdict("deferred", None, "The mail server hung up before it was sent.")
-HANGING_UP = 421
-"""The reply of a server that closes the connection (RFC 5321 section 3.8)."""
+CUT_OFF = Verdict("deferred", None, "The mail server closed the connection before the message was sent.")
 
 
 @dataclass(frozen=True)
 class Deliveries:
-    """What the database knows of a task's message."""
+    """The state of a task's message in the database."""
 
     verdicts: Mapping[str, Verdict]
-    """By address: the latest receipt, but an acceptance for good."""
+    """By address: the acceptance if there is one, else the latest receipt."""
     unknown: frozenset[str]
-    """Those for whom an intent stands without a receipt, and no person has given it up."""
-    asked_again: bool
-    """Whether a person asked for the task to be tried again, and nothing was sent since."""
+    """The recipients of an intent that is not given up, for whom there is no receipt."""
+    is_retried_by_person: bool
+    """Whether a person asked for a retry, and nothing was sent since."""
 
-    def list_waiting(self, recipients: Iterable[str]) -> list[str]:
-        """Give those to whom the message is still to go.
+    def list_pending(self, recipients: Iterable[str]) -> list[str]:
+        """Return the recipients to whom this attempt sends the message.
 
-        When everyone has refused it and a person asks again, that is everyone: else there would be nothing to do.
+        These are the ones without a final verdict. When all were rejected and a person asks for a retry, it is all of
+        them.
         """
-        waiting = [address for address in recipients if self._still_waits(address)]
-        if not waiting and self.asked_again and all(verdict.status == "rejected" for verdict in self.verdicts.values()):
+        pending = [address for address in recipients if self._is_pending(address)]
+        all_rejected = all(verdict.status == "rejected" for verdict in self.verdicts.values())
+        if not pending and self.is_retried_by_person and all_rejected:
             return list(recipients)
-        # Some servers hang up over one recipient, with a 421. Those who were cut off by that go first, without it.
-        if any(self.verdicts.get(address) == CUT_OFF for address in waiting):
-            waiting = [address for address in waiting if self._code_of(address) != HANGING_UP]
-        return waiting
+        # Some servers reply 421 to one recipient and close the connection, before the others could be named. This
+        # attempt names those others only, so that they do not fail because of that recipient again.
+        if any(self.verdicts.get(address) == CUT_OFF for address in pending):
+            pending = [address for address in pending if self._code_of(address) != CLOSING_CONNECTION]
+        return pending
 
     def _code_of(self, address: str) -> int | None:
         verdict = self.verdicts.get(address)
         return verdict.code if verdict is not None else None
 
-    def _still_waits(self, address: str) -> bool:
+    def _is_pending(self, address: str) -> bool:
         verdict = self.verdicts.get(address)
         return verdict is None or verdict.status == "deferred"
 
 
 def read_deliveries(context: HandlerContext) -> Deliveries:
-    """Read the intents and receipts of the attempt's task."""
+    """Return what the intents and receipts of the attempt's task state."""
     with context.fenced_transaction() as connection:
         intents = connection.execute(emails.list_intents(context.task_id)).all()
         receipts = connection.execute(emails.list_receipts(context.task_id)).all()
@@ -99,12 +112,12 @@ def read_deliveries(context: HandlerContext) -> Deliveries:
         for address in intent.recipients
         if (intent.id, address) not in answered
     }
-    asked_again = bool(intents) and all(intent.given_up_at is not None for intent in intents)
-    return Deliveries(verdicts, frozenset(unknown), asked_again)
+    is_retried_by_person = bool(intents) and all(intent.given_up_at is not None for intent in intents)
+    return Deliveries(verdicts, frozenset(unknown), is_retried_by_person)
 
 
 def write_intent(context: HandlerContext, message_id: str, recipients: Sequence[str]) -> UUID:
-    """Write, durably, that the message is about to go to these, and give the intent's id."""
+    """Commit an intent: the message is about to be sent to these recipients. Return the intent's id."""
     intent_id = new_id()
     with context.fenced_transaction() as connection:
         connection.execute(
@@ -120,10 +133,10 @@ def write_intent(context: HandlerContext, message_id: str, recipients: Sequence[
 
 
 def write_receipts(context: HandlerContext, intent_id: UUID, verdicts: Mapping[str, Verdict]) -> None:
-    """Write, durably, what the server answered; of whom it is unknown, nothing is written.
+    """Commit a receipt for each verdict but the unknown ones.
 
-    While the database does not answer, it is tried again for a minute: the knowledge is nowhere else. Raises
-    `ClaimLost` when the attempt may no longer write.
+    While the database does not answer, this is tried again for `WRITE_TIMEOUT_SECONDS`, because the verdicts are stored
+    nowhere else. Raises `ClaimLost` when the attempt has lost its claim.
     """
     receipts: list[ReceiptRow] = [
         {"recipient": address, "status": verdict.status, "code": verdict.code, "reply": verdict.reply}
@@ -132,7 +145,7 @@ def write_receipts(context: HandlerContext, intent_id: UUID, verdicts: Mapping[s
     ]
     if not receipts:
         return
-    end = time.monotonic() + WRITE_FOR_SECONDS
+    end = time.monotonic() + WRITE_TIMEOUT_SECONDS
     while True:
         try:
             with context.fenced_transaction() as connection:
@@ -141,5 +154,5 @@ def write_receipts(context: HandlerContext, intent_id: UUID, verdicts: Mapping[s
         except (OperationalError, InterfaceError, PoolTimeoutError):
             if time.monotonic() >= end:
                 raise
-            context.log.warning("email_receipts_not_yet_written", recipients=len(receipts))
-            time.sleep(WRITE_AGAIN_SECONDS)
+            context.log.warning("email_receipts_write_failed", recipients=len(receipts))
+            time.sleep(WRITE_RETRY_SECONDS)

@@ -1,53 +1,66 @@
-"""Header fields as bytes.
+"""Writes header fields as bytes.
 
-The standard library folds address lists wrongly on some of the Pythons that we run on (a long display name beyond
-ASCII changes, and one that looks like an encoded word is taken for one), and encodes long tokens such as the URL of
-`List-Unsubscribe`, which no receiver decodes. What is written here is small enough to be held by a test that parses
-it back: a field is a row of tokens, and is folded between tokens only (RFC 5322 section 2.2.3).
+The standard library is not used for this. On some supported versions of Python it folds address lists wrongly (a long
+display name beyond ASCII changes, and one that looks like an encoded word is decoded), and it encodes long words such
+as the URL of `List-Unsubscribe`, which no receiver decodes. Here a field is a list of words, and is folded between
+words only (RFC 5322 section 2.2.3).
 """
 
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterable, Iterator
 
+from shared.contracts.email._header_fields import split_words
 from shared.contracts.email._mailboxes import Mailbox, quote_display_name
 
 _PREFERRED_LINE_BYTES = 78
-_LONGEST_TOKEN_BYTES = 900
+_LONGEST_WORD_BYTES = 900
 _ENCODED_WORD_BYTES = 45
 """60 characters of base64, so that a word with its `=?utf-8?b?…?=` stays within 75 (RFC 2047 section 2)."""
 
-_TOKEN = re.compile(r"[ \t]*[^ \t]+")
+
+def write_literal_field(name: str, value: str) -> bytes:
+    """Return a field whose value is sent exactly as given, folded at white space.
+
+    `check_header_field` has checked that each word fits in a line.
+    """
+    return _fold(name, _start_with_one_space(split_words(value)))
 
 
 def write_text_field(name: str, value: str, *, smtputf8: bool = False) -> bytes:
-    """Give a field of free text, such as `Subject`: encoded words (RFC 2047) where it is not ASCII.
+    """Return a field of free text, such as `Subject`, which a reader shows exactly as given.
 
-    With `smtputf8` it is left in UTF-8 (RFC 6532). The value holds no control characters but tabs.
+    Encoded words (RFC 2047) are used where the text is not ASCII, looks like an encoded word, or has a word that does
+    not fit in a line. With `smtputf8`, text beyond ASCII is sent in UTF-8 (RFC 6532). The value has no control
+    characters but tabs.
     """
-    tokens = _TOKEN.findall(value)
-    speaks_plainly = (value.isascii() or smtputf8) and "=?" not in value
-    if not speaks_plainly or any(len(token.encode()) > _LONGEST_TOKEN_BYTES for token in tokens):
-        tokens = [f" {word}" for word in _encode_words(value)]
-    elif tokens:
-        tokens[0] = f" {tokens[0].lstrip()}"
-    return _fold(name, tokens)
+    words = split_words(value)
+    is_literal = (value.isascii() or smtputf8) and "=?" not in value
+    if is_literal and all(len(word.encode()) <= _LONGEST_WORD_BYTES for word in words):
+        return _fold(name, _start_with_one_space(words))
+    return _fold(name, [f" {word}" for word in _encode_words(value)])
 
 
 def write_mailboxes_field(name: str, mailboxes: Iterable[Mailbox], *, smtputf8: bool = False) -> bytes:
-    """Give a field of mailboxes, such as `To`. Without `smtputf8`, none of them may need it."""
-    tokens: list[str] = []
+    """Return a field of mailboxes, such as `To`. Without `smtputf8`, none of them may need it.
+
+    Encoded words are used in display names only, never in addresses.
+    """
+    words: list[str] = []
     for mailbox in mailboxes:
-        if tokens:
-            tokens[-1] += ","
+        if words:
+            words[-1] += ","
         if mailbox.display_name:
-            tokens += [f" {word}" for word in _write_phrase(mailbox.display_name, smtputf8)]
-            tokens.append(f" <{mailbox.wire_address}>")
+            words += [f" {word}" for word in _write_phrase(mailbox.display_name, smtputf8)]
+            words.append(f" <{mailbox.wire_address}>")
         else:
-            tokens.append(f" {mailbox.wire_address}")
-    return _fold(name, tokens)
+            words.append(f" {mailbox.wire_address}")
+    return _fold(name, words)
+
+
+def _start_with_one_space(words: list[str]) -> list[str]:
+    return [f" {words[0].lstrip()}", *words[1:]] if words else []
 
 
 def _write_phrase(display_name: str, smtputf8: bool) -> list[str]:
@@ -57,7 +70,7 @@ def _write_phrase(display_name: str, smtputf8: bool) -> list[str]:
 
 
 def _encode_words(text: str) -> Iterator[str]:
-    """Give encoded words that each decode by themselves: a character is never split (RFC 2047 section 5)."""
+    """Yield encoded words, each of which can be decoded alone: no character is split (RFC 2047 section 5)."""
     piece = b""
     for character in text:
         encoded = character.encode()
@@ -73,12 +86,15 @@ def _encode_word(piece: bytes) -> str:
     return f"=?utf-8?b?{base64.b64encode(piece).decode()}?="
 
 
-def _fold(name: str, tokens: Iterable[str]) -> bytes:
-    """Join tokens, each of which begins with the white space before it, and break lines where they grow long."""
+def _fold(name: str, words: Iterable[str]) -> bytes:
+    """Join words, each of which begins with the white space before it, and break lines before those that are too long.
+
+    The first word always stands in the line of the name.
+    """
     lines = [f"{name}:".encode()]
-    for token in tokens:
-        encoded = token.encode()
-        if len(lines[-1]) + len(encoded) > _PREFERRED_LINE_BYTES and lines[-1] != f"{name}:".encode():
+    for position, word in enumerate(words):
+        encoded = word.encode()
+        if position > 0 and len(lines[-1]) + len(encoded) > _PREFERRED_LINE_BYTES:
             lines.append(encoded)
         else:
             lines[-1] += encoded

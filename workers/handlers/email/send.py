@@ -1,15 +1,19 @@
-"""Sends one message, and knows at every moment what is known of it.
+"""Sends one message to each recipient at most once, unless a person asks for a retry.
 
-The order of things is the promise. An intent is committed before anything of the message is said to the server, and a
-receipt for each recipient after its answer; so an attempt that finds an intent without a receipt knows that an earlier
-one ended in between, says so, and sends nothing. What ends a session before the message itself has gone is no such
-case: nothing was sent, and that is written down too.
+The order of the steps guarantees this:
+
+1. An intent is committed before the message is sent.
+2. A receipt for each recipient is committed after the mail server has replied.
+
+An attempt that finds an intent without a receipt knows that an earlier attempt ended between the two. It fails with
+`/problems/delivery-unknown` and sends nothing. When a session ends before the message itself was sent, nothing is
+unknown: receipts that state this are committed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from uuid import UUID
 
 from shared import kill_points
@@ -26,176 +30,204 @@ from workers.adapters.smtp import (
     parse_smtp_url,
 )
 from workers.handler_context import HandlerContext
+from workers.handlers.email._attachments import AttachedFile
 from workers.handlers.email._deliveries import CUT_OFF, UNKNOWN, Verdict, read_deliveries, write_intent, write_receipts
-from workers.handlers.email._message import AttachedFile, Message, compose_message
+from workers.handlers.email._message import Message, compose_message
 from workers.outcomes import Failed, Stopped
 
 FIRST_RETRY_SECONDS = 30.0
 LONGEST_RETRY_SECONDS = 3600.0
-LONGEST_ANSWER_SECONDS = 600.0
-"""What a server may take to answer a message (RFC 5321 section 4.5.3.2.6)."""
-FRESH_SECONDS = 1.0
-SPARE_SECONDS = 5.0
-"""Kept of the attempt's time for writing the receipts."""
+LONGEST_REPLY_SECONDS = 600.0
+"""How long a server may take to reply to a message (RFC 5321 section 4.5.3.2.6)."""
+FRESH_INTENT_SECONDS = 1.0
+"""For how long the commit of an intent proves that the attempt still has its claim."""
+RESERVED_SECONDS = 5.0
+"""The part of the attempt's time that is kept for writing the receipts."""
 
-NO_SMTPUTF8 = Verdict("rejected", None, "The mail server takes no addresses with characters beyond ASCII (SMTPUTF8).")
+NO_SMTPUTF8 = Verdict(
+    "rejected", None, "The mail server does not support addresses with characters beyond ASCII (SMTPUTF8)."
+)
+NO_8BITMIME = Verdict(
+    "rejected",
+    None,
+    "The mail server does not support messages with bytes beyond ASCII (8BITMIME), such as the one attached.",
+)
 
 
 def handle(params: SendParams, context: HandlerContext) -> SendResult:
-    """Send through the server of the settings. Raises `ConfigurationError` when they name none that can be."""
+    """Send through the mail server in the settings. Raises `ConfigurationError` when the settings are not valid."""
     return deliver(params, context, SmtpServer(parse_smtp_url(context.settings.smtp_url.get_secret_value())))
 
 
 def deliver(params: SendParams, context: HandlerContext, server: MailServer) -> SendResult:
-    """Send to those who do not have the message yet, and say what became of it for everyone."""
+    """Send the message to the pending recipients, and return the outcome for all. Raises `Failed`."""
     recipients = {mailbox.address: mailbox for mailbox in params.list_recipients()}
     known = read_deliveries(context)
     verdicts = dict(known.verdicts)
     if known.unknown:
         verdicts |= dict.fromkeys(known.unknown, UNKNOWN)
         raise _fail_as_unknown(recipients, verdicts)
-    waiting = known.list_waiting(recipients)
-    if not waiting:
+    pending = known.list_pending(recipients)
+    if not pending:
         return _conclude(context, recipients, verdicts)
 
     message = _compose(params, context)
     try:
         with server.connect(context.check) as session:
             context.check()
-            # From before the intent is written: the claim held then, and the process may be stopped right after.
-            since = time.monotonic()
-            intent_id = write_intent(context, message.message_id, waiting)
+            # Measured from before the commit: the attempt had its claim then, and the process may be paused afterwards.
+            intent_began = time.monotonic()
+            intent_id = write_intent(context, message.message_id, pending)
             kill_points.reach("after-intent")
-            sending = [recipients[address] for address in waiting]
-            verdicts |= _send(session, message, sending, context, intent_id, since)
-    except MailServerUnavailable as trouble:
-        context.log.warning("mail_server_unavailable", reason=trouble.reason, code=trouble.code)
-        for address in waiting:
-            verdicts.setdefault(
-                address, Verdict("deferred", trouble.code, f"No session with the mail server: {trouble}.")
-            )
-        if _attempts_are_left(context) or not _list_with("accepted", verdicts):
-            raise _fail_as_unavailable(context, trouble, recipients, verdicts) from trouble
+            sending = [recipients[address] for address in pending]
+            verdicts |= _send(session, message, sending, context, intent_id, intent_began)
+    except MailServerUnavailable as error:
+        context.log.warning("mail_server_unavailable", reason=error.reason, code=error.code)
+        for address in pending:
+            verdicts.setdefault(address, Verdict("deferred", error.code, f"No session with the mail server: {error}."))
+        if _has_attempts_left(context) or not _list_with("accepted", verdicts):
+            raise _fail_as_unavailable(context, error, recipients, verdicts) from error
     return _conclude(context, recipients, verdicts)
 
 
 def _compose(params: SendParams, context: HandlerContext) -> Message:
-    """Gather what the message is made of. Raises `Failed` when its attachments are too large."""
+    """Read the attachments and compose the message. Raises `Failed` when they are too large or cannot be sent."""
     attached = []
     for attachment in params.attachments:
         file = context.input_file(attachment.file_id)
-        attached.append(AttachedFile(file, attachment.name or file.name))
+        attached.append(AttachedFile(file, attachment.name or file.name, attachment.media_type))
     total_bytes = sum(item.file.size for item in attached)
     if total_bytes > MAX_ATTACHMENTS_BYTES:
         raise Failed(
             "/problems/message-too-large",
             "Message too large",
-            f"The attachments have {total_bytes} bytes together; {MAX_ATTACHMENTS_BYTES} is the most.",
+            f"The attachments have {total_bytes} bytes together. At most {MAX_ATTACHMENTS_BYTES} are allowed.",
         )
     try:
         default_sender = parse_mailbox(context.settings.mail_from)
     except BadMailbox as error:
-        raise ConfigurationError(f"TASKMILL_MAIL_FROM is no mailbox: {error}") from None
+        raise ConfigurationError(f"TASKMILL_MAIL_FROM is not a mailbox: {error}") from None
     return compose_message(params, attached, task_id=context.task_id, default_sender=default_sender)
 
 
 def _send(
     session: MailSession,
     message: Message,
-    waiting: Sequence[Mailbox],
+    pending: Sequence[Mailbox],
     context: HandlerContext,
     intent_id: UUID,
-    since: float,
+    intent_began: float,
 ) -> dict[str, Verdict]:
-    """Send the message and write each receipt. Raises `LoginRefused` when the server wanted a login after all.
+    """Send the message, commit the receipts, and return the verdicts.
 
-    Receipts are written whatever happens, also when the attempt is told to end, save that it lost its claim.
+    The receipts are committed even when the attempt must stop, unless it has lost its claim. Raises `LoginRefused` when
+    the server requires a login after all.
     """
     verdicts: dict[str, Verdict] = {}
-    trouble: MailServerUnavailable | None = None
+    login_refused: LoginRefused | None = None
 
     def fill_in(verdict: Verdict) -> None:
-        for mailbox in waiting:
+        for mailbox in pending:
             verdicts.setdefault(mailbox.address, verdict)
 
     try:
-        _converse(session, message, waiting, context, intent_id, since, verdicts)
+        for address, verdict in _converse(session, message, pending, context, intent_id, intent_began):
+            verdicts[address] = verdict
     except MailServerUnavailable as error:
-        trouble = error
+        login_refused = error if isinstance(error, LoginRefused) else None
         fill_in(CUT_OFF if error.code is None else Verdict("deferred", error.code, f"No message was sent: {error}."))
     except AnswerMissing as error:
         context.log.warning("mail_answer_missing", reason=str(error))
     except Stopped:
-        fill_in(Verdict("deferred", None, "The attempt was ended before the message was sent."))
+        fill_in(Verdict("deferred", None, "The attempt was stopped before the message was sent."))
         write_receipts(context, intent_id, verdicts)
         raise
     write_receipts(context, intent_id, verdicts)
     kill_points.reach("after-receipt")
     counts = {status: len(_list_with(status, verdicts)) for status in ("accepted", "rejected", "deferred", "unknown")}
-    context.log.info("email_tried", **counts)
-    if isinstance(trouble, LoginRefused):
-        raise trouble
+    context.log.info("email_sent", **counts)
+    if login_refused is not None:
+        raise login_refused
     return verdicts
 
 
 def _converse(
     session: MailSession,
     message: Message,
-    waiting: Sequence[Mailbox],
+    pending: Sequence[Mailbox],
     context: HandlerContext,
     intent_id: UUID,
-    since: float,
-    verdicts: dict[str, Verdict],
-) -> None:
-    """Go through the dialogue up to the answer, and put each verdict into `verdicts` as soon as it is known."""
-    if not session.offers_smtputf8:
-        verdicts |= {m.address: NO_SMTPUTF8 for m in waiting if m.needs_smtputf8 or message.needs_smtputf8}
-    remaining = [mailbox for mailbox in waiting if mailbox.address not in verdicts]
+    intent_began: float,
+) -> Iterator[tuple[str, Verdict]]:
+    """Go through the SMTP dialogue, and yield each address with its verdict as soon as it is known.
+
+    A later verdict of an address replaces an earlier one: each is `UNKNOWN` while the message is being sent.
+    """
+    refused = {
+        mailbox.address: verdict for mailbox in pending if (verdict := _find_obstacle(session, message, mailbox))
+    }
+    yield from refused.items()
+    remaining = [mailbox for mailbox in pending if mailbox.address not in refused]
     if not remaining:
         return
     reply = session.start_message(
         message.sender.wire_address,
         size_bytes=len(message.content),
+        eight_bit=message.needs_8bitmime,
         smtputf8=message.needs_smtputf8 or any(mailbox.needs_smtputf8 for mailbox in remaining),
     )
     if not reply.accepts:
-        verdicts |= {mailbox.address: Verdict.from_reply(reply) for mailbox in remaining}
+        yield from _give_all(remaining, Verdict.from_reply(reply))
         return
 
-    taken: list[str] = []
+    accepted: list[Mailbox] = []
     for mailbox in remaining:
         reply = session.add_recipient(mailbox.wire_address)
         if reply.accepts:
-            taken.append(mailbox.address)
+            accepted.append(mailbox)
         else:
-            # A 421 announces that the server hangs up. The next command finds out whether it does: some say it of one
-            # recipient and go on.
-            verdicts[mailbox.address] = Verdict.from_reply(reply)
-    if not taken:
+            # A 421 announces that the server closes the connection. Some servers reply so to one recipient and continue:
+            # the next command shows which it is.
+            refused[mailbox.address] = Verdict.from_recipient_reply(reply)
+            yield mailbox.address, refused[mailbox.address]
+    if not accepted:
         return
-    # Should the process die while the message is on its way, then only of these it is unknown.
-    write_receipts(context, intent_id, verdicts)
+    # If the process dies while the message is being sent, the outcome is unknown for the accepted recipients only.
+    write_receipts(context, intent_id, refused)
 
     refusal = session.open_content()
-    if refusal is None:
-        _make_sure_of_the_claim(context, since)
-        seconds = min(LONGEST_ANSWER_SECONDS, max(SPARE_SECONDS, context.remaining_seconds() - SPARE_SECONDS))
-        # Whatever happens from here on, it is unknown until the answer says otherwise.
-        verdicts |= dict.fromkeys(taken, UNKNOWN)
-        answer = session.send_content(message.content, timeout_seconds=seconds)
-        kill_points.reach("after-smtp-accept")
-    else:
-        answer = refusal
-    verdicts |= dict.fromkeys(taken, Verdict.from_reply(answer))
+    if refusal is not None:
+        yield from _give_all(accepted, Verdict.from_reply(refusal))
+        return
+    _check_claim(context, intent_began)
+    seconds = min(LONGEST_REPLY_SECONDS, max(RESERVED_SECONDS, context.remaining_seconds() - RESERVED_SECONDS))
+    # Whatever happens from here on, the outcome is unknown until the reply states it.
+    yield from _give_all(accepted, UNKNOWN)
+    reply = session.send_content(message.content, timeout_seconds=seconds)
+    kill_points.reach("after-smtp-accept")
+    yield from _give_all(accepted, Verdict.from_reply(reply))
 
 
-def _make_sure_of_the_claim(context: HandlerContext, since: float) -> None:
-    """Ask whether the attempt should end, and the database too when the intent is not quite recent.
+def _find_obstacle(session: MailSession, message: Message, mailbox: Mailbox) -> Verdict | None:
+    """Return the verdict of a recipient to whom the message cannot be sent through this server, or None."""
+    if (message.needs_smtputf8 or mailbox.needs_smtputf8) and not session.offers_smtputf8:
+        return NO_SMTPUTF8
+    if message.needs_8bitmime and not session.offers_8bitmime:
+        return NO_8BITMIME
+    return None
 
-    A process that was stopped may come back after its task was taken from it, failed as unknown, and sent anew.
+
+def _give_all(mailboxes: Sequence[Mailbox], verdict: Verdict) -> Iterator[tuple[str, Verdict]]:
+    return ((mailbox.address, verdict) for mailbox in mailboxes)
+
+
+def _check_claim(context: HandlerContext, intent_began: float) -> None:
+    """Raise `Stopped` when the attempt must stop; ask the database too, unless the intent was committed just before.
+
+    A process that was paused may continue after its task was swept, failed as unknown, and sent again.
     """
     context.check()
-    if time.monotonic() - since > FRESH_SECONDS:
+    if time.monotonic() - intent_began > FRESH_INTENT_SECONDS:
         with context.fenced_transaction():
             pass
 
@@ -203,19 +235,19 @@ def _make_sure_of_the_claim(context: HandlerContext, since: float) -> None:
 def _conclude(
     context: HandlerContext, recipients: Mapping[str, Mailbox], verdicts: Mapping[str, Verdict]
 ) -> SendResult:
-    """Answer with the result, or raise `Failed`, once every recipient has a verdict."""
+    """Return the result, or raise `Failed`, once every recipient has a verdict."""
     if _list_with("unknown", verdicts):
         raise _fail_as_unknown(recipients, verdicts)
-    if _list_with("deferred", verdicts) and _attempts_are_left(context):
+    if _list_with("deferred", verdicts) and _has_attempts_left(context):
         raise Failed(
             "/problems/mail-deferred",
             "Mail deferred",
-            "The mail server asks to try again later for some recipients.",
+            "The mail server asked to try again later for some recipients.",
             retryable=True,
             after_seconds=_choose_delay(context),
             data=_make_data(recipients, verdicts),
         )
-    # There is no later attempt: what is deferred stays unsent, under the code that it was deferred with.
+    # There is no later attempt, so a deferred recipient is rejected, with the code of the reply that deferred it.
     final = {
         address: verdict._replace(status="rejected") if verdict.status == "deferred" else verdict
         for address, verdict in verdicts.items()
@@ -234,35 +266,35 @@ def _fail_as_unknown(recipients: Mapping[str, Mailbox], verdicts: Mapping[str, V
     return Failed(
         "/problems/delivery-unknown",
         "Delivery unknown",
-        "The message was on its way when the attempt or its connection ended; whether the server took it cannot be "
-        "known. A retry sends it to those recipients of whom nothing is known, who may then have it twice.",
+        "The attempt or its connection ended while the message was being sent, so it is unknown whether the mail server "
+        "accepted it. A retry sends it to the recipients whose status is `unknown`, who may then receive it twice.",
         data=_make_data(recipients, verdicts),
     )
 
 
 def _fail_as_unavailable(
     context: HandlerContext,
-    trouble: MailServerUnavailable,
+    error: MailServerUnavailable,
     recipients: Mapping[str, Mailbox],
     verdicts: Mapping[str, Verdict],
 ) -> Failed:
-    login = isinstance(trouble, LoginRefused)
+    login = isinstance(error, LoginRefused)
     return Failed(
         "/problems/mail-login-refused" if login else "/problems/mail-server-unavailable",
         "Mail login refused" if login else "Mail server unavailable",
-        f"There was no session with the mail server, and this attempt sent nothing: {trouble}.",
+        f"There was no session with the mail server, and this attempt sent nothing: {error}.",
         retryable=True,
         after_seconds=_choose_delay(context),
         data=_make_data(recipients, verdicts),
     )
 
 
-def _attempts_are_left(context: HandlerContext) -> bool:
+def _has_attempts_left(context: HandlerContext) -> bool:
     return context.attempt < context.max_attempts
 
 
 def _choose_delay(context: HandlerContext) -> float:
-    """Give the wait in seconds: half a minute after the first attempt, twice that after the second, and so on."""
+    """Return the seconds until the next attempt: 30 after the first one, then twice as long each time, up to an hour."""
     return min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(context.attempt - 1, 30))
 
 
@@ -273,7 +305,7 @@ def _list_with(status: str, verdicts: Mapping[str, Verdict]) -> list[str]:
 def _make_data(
     recipients: Mapping[str, Mailbox], verdicts: Mapping[str, Verdict]
 ) -> dict[str, list[dict[str, str | int | None]]]:
-    """Give `{"recipients": [{address, status, code, reply}]}`, in the order in which the message names them."""
+    """Return `{"recipients": [{address, status, code, reply}]}`, in the order in which the message names them."""
     known = ((address, verdicts[address]) for address in recipients if address in verdicts)
     return {
         "recipients": [

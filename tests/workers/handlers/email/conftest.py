@@ -1,4 +1,4 @@
-"""A real Postgres for intents and receipts, and a real SMTP server that does as it is told."""
+"""A real Postgres for intents and receipts, and a real SMTP server with scripted replies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 from uuid import UUID, uuid4
 
 import pytest
@@ -39,11 +40,24 @@ def engine(email_engine: Engine) -> Engine:
     return email_engine
 
 
-@pytest.fixture
-def make_context(engine: Engine, tmp_path: Path) -> Callable[..., MemoryContext]:
-    """Make the context of one attempt; the task is a fresh one unless given."""
+class MakeContext(Protocol):
+    """The fixture `make_context`."""
 
-    def make(attempt: int = 1, task_id: UUID | None = None, max_attempts: int = 8, **more: float) -> MemoryContext:
+    def __call__(
+        self,
+        attempt: int = 1,
+        task_id: UUID | None = None,
+        max_attempts: int = 8,
+        timeout_seconds: float = 60.0,
+    ) -> MemoryContext:
+        """Return the context of an attempt, of a new task by default."""
+
+
+@pytest.fixture
+def make_context(engine: Engine, tmp_path: Path) -> MakeContext:
+    def make(
+        attempt: int = 1, task_id: UUID | None = None, max_attempts: int = 8, timeout_seconds: float = 60.0
+    ) -> MemoryContext:
         return MemoryContext(
             tmp_path / uuid4().hex,
             task_id=task_id or uuid4(),
@@ -51,7 +65,7 @@ def make_context(engine: Engine, tmp_path: Path) -> Callable[..., MemoryContext]
             max_attempts=max_attempts,
             engine=engine,
             settings=Settings(mail_from="Taskmill <taskmill@localhost>"),
-            **more,
+            timeout_seconds=timeout_seconds,
         )
 
     return make
@@ -59,15 +73,15 @@ def make_context(engine: Engine, tmp_path: Path) -> Callable[..., MemoryContext]
 
 @dataclass
 class ScriptedHandler:
-    """Answers as its fields say, and keeps what it accepted."""
+    """A handler of aiosmtpd that replies as its fields say, and keeps the messages that it accepted."""
 
     sender: str = "250 OK"
     recipients: dict[str, str] = field(default_factory=dict)
     content: str = "250 Taken"
     hang_up_on: str = ""
-    """RCPT: when the first recipient is named. CONTENT: when the message has come, without a word."""
+    """RCPT: close the connection instead of a reply to RCPT. CONTENT: instead of the reply to the message."""
     stall_on: str = ""
-    """The same, but silence."""
+    """The same, but stay silent."""
     on_content: Callable[[], None] = lambda: None
     kept: list[Envelope] = field(default_factory=list)
     greetings: int = 0
@@ -114,7 +128,7 @@ class ScriptedHandler:
 
 
 class ScriptedSmtp:
-    """aiosmtpd with a `ScriptedHandler`, on a free port of the loopback."""
+    """aiosmtpd with a `ScriptedHandler`, on a free port of the loopback interface."""
 
     def __init__(self, *, offers_smtputf8: bool) -> None:
         self.handler = ScriptedHandler()
@@ -146,7 +160,7 @@ def smtp() -> Iterator[ScriptedSmtp]:
 
 @pytest.fixture
 def plain_smtp() -> Iterator[ScriptedSmtp]:
-    """A server that does not offer SMTPUTF8."""
+    """Start a server that does not offer SMTPUTF8."""
     server = ScriptedSmtp(offers_smtputf8=False)
     yield server
     server.stop()

@@ -1,26 +1,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from email import message_from_bytes, policy
-from typing import Any
+from email.message import EmailMessage
+from typing import cast
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
-from shared.contracts.email.send import SendParams
+from shared.contracts.email.send import SendParams, SendResult
 from shared.queries import emails
 from shared.settings import Settings
+from tests.workers.handlers.email.conftest import MakeContext, ScriptedHandler, ScriptedSmtp
 from workers.adapters.memory_context import MemoryContext
 from workers.adapters.memory_smtp import MemorySmtp
-from workers.adapters.smtp import AnswerMissing, LoginRefused, MailServerUnavailable, Reply
+from workers.adapters.smtp import AnswerMissing, LoginRefused, MailServer, MailServerUnavailable, Reply
 from workers.handlers.email import _deliveries
 from workers.handlers.email.send import deliver, handle
 from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack
 
-MakeContext = Callable[..., MemoryContext]
 A, B, C = "a@example.com", "b@example.com", "c@example.com"
 
 
@@ -28,14 +29,27 @@ def make_params(*to: str, **fields: object) -> SendParams:
     return SendParams.model_validate({"to": to or (A,), "subject": "Hello", "text": "Hi\n", **fields})
 
 
-def list_statuses(source: Any) -> dict[str, tuple[str, int | None]]:
-    """Give address -> (status, code), of a result or of an error's data."""
-    rows = source.data["recipients"] if isinstance(source, Failed) else source.model_dump()["recipients"]
-    return {row["address"]: (row["status"], row["code"]) for row in rows}
+def list_statuses(outcome: SendResult | Failed) -> dict[str, tuple[str, int | None]]:
+    """Return the status and the code of each address, from a result or from an error's data."""
+    if isinstance(outcome, SendResult):
+        return {row.address: (row.status, row.code) for row in outcome.recipients}
+    return {row["address"]: (row["status"], row["code"]) for row in (outcome.data or {})["recipients"]}
+
+
+def parse_message(content: bytes | str | None) -> EmailMessage:
+    assert isinstance(content, bytes)
+    return cast(EmailMessage, message_from_bytes(content, policy=policy.default))
+
+
+def set_replies(smtp: ScriptedSmtp, **replies: object) -> None:
+    """Set fields of the server's handler, and those that are not given to a healthy server's."""
+    healthy = ScriptedHandler()
+    for name in ("sender", "recipients", "content", "hang_up_on", "stall_on"):
+        setattr(smtp.handler, name, replies.get(name, getattr(healthy, name)))
 
 
 def count_open_intents(engine: Engine, task_id: UUID) -> int:
-    """Count the recipients of whom nothing is known."""
+    """Return the number of recipients whose outcome is unknown."""
     statement = text(
         "SELECT count(*) FROM email_intents i, unnest(i.recipients) r WHERE i.task_id = :task AND i.given_up_at IS NULL"
         " AND NOT EXISTS (SELECT FROM email_receipts e WHERE e.intent_id = i.id AND e.recipient = r)"
@@ -49,14 +63,27 @@ def retry_as_a_person(engine: Engine, task_id: UUID) -> None:
         connection.execute(emails.mark_unknown_as_retriable(task_id))
 
 
-def fail(*args: Any) -> Failed:
-    """Deliver, and give the failure that it ends in."""
+def lose_claim(context: MemoryContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every later write of the attempt refused."""
+
+    def refuse() -> None:
+        raise ClaimLost
+
+    monkeypatch.setattr(context, "fenced_transaction", refuse)
+
+
+def stop_attempt() -> None:
+    raise HandedBack
+
+
+def fail(params: SendParams, context: MemoryContext, server: MailServer) -> Failed:
+    """Deliver the message, and return the failure in which that ends."""
     with pytest.raises(Failed) as caught:
-        deliver(*args)
+        deliver(params, context, server)
     return caught.value
 
 
-def test_a_message_reaches_everyone_once_whatever_lists_they_are_in(smtp: Any, make_context: MakeContext) -> None:
+def test_each_recipient_receives_the_message_once(smtp: ScriptedSmtp, make_context: MakeContext) -> None:
     params = make_params("Zoë Müller <zoe@example.com>", A, cc=[A, B], bcc=[C, "zoe@example.com"])
     context = make_context()
 
@@ -66,14 +93,14 @@ def test_a_message_reaches_everyone_once_whatever_lists_they_are_in(smtp: Any, m
     (kept,) = smtp.handler.kept
     assert kept.mail_from == "taskmill@localhost"
     assert kept.rcpt_tos == ["zoe@example.com", A, B, C]
-    message = message_from_bytes(kept.content, policy=policy.default)
+    message = parse_message(kept.content)
     assert message["To"].addresses[0].display_name == "Zoë Müller"
     assert message["Message-ID"] == f"<{context.task_id}@localhost>"
     assert message["Bcc"] is None
     assert C.encode() not in kept.content
 
 
-def test_the_handler_sends_through_the_server_of_the_settings(smtp: Any, make_context: MakeContext) -> None:
+def test_the_handler_sends_through_the_server_in_the_settings(smtp: ScriptedSmtp, make_context: MakeContext) -> None:
     context = make_context()
     context.settings = Settings(smtp_url=f"smtp://127.0.0.1:{smtp.port}", mail_from="Ops <ops@example.org>")
 
@@ -82,7 +109,7 @@ def test_the_handler_sends_through_the_server_of_the_settings(smtp: Any, make_co
     assert smtp.handler.kept[0].mail_from == "ops@example.org"
 
 
-def test_an_attachment_travels_with_its_name_and_type(smtp: Any, make_context: MakeContext) -> None:
+def test_an_attachment_is_sent_with_its_name_and_type(smtp: ScriptedSmtp, make_context: MakeContext) -> None:
     context = make_context()
     report = context.add_input(b"a;b\r\n1;2\r\n", "bericht.csv", "text/csv")
     picture = context.add_input(b"\x89PNG\r\n.\r\n\x00\xff", "x.png", "image/png")
@@ -90,7 +117,7 @@ def test_an_attachment_travels_with_its_name_and_type(smtp: Any, make_context: M
 
     deliver(make_params(A, html="<p>Hi</p>", attachments=attachments), context, smtp.client())
 
-    message = message_from_bytes(smtp.handler.kept[0].content, policy=policy.default)
+    message = parse_message(smtp.handler.kept[0].content)
     first, second = message.iter_attachments()
     assert (first.get_filename(), first.get_content_type()) == ("bericht.csv", "text/csv")
     assert first.get_payload(decode=True) == b"a;b\r\n1;2\r\n"
@@ -98,15 +125,15 @@ def test_an_attachment_travels_with_its_name_and_type(smtp: Any, make_context: M
     assert second.get_content() == b"\x89PNG\r\n.\r\n\x00\xff"
 
 
-def test_a_line_that_is_a_dot_does_not_end_the_message(smtp: Any, make_context: MakeContext) -> None:
+def test_a_line_with_only_a_dot_does_not_end_the_message(smtp: ScriptedSmtp, make_context: MakeContext) -> None:
     deliver(make_params(A, text="one\n.\n..two\n.three"), make_context(), smtp.client())
 
-    message = message_from_bytes(smtp.handler.kept[0].content, policy=policy.default)
+    message = parse_message(smtp.handler.kept[0].content)
     assert message.get_content().replace("\r\n", "\n") == "one\n.\n..two\n.three\n"
 
 
-def test_a_5xx_is_final_and_a_4xx_is_tried_again_for_those_alone(
-    smtp: Any, make_context: MakeContext, engine: Engine
+def test_a_5xx_is_final_and_a_4xx_is_retried_for_its_recipient(
+    smtp: ScriptedSmtp, make_context: MakeContext, engine: Engine
 ) -> None:
     params = make_params(A, B, C)
     smtp.handler.recipients = {B: "550 No such user", C: "451 Greylisted"}
@@ -124,8 +151,23 @@ def test_a_5xx_is_final_and_a_4xx_is_tried_again_for_those_alone(
     assert count_open_intents(engine, first.task_id) == 0
 
 
+def test_a_552_to_a_recipient_is_retried_as_a_452_is(smtp: ScriptedSmtp, make_context: MakeContext) -> None:
+    params = make_params(A, B, C)
+    set_replies(smtp, recipients=dict.fromkeys([B, C], "552 5.5.3 Too many recipients"))
+    first = make_context()
+
+    deferred = fail(params, first, smtp.client())
+    set_replies(smtp)
+    result = deliver(params, make_context(2, first.task_id), smtp.client())
+
+    assert deferred.type == "/problems/mail-deferred"
+    assert list_statuses(deferred) == {A: ("accepted", 250), B: ("deferred", 552), C: ("deferred", 552)}
+    assert [kept.rcpt_tos for kept in smtp.handler.kept] == [[A], [B, C]]
+    assert list_statuses(result) == dict.fromkeys([A, B, C], ("accepted", 250))
+
+
 @pytest.mark.parametrize(("attempt", "seconds"), [(1, 30), (2, 60), (5, 480), (20, 3600)])
-def test_each_wait_is_twice_the_last_up_to_an_hour(make_context: MakeContext, attempt: int, seconds: float) -> None:
+def test_each_delay_is_twice_the_last_up_to_an_hour(make_context: MakeContext, attempt: int, seconds: float) -> None:
     failed = fail(make_params(A), make_context(attempt, max_attempts=25), MemorySmtp(sender=Reply(451, "Later")))
 
     assert failed.after_seconds == seconds
@@ -133,13 +175,19 @@ def test_each_wait_is_twice_the_last_up_to_an_hour(make_context: MakeContext, at
 
 @pytest.mark.parametrize(
     "script",
-    [{"recipients": {A: "550 No", B: "550 No"}}, {"content": "554 Spam"}, {"sender": "553 Not you"}],
-    ids=["every-recipient", "the-message", "the-sender"],
+    [
+        {"recipients": {A: "550 No", B: "550 No"}},
+        {"content": "554 Spam"},
+        {"content": "552 Too large"},
+        {"sender": "553 Not you"},
+        {"sender": "552 Full"},
+    ],
+    ids=["every-recipient", "the-message", "the-message-552", "the-sender", "the-sender-552"],
 )
-def test_a_message_that_nobody_was_accepted_for_is_rejected(
-    smtp: Any, make_context: MakeContext, script: dict[str, Any]
+def test_a_message_without_an_accepted_recipient_is_rejected(
+    smtp: ScriptedSmtp, make_context: MakeContext, script: dict[str, object]
 ) -> None:
-    vars(smtp.handler).update(script)
+    set_replies(smtp, **script)
 
     failed = fail(make_params(A, B), make_context(), smtp.client())
 
@@ -153,17 +201,15 @@ def test_a_message_that_nobody_was_accepted_for_is_rejected(
     [{"recipients": {A: "421 Busy", B: "421 Busy"}}, {"content": "452 Full"}, {"sender": "421 Busy"}],
     ids=["every-recipient", "the-message", "the-sender"],
 )
-def test_a_message_that_is_put_off_is_sent_whole_later(
-    smtp: Any, make_context: MakeContext, script: dict[str, Any]
+def test_a_deferred_message_is_sent_by_the_next_attempt(
+    smtp: ScriptedSmtp, make_context: MakeContext, script: dict[str, object]
 ) -> None:
-    healthy = dict(vars(smtp.handler))
-    vars(smtp.handler).update(script)
+    set_replies(smtp, **script)
     first = make_context()
     params = make_params(A, B)
 
     failed = fail(params, first, smtp.client())
-    vars(smtp.handler).update({name: healthy[name] for name in script})
-    smtp.handler.recipients = {}
+    set_replies(smtp)
     result = deliver(params, make_context(2, first.task_id), smtp.client())
 
     assert (failed.type, failed.retryable) == ("/problems/mail-deferred", True)
@@ -171,7 +217,7 @@ def test_a_message_that_is_put_off_is_sent_whole_later(
     assert [kept.rcpt_tos for kept in smtp.handler.kept] == [[A, B]]
 
 
-def test_a_421_for_one_recipient_does_not_keep_the_message_from_others(smtp: Any, make_context: MakeContext) -> None:
+def test_a_421_for_one_recipient_does_not_affect_the_others(smtp: ScriptedSmtp, make_context: MakeContext) -> None:
     smtp.handler.recipients = {A: "421 Too much mail for this one"}
 
     failed = fail(make_params(A, B), make_context(), smtp.client())
@@ -179,13 +225,11 @@ def test_a_421_for_one_recipient_does_not_keep_the_message_from_others(smtp: Any
     assert list_statuses(failed) == {A: ("deferred", 421), B: ("accepted", 250)}
 
 
-def test_a_server_that_hangs_up_over_one_recipient_gets_the_others_first(
-    make_context: MakeContext, engine: Engine
-) -> None:
-    hung_up = {A: Reply(421, "Bye"), B: MailServerUnavailable("it hung up")}
+def test_a_recipient_that_ended_the_session_is_left_out_once(make_context: MakeContext, engine: Engine) -> None:
+    closing = {A: Reply(421, "Bye"), B: MailServerUnavailable("the server closed the connection")}
     first = make_context()
 
-    fail(make_params(A, B), first, MemorySmtp(recipients=hung_up))
+    fail(make_params(A, B), first, MemorySmtp(recipients=closing))
     server = MemorySmtp()
     failed = fail(make_params(A, B), make_context(2, first.task_id), server)
     result = deliver(make_params(A, B), make_context(3, first.task_id), server)
@@ -195,22 +239,13 @@ def test_a_server_that_hangs_up_over_one_recipient_gets_the_others_first(
     assert [kept.recipients for kept in server.kept] == [(B,), (A,)]
 
 
-def test_a_process_that_was_stopped_makes_sure_of_its_claim_before_it_sends(
+def test_a_paused_process_checks_its_claim_before_it_sends(
     make_context: MakeContext, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.handlers.email.send.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("workers.handlers.email.send.FRESH_INTENT_SECONDS", 0.0)
     stale = make_context()
-    server = MemorySmtp()
+    server = MemorySmtp(before_recipient=lambda: lose_claim(stale, monkeypatch))
 
-    class TakesLong(dict[str, Reply]):
-        def get(self, address: str, default: Any = None) -> Any:
-            def refuse() -> None:
-                raise ClaimLost
-
-            monkeypatch.setattr(stale, "fenced_transaction", refuse)
-            return default
-
-    server.recipients = TakesLong()
     with pytest.raises(ClaimLost):
         deliver(make_params(A), stale, server)
 
@@ -218,7 +253,7 @@ def test_a_process_that_was_stopped_makes_sure_of_its_claim_before_it_sends(
     assert count_open_intents(engine, stale.task_id) == 1
 
 
-def test_the_last_attempt_takes_a_deferral_for_a_rejection(smtp: Any, make_context: MakeContext) -> None:
+def test_the_last_attempt_rejects_deferred_recipients(smtp: ScriptedSmtp, make_context: MakeContext) -> None:
     smtp.handler.recipients = {B: "451 Later"}
 
     result = deliver(make_params(A, B), make_context(8), smtp.client())
@@ -229,8 +264,8 @@ def test_the_last_attempt_takes_a_deferral_for_a_rejection(smtp: Any, make_conte
     assert list_statuses(failed) == {B: ("rejected", 451)}
 
 
-def test_a_connection_dropped_after_the_message_is_unknown_and_only_a_person_sends_again(
-    smtp: Any, make_context: MakeContext, engine: Engine
+def test_a_connection_closed_after_the_message_is_unknown(
+    smtp: ScriptedSmtp, make_context: MakeContext, engine: Engine
 ) -> None:
     params = make_params(A, B, C)
     smtp.handler.recipients = {B: "550 No such user"}
@@ -253,7 +288,7 @@ def test_a_connection_dropped_after_the_message_is_unknown_and_only_a_person_sen
     assert list_statuses(result) == {A: ("accepted", 250), B: ("rejected", 550), C: ("accepted", 250)}
 
 
-def test_a_stall_after_the_message_is_bounded_by_the_attempts_time(smtp: Any, make_context: MakeContext) -> None:
+def test_silence_after_the_message_ends_with_the_attempts_time(smtp: ScriptedSmtp, make_context: MakeContext) -> None:
     smtp.handler.stall_on = "CONTENT"
     started = time.monotonic()
 
@@ -263,8 +298,8 @@ def test_a_stall_after_the_message_is_bounded_by_the_attempts_time(smtp: Any, ma
     assert time.monotonic() - started < 20
 
 
-def test_a_stall_before_the_message_is_bounded_and_tried_again(
-    smtp: Any, make_context: MakeContext, engine: Engine
+def test_silence_before_the_message_is_bounded_and_retried(
+    smtp: ScriptedSmtp, make_context: MakeContext, engine: Engine
 ) -> None:
     smtp.handler.stall_on = "RCPT"
     context = make_context()
@@ -276,8 +311,8 @@ def test_a_stall_before_the_message_is_bounded_and_tried_again(
     assert count_open_intents(engine, context.task_id) == 0
 
 
-def test_a_session_that_ends_before_the_message_leaves_nothing_unknown(
-    smtp: Any, make_context: MakeContext, engine: Engine
+def test_nothing_is_unknown_when_a_session_ends_before_the_message(
+    smtp: ScriptedSmtp, make_context: MakeContext, engine: Engine
 ) -> None:
     smtp.handler.hang_up_on = "RCPT"
     first = make_context()
@@ -290,9 +325,7 @@ def test_a_session_that_ends_before_the_message_leaves_nothing_unknown(
     assert list_statuses(result) == {A: ("accepted", 250), B: ("accepted", 250)}
 
 
-def test_a_server_that_is_not_there_is_tried_again_and_leaves_no_intent(
-    make_context: MakeContext, engine: Engine
-) -> None:
+def test_an_unreachable_server_is_retried_without_an_intent(make_context: MakeContext, engine: Engine) -> None:
     context = make_context()
     context.settings = Settings(smtp_url="smtp://127.0.0.1:1")
 
@@ -305,9 +338,19 @@ def test_a_server_that_is_not_there_is_tried_again_and_leaves_no_intent(
         assert connection.execute(text("SELECT count(*) FROM email_intents")).scalar_one() == 0
 
 
+def test_the_reply_that_refused_the_session_is_in_the_error(make_context: MakeContext) -> None:
+    refused = MailServerUnavailable("the server refused the session", Reply(421, "4.3.2 try later"))
+
+    failed = fail(make_params(A), make_context(), MemorySmtp(connection=refused))
+
+    assert (failed.type, failed.retryable) == ("/problems/mail-server-unavailable", True)
+    assert "421 4.3.2 try later" in failed.detail
+    assert list_statuses(failed) == {A: ("deferred", 421)}
+
+
 @pytest.mark.parametrize("where", ["connection", "sender"])
-def test_a_refused_login_is_named_and_retryable(make_context: MakeContext, engine: Engine, where: str) -> None:
-    server = MemorySmtp(**{where: LoginRefused("it refused the credentials", Reply(535, "No"))})  # type: ignore[arg-type]
+def test_a_refused_login_is_retryable(make_context: MakeContext, engine: Engine, where: str) -> None:
+    server = MemorySmtp(**{where: LoginRefused("the server refused the credentials", Reply(535, "No"))})  # type: ignore[arg-type]
     first = make_context()
 
     failed = fail(make_params(A), first, server)
@@ -319,25 +362,25 @@ def test_a_refused_login_is_named_and_retryable(make_context: MakeContext, engin
     }
 
 
-def test_those_who_have_it_are_named_when_the_server_is_gone_for_good(make_context: MakeContext) -> None:
+def test_earlier_acceptances_count_when_the_server_stays_unreachable(make_context: MakeContext) -> None:
     first = make_context()
     fail(make_params(A, B), first, MemorySmtp(recipients={B: Reply(451, "Later")}))
 
-    gone = MemorySmtp(connection=MailServerUnavailable("it refused the connection"))
+    gone = MemorySmtp(connection=MailServerUnavailable("the connection was refused"))
     result = deliver(make_params(A, B), make_context(8, first.task_id), gone)
 
     assert list_statuses(result) == {A: ("accepted", 250), B: ("rejected", 451)}
 
 
 class Crash(BaseException):
-    """The process dies here."""
+    """Stands for the death of the process."""
 
 
 def crash() -> None:
     raise Crash
 
 
-def test_a_crash_between_intent_and_receipt_sends_nothing_more(make_context: MakeContext, engine: Engine) -> None:
+def test_nothing_is_sent_after_a_crash_between_intent_and_receipt(make_context: MakeContext, engine: Engine) -> None:
     server = MemorySmtp(before_answer=crash)
     first = make_context()
     with pytest.raises(Crash):
@@ -354,7 +397,7 @@ def test_a_crash_between_intent_and_receipt_sends_nothing_more(make_context: Mak
     assert len(healthy.kept) == 1
 
 
-def test_a_crash_after_the_receipt_sends_nothing_more_and_succeeds(make_context: MakeContext) -> None:
+def test_an_attempt_after_the_receipt_succeeds_without_sending(make_context: MakeContext) -> None:
     first = make_context()
     deliver(make_params(A), first, MemorySmtp())
 
@@ -365,7 +408,7 @@ def test_a_crash_after_the_receipt_sends_nothing_more_and_succeeds(make_context:
     assert untouched.connections == 0
 
 
-def test_what_recipients_were_refused_is_written_before_the_message_goes(make_context: MakeContext) -> None:
+def test_refused_recipients_are_recorded_before_the_message_is_sent(make_context: MakeContext) -> None:
     first = make_context()
     with pytest.raises(Crash):
         deliver(make_params(A, B), first, MemorySmtp(recipients={B: Reply(550, "No")}, before_answer=crash))
@@ -375,7 +418,7 @@ def test_what_recipients_were_refused_is_written_before_the_message_goes(make_co
     assert list_statuses(failed) == {A: ("unknown", None), B: ("rejected", 550)}
 
 
-def test_when_everyone_refused_a_person_may_have_it_tried_again(make_context: MakeContext, engine: Engine) -> None:
+def test_a_person_may_retry_when_all_recipients_were_rejected(make_context: MakeContext, engine: Engine) -> None:
     first = make_context()
     fail(make_params(A, B), first, MemorySmtp(recipients={A: Reply(550, "No"), B: Reply(550, "No")}))
 
@@ -385,17 +428,11 @@ def test_when_everyone_refused_a_person_may_have_it_tried_again(make_context: Ma
     assert list_statuses(result) == {A: ("accepted", 250), B: ("accepted", 250)}
 
 
-def test_an_attempt_told_to_end_before_the_message_says_that_nothing_went(
-    make_context: MakeContext, engine: Engine
-) -> None:
+def test_nothing_is_unknown_when_an_attempt_stops_before_the_message(make_context: MakeContext, engine: Engine) -> None:
     first = make_context()
 
-    class Told(dict[str, Reply]):
-        def get(self, address: str, default: Any = None) -> Any:
-            raise HandedBack
-
     with pytest.raises(HandedBack):
-        deliver(make_params(A), first, MemorySmtp(recipients=Told()))
+        deliver(make_params(A), first, MemorySmtp(before_recipient=stop_attempt))
 
     assert count_open_intents(engine, first.task_id) == 0
     assert list_statuses(deliver(make_params(A), make_context(1, first.task_id), MemorySmtp())) == {
@@ -414,7 +451,7 @@ def test_a_cancelled_attempt_sends_nothing(make_context: MakeContext) -> None:
     assert server.kept == []
 
 
-def test_an_answer_is_written_down_though_the_attempt_was_cancelled_meanwhile(make_context: MakeContext) -> None:
+def test_a_reply_is_recorded_when_the_task_was_cancelled_meanwhile(make_context: MakeContext) -> None:
     context = make_context()
 
     def cancel() -> None:
@@ -425,46 +462,35 @@ def test_an_answer_is_written_down_though_the_attempt_was_cancelled_meanwhile(ma
     assert list_statuses(result) == {A: ("accepted", 250)}
 
 
-def test_an_attempt_that_is_interrupted_while_the_message_goes_knows_nothing(
-    make_context: MakeContext, engine: Engine
-) -> None:
+def test_an_attempt_interrupted_during_the_message_is_unknown(make_context: MakeContext, engine: Engine) -> None:
     context = make_context()
 
-    def interrupt() -> None:
-        raise HandedBack
-
     with pytest.raises(HandedBack):
-        deliver(make_params(A), context, MemorySmtp(before_answer=interrupt))
+        deliver(make_params(A), context, MemorySmtp(before_answer=stop_attempt))
 
     assert count_open_intents(engine, context.task_id) == 1
 
 
-def test_an_attempt_that_lost_its_claim_writes_nothing_and_the_next_one_says_unknown(
+def test_an_attempt_that_lost_its_claim_records_nothing(
     make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stale = make_context()
 
-    def refuse() -> None:
-        raise ClaimLost
-
-    def lose_claim() -> None:
-        monkeypatch.setattr(stale, "fenced_transaction", refuse)
-
     with pytest.raises(ClaimLost):
-        deliver(make_params(A), stale, MemorySmtp(before_answer=lose_claim))
+        deliver(make_params(A), stale, MemorySmtp(before_answer=lambda: lose_claim(stale, monkeypatch)))
 
     assert fail(make_params(A), make_context(2, stale.task_id), MemorySmtp()).type == "/problems/delivery-unknown"
 
 
-def test_a_receipt_waits_for_a_database_that_restarts(
+def test_a_receipt_is_written_after_the_database_restarts(
     make_context: MakeContext, monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:
-    monkeypatch.setattr(_deliveries, "WRITE_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(_deliveries, "WRITE_RETRY_SECONDS", 0.01)
     context = make_context()
     healthy = context.fenced_transaction
     failures = iter([OperationalError("", {}, Exception("down")), OperationalError("", {}, Exception("down"))])
 
-    def restart() -> Any:
+    def restart() -> AbstractContextManager[Connection]:
         if (error := next(failures, None)) is not None:
             raise error
         return healthy()
@@ -478,7 +504,7 @@ def test_a_receipt_waits_for_a_database_that_restarts(
     assert count_open_intents(engine, context.task_id) == 0
 
 
-def test_addresses_beyond_ascii_go_to_a_server_with_smtputf8(smtp: Any, make_context: MakeContext) -> None:
+def test_addresses_beyond_ascii_are_sent_with_smtputf8(smtp: ScriptedSmtp, make_context: MakeContext) -> None:
     params = make_params("Δοκιμή <δοκιμή@παράδειγμα.ελ>", "zoe@müller.de")
 
     result = deliver(params, make_context(), smtp.client())
@@ -492,7 +518,7 @@ def test_addresses_beyond_ascii_go_to_a_server_with_smtputf8(smtp: Any, make_con
     assert "δοκιμή@" in kept.content.decode()
 
 
-def test_an_international_domain_needs_no_smtputf8(plain_smtp: Any, make_context: MakeContext) -> None:
+def test_an_international_domain_needs_no_smtputf8(plain_smtp: ScriptedSmtp, make_context: MakeContext) -> None:
     result = deliver(make_params("Zoë <zoe@müller.de>"), make_context(), plain_smtp.client())
 
     assert list_statuses(result) == {"zoe@müller.de": ("accepted", 250)}
@@ -500,7 +526,9 @@ def test_an_international_domain_needs_no_smtputf8(plain_smtp: Any, make_context
     assert plain_smtp.handler.kept[0].content.isascii()
 
 
-def test_a_server_without_smtputf8_still_gets_what_it_can_take(plain_smtp: Any, make_context: MakeContext) -> None:
+def test_a_server_without_smtputf8_receives_what_it_supports(
+    plain_smtp: ScriptedSmtp, make_context: MakeContext
+) -> None:
     hidden = deliver(make_params(A, bcc=["zoë@example.com"]), make_context(), plain_smtp.client())
     shown = fail(make_params(A, "zoë@example.com"), make_context(), plain_smtp.client())
 
@@ -509,7 +537,7 @@ def test_a_server_without_smtputf8_still_gets_what_it_can_take(plain_smtp: Any, 
     assert list_statuses(shown) == {A: ("rejected", None), "zoë@example.com": ("rejected", None)}
 
 
-def test_attachments_that_are_too_large_together_are_refused_before_anything_is_said(
+def test_attachments_that_are_too_large_together_are_refused(
     make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.handlers.email.send.MAX_ATTACHMENTS_BYTES", 10)
@@ -523,7 +551,34 @@ def test_attachments_that_are_too_large_together_are_refused_before_anything_is_
     assert server.connections == 0
 
 
-def test_an_answer_that_cannot_be_read_is_no_answer(make_context: MakeContext) -> None:
+def test_a_reply_that_is_not_smtp_is_unknown(make_context: MakeContext) -> None:
     failed = fail(make_params(A), make_context(), MemorySmtp(content=AnswerMissing("the answer cannot be read")))
 
     assert failed.type == "/problems/delivery-unknown"
+
+
+def test_an_attached_message_beyond_ascii_needs_8bitmime(make_context: MakeContext) -> None:
+    for offers_8bitmime, status in ((False, "rejected"), (True, "accepted")):
+        context = make_context(8)
+        file_id = context.add_input("Subject: Hello\r\n\r\nGrüße\r\n".encode(), "note.eml")
+        params = make_params(A, B, attachments=[{"file_id": file_id, "media_type": "message/rfc822"}])
+        server = MemorySmtp(offers_8bitmime=offers_8bitmime)
+
+        try:
+            outcome: SendResult | Failed = deliver(params, context, server)
+        except Failed as failed:
+            outcome = failed
+
+        assert {status for status, _ in list_statuses(outcome).values()} == {status}
+        assert len(server.kept) == offers_8bitmime
+
+
+def test_an_attached_message_that_mail_cannot_carry_is_refused(make_context: MakeContext) -> None:
+    context = make_context()
+    file_id = context.add_input(b"Subject: Hello\r\n\r\n" + b"x" * 999, "note.eml")
+    server = MemorySmtp()
+
+    failed = fail(make_params(A, attachments=[{"file_id": file_id, "media_type": "message/rfc822"}]), context, server)
+
+    assert (failed.type, failed.retryable) == ("/problems/unsendable-attachment", False)
+    assert server.connections == 0

@@ -1,4 +1,4 @@
-"""What is left when the process is killed, by a signal that it cannot answer: the faults 4, 5 and 6 in small."""
+"""The outcome of an email whose worker process is killed by SIGKILL at each step."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine
 
 from shared.contracts.email.send import SendParams, SendResult
+from tests.workers.handlers.email.conftest import MakeContext, ScriptedSmtp
 from workers.adapters.memory_context import MemoryContext
 from workers.handlers.email.send import deliver
 from workers.outcomes import Failed
@@ -59,11 +59,11 @@ send.deliver(params, context, SmtpServer(parse_smtp_url(smtp)))
         ("after the receipt", 1, "accepted"),
     ],
 )
-def test_a_killed_attempt_is_told_for_what_it_was_and_nothing_is_sent_twice(
-    smtp: Any,
+def test_the_attempt_after_a_killed_one_sends_nothing_twice(
+    smtp: ScriptedSmtp,
     engine: Engine,
-    make_context: Callable[..., MemoryContext],
-    tmp_path: Any,
+    make_context: MakeContext,
+    tmp_path: Path,
     moment: str,
     sent: int,
     outcome: str,
@@ -75,15 +75,15 @@ def test_a_killed_attempt_is_told_for_what_it_was_and_nothing_is_sent_twice(
     died = subprocess.run(
         [sys.executable, "-c", DYING_WORKER, *arguments], check=False, timeout=90, env=dict(os.environ)
     )
-    next_attempt = try_again(make_context(2, task_id), smtp)
+    next_attempt = deliver_again(make_context(2, task_id), smtp)
 
     assert died.returncode == -signal.SIGKILL
     assert next_attempt == outcome
     assert len(smtp.handler.kept) == sent
 
 
-def try_again(context: MemoryContext, smtp: Any) -> str:
-    """Give the status of the one recipient, or the type of the failure."""
+def deliver_again(context: MemoryContext, smtp: ScriptedSmtp) -> str:
+    """Return the status of the only recipient, or the type of the failure."""
     try:
         result: SendResult = deliver(PARAMS, context, smtp.client())
     except Failed as failed:
