@@ -21,6 +21,7 @@ from api.routes import batches, docs, emails, files, health, kinds, metrics, pro
 from api.services import Services
 from shared.log_setup import set_up_logs
 from shared.settings import Settings, read_settings
+from shared.version import VERSION
 
 ROUTERS: tuple[APIRouter, ...] = (
     tasks.router,
@@ -49,7 +50,7 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="Taskmill",
-        version="0.1.0",
+        version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
         openapi_url="/openapi.json" if settings.docs_enabled else None,

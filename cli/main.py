@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="taskmill",
-    help="Takes work over HTTP, does it on workers, and lets you follow it.",
+    help="Take work over HTTP, do it on workers, and let callers follow it to its end.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -31,14 +30,31 @@ _URLS = ("database_url", "broker_url", "storage_url")
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _DataDir = Annotated[
     Path | None,
-    typer.Option(help="Where all of it is kept; TASKMILL_DATA_DIR or ~/.local/share/taskmill unless told."),
+    typer.Option(help="The data directory of the local stack. Default: TASKMILL_DATA_DIR, or ~/.local/share/taskmill."),
 ]
 
 
 _StackDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Of the `taskmill up` that runs on this directory, whatever the settings name."),
+    typer.Option("--data-dir", help="Use the servers of the local stack that runs on this data directory."),
 ]
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from shared.version import VERSION
+
+        print(f"taskmill {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def read_common_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Read the options that stand before a command."""
 
 
 class Role(StrEnum):
@@ -55,22 +71,53 @@ def up(
     host: Annotated[str, typer.Option(help="The address that the API listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The API's port; 0 for any that is free.")] = 8000,
     ready_file: Annotated[
-        Path | None, typer.Option(help="Written, as JSON, once all of it is ready; removed at the stop.")
+        Path | None,
+        typer.Option(help="A JSON file with the addresses and the admin's key: written when the stack is ready."),
     ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Restart the API and the workers when a source file changes.")
+    ] = False,
 ) -> None:
-    """Run every part on this machine, with nothing else installed, until stopped."""
+    """Run the local stack: every part and every server that it needs, on this machine, until Ctrl-C."""
     from cli.local_stack.data_directory import default_data_directory
     from cli.local_stack.up import UpOptions, run_up
 
-    raise typer.Exit(run_up(UpOptions(data_dir or default_data_directory(), host, port, ready_file)))
+    raise typer.Exit(run_up(UpOptions(data_dir or default_data_directory(), host, port, ready_file, reload)))
+
+
+@app.command()
+def stop(data_dir: _DataDir = None) -> None:
+    """Stop the local stack that runs on a data directory. Its data stay."""
+    from cli.local_stack.data_directory import default_data_directory
+    from cli.local_stack.stop_and_reset import stop_stack
+
+    directory = data_dir or default_data_directory()
+    print(f"Stopped the Taskmill on {directory}." if stop_stack(directory) else f"No Taskmill runs on {directory}.")
+
+
+@app.command()
+def reset(
+    data_dir: _DataDir = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Delete everything that a stopped local stack has stored: tasks, files, keys and mail."""
+    from cli.local_stack.data_directory import default_data_directory
+    from cli.local_stack.stop_and_reset import reset_data_directory
+
+    directory = data_dir or default_data_directory()
+    was_reset = reset_data_directory(directory, lambda question: yes or typer.confirm(question))
+    print(f"Deleted the data in {directory}." if was_reset else f"Deleted nothing in {directory}.")
 
 
 @app.command()
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up at the end, until Ctrl-C.")] = False,
-    data_dir: _DataDir = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the stack and its data; it runs until Ctrl-C.")] = False,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Use this data directory and keep its data. By default a temporary one is used and deleted."),
+    ] = None,
 ) -> None:
-    """Do the main job on real input before your eyes."""
+    """Start a local stack, submit real files, a report and an email, and check every result."""
     from cli.demo.run import run_demo
 
     raise typer.Exit(run_demo(data_dir, keep=keep))
@@ -78,10 +125,31 @@ def demo(
 
 @app.command(context_settings=_PASS_ON)
 def test(context: typer.Context) -> None:
-    """Run the tests. Whatever follows goes to pytest."""
+    """Run the tests. `--fast` runs those without servers; all other arguments go to pytest."""
     from cli.development.run_tests import run_tests
 
     raise typer.Exit(run_tests(context.args))
+
+
+@app.command("new-kind")
+def new_kind(
+    name: Annotated[
+        str, typer.Argument(metavar="FAMILY.NAME", help="The name of the kind, such as texts.count_words.")
+    ],
+    package: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write to a package of its own in this directory, which is made if it is missing."
+        ),
+    ] = None,
+) -> None:
+    """Write the contract, the handler and the test of a new kind, as a start to change. See docs/kinds.md."""
+    from cli.development.new_kind import add_kind, add_kind_to_package
+
+    made = add_kind(name) if package is None else add_kind_to_package(name, package)
+    for path in made.files:
+        print(path)
+    print(f"Run its test with: ./taskmill test {made.test.absolute()}", file=sys.stderr)
 
 
 @app.command()
@@ -144,17 +212,22 @@ def api(
 ) -> None:
     """Serve HTTP."""
     from api.serve import serve
+    from shared.contracts.catalog import list_kinds
     from shared.settings import read_settings
 
+    # A contract that cannot be loaded stops every part at its start, with one line.
+    list_kinds()
     serve(read_settings(), host, port, workers)
 
 
 @app.command()
 def relay() -> None:
     """Publish what is due to the broker, and take back what was lost."""
+    from shared.contracts.catalog import list_kinds
     from shared.settings import read_settings
     from workers.relay.relay import run_relay
 
+    list_kinds()
     run_relay(read_settings())
 
 
@@ -165,17 +238,21 @@ def worker(
 ) -> None:
     """Do the work of some queues."""
     from shared.settings import read_settings
+    from workers.engine.handler_catalog import load_handlers
     from workers.engine.worker_process import run_worker
 
+    load_handlers()
     run_worker(read_settings(), _split_commas(queues), concurrency)
 
 
 @app.command()
 def beat() -> None:
     """Submit what is due by the clock. Any number may run."""
+    from shared.contracts.catalog import list_kinds
     from shared.settings import read_settings
     from workers.beat_scheduler import run_beat
 
+    list_kinds()
     run_beat(read_settings())
 
 

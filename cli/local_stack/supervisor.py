@@ -82,6 +82,17 @@ class Supervisor:
                 process.wait()
             del self._parts[part.name], self._processes[part.name]
 
+    async def restart(self, name: str) -> None:
+        """Stop a part as at the end of the stack. It is started again as every part that ends."""
+        part, process = self._parts[name], self._processes[name]
+        if process.poll() is not None:
+            return
+        process.send_signal(part.command.stop_signal)
+        try:
+            await asyncio.wait_for(_wait_for_exit(process), part.patience_seconds)
+        except TimeoutError:
+            kill_group(process.pid)
+
     async def stop(self, stages: Sequence[Sequence[str]], limit_seconds: float) -> None:
         """End the parts, stage by stage, all of them within the limit, and whatever they started and left behind."""
         deadline = time.monotonic() + limit_seconds

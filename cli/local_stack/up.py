@@ -17,6 +17,7 @@ from cli.local_stack.process_record import ProcessRecord
 from cli.local_stack.readiness import wait_until_ready
 from cli.local_stack.ready_file import PARTS, ReadyFile
 from cli.local_stack.server_process import ServerFailed
+from cli.local_stack.source_watch import list_source_folders, wait_for_change
 from cli.local_stack.supervisor import Supervisor
 from shared.errors import ConfigurationError
 
@@ -31,6 +32,8 @@ class UpOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     ready_file: Path | None = None
+    reload: bool = False
+    """Whether the API and the workers are restarted when a source file changes."""
 
 
 def run_up(options: UpOptions) -> int:
@@ -51,6 +54,7 @@ class _Stack:
     def __init__(self, options: UpOptions, directory: DataDirectory, printer: LogPrinter) -> None:
         self._printer = printer
         self._port = options.port
+        self._reload = options.reload
         self._plan = StackPlan(directory, options.host)
         self._record = ProcessRecord(directory.process_record, self._plan.mark)
         self._ready_paths = [directory.path / "ready.json"]
@@ -140,7 +144,21 @@ class _Stack:
         self._api_key = plan.api_key_file.read_text(encoding="ascii").strip()
         self._is_ready = True
         self._announce(self._write_ready_file(), time.monotonic() - began)
-        await supervisor.wait_for_fault()
+        reloading = asyncio.create_task(self._restart_on_changes()) if self._reload else None
+        try:
+            await supervisor.wait_for_fault()
+        finally:
+            if reloading:
+                reloading.cancel()
+
+    async def _restart_on_changes(self) -> None:
+        """Restart the API and the workers whenever a source file changes, until cancelled."""
+        names = ["api", *(part.name for part in self._plan.list_workers())]
+        folders = list_source_folders()
+        while True:
+            changed = await wait_for_change(folders)
+            self._say(f"{changed} has changed: the API and the workers are restarted")
+            await asyncio.gather(*(self._supervisor.restart(name) for name in names))
 
     def _write_ready_file(self) -> ReadyFile | None:
         """Write it with the processes of now. Before the stack is ready there is none to write."""
@@ -171,6 +189,7 @@ class _Stack:
         lines = [
             f"Taskmill is ready after {seconds:.1f} s. Ctrl-C stops it.",
             f"  API     {ready.api_url}",
+            f"  Docs    {ready.api_url}/docs",
             f"  Flower  {ready.flower_url} (user {ready.flower_user}{password})",
             *([f"  Mail    {ready.mail_url}"] if ready.mail_url else []),
             f"  Key     {ready.api_key if on_terminal else f'in {self._plan.api_key_file}'}",

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import psycopg
 import pytest
 
 from cli.local_stack.postgres import PostgresServer
+from tests.kinds_packages import install_package
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,29 @@ def test_production_does_not_start_on_default_secrets() -> None:
 
     assert outcome.returncode == 2
     assert "TASKMILL_SECRET_KEY" in outcome.stderr
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert taskmill("--version").stdout == f"taskmill {project['version']}\n"
+
+
+def test_the_shell_completes_commands() -> None:
+    asked = {"_TASKMILL_COMPLETE": "complete_bash", "COMP_WORDS": "taskmill mig", "COMP_CWORD": "1"}
+
+    assert taskmill(**asked).stdout.split() == ["migrate"]
+
+
+def test_a_clash_of_kinds_is_one_line_at_start(tmp_path: Path) -> None:
+    install_package(tmp_path, entry_point="files")
+
+    for command in (["api"], ["worker", "--queues", "files"]):
+        outcome = taskmill(*command, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+
+        assert outcome.returncode == 2, outcome.stderr
+        assert outcome.stderr.startswith("taskmill: the installed package taskmill-acme declares the family files")
+        assert outcome.stderr.count("\n") == 1
 
 
 def test_the_command_itself_starts_fast() -> None:

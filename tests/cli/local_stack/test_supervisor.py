@@ -50,6 +50,23 @@ def test_a_part_that_dies_is_started_again_and_told_of(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_restarted_part_runs_again_even_if_it_ignores_the_signal(tmp_path: Path) -> None:
+    restarts: list[float] = []
+
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, "reload", lambda: restarts.append(time.monotonic()))
+        await supervisor.start(make_part("obedient", "exec sleep 60", "reload"))
+        await supervisor.start(make_part("stubborn", "trap '' TERM; sleep 60; sleep 60", "reload", 0.3))
+        before = {name: supervisor.find_pid(name) for name in ("obedient", "stubborn")}
+        for name in before:
+            await supervisor.restart(name)
+        await until(lambda: len(restarts) == 2)
+        assert all(supervisor.find_pid(name) != pid for name, pid in before.items())
+        await supervisor.stop([["obedient", "stubborn"]], limit_seconds=1)
+
+    asyncio.run(scenario())
+
+
 def test_a_part_that_cannot_live_is_started_at_growing_pauses(tmp_path: Path) -> None:
     restarts: list[float] = []
 
