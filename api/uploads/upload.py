@@ -16,6 +16,7 @@ from fastapi import Request
 from api.auth.authentication import Caller
 from api.following.task_representation import new_task_json
 from api.http.headers import find_header
+from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
 from api.storage_threads import start_in_storage_thread
 from api.submitting.idempotency import HeldKey, KeptAnswer, KeyTaken, fingerprint
@@ -214,13 +215,8 @@ class _Storing:
 
 
 def _load_task(fields: Mapping[str, str]) -> Any:
-    """Give the task as decoded JSON. Raises a problem at `form:task` for malformed JSON."""
-    if "task" not in fields:
-        return DEFAULT_TASK
-    try:
-        return orjson.loads(fields["task"])
-    except orjson.JSONDecodeError as error:
-        raise invalid(TASK_POINTER, "json_invalid", f"Malformed JSON: {error}") from None
+    """Return the task as decoded JSON. Raises the problems of `load_json` at `form:task`."""
+    return load_json(fields["task"].encode(), TASK_POINTER) if "task" in fields else DEFAULT_TASK
 
 
 def _keep_seconds(fields: Mapping[str, str]) -> int:

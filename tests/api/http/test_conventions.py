@@ -125,6 +125,31 @@ def test_malformed_json_is_refused_at_the_whole_body(
     assert errors_of(answer) == {"": "json_invalid"}
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "pointer"),
+    [
+        ("/emails", '{"to":["first@example.com"],"to":["second@example.com"],"text":"x"}', "/to"),
+        ("/reports", '{"query":"SELECT 1","sources":[{"name":"a","name":"b"}]}', "/sources/0/name"),
+        ("/tasks", '{"kind":"platform.ping","params":{"echo":"a","echo":"b"}}', "/params/echo"),
+        ("/tasks?validate_only=true", '{"kind":"platform.ping","kind":"platform.ping"}', "/kind"),
+        ("/tasks/batch", '{"tasks":[{"kind":"platform.ping"},{"kind":"a","kind":"b"}]}', "/tasks/1/kind"),
+        (f"/tasks/{SOME_ID}/cancel", '{"a":1,"a":1}', "/a"),
+    ],
+)
+def test_a_repeated_key_is_refused_in_every_json_body(
+    operator: httpx2.Client, errors_of: ErrorsOf, path: str, body: str, pointer: str
+) -> None:
+    assert errors_of(operator.post(path, content=body, headers=JSON)) == {pointer: "repeated_key"}
+
+
+def test_a_repeated_key_is_refused_in_the_task_of_a_form(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
+    form = {"task": '{"kind":"files.inspect","params":{"a":1,"a":2}}'}
+
+    answer = operator.post("/files", data=form, files={"file": ("a.txt", b"x")})
+
+    assert errors_of(answer) == {"form:task/params/a": "repeated_key"}
+
+
 @pytest.mark.parametrize("path", JSON_ROUTES)
 @pytest.mark.parametrize("body", [b"null", b"[]", b'"x"', b"5", b"true"])
 def test_a_body_that_is_no_object_is_refused_at_the_whole_body(
