@@ -35,6 +35,11 @@ class JoinedWrites:
         if self._held_bytes >= AT_ONCE_BYTES:
             self._send()
 
+    def write_eof(self) -> None:
+        """Send what is held, then close the writing half of the connection."""
+        self._send()
+        self._transport.write_eof()
+
     def close(self) -> None:
         """Send what is held, then close."""
         self._send()

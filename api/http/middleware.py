@@ -16,24 +16,11 @@ from api.hot_paths import HotPaths
 from api.http.body import too_large
 from api.http.error_responses import from_exception
 from api.http.problems import Problem
+from api.http.security_headers import CONTENT_SECURITY_POLICY, DOCS_POLICY, SECURITY_HEADERS
 from shared.identifiers import new_id
 from shared.settings import Settings
 
 SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z").match
-SECURITY_HEADERS: Final = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"permissions-policy", b"interest-cohort=()"),
-    (b"strict-transport-security", b"max-age=31536000"),
-]
-CONTENT_SECURITY_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-DOCS_POLICY: Final = (
-    b"content-security-policy",
-    b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
-    b" connect-src 'self'; frame-ancestors 'none'",
-)
 LARGE_BODY_ROUTES: Final = ("/files", "/uploads")
 """They read their bodies themselves, and hold them to limits of their own."""
 STOPPED_HEADERS: Final = {"Retry-After": "1", "Connection": "close"}

@@ -1,20 +1,45 @@
-"""HTTP/1.1 as uvicorn speaks it, save for how a connection ends, and for how what is no HTTP is answered."""
+"""HTTP/1.1 on one connection: uvicorn's protocol, with limits and deadlines for what arrives, and an orderly end.
+
+The differences from `HttpToolsProtocol`:
+
+- Header fields have limits (431), and so has the request target (414), while they arrive.
+- Header fields have a deadline (408), and the rest of a body that no route reads has one too.
+- An offer to upgrade to a protocol that is not served, such as h2c, is ignored, as RFC 9110, section 7.8, allows.
+- Trailer fields of a chunked body are discarded, and do not become header fields (RFC 9110, section 6.5.1).
+- Bytes that are not HTTP are answered with a problem document.
+- A stopping server answers requests that are already on their way.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
-from typing import Final, TypedDict, cast
+from typing import Any, Final, TypedDict, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.http.joined_writes import JoinedWrites
-from api.http.middleware import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
 from api.http.problems import Problem
+from api.http.security_headers import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
 from shared.identifiers import new_id
 
-LINGER_SECONDS: Final = 1.0
-"""How long an idle connection of a server that stops is kept: a request may be on its way, and is answered then."""
+MAX_HEADER_FIELDS: Final = 100
+MAX_HEADER_BYTES: Final = 64 << 10
+"""The most bytes of all header fields together: names, values, and the four characters around each."""
+MAX_TARGET_BYTES: Final = 64 << 10
+FIELD_OVERHEAD_BYTES: Final = len(b": \r\n")
+REQUEST_LINE_BYTES: Final = 32
+"""More than a request line has beside its target: the method and the version."""
+MAX_CHUNK_OVERHEAD: Final = 16
+"""How many bytes of chunk headers and trailers may come with each byte of a body, beyond `MAX_HEADER_BYTES`."""
+MAX_DISCARDED_BYTES: Final = 4 << 20
+TCP_KEEPALIVE_IDLE_SECONDS: Final = 60
+TCP_KEEPALIVE_INTERVAL_SECONDS: Final = 15
+TCP_KEEPALIVE_PROBES: Final = 4
+log = structlog.get_logger()
 
 
 class ServerState(TypedDict):
@@ -27,32 +52,270 @@ class ServerState(TypedDict):
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
+    header_seconds = 20.0
+    """How long a client may take to send the request line and the header fields of a request."""
+    unread_body_seconds = 20.0
+    unread_body_bytes_per_second = 500
+    """How much of a body that no route reads must arrive in each period, for the connection to be used again."""
+    linger_seconds = 1.0
+    """How long an idle connection is kept open after the server has begun to stop, since a request may be on its way; and
+    how long a refused client may take to read why, since closing earlier would reset the connection."""
+
     stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, with writes that are joined."""
+        """Begin, with writes that are joined, TCP keepalive, and a deadline for the first request."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
+        self._is_refused = False
+        self._discarded_bytes = 0
+        self._is_in_head = True
+        self._has_begun = False
+        self._heads_read = 0
+        self._head_bytes = 0
+        self._arriving_bytes = 0
+        self._body_bytes = 0
+        self._body_wire_bytes = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._set_deadline(self.header_seconds, self._head_is_late)
+        _keep_alive_by_tcp(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        super().connection_lost(exc)
+        self._cancel_deadline()
 
     def shutdown(self) -> None:
-        """Begin to end, because the server stops: who waits for a task is answered now, and not in a minute.
+        """Begin to end the connection because the server stops.
 
-        To close an idle connection at once would reset it under a request that was just sent, and its client could not
-        know what became of that. So it is closed with the next answer, which says so, or when none was asked for.
+        Requests that wait for something are answered now. An idle connection is not closed at once: that would reset it
+        under a request that was just sent, and its client could not know whether the request was processed. It is closed
+        with the next answer, which says so, or after `linger_seconds`.
         """
         self.stopping = True
         if self._is_idle():
-            self.loop.call_later(LINGER_SECONDS, self._close_if_idle)
+            self.loop.call_later(self.linger_seconds, self._close_if_idle)
         else:
             self.cycle.keep_alive = False
-        on_stopping: Sequence[Callable[[], None]] = self.app_state.get("on_stopping", ())
-        for stop in on_stopping:
-            stop()
+        for callback in self.app_state.get("on_stopping", ()):
+            callback()
+
+    # Bytes that arrive
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrives, and hold it to the limits."""
+        if self._is_refused:
+            self._discard(data)
+            return
+        self._unset_keepalive_if_required()
+        was_in_head, heads_read = self._is_in_head, self._heads_read
+        self._arriving_bytes = len(data)
+        if not was_in_head:
+            self._body_wire_bytes += len(data)
+        try:
+            self._feed(data)
+            if not self._is_in_head:
+                self._require_little_overhead()
+                if was_in_head:
+                    self._cancel_deadline()
+            elif self._has_begun or heads_read == self._heads_read:
+                # A part of a head, or empty lines before one.
+                if was_in_head:
+                    self._head_bytes += len(data)
+                    self._require_small_partial_head()
+                if self._deadline is None:
+                    self._set_deadline(self.header_seconds, self._head_is_late)
+            else:
+                self._cancel_deadline()
+        except Problem as problem:
+            self._refuse(problem)
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                    return
+                self._ignore_upgrade()
+                data = data[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                if isinstance(error.__context__, Problem):
+                    raise error.__context__ from None
+                raise Problem("bad-request") from None
+            else:
+                return
+
+    def _ignore_upgrade(self) -> None:
+        """Go on with a parser that has seen the same framing of the body, and no offer to upgrade.
+
+        llhttp takes all that follows the head of a request with `Upgrade` as the new protocol, and cannot be told
+        otherwise: https://github.com/nodejs/llhttp#upgrade.
+        """
+        framing = [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in self.scope["headers"]
+            if name in {b"content-length", b"transfer-encoding"}
+        ]
+        self.parser = httptools.HttpRequestParser(_SecondParserCallbacks(self))
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+
+    # Callbacks of the parser
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._has_begun = True
 
     def on_headers_complete(self) -> None:
-        """Begin a request; while the server stops it is the connection's last."""
+        """Start to answer a request. While the server stops, it is the connection's last."""
+        if self._head_bytes + self._arriving_bytes > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADER_FIELDS:
+            self._require_small_head()
         super().on_headers_complete()
+        self._is_in_head = False
+        self._heads_read += 1
+        self._body_bytes = self._body_wire_bytes = 0
+        if not (self.parser.should_upgrade() and self._should_upgrade()):
+            # What the parser calls header fields from here on are trailer fields.
+            self.headers = []
         if self.stopping and self.cycle is not None:
             self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """Hand on a part of the body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request; what follows is the next one's head."""
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            # The parser takes what follows for another protocol. For us the body begins here: see `_ignore_upgrade`.
+            return
+        super().on_message_complete()
+        self._cancel_deadline()
+        self._is_in_head = True
+        self._has_begun = False
+        self._head_bytes = 0
+
+    def on_response_complete(self) -> None:
+        """Make room for the next request; if the body of this one is still arriving, not for long."""
+        super().on_response_complete()
+        if not self._is_in_head and not self.transport.is_closing():
+            self._expect_unread_body()
+
+    # Limits
+
+    def _require_small_head(self) -> None:
+        if len(self.url) > MAX_TARGET_BYTES:
+            raise Problem("uri-too-long")
+        size = sum(len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in self.headers)
+        if size > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADER_FIELDS:
+            raise Problem("headers-too-large")
+
+    def _require_small_partial_head(self) -> None:
+        target_bytes = len(self.url) if self._has_begun else 0
+        if target_bytes > MAX_TARGET_BYTES:
+            raise Problem("uri-too-long")
+        if self._head_bytes > MAX_HEADER_BYTES + target_bytes + REQUEST_LINE_BYTES or (
+            self._has_begun and len(self.headers) > MAX_HEADER_FIELDS
+        ):
+            raise Problem("headers-too-large")
+
+    def _require_little_overhead(self) -> None:
+        """Refuse a chunked body that consists of chunk extensions or trailer fields."""
+        if self._body_wire_bytes > MAX_HEADER_BYTES + MAX_CHUNK_OVERHEAD * self._body_bytes:
+            raise Problem("bad-request", "The chunks of the body carry too little data.")
+        if len(self.headers) > MAX_HEADER_FIELDS:
+            raise Problem("headers-too-large")
+
+    def _set_deadline(self, seconds: float, when_late: Callable[..., None], *arguments: Any) -> None:
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(seconds, when_late, *arguments)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _head_is_late(self) -> None:
+        self._deadline = None
+        if not self._is_idle():
+            # An earlier request is not answered yet, and the server may not even read at the moment.
+            self._set_deadline(self.header_seconds, self._head_is_late)
+        elif self._has_begun:
+            self._refuse(Problem("request-timeout", "The header fields of the request arrived too slowly."))
+        else:
+            self.transport.close()
+
+    def _expect_unread_body(self) -> None:
+        """Close the connection unless the rest of the body arrives at a sensible rate."""
+        self._set_deadline(self.unread_body_seconds, self._require_unread_body, self._heads_read, self._body_bytes)
+
+    def _require_unread_body(self, heads_read: int, body_bytes: int) -> None:
+        self._deadline = None
+        if self._is_in_head or heads_read != self._heads_read:
+            return
+        if self._body_bytes - body_bytes < self.unread_body_seconds * self.unread_body_bytes_per_second:
+            self.transport.close()
+        else:
+            self._expect_unread_body()
+
+    # Refusals
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are no request with a problem document, and close the connection."""
+        self._refuse(Problem("bad-request", msg))
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer what the application does not get to see, and close the connection."""
+        self._is_refused = True
+        self._cancel_deadline()
+        if self.transport.is_closing():
+            return
+        if self._is_idle():
+            if self._is_in_head:
+                self._send_refusal(problem)
+            else:
+                # The request is answered already, and the rest of its body is at fault.
+                self.transport.close()
+        elif self._is_in_head or self.pipeline:
+            # Earlier requests are answered first; nothing that follows them can be read.
+            self.cycle.keep_alive = False
+        else:
+            # The body of the request that is being answered.
+            has_started = self.cycle.response_started
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if has_started:
+                self.transport.close()
+            else:
+                self._send_refusal(problem)
+
+    def _send_refusal(self, problem: Problem) -> None:
+        request_id = str(new_id())
+        client = self.client[0] if self.client else None
+        log.info("request_refused", request_id=request_id, problem=problem.name, status=problem.status, client=client)
+        body = problem.body(request_id)
+        headers = [
+            (b"x-request-id", request_id.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            *((name.lower().encode(), value.encode()) for name, value in problem.response_headers().items()),
+            *SECURITY_HEADERS,
+            CONTENT_SECURITY_POLICY,
+        ]
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(STATUS_LINE[problem.status] + lines + b"\r\n" + body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(self.linger_seconds, self.transport.close)
+
+    def _discard(self, data: bytes) -> None:
+        """Discard what a refused client goes on to send, so that it can read the answer; but not endlessly."""
+        self._discarded_bytes += len(data)
+        if self._discarded_bytes > MAX_DISCARDED_BYTES:
+            self.flow.pause_reading()
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -61,18 +324,45 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_idle() and not self.transport.is_closing():
             self.transport.close()
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no request with a problem document, and close the connection."""
-        request_id = str(new_id())
-        problem = Problem("bad-request", msg, headers={"Connection": "close"})
-        body = problem.body(request_id)
-        headers = [
-            (b"x-request-id", request_id.encode()),
-            (b"content-length", b"%d" % len(body)),
-            *((name.lower().encode(), value.encode()) for name, value in problem.response_headers().items()),
-            *SECURITY_HEADERS,
-            CONTENT_SECURITY_POLICY,
-        ]
-        lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in headers)]
-        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
-        self.transport.close()
+
+class _SecondParserCallbacks:
+    """Callbacks of a parser that is given a request's head although another parser has read it: the head is ignored."""
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        self._protocol = protocol
+        self._is_first_head = True
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if not self._is_first_head:
+            self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_first_head:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_first_head:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self._is_first_head:
+            self._protocol.on_headers_complete()
+        self._is_first_head = False
+
+
+def _keep_alive_by_tcp(transport: asyncio.Transport) -> None:
+    """Let the kernel find out when the peer is gone without a word: nothing else does while a response is awaited."""
+    connection: socket.socket | None = transport.get_extra_info("socket")
+    if connection is None or connection.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", TCP_KEEPALIVE_IDLE_SECONDS),
+        ("TCP_KEEPINTVL", TCP_KEEPALIVE_INTERVAL_SECONDS),
+        ("TCP_KEEPCNT", TCP_KEEPALIVE_PROBES),
+    ):
+        # macOS lacks the first.
+        if hasattr(socket, option):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

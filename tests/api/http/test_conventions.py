@@ -658,16 +658,6 @@ def test_other_hosts_are_refused_and_the_docs_may_be_closed(settings: Any, serve
     require_problem(schema, 404, "not-found")
 
 
-def test_what_is_no_http_is_a_problem_too(speak: Callable[..., bytes]) -> None:
-    answer = speak(b"GET /tasks/\xff HTTP/1.1\r\nHost: x\r\n\r\n")
-
-    headers, _, body = answer.partition(b"\r\n\r\n")
-    assert headers.startswith(b"HTTP/1.1 400 ")
-    assert json.loads(body)["type"] == "/problems/bad-request"
-    assert b"content-type: application/problem+json" in headers
-    assert b"x-request-id: " in headers and b"x-content-type-options: nosniff" in headers
-
-
 def test_timestamps_are_rfc_3339_in_utc_with_milliseconds_and_ids_are_in_order(
     operator: httpx2.Client, ping: Callable[..., str]
 ) -> None:

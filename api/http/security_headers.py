@@ -1,0 +1,23 @@
+"""Headers of every answer that tell browsers what they must not do with it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from api.http.headers import RawHeaders
+
+SECURITY_HEADERS: Final[RawHeaders] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"interest-cohort=()"),
+    (b"strict-transport-security", b"max-age=31536000"),
+]
+CONTENT_SECURITY_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+DOCS_POLICY: Final = (
+    b"content-security-policy",
+    b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+    b" connect-src 'self'; frame-ancestors 'none'",
+)
+"""For `/docs` alone, whose page runs the scripts that it loads from this server."""
