@@ -9,7 +9,7 @@ import socket
 from collections.abc import Container
 from pathlib import Path
 
-from cli.local_stack.child_process import Command
+from cli.local_stack.child_process import Account, Command
 from cli.local_stack.free_ports import choose_port
 from cli.local_stack.owned_files import make_folder, read_memory, write_atomically, write_memory
 from cli.local_stack.server_process import ServerProcess
@@ -17,10 +17,14 @@ from shared.errors import ConfigurationError
 
 
 class BrokerServer(ServerProcess):
-    """Valkey on loopback, with a password and an append-only file that is written through once a second."""
+    """Valkey on loopback, with a password and an append-only file that is flushed to the disk once a second.
 
-    def __init__(self, directory: Path, promised: Container[int] = ()) -> None:
+    It runs as `account`, which must own the directory, or as whoever runs this.
+    """
+
+    def __init__(self, directory: Path, promised: Container[int] = (), account: Account | None = None) -> None:
         super().__init__(directory, promised)
+        self._account = account
         self._memory_path = self.directory / "server.json"
         self._memory = read_memory(self._memory_path)
 
@@ -37,6 +41,8 @@ class BrokerServer(ServerProcess):
     def prepare(self) -> None:
         make_folder(self.directory)
         data = make_folder(self.directory / "data")
+        if self._account is not None:
+            os.chown(data, self._account.uid, self._account.gid)
         self._memory = {
             "port": choose_port(self._memory.get("port"), promised=self._promised),
             "password": self._memory.get("password") or secrets.token_hex(24),
@@ -56,7 +62,7 @@ appendonly yes
 appendfsync everysec
 maxmemory-policy noeviction
 """
-        write_atomically(self.directory / "valkey.conf", configuration)
+        write_atomically(self.directory / "valkey.conf", configuration, owner=self._account)
 
     def command(self) -> Command:
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
@@ -64,6 +70,7 @@ maxmemory-policy noeviction
             argv=(str(find_valkey()), str(self.directory / "valkey.conf")),
             environment=environment,
             directory=self.directory,
+            account=self._account,
         )
 
     def is_ready(self) -> bool:

@@ -15,6 +15,10 @@ from cli.local_stack.free_ports import choose_port
 from cli.local_stack.owned_files import find_place, make_folder, read_memory, write_memory, writing_in
 from shared.errors import ConfigurationError
 
+_MEMORY_NAME = "local_stack.json"
+STATE_KEY = "state_folder"
+"""Under which the folder is remembered that holds the folders of the parts, when that is not the data directory."""
+
 
 def default_data_directory() -> Path:
     """`TASKMILL_DATA_DIR`, or `taskmill` in the user's data folder as the XDG base directory specification has it."""
@@ -34,7 +38,7 @@ class DataDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._memory_path = self.path / "local_stack.json"
+        self._memory_path = self.path / _MEMORY_NAME
         self._memory: dict[str, object] = {}
         self._lock: int | None = None
 
@@ -72,6 +76,16 @@ class DataDirectory:
     def folder(self, name: str) -> Path:
         """A folder in it, made if absent."""
         return make_folder(self.path / name)
+
+    def recall(self, name: str) -> object:
+        """Return what `remember` stored under the name, or None."""
+        return self._memory.get(name)
+
+    def remember(self, name: str, value: object) -> None:
+        """Store a value that JSON can hold, until the data directory is removed."""
+        if self._memory.get(name) != value:
+            self._memory[name] = value
+            self._keep_memory()
 
     def secret(self, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(32)) -> str:
         """The secret of that name: random at the first start, the same ever after."""
@@ -122,10 +136,28 @@ def is_in_use(path: Path) -> bool:
     return False
 
 
+def find_other_owner(state: Path, path: Path) -> Path | None:
+    """Return the other data directory that a folder of parts belongs to, or None if it belongs to this one.
+
+    A data directory that was moved left nothing at its old place, or whatever was made there since names another folder.
+    """
+    try:
+        noted = Path((state / "owner").read_text(encoding="utf-8").removesuffix("\n"))
+    except OSError:
+        return None
+    if noted.exists() and path.exists() and noted.samefile(path):
+        return None
+    named = read_memory(noted / _MEMORY_NAME).get(STATE_KEY) if noted.exists() else None
+    return noted if named == str(state) else None
+
+
 def remove_data_directory(path: Path) -> None:
     """Throw away the data directory of a stopped stack, and what of it lies elsewhere."""
     from cli.local_stack.postgres import PostgresServer
 
     if (path / "postgres").exists():
         PostgresServer(path / "postgres").remove()
+    state = read_memory(path / _MEMORY_NAME).get(STATE_KEY)
+    if isinstance(state, str) and find_other_owner(Path(state), path) is None:
+        shutil.rmtree(state, ignore_errors=True)
     shutil.rmtree(path, ignore_errors=True)

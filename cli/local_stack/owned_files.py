@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cli.local_stack.child_process import Account
 from shared.errors import ConfigurationError
 
 
@@ -54,13 +55,18 @@ def find_place(folder: Path) -> str | None:
     return f"{status.st_dev}:{status.st_ino}"
 
 
-def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace the file in one step: a reader sees the old text or this one, and only those whom `mode` lets."""
+def write_atomically(path: Path, text: str, mode: int = 0o600, owner: Account | None = None) -> None:
+    """Replace the file in one step, so that a reader sees the old text or this one.
+
+    The file is readable for those whom `mode` allows, and belongs to `owner`, or else to whoever runs this.
+    """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     draft = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), mode)
+            if owner is not None:
+                os.fchown(file.fileno(), owner.uid, owner.gid)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

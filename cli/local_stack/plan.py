@@ -12,7 +12,10 @@ from pathlib import Path
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.child_process import Command
 from cli.local_stack.data_directory import DataDirectory
-from cli.local_stack.free_ports import is_free, is_of_this_machine
+from cli.local_stack.free_ports import find_first_unprivileged_port, is_of_this_machine, try_to_listen
+from cli.local_stack.owned_files import make_folder
+from cli.local_stack.part_account import decide_account, find_own_storage, may_hand_over
+from cli.local_stack.part_folders import PartFolders
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.process_record import MARK
 from cli.local_stack.ready_file import PARTS, ReadyFile
@@ -60,12 +63,16 @@ class StackPlan:
         self._replaced = {part for part, variable in _REPLACING.items() if os.environ.get(variable)}
         self._environment: dict[str, str] = {}
         self._owner_url: str | None = None
+        self.runs_as = decide_account(os.environ)
+        self._folders = PartFolders(directory, self.runs_as.account)
         self.mark = directory.secret("mark")
         self.api_key_file = directory.path / "api_key"
         self.postgres = (
             None if "postgres" in self._replaced else PostgresServer(directory.path / "postgres", self._promised)
         )
-        self.broker = None if "broker" in self._replaced else BrokerServer(directory.path / "broker", self._promised)
+        self.broker = None
+        if "broker" not in self._replaced:
+            self.broker = BrokerServer(self._folders.folder("broker"), self._promised, self.runs_as.account)
 
     def choose_ports(self, api_port: int) -> None:
         """Choose them, each as it was at the last start if that is free; `api_port` 0 leaves the API's to the stack.
@@ -76,27 +83,44 @@ class StackPlan:
             raise ConfigurationError(
                 f"{self._host} is no address of this machine: choose another --host, such as 127.0.0.1, or 0.0.0.0 for all"
             )
-        if api_port and not is_free(api_port, self._host):
-            raise ConfigurationError(
-                f"Port {api_port} of {self._host} is taken: stop what listens there, or choose another --port "
-                "(0 for any that is free)"
-            )
+        if api_port:
+            self._require_port(api_port)
         self._ports["api"] = api_port or self._directory.port("api_port", self._host)
         self._promised.add(self._ports["api"])
         for use in ("flower", "smtp", "mail_page"):
             self._ports[use] = self._directory.port(f"{use}_port", promised=self._promised)
             self._promised.add(self._ports[use])
 
+    def _require_port(self, port: int) -> None:
+        """Raise `ConfigurationError` when the API could not listen on the port."""
+        first = find_first_unprivileged_port()
+        if port < first and (self.runs_as.account or os.geteuid() != 0):
+            raise ConfigurationError(
+                f"Port {port} is not permitted: the API would run as {self.runs_as.name}, which may not listen below port "
+                f"{first}. Choose another --port, and put nginx in front if clients need port {port} (docs/production.md)"
+            )
+        try:
+            try_to_listen(port, self._host)
+        except PermissionError:
+            raise ConfigurationError(
+                f"Port {port} of {self._host} is not permitted to {self.runs_as.name}: choose another --port"
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(
+                f"Port {port} of {self._host} is taken ({error.strerror}): stop what listens there, or choose another --port "
+                "(0 for any that is free)"
+            ) from None
+
     def settle_environment(self) -> None:
         """Fix the environment of every part, once the servers are prepared: the user's, where it says something."""
         project = str(Path(__file__).resolve().parents[2])
         defaults = {
-            "TASKMILL_STORAGE_URL": self._directory.folder("objects").as_uri(),
+            "TASKMILL_STORAGE_URL": self._folders.folder("objects").as_uri(),
             "TASKMILL_SMTP_URL": f"smtp://127.0.0.1:{self._ports['smtp']}",
             "TASKMILL_FLOWER_USER": "operator",
             "TASKMILL_FLOWER_PASSWORD": self._directory.secret("flower_password"),
             "TASKMILL_SECRET_KEY": self._directory.secret("secret_key"),
-            "TASKMILL_SCRATCH_DIR": str(self._directory.folder("scratch")),
+            "TASKMILL_SCRATCH_DIR": str(self._folders.folder("scratch")),
             "TASKMILL_LOG_FORMAT": "console" if sys.stdout.isatty() else "json",
         }
         if self.postgres:
@@ -116,6 +140,8 @@ class StackPlan:
             "PYTHONUNBUFFERED": "1",
             MARK: self.mark,
         }
+        if (storage := find_own_storage(given)) and may_hand_over(storage):
+            self._folders.hand_over(make_folder(storage))
         if hosts := given.get(_HOSTS):
             # The stack itself, and whoever reads the ready file, asks by these.
             own[_HOSTS] = ",".join(dict.fromkeys([*hosts.split(","), self._api_host, "localhost"]))
@@ -136,7 +162,7 @@ class StackPlan:
         """The mail sink; None when a server of the user's takes the mail."""
         if "mail" in self._replaced:
             return None
-        arguments = ["--directory", str(self._directory.folder("mail")), "--smtp-port", str(self._ports["smtp"])]
+        arguments = ["--directory", str(self._folders.folder("mail")), "--smtp-port", str(self._ports["smtp"])]
         arguments += ["--page-port", str(self._ports["mail_page"])]
         return self._part("mail", self._python("cli.local_stack.mail_sink", *arguments))
 
@@ -145,10 +171,10 @@ class StackPlan:
         arguments = ["--api-key-file", str(self.api_key_file)]
         if self.postgres:
             arguments += ["--postgres-directory", str(self.postgres.directory)]
-        command = self._python("cli.local_stack.first_steps", *arguments)
-        if self._owner_url:
-            command = replace(command, environment={**command.environment, _OWNER_URL: self._owner_url})
-        return self._part("migrate", command)
+        # It keeps the key of the admin in the data directory, so it runs as whoever started the stack.
+        environment = dict(self._environment) | ({_OWNER_URL: self._owner_url} if self._owner_url else {})
+        argv = (sys.executable, "-m", "cli.local_stack.first_steps", *arguments)
+        return self._part("migrate", Command(argv, environment, directory=self._directory.path))
 
     def list_front_parts(self) -> list[Part]:
         """The parts that the API's readiness stands on, and Flower."""
@@ -209,7 +235,7 @@ class StackPlan:
             flower_user=environment["TASKMILL_FLOWER_USER"],
             flower_password=environment["TASKMILL_FLOWER_PASSWORD"],
             mail_url=f"http://127.0.0.1:{self._ports['mail_page']}" if own_mail else None,
-            mail_dir=str(self._directory.folder("mail")) if own_mail else None,
+            mail_dir=str(self._folders.folder("mail")) if own_mail else None,
             api_key=api_key,
             database_url=environment["TASKMILL_DATABASE_URL"],
             database_owner_url=self._owner_url,
@@ -222,8 +248,13 @@ class StackPlan:
         return Part(name, command, clear_remains, _PATIENCE_SECONDS.get(name, 3.0))
 
     def _python(self, module: str, *arguments: str) -> Command:
-        argv = (sys.executable, "-m", module, *arguments)
-        return Command(argv, self._environment, directory=self._directory.path)
+        account = self.runs_as.account
+        return Command(
+            (self.runs_as.python.program, "-m", module, *arguments),
+            {**self._environment, **self.runs_as.environment},
+            directory=Path("/") if account else self._directory.path,
+            account=account,
+        )
 
     def _marked(self, command: Command) -> Command:
         environment: Mapping[str, str] = {**command.environment, MARK: self.mark}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from cli.local_stack.child_process import Account
-from cli.local_stack.unprivileged_account import can_reach, make_system_folder
+from cli.local_stack.unprivileged_account import can_reach, make_system_folder, open_to_all
 from shared.errors import ConfigurationError
 
 MAJOR_VERSION = 18
@@ -67,7 +66,7 @@ def _copy_for_all(installation: Path) -> Path:
                 shutil.copy2(installation / "bin" / program, target / "bin" / program)
             if _libraries(installation).exists():
                 shutil.copytree(_libraries(installation), making / _libraries(installation).name)
-            _open_to_all(making)
+            open_to_all(making)
             try:
                 making.rename(home)
             except OSError:
@@ -77,12 +76,3 @@ def _copy_for_all(installation: Path) -> Path:
         finally:
             shutil.rmtree(making, ignore_errors=True)
     return copy
-
-
-def _open_to_all(tree: Path) -> None:
-    for folder, _, names in os.walk(tree):
-        Path(folder).chmod(0o755)
-        for name in names:
-            path = Path(folder) / name
-            if not path.is_symlink():
-                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)

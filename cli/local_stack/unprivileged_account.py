@@ -1,4 +1,4 @@
-"""For root alone: the account that Postgres runs as, since it refuses root, and what that account can reach."""
+"""For root only: the unprivileged account that Postgres and the parts run as, and what that account can reach."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SYSTEM_STATE_FOLDER = Path("/var/db/taskmill" if sys.platform == "darwin" else "
 
 
 def find_account() -> Account | None:
-    """None for a plain user, who runs Postgres himself; for root `postgres` or, where there is none, `nobody`.
+    """Return None for a plain user, who needs no other account; for root `postgres` or, where there is none, `nobody`.
 
     Raises `ConfigurationError` when root has neither.
     """
@@ -43,13 +43,25 @@ def find_owner(path: Path) -> Account | None:
     return Account(status.st_uid, status.st_gid)
 
 
-def can_reach(account: Account, path: Path) -> bool:
-    """Whether the account may pass through every folder above the path and, if it exists, read it.
+def can_pass_to(account: Account, path: Path) -> bool:
+    """Return whether the account may pass through every folder above the path.
 
-    Judged by the permission bits alone. Where an access list says more, the answer errs towards no.
+    Only permission bits are looked at. Where an access list allows more, the answer is still no.
     """
+    return all(_allows(account, folder, stat.S_IXOTH) for folder in path.resolve().parents if folder.exists())
+
+
+def can_write(account: Account, path: Path) -> bool:
+    """Return whether the account may write in an existing folder."""
+    return (
+        path.is_dir() and can_pass_to(account, path) and _allows(account, path.resolve(), stat.S_IWOTH | stat.S_IXOTH)
+    )
+
+
+def can_reach(account: Account, path: Path) -> bool:
+    """Return whether the account may pass through every folder above the path and, if it exists, read it."""
     path = path.resolve()
-    if not all(_allows(account, folder, stat.S_IXOTH) for folder in path.parents if folder.exists()):
+    if not can_pass_to(account, path):
         return False
     wanted = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
     return not path.exists() or _allows(account, path, wanted)
@@ -63,6 +75,16 @@ def make_system_folder() -> Path:
         raise ConfigurationError(f"{SYSTEM_STATE_FOLDER} is not root's alone: others may write there")
     SYSTEM_STATE_FOLDER.chmod(0o755)
     return SYSTEM_STATE_FOLDER
+
+
+def open_to_all(tree: Path) -> None:
+    """Let every account read what is in a folder of ours, and execute what its owner may execute."""
+    for folder, _, names in os.walk(tree):
+        Path(folder).chmod(0o755)
+        for name in names:
+            path = Path(folder) / name
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
 
 
 def _allows(account: Account, path: Path, wanted: int) -> bool:

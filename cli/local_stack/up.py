@@ -55,8 +55,11 @@ class _Stack:
         self._printer = printer
         self._port = options.port
         self._reload = options.reload
+        self._record = ProcessRecord(directory.process_record, directory.secret("mark"))
+        # Before the plan, which may move folders that a process of an earlier run still uses.
+        if ended := self._record.end_earlier():
+            self._say(f"{ended} processes of an earlier run, which was killed, have been ended")
         self._plan = StackPlan(directory, options.host)
-        self._record = ProcessRecord(directory.process_record, self._plan.mark)
         self._ready_paths = [directory.path / "ready.json"]
         if options.ready_file is not None:
             self._ready_paths.append(options.ready_file.absolute())
@@ -109,12 +112,15 @@ class _Stack:
         return stop
 
     def _prepare(self) -> None:
-        """Clear away what an earlier run left, and see that this one can start."""
-        if ended := self._record.end_earlier():
-            self._say(f"{ended} processes of an earlier run, which was killed, have been ended")
+        """Remove the ready files of an earlier run. Raises `ConfigurationError` when this one cannot start."""
         for path in self._ready_paths:
             _make_way(path)
         self._plan.choose_ports(self._port)
+        runs_as = self._plan.runs_as
+        if runs_as.account:
+            self._say(f"Started by root: the parts run as the account {runs_as.name}")
+        elif runs_as.obstacle:
+            self._say(f"Started by root: the parts run as root, because no other account can: {runs_as.obstacle}")
 
     async def _start_and_watch(self, began: float) -> None:
         plan, supervisor = self._plan, self._supervisor

@@ -93,6 +93,13 @@ def test_no_part_connects_to_the_database_as_its_owner(running: LocalStack) -> N
         assert owner_password not in Path(f"/proc/{ready['pids'][name][0]}/environ").read_text()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run parts as another account")
+def test_no_part_runs_as_root(running: LocalStack) -> None:
+    owners = {part: Path(f"/proc/{pid}").stat().st_uid for part, (pid,) in running.ready["pids"].items()}
+
+    assert {part for part, uid in owners.items() if uid == 0} == set()
+
+
 def test_no_secret_stands_in_an_argument(running: LocalStack) -> None:
     ready = running.ready
     memory = json.loads((running.data_dir / "local_stack.json").read_text())
