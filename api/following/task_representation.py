@@ -57,6 +57,8 @@ def task_json(row: TaskRow) -> bytes:
     """Give a task's representation."""
     status = row.status
     done = status in DONE_VALUES
+    # The row keeps the last error until the task is done; it is shown until the next attempt is queued.
+    shows_error = done or status == "retrying"
     task_id = str(row.id)
     return orjson.dumps(
         {
@@ -74,7 +76,7 @@ def task_json(row: TaskRow) -> bytes:
             "priority": row.priority,
             "params": orjson.Fragment(row.params),
             "result": None if row.result is None or status != "succeeded" else orjson.Fragment(row.result),
-            "error": None if row.error is None or not done else orjson.Fragment(row.error),
+            "error": None if row.error is None or not shows_error else orjson.Fragment(row.error),
             "artifacts": [] if row.artifacts is None else orjson.Fragment(row.artifacts),
             "tags": row.tags,
             "metadata": orjson.Fragment(row.metadata),
@@ -127,5 +129,5 @@ def new_task_json(task: NewTask, created_at: datetime) -> bytes:
 
 
 def task_links(task_id: str) -> dict[str, str]:
-    """Give where a task is followed."""
-    return {"self": f"/tasks/{task_id}", "events": f"/tasks/{task_id}/events", "cancel": f"/tasks/{task_id}/cancel"}
+    """Return the routes of a task."""
+    return {"self": f"/tasks/{task_id}", "cancel": f"/tasks/{task_id}/cancel"}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import Response
+from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
 
 PRIVATE_HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "private, no-cache",
@@ -31,3 +32,25 @@ def timestamp(moment: datetime | None) -> str | None:
     if moment is None:
         return None
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+class AnswerModel(BaseModel):
+    """An answer, from whose model the schema is generated. It has the declared fields and no other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Moment = Annotated[
+    datetime,
+    PlainSerializer(timestamp, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""A moment, which answers show as `timestamp` writes it."""
+
+Path = Annotated[str, WithJsonSchema({"type": "string", "format": "uri-reference"})]
+"""A URI reference without a host, such as `/tasks/<id>`."""
+
+
+def private_answer(model: AnswerModel, status: int = 200, headers: Mapping[str, Any] | None = None) -> Response:
+    """Return a model as a JSON response that depends on the caller. Fields that were not set are left out."""
+    return private_json(model.model_dump_json(exclude_unset=True).encode(), status, headers)

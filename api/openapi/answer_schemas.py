@@ -112,7 +112,7 @@ _TASK: Final = object_of(
         "cancel_requested_at": _MOMENT_OR_NULL,
         "purge_at": _MOMENT_OR_NULL,
         "links": object_of(
-            {name: {"type": "string", "format": "uri-reference"} for name in ("self", "events", "cancel")}
+            {name: {"type": "string", "format": "uri-reference"} for name in ("self", "cancel")}
         ),
     }
 )

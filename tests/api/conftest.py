@@ -19,6 +19,7 @@ from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
 from shared.identifiers import new_id
 from shared.queries import hot_tasks
+from shared.queries.relay import PROMOTE
 from shared.settings import Settings
 from tests.conftest import TEMPLATE, Api, serve_api
 
@@ -122,6 +123,10 @@ class HandWorker:
         ended = self.connection.execute(hot_tasks.FINISH, {"document": json.dumps([row])}).fetchone()
         assert ended is not None
         return str(ended[1])
+
+    def promote(self) -> None:
+        """Queue the tasks whose time has come, as the relay does."""
+        self.connection.execute(PROMOTE, {"limit": 1000})
 
     def succeed(self, task_id: str) -> None:
         """Do a task."""

@@ -16,6 +16,14 @@ FIELDS = [
     *("params", "result", "error", "artifacts", "tags", "metadata", "batch_id", "created_at", "run_at", "started_at"),
     *("finished_at", "cancel_requested_at", "purge_at", "links"),
 ]
+TIMED_OUT = {
+    "type": "/problems/timed-out",
+    "title": "Timed out",
+    "detail": "The attempt took longer than 300 seconds.",
+    "retryable": True,
+    "attempt": 1,
+    "data": {},
+}
 ERROR_FIELDS = ["attempt", "data", "detail", "retryable", "title", "type"]
 
 
@@ -29,11 +37,7 @@ def test_a_task_shows_exactly_what_the_contract_names(operator: httpx2.Client, p
     task = operator.get(f"/tasks/{task_id}").json()
 
     assert list(task) == FIELDS
-    assert task["links"] == {
-        "self": f"/tasks/{task_id}",
-        "events": f"/tasks/{task_id}/events",
-        "cancel": f"/tasks/{task_id}/cancel",
-    }
+    assert task["links"] == {"self": f"/tasks/{task_id}", "cancel": f"/tasks/{task_id}/cancel"}
 
 
 def test_a_running_task_shows_its_attempt_and_progress(
@@ -63,17 +67,21 @@ def test_a_succeeded_task_has_a_result_and_no_error(
     assert task["finished_at"] and task["purge_at"] > task["finished_at"]
 
 
-def test_a_task_between_attempts_shows_when_the_next_one_is_and_no_error_yet(
+def test_a_retrying_task_shows_its_last_error_until_it_is_queued_again(
     operator: httpx2.Client, hand: Any, ping: Callable[..., str]
 ) -> None:
     task_id = ping()
     hand.claim(task_id)
-    hand.end(task_id, "retrying", result={"half": "done"}, error={"type": "/problems/timed-out"}, delay=60)
+    hand.end(task_id, "retrying", result={"half": "done"}, error=TIMED_OUT, delay=0)
 
-    task = operator.get(f"/tasks/{task_id}").json()
+    retrying = operator.get(f"/tasks/{task_id}").json()
+    hand.promote()
+    queued = operator.get(f"/tasks/{task_id}").json()
 
-    assert (task["status"], task["done"], task["error"], task["result"]) == ("retrying", False, None, None)
-    assert task["next_attempt_at"]
+    assert (retrying["status"], retrying["done"], retrying["result"]) == ("retrying", False, None)
+    assert retrying["error"] == TIMED_OUT
+    assert retrying["next_attempt_at"]
+    assert (queued["status"], queued["error"]) == ("queued", None)
 
 
 def test_a_failed_or_cancelled_task_has_an_error_and_no_result(
