@@ -16,7 +16,7 @@ from api.http.middleware import AllowedMethods, Frame, allowed_methods
 from api.http.problems import FieldError, Problem
 from api.http.protocol import ServerState
 from api.http.rate_limits import limiter
-from api.openapi.operations import install_openapi
+from api.openapi.document import install_openapi, operation_id
 from api.routes import batches, docs, emails, files, health, kinds, metrics, problems, reports, tasks
 from api.services import Services
 from shared.log_setup import set_up_logs
@@ -34,7 +34,12 @@ ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     metrics.router,
 )
-DESCRIPTION = "Does a team's background work: submit it, follow it, and never lose it."
+DESCRIPTION = """\
+Runs a team's background work: submit a task, follow it, and download what it made. A task that was answered with 202 is
+stored and is not lost.
+
+Send an API key with every request: `Authorization: Bearer tm_…`. Errors are problem details (RFC 9457), whose `type`
+explains itself: `GET /problems/<name>`."""
 
 
 def create_fastapi_app(settings: Settings) -> FastAPI:
@@ -57,6 +62,7 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     app.state.services = services
     app.state.hot_paths = services.hot_paths

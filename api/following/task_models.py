@@ -34,7 +34,9 @@ class TaskError(AnswerModel):
 
     type: Annotated[
         Path,
-        Field(description="A stable URI reference for programs, such as `/problems/timed-out`, which explains the error."),
+        Field(
+            description="A stable URI reference for programs, such as `/problems/timed-out`, which explains the error."
+        ),
     ]
     title: Annotated[str, Field(description="What kind of error it is, for people.")]
     detail: Annotated[str, Field(description="What happened to this task, for people.")]
@@ -94,7 +96,9 @@ class Task(AnswerModel):
     cancel_requested_at: Moment | None
     purge_at: Annotated[Moment | None, Field(description="When the task and its artifacts are erased.")]
     links: TaskLinks
-    owner: Annotated[TaskOwner | None, Field(description="The caller who submitted the task. Operators and admins see it.")] = None
+    owner: Annotated[
+        TaskOwner | None, Field(description="The caller who submitted the task. Operators and admins see it.")
+    ] = None
     api_key_name: Annotated[
         str | None, Field(description="The name of the API key that submitted the task. Operators and admins see it.")
     ] = None

@@ -1,9 +1,13 @@
-"""Rows, and tasks that were just made, as the JSON of the contract."""
+"""Writes tasks as JSON, from their rows or as they were just submitted.
+
+Every answer that shows a task is written here, and `api.following.task_models.Task` describes it: to build and dump the
+model costs as much as the rest of a hot path.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -14,7 +18,7 @@ from shared.tasks.submission import NewTask
 
 
 class TaskRow(NamedTuple):
-    """What `hot_tasks.READ` gives, in its order. JSON columns are text."""
+    """The columns of `hot_tasks.READ`, in its order. JSON columns are text."""
 
     id: UUID
     kind: str
@@ -49,16 +53,18 @@ class TaskRow(NamedTuple):
 
     @property
     def etag(self) -> str:
-        """The strong entity tag of the task's representation: it rises with anything that the representation shows."""
+        """The strong entity tag of the task's representation, which changes with anything that it shows."""
         return f'"{self.version}"'
 
 
+_SHOWS_ERROR: Final = DONE_VALUES - {"succeeded"} | {"retrying"}
+"""The row keeps the error of the last attempt while the next one waits and runs; it is shown until that one is queued."""
+
+
 def task_json(row: TaskRow) -> bytes:
-    """Give a task's representation."""
+    """Return a task as JSON."""
     status = row.status
     done = status in DONE_VALUES
-    # The row keeps the last error until the task is done; it is shown until the next attempt is queued.
-    shows_error = done or status == "retrying"
     task_id = str(row.id)
     return orjson.dumps(
         {
@@ -76,7 +82,7 @@ def task_json(row: TaskRow) -> bytes:
             "priority": row.priority,
             "params": orjson.Fragment(row.params),
             "result": None if row.result is None or status != "succeeded" else orjson.Fragment(row.result),
-            "error": None if row.error is None or not shows_error else orjson.Fragment(row.error),
+            "error": None if row.error is None or status not in _SHOWS_ERROR else orjson.Fragment(row.error),
             "artifacts": [] if row.artifacts is None else orjson.Fragment(row.artifacts),
             "tags": row.tags,
             "metadata": orjson.Fragment(row.metadata),
@@ -93,7 +99,7 @@ def task_json(row: TaskRow) -> bytes:
 
 
 def new_task_json(task: NewTask, created_at: datetime) -> bytes:
-    """Give the representation of a task that was committed just now, as it was then."""
+    """Return a task that was committed at `created_at` as JSON, as it was then."""
     run_at = task.run_at
     if run_at is None and task.delay is not None:
         run_at = created_at + timedelta(seconds=task.delay)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
-import orjson
-from pydantic import ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
-from api.http.answers import PRIVATE_HEADERS
+from api.http.answers import PRIVATE_HEADERS, AnswerModel
 
 MAX_FIELD_ERRORS: Final = 100
 """How many field errors one problem lists."""
@@ -119,11 +118,40 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
 
 @dataclass(frozen=True)
 class FieldError:
-    """One part of a request that is invalid. `pointer` is a JSON Pointer (RFC 6901), or `query:NAME`, `header:NAME`, …"""
+    """One part of a request that is invalid."""
 
-    pointer: str
-    code: str
-    message: str
+    pointer: Annotated[
+        str,
+        Field(
+            description="Where it is: a JSON Pointer (RFC 6901) into the body, or `query:NAME`, `path:NAME`, "
+            "`header:NAME`, or `form:NAME`."
+        ),
+    ]
+    code: Annotated[str, Field(description="What is wrong, for programs.")]
+    message: Annotated[str, Field(description="What is wrong, for people.")]
+
+
+class ProblemDocument(AnswerModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(title="Problem")
+
+    type: Annotated[
+        str,
+        Field(
+            pattern="^/problems/[a-z-]+$",
+            json_schema_extra={"format": "uri-reference"},
+            description="A stable URI reference for programs. `GET` explains the error.",
+        ),
+    ]
+    title: Annotated[str, Field(description="What kind of error it is, for people.")]
+    status: Annotated[int, Field(ge=400, le=599, description="The HTTP status code.")]
+    detail: Annotated[str, Field(description="What is wrong with this request, for people.")]
+    instance: Annotated[str, Field(pattern="^urn:uuid:", description="The id of the request, as in `X-Request-ID`.")]
+    errors: Annotated[
+        list[FieldError] | None,
+        Field(min_length=1, max_length=MAX_FIELD_ERRORS, description="The invalid parts of the request, if it is 422."),
+    ] = None
 
 
 class Problem(Exception):
@@ -158,18 +186,15 @@ class Problem(Exception):
     def body(self, request_id: str) -> bytes:
         """Return the problem document as JSON."""
         problem_type = PROBLEMS[self.name]
-        document: dict[str, Any] = {
-            "type": f"/problems/{self.name}",
-            "title": problem_type.title,
-            "status": problem_type.status,
-            "detail": self.detail or problem_type.explanation,
-            "instance": f"urn:uuid:{request_id}",
-        }
-        if self.errors:
-            document["errors"] = [
-                {"pointer": e.pointer, "code": e.code, "message": e.message} for e in self.errors[:MAX_FIELD_ERRORS]
-            ]
-        return orjson.dumps(document)
+        document = ProblemDocument(
+            type=f"/problems/{self.name}",
+            title=problem_type.title,
+            status=problem_type.status,
+            detail=self.detail or problem_type.explanation,
+            instance=f"urn:uuid:{request_id}",
+            errors=list(self.errors[:MAX_FIELD_ERRORS]) or None,
+        )
+        return document.model_dump_json(exclude_none=True).encode()
 
 
 def invalid(pointer: str, code: str, message: str) -> Problem:

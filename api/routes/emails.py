@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastapi import APIRouter, Request, Response
 
 from api.dependencies import SettingsDependency, SubmissionsDependency, TaskWriterCaller
 from api.http.rate_limits import limited
-from api.openapi.operations import body_schema, submission_responses
+from api.openapi.operations import submission_body, submission_responses
+from api.openapi.submission_schemas import side_by_side_examples, side_by_side_ref
 from api.submitting.side_by_side import submit_side_by_side
 
+KIND: Final = "email.send"
 router = APIRouter(tags=["emails"])
 
 
@@ -17,11 +21,11 @@ router = APIRouter(tags=["emails"])
     status_code=202,
     summary="Send an email",
     responses=submission_responses(),
-    openapi_extra=body_schema("EmailRequest", validate_only=True, idempotent=True),
+    openapi_extra=submission_body(side_by_side_ref(KIND), side_by_side_examples(KIND)),
 )
 @limited("submit")
 async def submit_email(
     request: Request, caller: TaskWriterCaller, settings: SettingsDependency, submissions: SubmissionsDependency
 ) -> Response:
     """Store an `email.send` task."""
-    return await submit_side_by_side(request, caller, settings, submissions, "email.send")
+    return await submit_side_by_side(request, caller, settings, submissions, KIND)

@@ -6,11 +6,11 @@ import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -28,7 +28,8 @@ from api.dependencies import (
     SubmissionsDependency,
     UploaderCaller,
 )
-from api.http.answers import PRIVATE_HEADERS, json_page, private_json, timestamp
+from api.following.task_models import Sha256, Valid
+from api.http.answers import PRIVATE_HEADERS, AnswerModel, Moment, private_answer, private_json
 from api.http.byte_ranges import ByteRange, RangeNotSatisfiable, attachment, find_range, http_date, range_applies
 from api.http.conditional import matches_etag
 from api.http.cursors import read_cursor, write_cursor
@@ -36,7 +37,14 @@ from api.http.headers import find_header
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery, PageLimit, StrictQuery, read_validate_only
 from api.http.rate_limits import limited
-from api.openapi.operations import json_response, problem_responses, task_response
+from api.openapi.operations import (
+    ANY_CALLER,
+    ANY_SUBMISSION,
+    IDEMPOTENCY_KEY,
+    VALIDATE_ONLY,
+    problem_responses,
+    task_response,
+)
 from api.storage_threads import in_storage_thread, start_in_storage_thread
 from api.submitting.idempotency import read_idempotency_key
 from api.uploads.upload import Upload
@@ -50,7 +58,10 @@ router = APIRouter(tags=["files"])
 PIECE_BYTES: Final = 512 << 10
 """How much of a file is read by one call of a thread, and held in memory for one download."""
 
-_CONTENT: Final[dict[str, Any]] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+_BYTES: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
+_CONTENT: Final[dict[str, Any]] = {"application/octet-stream": _BYTES, "*/*": _BYTES}
+"""Generators of clients know the first; the second is the file's own type."""
+
 _UPLOAD_SCHEMA: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -64,37 +75,29 @@ _UPLOAD_SCHEMA: Final[dict[str, Any]] = {
                         "task": {
                             "type": "string",
                             "contentMediaType": "application/json",
-                            "description": "`{kind, params, …options}`, its params without `file_id`; give it before the "
-                            "file, so that a bad one is refused before the file is sent. Without it: `files.inspect`.",
+                            "description": "The task as JSON: `{kind, params, …options}`, with params that have no `file_id`. "
+                            "Without it, the kind is `files.inspect`. Send it before the file, so that an invalid task is "
+                            "refused before the file is sent.",
+                            "examples": ['{"kind": "files.extract_text", "params": {"pages": ["1-3"]}}'],
                         },
                         "keep_for": {
                             "type": "string",
                             "pattern": "^[0-9]{1,9}$",
-                            "description": "Seconds that the upload is kept; 7 days unless given, at most 365. It is "
+                            "description": "How many seconds the upload is kept: 7 days by default, at most 365 days. It is "
                             "kept longer while a live task reads it.",
+                            "examples": ["86400"],
                         },
-                        "file": {"type": "string", "format": "binary", "description": "The file, which is not empty."},
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "The file. It must not be empty. With `validate_only` it may be left out.",
+                        },
                     },
                 }
             }
         },
     },
-    "parameters": [
-        {
-            "name": "validate_only",
-            "in": "query",
-            "required": False,
-            "schema": {"type": "boolean", "default": False},
-            "description": 'Check the form, and store nothing; `file` may be missing: 200 `{"valid": true}`, or the error.',
-        },
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": False,
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-            "description": "The same key, fields and file within 24 hours give the same task.",
-        },
-    ],
+    "parameters": [VALIDATE_ONLY, IDEMPOTENCY_KEY],
 }
 
 
@@ -103,9 +106,9 @@ _UPLOAD_SCHEMA: Final[dict[str, Any]] = {
     status_code=202,
     summary="Upload a file, and submit a task on it",
     responses={
-        **json_response(200, "The form is valid (`validate_only`).", "Valid"),
+        200: {"model": Valid, "description": "The form is valid, and nothing was stored (`validate_only`)."},
         **task_response(202),
-        **problem_responses(401, 403, 409, 410, 413, 415, 422, 429, 503, 507),
+        **problem_responses(*ANY_SUBMISSION, "storage-full"),
     },
     openapi_extra=_UPLOAD_SCHEMA,
 )
@@ -143,6 +146,27 @@ async def upload_file(
     return private_json(answer.body, answer.status, answer.headers())
 
 
+class File(AnswerModel):
+    """A stored file."""
+
+    id: UUID
+    name: str
+    media_type: Annotated[str, Field(description="The type of the bytes, whatever the upload said.")]
+    size: Annotated[int, Field(ge=0, description="The size in bytes.")]
+    sha256: Sha256
+    origin: Annotated[Literal["upload", "task"], Field(description="Whether it was uploaded or made by a task.")]
+    task_id: Annotated[UUID | None, Field(description="The task that made the file.")]
+    created_at: Moment
+    expires_at: Annotated[Moment | None, Field(description="When the file is deleted, unless a live task reads it.")]
+
+
+class FilePage(AnswerModel):
+    """One page of a list of files."""
+
+    items: list[File]
+    next_cursor: Annotated[str | None, Field(description="The `cursor` of the next page; null on the last page.")]
+
+
 class ListQuery(StrictQuery):
     """Which page."""
 
@@ -153,10 +177,9 @@ class ListQuery(StrictQuery):
 @router.get(
     "/files",
     summary="List files, newest first",
-    responses={
-        **json_response(200, "A page.", "FilePage"),
-        **problem_responses(401, 403, 422, 429, 503),
-    },
+    response_model=FilePage,
+    response_description="A page of files.",
+    responses=problem_responses(*ANY_CALLER),
 )
 @limited("read")
 async def list_files(
@@ -173,16 +196,15 @@ async def list_files(
         rows = (await connection.execute(statement)).all()
     page = rows[: query.limit]
     cursor = write_cursor(settings, page[-1].id) if len(rows) > query.limit else None
-    return private_json(json_page([_file_json(row) for row in page], cursor))
+    return private_answer(FilePage(items=[_file(row) for row in page], next_cursor=cursor))
 
 
 @router.get(
     "/files/{file_id}",
     summary="See what a file is",
-    responses={
-        **json_response(200, "The file.", "File"),
-        **problem_responses(401, 403, 404, 410, 422, 429, 503),
-    },
+    response_model=File,
+    response_description="The file.",
+    responses=problem_responses(*ANY_CALLER, "not-found", "gone"),
 )
 @limited("read")
 async def get_file(
@@ -193,7 +215,7 @@ async def get_file(
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Give what is known of a file."""
-    return private_json(orjson.dumps(_file_json(await _find(reads, caller, file_id))))
+    return private_answer(_file(await _find(reads, caller, file_id)))
 
 
 @router.get(
@@ -203,11 +225,11 @@ async def get_file(
         200: {"description": "The whole file.", "content": _CONTENT},
         206: {"description": "The one range that `Range` names.", "content": _CONTENT},
         304: {"description": "The file is the one that `If-None-Match` names."},
-        **problem_responses(401, 403, 404, 410, 416, 422, 429, 503),
+        **problem_responses(*ANY_CALLER, "not-found", "gone", "range-not-satisfiable"),
     },
 )
 @limited("read")
-async def get_content(
+async def download_file(
     request: Request,
     file_id: UUID,
     caller: FileReaderCaller,
@@ -283,7 +305,7 @@ class _ContentResponse(StreamingResponse):
     "/files/{file_id}",
     status_code=204,
     summary="Delete a file",
-    responses=problem_responses(401, 403, 404, 409, 410, 422, 429, 503),
+    responses=problem_responses(*ANY_CALLER, "not-found", "gone", "file-in-use"),
 )
 @limited("submit")
 async def delete_file(
@@ -330,15 +352,15 @@ async def _gone_or_missing(reads: AsyncEngine, caller: Caller, file_id: UUID) ->
     return Problem("gone" if was_there else "not-found")
 
 
-def _file_json(row: Any) -> dict[str, Any]:
-    return {
-        "id": str(row.id),
-        "name": row.name,
-        "media_type": row.media_type,
-        "size": row.size,
-        "sha256": row.sha256.hex(),
-        "origin": row.origin,
-        "task_id": None if row.task_id is None else str(row.task_id),
-        "created_at": timestamp(row.created_at),
-        "expires_at": timestamp(row.expires_at),
-    }
+def _file(row: Any) -> File:
+    return File(
+        id=row.id,
+        name=row.name,
+        media_type=row.media_type,
+        size=row.size,
+        sha256=row.sha256.hex(),
+        origin=row.origin,
+        task_id=row.task_id,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+    )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
+from pydantic import Field
 
+from api.http.answers import AnswerModel, Path
 from api.http.problems import PROBLEMS, Problem
 from api.http.query_strings import NoQuery
-from api.openapi.operations import json_response, problem_responses
+from api.openapi.operations import problem_responses
 from shared.contracts.catalog import list_kinds
 
 router = APIRouter(tags=["problems"])
@@ -25,36 +26,53 @@ ATTEMPT_ERRORS: Final = {
 }
 
 
+class Explanation(AnswerModel):
+    """What a type of errors means."""
+
+    type: Path
+    title: str
+    explanation: str
+    status: Annotated[
+        int | None, Field(ge=400, le=599, description="The HTTP status code; not given for errors of tasks.")
+    ] = None
+    kinds: Annotated[
+        list[str] | None, Field(description="The kinds whose tasks can end with the error, if it is not every kind.")
+    ] = None
+
+
 @router.get(
     "/problems/{name}",
     summary="Explain an error type",
-    responses={
-        **json_response(200, "The explanation.", "Explanation"),
-        **problem_responses(404, 422),
-    },
+    response_model_exclude_none=True,
+    response_description="The explanation.",
+    responses=problem_responses("not-found", "validation"),
 )
-async def explain_problem(request: Request, name: str, query: Annotated[NoQuery, Query()]) -> Response:
-    """Give the explanation of a type."""
+async def explain_problem(request: Request, name: str, query: Annotated[NoQuery, Query()]) -> Explanation:
+    """Return what the last segment of a `/problems/<name>` URI means."""
     explanation = explanations().get(name)
     if explanation is None:
-        raise Problem("not-found", "There is no such problem type.")
-    return Response(orjson.dumps(explanation), media_type="application/json")
+        raise Problem("not-found", "There is no error type of that name.")
+    return explanation
 
 
 @cache
-def explanations() -> dict[str, dict[str, Any]]:
-    """Give every type's explanation by name: the platform's, and those that kinds declare."""
-    found: dict[str, dict[str, Any]] = {}
-    for kind_name, kind in list_kinds().items():
-        for name, meaning in kind.errors.items():
-            known = found.setdefault(name, {**_explanation(name, meaning), "kinds": []})
-            known["kinds"].append(kind_name)
+def explanations() -> dict[str, Explanation]:
+    """Return the explanation of each type by name: those of the platform, and those that kinds declare."""
+    meanings = {name: meaning for kind in list_kinds().values() for name, meaning in kind.errors.items()}
+    found = {name: _explain(name, meaning, kinds=_list_declaring(name)) for name, meaning in meanings.items()}
     for name, meaning in ATTEMPT_ERRORS.items():
-        found[name] = _explanation(name, meaning)
+        found[name] = _explain(name, meaning)
     for name, problem in PROBLEMS.items():
-        found[name] = {**_explanation(name, problem.explanation), "title": problem.title, "status": problem.status}
+        found[name] = _explain(name, problem.explanation, title=problem.title, status=problem.status)
     return found
 
 
-def _explanation(name: str, meaning: str) -> dict[str, Any]:
-    return {"type": f"/problems/{name}", "title": name.replace("-", " ").capitalize(), "explanation": meaning}
+def _list_declaring(error_name: str) -> list[str]:
+    return [kind_name for kind_name, kind in list_kinds().items() if error_name in kind.errors]
+
+
+def _explain(
+    name: str, meaning: str, *, title: str | None = None, status: int | None = None, kinds: list[str] | None = None
+) -> Explanation:
+    title = title or name.replace("-", " ").capitalize()
+    return Explanation(type=f"/problems/{name}", title=title, explanation=meaning, status=status, kinds=kinds)

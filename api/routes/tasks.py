@@ -21,6 +21,7 @@ from api.dependencies import (
     TasksDependency,
     TaskWriterCaller,
 )
+from api.following.task_models import SubmittedBatch, TaskPage, TasksById, Valid
 from api.following.task_reader import TaskReader
 from api.following.task_representation import task_json
 from api.http.answers import PRIVATE_HEADERS, json_page, private_json
@@ -31,13 +32,15 @@ from api.http.problems import invalid
 from api.http.query_strings import MAX_WAIT_SECONDS, NoQuery, PageLimit, StrictQuery, read_validate_only
 from api.http.rate_limits import limited
 from api.openapi.operations import (
+    ANY_CALLER,
+    ANY_SUBMISSION,
     FOLLOWING,
-    body_schema,
-    json_response,
     problem_responses,
+    submission_body,
     submission_responses,
     task_response,
 )
+from api.openapi.submission_schemas import batch_examples, ref, submission_examples
 from api.submitting.idempotency import read_idempotency_key
 from api.submitting.parsing import parse_batch
 from api.submitting.submissions import submission_request
@@ -66,7 +69,7 @@ class ThroughHotPath(Response):
     status_code=202,
     summary="Submit a task of any kind",
     responses=submission_responses(),
-    openapi_extra=body_schema("Submission", validate_only=True, idempotent=True),
+    openapi_extra=submission_body(ref("Submission"), submission_examples()),
 )
 async def submit_task(request: Request) -> Response:
     """Store a task, and answer 202 once it is committed."""
@@ -86,8 +89,8 @@ class WaitQuery(StrictQuery):
     summary="Follow a task",
     responses={
         **task_response(200),
-        304: {"description": "The task is as `If-None-Match` says."},
-        **problem_responses(401, 403, 404, 410, 422, 429, 503),
+        304: {"description": "The task has not changed since the version that `If-None-Match` names."},
+        **problem_responses(*ANY_CALLER, "not-found", "gone"),
     },
     openapi_extra=FOLLOWING,
 )
@@ -101,11 +104,11 @@ async def get_task(request: Request, task_id: UUID, query: Annotated[WaitQuery, 
     status_code=202,
     summary="Submit up to 1,000 tasks, all or none",
     responses={
-        **json_response(200, "Valid (`validate_only`).", "Valid"),
-        **json_response(202, "Every task is committed.", "SubmittedBatch"),
-        **problem_responses(401, 403, 409, 410, 415, 422, 429, 503),
+        200: {"model": Valid, "description": "The batch is valid, and nothing was stored (`validate_only`)."},
+        202: {"model": SubmittedBatch, "description": "Every task is committed."},
+        **problem_responses(*ANY_SUBMISSION),
     },
-    openapi_extra=body_schema("Batch", validate_only=True, idempotent=True),
+    openapi_extra=submission_body(ref("Batch"), batch_examples()),
 )
 @limited("submit")
 async def submit_batch(
@@ -142,10 +145,11 @@ class ListQuery(StrictQuery):
     "/tasks",
     summary="List tasks, newest first",
     responses={
-        **json_response(
-            200, "A page; or the tasks of the ids, and those ids that there is no task of.", "TaskPage", "TasksById"
-        ),
-        **problem_responses(401, 403, 422, 429, 503),
+        200: {
+            "model": TaskPage | TasksById,
+            "description": "A page of tasks; or, with `ids`, the tasks with these ids.",
+        },
+        **problem_responses(*ANY_CALLER),
     },
 )
 @limited("read")
@@ -208,7 +212,10 @@ async def _list_by_ids(query: ListQuery, caller: Caller, tasks: TaskReader) -> R
     "/tasks/{task_id}/cancel",
     status_code=202,
     summary="Cancel a task",
-    responses={**task_response(202), **problem_responses(401, 403, 404, 409, 410, 415, 422, 429, 503)},
+    responses={
+        **task_response(202),
+        **problem_responses(*ANY_CALLER, "not-found", "gone", "task-done", "unsupported-media-type"),
+    },
 )
 @limited("submit")
 async def cancel_task(
@@ -229,7 +236,12 @@ async def cancel_task(
     "/tasks/{task_id}/retry",
     status_code=202,
     summary="Send a failed, cancelled or expired task back to its queue",
-    responses={**task_response(202), **problem_responses(401, 403, 404, 409, 410, 415, 422, 429, 503)},
+    responses={
+        **task_response(202),
+        **problem_responses(
+            *ANY_CALLER, "not-found", "gone", "task-not-retriable", "input-gone", "unsupported-media-type"
+        ),
+    },
 )
 @limited("submit")
 async def retry_task(
@@ -250,7 +262,7 @@ async def retry_task(
     "/tasks/{task_id}",
     status_code=204,
     summary="Erase a done task, its artifacts and its payload",
-    responses=problem_responses(401, 403, 404, 409, 410, 422, 429, 503),
+    responses=problem_responses(*ANY_CALLER, "not-found", "gone", "task-not-done", "file-in-use"),
 )
 @limited("submit")
 async def delete_task(

@@ -142,6 +142,8 @@ class Kind(Generic[P, R]):
     """Whether only operators and admins may submit it."""
     errors: Mapping[str, str] = field(default_factory=dict)
     """The errors of its own that a task of this kind may end with: the last segment of the type, and what it means."""
+    example: Mapping[str, Any] | None = None
+    """Valid params as a caller may send them, which the schema of the API shows."""
     version: int = 1
     """Raised when the meaning of stored params changes."""
 

@@ -34,10 +34,11 @@ def _may_hold_sql(name: str) -> bool:
 
 
 def _is_about_duckdb(name: str) -> bool:
-    """DuckDB reads what callers upload: those statements are the handlers' own work, and the demo and chaos submit one."""
+    """Statements for DuckDB, which reads uploaded files: in handlers, and in what the demo, chaos and examples submit."""
     return name.startswith(
         (
             "workers/handlers/reports/",
+            "shared/contracts/reports/",
             "workers/handlers/files/",
             "workers/formats/",
             "cli/demo",

@@ -223,6 +223,12 @@ KIND = Kind(
         "when it has failed, `error.data.recipients` has the outcome of each recipient, whose `status` can also be "
         "`deferred` or `unknown`."
     ),
+    example={
+        "to": ["Zoë Müller <zoe@example.com>"],
+        "reply_to": "support@example.com",
+        "subject": "Your report",
+        "text": "The report is ready.",
+    },
     queue="email",
     max_attempts=8,
     timeout_seconds=300,

@@ -73,6 +73,7 @@ KIND = Kind(
         "(data: `pages`), and `/problems/output-too-large` if there is more text than one task may write (data: "
         "`most_bytes`)."
     ),
+    example={"file_id": "0199c0de-0000-7000-8000-000000000001", "pages": [1, "3-5"]},
     queue="files",
     timeout_seconds=300,
     errors={

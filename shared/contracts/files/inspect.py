@@ -104,6 +104,7 @@ KIND = Kind(
         "file is damaged, and with `/problems/image-too-large` (data: `width`, `height`, `most_pixels`) when a picture "
         "claims more pixels than are read."
     ),
+    example={"file_id": "0199c0de-0000-7000-8000-000000000001"},
     queue="files",
     timeout_seconds=300,
     errors={

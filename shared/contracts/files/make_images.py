@@ -152,6 +152,10 @@ KIND = Kind(
         "`/problems/image-too-large` when it claims more pixels than are read (data: `width`, `height`, `most_pixels`) "
         "or a variant would be larger than its format can hold (data: `variant`, `width`, `height`)."
     ),
+    example={
+        "file_id": "0199c0de-0000-7000-8000-000000000001",
+        "variants": [{"name": "thumbnail", "width": 320, "height": 320, "fit": "cover", "format": "webp"}],
+    },
     queue="files",
     timeout_seconds=300,
     errors={

@@ -28,6 +28,7 @@ KIND = Kind(
     result=PingResult,
     title="Ping",
     description="Does nothing for `sleep_ms` milliseconds on the queue named, and answers with `echo`.",
+    example={"echo": "hello", "sleep_ms": 100},
     queue=lambda params: params.queue,
     max_attempts=3,
     timeout_seconds=120,

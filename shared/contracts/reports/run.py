@@ -163,6 +163,11 @@ casts them to VARCHAR.
 Errors: `/problems/invalid-query` (`data`: `{line, column}`, from 1, where known), `/problems/unreadable-table`
 (`data`: `{source}`), `/problems/report-too-large` (`data`: `{limit, maximum}`), `/problems/out-of-memory`,
 `/problems/timed-out`.""",
+    example={
+        "sources": [{"name": "sales", "file_id": "0199c0de-0000-7000-8000-000000000001"}],
+        "query": "SELECT region, sum(amount) AS total FROM sales GROUP BY region ORDER BY region",
+        "formats": ["csv", "xlsx"],
+    },
     queue="reports",
     max_attempts=3,
     timeout_seconds=600,

@@ -1,0 +1,151 @@
+"""Builds the document at `/openapi.json`: what FastAPI derives from routes and models, and what it cannot know."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from api.http.problems import ProblemDocument
+from api.openapi.operations import TEXT
+from api.openapi.submission_schemas import COMPONENT, Schema, submission_components
+
+OPEN_PATHS: Final = ("/health", "/problems", "/openapi.json", "/docs")
+
+TAGS: Final = [
+    {"name": "tasks", "description": "Submit tasks of any kind, and follow, cancel, retry and delete them."},
+    {"name": "files", "description": "Upload files that tasks read, and download the files that tasks made."},
+    {"name": "reports", "description": "Request a report: one SQL query over uploaded tables."},
+    {"name": "emails", "description": "Send an email to several recipients, with attachments."},
+    {"name": "batches", "description": "Follow and cancel tasks that were submitted together."},
+    {"name": "kinds", "description": "List the kinds of tasks, with the JSON Schemas of their params and results."},
+    {"name": "problems", "description": "Explain the errors of requests and tasks."},
+    {"name": "health", "description": "Check the server, for load balancers and monitoring."},
+]
+
+_WHOLE_NUMBER: Final = {"schema": {"type": "integer", "minimum": 0}}
+_HEADERS: Final[dict[str, dict[str, Any]]] = {
+    "X-Request-ID": {"description": "The id of the request, by which the log names it.", "schema": TEXT},
+    "X-RateLimit-Limit": {
+        "description": "How many requests of this class the caller may make in a minute.",
+        **_WHOLE_NUMBER,
+    },
+    "X-RateLimit-Remaining": {"description": "How many of them are left.", **_WHOLE_NUMBER},
+    "X-RateLimit-Reset": {
+        "description": "When the full number is available again, in seconds of Unix time.",
+        **_WHOLE_NUMBER,
+    },
+    "Retry-After": {"description": "How many seconds to wait before the next request.", **_WHOLE_NUMBER},
+    "Location": {
+        "description": "The path of the task or batch.",
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
+    "ETag": {"description": "The version of the answer, for `If-None-Match`.", "schema": TEXT},
+    "WWW-Authenticate": {"description": "Which credentials are needed (RFC 6750).", "schema": TEXT},
+    "Preference-Applied": {"description": "`wait=N` if the request's `Prefer` header was applied.", "schema": TEXT},
+    "Idempotency-Replayed": {
+        "description": "`true` if the answer is that of an earlier request with the same key.",
+        "schema": {"const": "true"},
+    },
+}
+_ALWAYS: Final = frozenset({"X-Request-ID", "WWW-Authenticate", "Location"})
+"""An answer that declares these headers always has them; the rate limits are known only once the caller is."""
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the name of an operation in generated clients, such as `submit_task`."""
+    return route.name
+
+
+def install_openapi(app: FastAPI) -> None:
+    """Make the application serve the whole schema."""
+
+    @cache
+    def document() -> dict[str, Any]:
+        return _complete(
+            get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes, tags=TAGS)
+        )
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _complete(document: dict[str, Any]) -> dict[str, Any]:
+    components = document.setdefault("components", {})
+    answers: dict[str, Schema] = components.setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        answers.pop(unused, None)
+    components["schemas"] = _join(answers, {**submission_components(), **_problem_components()})
+    components["headers"] = _HEADERS
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `Authorization: Bearer tm_…`."},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            _complete_operation(operation, method, path)
+    return document
+
+
+def _join(answers: dict[str, Schema], others: dict[str, Schema]) -> dict[str, Schema]:
+    """Return all components. Raises `ValueError` when two different ones have the same name."""
+    if doubled := {name for name in answers.keys() & others.keys() if answers[name] != others[name]}:
+        raise ValueError(f"two different models are called {', '.join(sorted(doubled))}: rename the one of a kind")
+    return dict(sorted({**answers, **others}.items()))
+
+
+def _problem_components() -> dict[str, Schema]:
+    schema = ProblemDocument.model_json_schema(mode="serialization", ref_template=COMPONENT)
+    return {**schema.pop("$defs"), "Problem": schema}
+
+
+def _complete_operation(operation: dict[str, Any], method: str, path: str) -> None:
+    is_closed = not path.startswith(OPEN_PATHS)
+    if is_closed:
+        operation["security"] = [{"bearer": []}, {"apiKey": []}]
+    for parameter in operation.get("parameters", ()):
+        parameter["schema"] = _without_null(parameter["schema"])
+    _drop_fastapis_own_422(operation)
+    for status, response in operation["responses"].items():
+        response["headers"] = {
+            name: {**_HEADERS[name], "required": name in _ALWAYS}
+            for name in _list_headers(method, path, int(status), is_closed)
+        }
+
+
+def _without_null(schema: Schema) -> Schema:
+    """Return the schema of a parameter that may be left out, but can never be null."""
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    if len(choices) != 1:
+        return schema
+    return {**choices[0], **{key: value for key, value in schema.items() if key not in {"anyOf", "default"}}}
+
+
+def _drop_fastapis_own_422(operation: dict[str, Any]) -> None:
+    described = operation["responses"].get("422", {}).get("content", {})
+    described.pop("application/json", None)
+    if not described:
+        operation["responses"].pop("422", None)
+
+
+def _list_headers(method: str, path: str, status: int, is_closed: bool) -> list[str]:
+    names = ["X-Request-ID"]
+    if is_closed:
+        names += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+    if status == 401:
+        names.append("WWW-Authenticate")
+    if (
+        status in {202, 409, 429, 503}
+        or (method, path, status // 100) == ("get", "/tasks/{task_id}", 2)
+        or status == 304
+    ):
+        names.append("Retry-After")
+    if method == "post" and status == 202 and not path.endswith(("/cancel", "/retry")):
+        names += ["Location", "Idempotency-Replayed"]
+    if status in {200, 206, 304} and path in {"/tasks/{task_id}", "/files/{file_id}/content"}:
+        names.append("ETag")
+    if status == 200 and (method, path) == ("get", "/tasks/{task_id}"):
+        names.append("Preference-Applied")
+    return names
