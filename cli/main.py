@@ -412,9 +412,11 @@ def _explain_database_error(error: Exception) -> str | None:
     if isinstance(cause, psycopg.errors.UndefinedTable):
         return "the database has no tables yet: run `taskmill migrate` first"
     if isinstance(cause, psycopg.OperationalError):
-        from shared.database.connections import tell_reason
+        from shared.outage_log import describe_outage
 
-        return f"the database does not answer: {tell_reason(cause)} TASKMILL_DATABASE_URL says where it is looked for."
+        return (
+            f"the database does not answer: {describe_outage(cause)} TASKMILL_DATABASE_URL says where it is looked for."
+        )
     return None
 
 

@@ -20,9 +20,10 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from shared import kill_points
 from shared.contracts.kind import QUEUES
-from shared.database.connections import OutageLog, make_engine
+from shared.database.connections import make_engine
 from shared.database.schema_version import wait_for_schema
 from shared.log_setup import set_up_logs
+from shared.outage_log import OutageLog
 from shared.queries import hot_tasks
 from shared.queries import schedules as queries
 from shared.queries.canaries import LIST_CANARIES
@@ -89,6 +90,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
         except SQLAlchemyError as error:
             self._outage.warn(error)
             return RETRY_SECONDS
+        self._outage.end()
         return TICK_SECONDS
 
     def close(self) -> None:

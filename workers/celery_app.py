@@ -1,20 +1,25 @@
-"""The Celery application: queues, limits, and how it holds on to its broker.
+"""The Celery application: its queues, its limits, and how it connects to the broker again.
 
-Celery carries ids and shows the work to Flower; it stores, schedules, retries and revokes nothing (`docs/decisions/`).
+Celery carries ids and shows the work to Flower. It stores, schedules, retries and revokes nothing (`docs/decisions/`).
 """
 
 from __future__ import annotations
 
+import logging
 import ssl
+import warnings
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery, signals
 from celery.app.amqp import AMQP
+from celery.exceptions import CPendingDeprecationWarning
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 
 from shared.contracts.kind import QUEUES
+from shared.outage_log import OutageLog
 from shared.settings import Settings
 
 SOCKET_TIMEOUT_SECONDS = 10
@@ -22,32 +27,45 @@ LONGEST_PAUSE_SECONDS = 2.0
 
 
 class ReturningConnection(Connection):
-    """A connection that is made again soon after its broker is back, however long that was away.
+    """A connection that is made again soon after its broker is back, however long the broker was away.
 
     Celery lets the pauses between its tries grow to half a minute, and has no setting for it.
     """
 
-    def ensure_connection(self, *args: Any, **options: Any) -> Connection:
-        """Try until there is a connection, with short pauses."""
+    outage: OutageLog
+
+    def ensure_connection(
+        self, errback: Callable[[Exception, float], object] | None = None, *args: Any, **options: Any
+    ) -> Connection:
+        """Try until there is a connection, with short pauses, and log the outage."""
         pauses = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": LONGEST_PAUSE_SECONDS}
-        super().ensure_connection(*args, **{**pauses, **options})  # type: ignore[no-untyped-call]
+
+        def on_error(error: Exception, pause_seconds: float) -> None:
+            self.outage.warn(error)
+            if errback is not None:
+                errback(error, pause_seconds)
+
+        super().ensure_connection(on_error, *args, **{**pauses, **options})  # type: ignore[no-untyped-call]
+        self.outage.end()
         return self
 
 
-class ReturningAMQP(AMQP):  # type: ignore[misc]  # Celery has no types
-    """What makes Celery's connections."""
-
-    Connection = ReturningConnection
+def _make_amqp_class(outage: OutageLog) -> type[AMQP]:
+    """Return the class from which Celery takes the class of its connections."""
+    connection_class = type("LoggedConnection", (ReturningConnection,), {"outage": outage})
+    return type("ReturningAmqp", (AMQP,), {"Connection": connection_class})
 
 
 def make_celery_app(settings: Settings) -> Celery:
-    """Make the application for the broker that the settings name."""
-    signals.setup_logging.connect(_leave_logs_alone)
-    app = Celery("taskmill", broker=settings.broker_url, set_as_current=False, amqp=ReturningAMQP)
+    """Return the application for the broker in the settings."""
+    signals.setup_logging.connect(_set_up_celery_logs)
+    app = Celery(
+        "taskmill", broker=settings.broker_url, set_as_current=False, amqp=_make_amqp_class(OutageLog("broker"))
+    )
     options: dict[str, Any] = {"visibility_timeout": 3600}
     if settings.broker_is_redis:
         if urlsplit(settings.broker_url).scheme == "rediss":
-            # Left to itself kombu believes any certificate.
+            # By default kombu accepts any certificate.
             app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
         options |= {
             "health_check_interval": 5,
@@ -59,8 +77,10 @@ def make_celery_app(settings: Settings) -> Celery:
     # Messages go to the default exchange: after a FLUSHALL kombu silently drops what goes to a named one.
     nameless = Exchange("", type="direct")
     app.conf.update(
-        # A message is only a doorbell, which the relay rings again when no one answers, so none is acknowledged.
+        # The relay publishes a task again when no worker claims it, so no message needs to be acknowledged.
         task_queues=[Queue(name, nameless, routing_key=name, no_ack=True) for name in QUEUES],
+        # Celery's own default is a queue `celery`, which Flower would show although nothing uses it.
+        task_default_queue=QUEUES[0],
         task_create_missing_queues=False,
         task_ignore_result=True,
         task_serializer="json",
@@ -81,5 +101,11 @@ def make_celery_app(settings: Settings) -> Celery:
     return app
 
 
-def _leave_logs_alone(**_: Any) -> None:
-    """Keep the logs as `shared.log_setup` made them: Celery sets the level of the root logger unless someone answers."""
+def _set_up_celery_logs(**_: Any) -> None:
+    """Keep the logs as `shared.log_setup` made them: without a receiver of this signal, Celery sets up its own.
+
+    What Celery's consumer would log is dropped: each try to connect, which `ReturningConnection` logs as an outage, and
+    messages that it cannot use, with their bodies.
+    """
+    logging.getLogger("celery.worker.consumer.consumer").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)

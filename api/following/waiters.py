@@ -22,6 +22,7 @@ from starlette.types import Receive
 from api.auth.authentication import Caller
 from api.following.task_reader import TaskReader
 from api.following.task_representation import TaskRow
+from shared.outage_log import OutageLog
 from shared.settings import Settings
 from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, read_ids, write_ids
 
@@ -65,6 +66,7 @@ class Waiters:
         self._background: list[asyncio.Task[None]] = []
         self._publisher: redis.Redis | None = None
         self._listening = False
+        self._outage = OutageLog("broker")
         self._stopping = False
 
     def start(self) -> None:
@@ -162,12 +164,14 @@ class Waiters:
                 async with client.pubsub() as channel:
                     await channel.subscribe(WAKEUP_CHANNEL)
                     self._listening = True
+                    self._outage.end()
                     while True:
                         message = await channel.get_message(ignore_subscribe_messages=True, timeout=10)
                         if message is not None and self._waiting:
                             for task_id in read_ids(message["data"]):
                                 self.wake(task_id)
-            except (redis.RedisError, OSError, TimeoutError):
+            except (redis.RedisError, OSError, TimeoutError) as error:
+                self._outage.warn(error)
                 await asyncio.sleep(RECONNECT_SECONDS)
             finally:
                 self._listening = False

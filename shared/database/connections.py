@@ -11,7 +11,6 @@ import asyncio
 import math
 import os
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -40,32 +39,8 @@ TCP_KEEPALIVE = {
 }
 
 
-OUTAGE_LOG_SECONDS: Final = 30.0
-"""So often a database that stays away is told of."""
 GRACE_SECONDS: Final = 0.5
 """How much longer than the server's own limit a round trip may take, so that a living server answers for itself."""
-
-
-class OutageLog:
-    """Warns of a database that is away, for those who try again and again: of each reason at once, and then now and then."""
-
-    def __init__(self) -> None:
-        self._silent_until: dict[str, float] = {}
-
-    def warn(self, error: Exception) -> None:
-        """Log why the database is away, unless just that was said within the last half minute."""
-        reason, now = tell_reason(error), time.monotonic()
-        if now >= self._silent_until.get(reason, now):
-            self._silent_until = {said: until for said, until in self._silent_until.items() if until > now}
-            self._silent_until[reason] = now + OUTAGE_LOG_SECONDS
-            log.warning("database_away", reason=reason)
-
-
-def tell_reason(error: Exception) -> str:
-    """Give a database error in one line, without anything that a statement held; a connection's error names no password."""
-    cause = getattr(error, "orig", error)
-    words = str(cause) if isinstance(cause, psycopg.OperationalError) else ""
-    return " ".join(words.split()) or type(cause).__name__
 
 
 class BoundedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):

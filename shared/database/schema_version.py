@@ -10,8 +10,9 @@ from typing import Any, Final
 import psycopg
 import structlog
 
-from shared.database.connections import CONNECT_TIMEOUT_SECONDS, OUTAGE_LOG_SECONDS, OutageLog
+from shared.database.connections import CONNECT_TIMEOUT_SECONDS
 from shared.errors import ConfigurationError, SchemaTooNew
+from shared.outage_log import OUTAGE_LOG_SECONDS, OutageLog
 from shared.queries.schema import FIND_REVISION, IS_VERSIONED
 from shared.settings import DatabaseSettings
 
@@ -74,14 +75,15 @@ def wait_for_schema(settings: DatabaseSettings) -> None:
     So parts may be started before `taskmill migrate` has ended. Raises `SchemaTooNew`, and `ConfigurationError` when the
     role may not read the tables.
     """
-    reported: OutageLog = OutageLog()
+    outage = OutageLog()
     silent_until = 0.0
     while True:
         try:
             found = require_known_schema(settings)
         except psycopg.OperationalError as error:
-            reported.warn(error)
+            outage.warn(error)
         else:
+            outage.end()
             if found == newest_revision():
                 return
             if time.monotonic() >= silent_until:

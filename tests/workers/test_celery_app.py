@@ -1,18 +1,20 @@
-"""How Celery holds on to its broker."""
+"""How Celery connects to its broker again."""
 
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
+from shared.contracts.kind import QUEUES
 from shared.settings import Settings
 from workers.celery_app import LONGEST_PAUSE_SECONDS, make_celery_app
 
 
 class Enough(Exception):
-    """The test has seen what it wanted."""
+    """Ends the tries."""
 
 
-def test_a_broker_that_is_away_is_asked_for_again_and_again_with_short_pauses() -> None:
+def test_a_broker_that_is_away_is_tried_with_short_pauses_and_logged_once() -> None:
     app = make_celery_app(Settings(broker_url="redis://127.0.0.1:1/0"))
     pauses: list[float] = []
 
@@ -21,10 +23,17 @@ def test_a_broker_that_is_away_is_asked_for_again_and_again_with_short_pauses() 
         if len(pauses) == 6:
             raise Enough
 
-    with app.connection_for_read() as connection, pytest.raises(Enough):
+    with capture_logs() as logged, app.connection_for_read() as connection, pytest.raises(Enough):
         connection.ensure_connection(note)
     app.close()
 
     assert pauses[0] <= 0.5
     assert pauses == sorted(pauses)
     assert pauses[-1] == LONGEST_PAUSE_SECONDS
+    assert [entry["event"] for entry in logged] == ["broker_away"]
+
+
+def test_there_is_no_queue_but_ours() -> None:
+    app = make_celery_app(Settings(broker_url="redis://127.0.0.1:1/0"))
+
+    assert {app.conf.task_default_queue, *(queue.name for queue in app.conf.task_queues)} == set(QUEUES)

@@ -19,9 +19,10 @@ import structlog
 
 from shared import kill_points
 from shared.contracts.kind import QUEUES
-from shared.database.connections import OutageLog, connect_hot
+from shared.database.connections import connect_hot
 from shared.database.schema_version import wait_for_schema
 from shared.log_setup import set_up_logs
+from shared.outage_log import OutageLog
 from shared.queries import hot_tasks
 from shared.queries import relay as queries
 from shared.queries.signs_of_life import IS_SILENT, SHOW_SIGN_OF_LIFE
@@ -63,7 +64,8 @@ class Relay:
         self._was_cut_off = False
         """Whether the connection of the chores was lost, or could not be made, since they were done last."""
         self._broker_away_until = 0.0
-        self._outage = OutageLog()
+        self._database_outage = OutageLog("database")
+        self._broker_outage = OutageLog("broker")
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -83,7 +85,7 @@ class Relay:
             try:
                 work()
             except psycopg.Error as error:
-                self._outage.warn(error)
+                self._database_outage.warn(error)
             except Exception:
                 log.exception("relay_loop_failed")
             self._stopping.wait(RETRY_SECONDS)
@@ -124,7 +126,7 @@ class Relay:
         try:
             self._doorbell.ring(queue, [(row[0], row[1]) for row in rows])
         except BROKER_ERRORS as error:
-            log.warning("broker_away", error=type(error).__name__, queue=queue)
+            self._broker_outage.warn(error)
             self._bell_failed = True
             connection.execute(queries.UNRING, {"ids": [row[0] for row in rows]})
             self._stopping.wait(RETRY_SECONDS)
@@ -137,10 +139,11 @@ class Relay:
         try:
             self._doorbell.ping()
         except BROKER_ERRORS as error:
-            log.warning("broker_away", error=type(error).__name__, queue=queue)
+            self._broker_outage.warn(error)
             self._stopping.wait(RETRY_SECONDS)
             return False
         self._bell_failed = False
+        self._broker_outage.end()
         return True
 
     def _do_chores(self) -> None:
@@ -191,10 +194,11 @@ class Relay:
             if changed:
                 self._doorbell.publish(WAKEUP_CHANNEL, write_ids(changed))
             self._ring_again(connection)
+            self._broker_outage.end()
         except BROKER_ERRORS as error:
             # Leases are lost and tasks fall due without a broker too: the chores must not wait for it each time.
             self._broker_away_until = time.monotonic() + BROKER_AWAY_SECONDS
-            log.warning("broker_away", error=type(error).__name__)
+            self._broker_outage.warn(error)
 
     def _ring_again(self, connection: Connection) -> None:
         """Let be published again what the broker lost, and what was rung long ago and nobody claimed.
@@ -219,6 +223,7 @@ class Relay:
     @contextlib.contextmanager
     def _connection(self, name: str, *, durable: bool = True) -> Iterator[Connection]:
         with connect_hot(self._settings, name, durable=durable) as connection:
+            self._database_outage.end()
             yield connection
 
 
