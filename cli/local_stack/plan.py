@@ -21,6 +21,7 @@ from cli.local_stack.process_record import MARK
 from cli.local_stack.ready_file import PARTS, ReadyFile
 from cli.local_stack.supervisor import Part
 from shared.errors import ConfigurationError
+from shared.ready_notice import VARIABLE as NOTICE_VARIABLE
 
 _CORES = os.cpu_count() or 1
 _WORKER_CONCURRENCY = {"files": max(2, _CORES), "reports": 2, "email": 4, "maintenance": 2}
@@ -182,15 +183,15 @@ class StackPlan:
         others = [self._part(name, self._python("cli.main", name)) for name in ("relay", "beat", "flower")]
         return [self._part("api", api), *others]
 
-    def list_workers(self) -> list[Part]:
-        """A worker for each queue."""
-        return [
-            self._part(
-                f"worker-{queue}",
-                self._python("cli.main", "worker", "--queues", queue, "--concurrency", str(concurrency)),
-            )
-            for queue, concurrency in _WORKER_CONCURRENCY.items()
-        ]
+    def list_workers(self, open_notice_socket: Callable[[str], Path]) -> list[Part]:
+        """Return a worker for each queue, which sends a notice to a socket of its own once it works."""
+        workers = []
+        for queue, concurrency in _WORKER_CONCURRENCY.items():
+            name = f"worker-{queue}"
+            command = self._python("cli.main", "worker", "--queues", queue, "--concurrency", str(concurrency))
+            environment = {**command.environment, NOTICE_VARIABLE: str(open_notice_socket(name))}
+            workers.append(self._part(name, replace(command, environment=environment)))
+        return workers
 
     def is_database_prepared(self) -> bool:
         """Whether an earlier start has done, on this very cluster, all that the first steps of this version do."""

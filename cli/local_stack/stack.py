@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from cli.local_stack.child_process import Command, kill_group, spawn, wait_until
-from cli.local_stack.data_directory import remove_data_directory
-from cli.local_stack.owned_files import make_folder, writing_in
+from cli.local_stack.data_directory import DataDirectory, remove_data_directory
+from cli.local_stack.owned_files import writing_in
 from cli.local_stack.server_process import ServerFailed
 
 BUILT_IN_SERVERS = dict.fromkeys(
@@ -67,12 +67,12 @@ class LocalStack:
     def start(self, limit_seconds: float = 120) -> None:
         """Start it and return when it is ready.
 
-        Raises `ServerFailed` with the end of its log when it does not get so, and `ConfigurationError` when the data
-        directory cannot be written to.
+        Raises `ServerFailed` with the end of its log when it does not become ready, and `ConfigurationError` when another
+        stack runs on the data directory or it cannot be written to.
         """
-        make_folder(self.data_dir, passable=True)
         ready_path = self.data_dir / "ready.json"
-        with writing_in(self.data_dir):
+        # Entered for a moment, so that the files of a stack that runs on the directory are left alone.
+        with DataDirectory(self.data_dir), writing_in(self.data_dir):
             ready_path.unlink(missing_ok=True)
             log = self.log_path.open("wb")
         project = str(Path(__file__).resolve().parents[2])

@@ -49,6 +49,7 @@ class Supervisor:
         self._pumps: set[LinePump] = set()
         self._hurry = asyncio.Event()
         self._stopping: set[str] = set()
+        self._exit_codes: dict[str, int] = {}
         self._fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def hurry(self) -> None:
@@ -63,6 +64,10 @@ class Supervisor:
         """The part's process, as it was last started."""
         process = self._processes.get(name)
         return process.pid if process else None
+
+    def find_exit_code(self, name: str) -> int | None:
+        """Return the exit code with which the part ended last by itself, or None if it never did."""
+        return self._exit_codes.get(name)
 
     async def start(self, part: Part) -> None:
         """Start it, and keep it running from now on. Raises `OSError` when it cannot be executed."""
@@ -115,6 +120,7 @@ class Supervisor:
             code = await _wait_for_exit(self._processes[part.name])
             if part.name in self._stopping:
                 return
+            self._exit_codes[part.name] = code
             pause = _FIRST_PAUSE_SECONDS if time.monotonic() - began > _SETTLED_SECONDS else pause
             self._printer.say("taskmill", f"{part.name} {_describe(code)}; it is started again in {pause:.1f} s")
             await asyncio.sleep(pause)

@@ -9,12 +9,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cli.local_stack.data_directory import DataDirectory
 from cli.local_stack.log_printer import LogPrinter
 from cli.local_stack.plan import STOP_LIMIT_SECONDS, STOP_STAGES, StackPlan
 from cli.local_stack.process_record import ProcessRecord
-from cli.local_stack.readiness import wait_until_ready
+from cli.local_stack.readiness import ReadyNotices, wait_for_notices, wait_until_ready, watch_for_refusals
 from cli.local_stack.ready_file import PARTS, ReadyFile
 from cli.local_stack.server_process import ServerFailed
 from cli.local_stack.source_watch import list_source_folders, wait_for_change
@@ -72,6 +73,7 @@ class _Stack:
         self._supervisor = Supervisor(self._printer, self._record, on_restart=self._write_ready_file)
         stop = self._heed_signals()
         self._prepare()
+        self._notices = ReadyNotices(self._plan.runs_as.account)
         stopped = asyncio.create_task(stop.wait())
         work = asyncio.create_task(self._start_and_watch(began))
         try:
@@ -88,6 +90,7 @@ class _Stack:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
             await self._supervisor.stop(STOP_STAGES, STOP_LIMIT_SECONDS)
+            self._notices.close()
             if self._plan.postgres:
                 self._plan.postgres.remove_socket_folder()
         return 0
@@ -144,9 +147,12 @@ class _Stack:
         # in the database, so the workers may come last; but they come, whatever ails the others.
         front = asyncio.create_task(wait_until_ready(*plan.api_address, plan.listeners, self._say))
         await asyncio.wait({front}, timeout=_WORKERS_WAIT_SECONDS)
-        for part in plan.list_workers():
+        for part in plan.list_workers(self._notices.open):
             await supervisor.start(part)
-        await front
+        workers = asyncio.create_task(wait_for_notices(self._notices, supervisor.find_exit_code, self._say))
+        await _finish_unless_refused(
+            [front, workers], asyncio.create_task(watch_for_refusals(PARTS, supervisor.find_exit_code))
+        )
         self._api_key = plan.api_key_file.read_text(encoding="ascii").strip()
         self._is_ready = True
         self._announce(self._write_ready_file(), time.monotonic() - began)
@@ -159,7 +165,7 @@ class _Stack:
 
     async def _restart_on_changes(self) -> None:
         """Restart the API and the workers whenever a source file changes, until cancelled."""
-        names = ["api", *(part.name for part in self._plan.list_workers())]
+        names = [name for name in PARTS if name == "api" or name.startswith("worker-")]
         folders = list_source_folders()
         while True:
             changed = await wait_for_change(folders)
@@ -204,6 +210,20 @@ class _Stack:
 
     def _say(self, text: str) -> None:
         self._printer.say("taskmill", text)
+
+
+async def _finish_unless_refused(readiness: list[asyncio.Task[None]], refusal: asyncio.Task[None]) -> None:
+    """Return when all of the first have ended. Raises what one of them raises, or what the refusal raises before."""
+    everything: asyncio.Future[list[None]] = asyncio.gather(*readiness)
+    waited_for: set[asyncio.Future[Any]] = {everything, refusal}
+    try:
+        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+        if refusal.done():
+            refusal.result()
+        await everything
+    finally:
+        refusal.cancel()
+        everything.cancel()
 
 
 def _make_way(ready_path: Path) -> None:

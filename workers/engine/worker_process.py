@@ -27,6 +27,7 @@ from shared.database.connections import connect_hot, make_engine
 from shared.database.schema_version import wait_for_schema
 from shared.errors import ConfigurationError
 from shared.log_setup import set_up_logs
+from shared.ready_notice import notify_ready
 from shared.settings import Settings
 from shared.storage.open_store import open_object_store
 from workers.celery_app import make_celery_app
@@ -85,6 +86,7 @@ class WorkerProcess:
 
     def run(self) -> None:
         """Work until told to stop: SIGTERM finishes short work and hands back the rest."""
+        signals.worker_ready.connect(_notify_ready, weak=False)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         self._finisher.start()
         self._claimer.start()
@@ -283,6 +285,10 @@ class ScratchFolder:
                 pass
             finally:
                 os.close(lock)
+
+
+def _notify_ready(**_: object) -> None:
+    notify_ready()
 
 
 def run_worker(settings: Settings, queues: list[str], concurrency: int | None) -> None:

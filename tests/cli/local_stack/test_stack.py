@@ -23,7 +23,9 @@ from cli.local_stack.child_process import wait_until
 from cli.local_stack.process_identity import ProcessIdentity, identify, list_marked, signal_all, wait_until_gone
 from cli.local_stack.process_record import MARK
 from cli.local_stack.ready_file import PARTS
+from cli.local_stack.server_process import ServerFailed
 from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
+from shared.errors import ConfigurationError
 from tests.conftest import PATIENCE_SECONDS
 
 
@@ -251,3 +253,23 @@ def test_a_signal_ends_all_of_it_in_time_and_leaves_no_process(running: LocalSta
     assert not (running.data_dir / "ready.json").exists()
     assert wait_until_gone(processes, limit_seconds=5)
     assert list_processes(running) == []
+
+
+def test_a_part_that_refuses_its_settings_ends_the_start(stack: LocalStack) -> None:
+    stack.stop()
+    misconfigured = LocalStack(stack.data_dir, environment=BUILT_IN_SERVERS | {"TASKMILL_FLOWER_USER": "a:b"})
+
+    with pytest.raises(ServerFailed, match="Not ready: flower ended with exit code 2"):
+        misconfigured.start()
+
+    assert "Taskmill is ready" not in misconfigured.log_path.read_text()
+
+
+def test_a_second_stack_leaves_the_files_of_the_running_one_alone(running: LocalStack) -> None:
+    ready, log = running.ready, running.log_path.read_text()
+
+    with pytest.raises(ConfigurationError, match=f"Another Taskmill .* runs on {running.data_dir}"):
+        LocalStack(running.data_dir, environment=BUILT_IN_SERVERS).start()
+
+    assert running.ready == ready
+    assert running.log_path.read_text().startswith(log)
