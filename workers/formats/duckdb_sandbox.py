@@ -1,7 +1,7 @@
 """A DuckDB that can read a few named files and nothing else.
 
-After https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview. DuckDB itself holds no untrusted SQL at
-bay: the limited child bounds memory and time, `_query_check` refuses what no report needs, and this bounds the rest.
+After https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview. DuckDB alone does not contain untrusted
+SQL: the limited child bounds memory and time, `_query_check` refuses what no report needs, and this bounds the rest.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ SPILL_FOLDER = "spill"
 def open_sandbox(
     readable: Sequence[Path], *, memory_bytes: int, spill_bytes: int, threads: int
 ) -> duckdb.DuckDBPyConnection:
-    """Open an empty database in memory that may read these files, and spill into the working folder.
+    """Return an empty database in memory that may read these files, and spill into the working folder.
 
-    Whatever might reach further (extensions, Python's variables, other files, the settings themselves) is off, and
-    stays off: the configuration is locked.
+    What reaches further (extensions, Python's variables, other files, the settings themselves) is off, and stays off:
+    the configuration is locked.
     """
     connection = duckdb.connect(
         config={
@@ -29,7 +29,6 @@ def open_sandbox(
             # Each such thread takes 8 MiB of the child's address space for its stack; local files need few.
             "async_threads": threads,
             "temp_directory": SPILL_FOLDER,
-            "max_temp_directory_size": f"{spill_bytes}B",
             "secret_directory": "secrets",
             "allow_persistent_secrets": "false",
             "autoinstall_known_extensions": "false",
@@ -39,6 +38,8 @@ def open_sandbox(
             "errors_as_json": "true",
         }
     )
+    # DuckDB 2.0 shows this setting when it comes with the configuration, but enforces it only when it is set afterwards.
+    connection.execute(f"SET max_temp_directory_size = '{spill_bytes}B'")
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET enable_progress_bar = true")
     connection.execute("SET enable_progress_bar_print = false")
@@ -49,10 +50,10 @@ def open_sandbox(
 
 
 def quote_literal(text: str) -> str:
-    """Give the SQL literal of a text."""
+    """Return the SQL literal of a text."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def quote_identifier(name: str) -> str:
-    """Give the SQL identifier of a name."""
+    """Return the SQL identifier of a name."""
     return '"' + name.replace('"', '""') + '"'

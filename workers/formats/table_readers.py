@@ -1,10 +1,9 @@
 """How DuckDB reads CSV and JSON that callers uploaded: with as little guessing as they allow.
 
-A date is only what says itself which of its numbers is the year: four digits, first. DuckDB finds one format of dates
-for a file, by what can be read and not by what is likely, and takes `31.12.24` for the 24th of December 2031; and
-`1/2/2024` nobody can read without knowing who wrote it. So what does not begin with the four digits of a year stays the
-text that it is, for the query to convert by `strptime`. In CSV that is decided for each column; in JSON, whose columns
-cannot be given types one by one, for the file.
+Only what begins with the four digits of a year becomes a date. DuckDB finds one format of dates for a file, by what can
+be read and not by what is likely, and takes `31.12.24` for the 24th of December 2031; and what `1/2/2024` means depends
+on who wrote it. Such values stay the text that they are, for the query to convert by `strptime`. In CSV that is decided
+for each column; in JSON, whose columns cannot be given types one by one, for the file.
 """
 
 from __future__ import annotations
@@ -15,38 +14,99 @@ from pathlib import Path
 
 import duckdb
 
-MOST_JSON_VALUE_BYTES = 128 << 20
+from workers.formats.csv_form import CsvForm
+from workers.formats.duckdb_sandbox import quote_identifier, quote_literal
+
+MAX_JSON_VALUE_BYTES = 128 << 20
 """The largest value that is surely read: an object of an array or of a line, or an array within one object.
 
 DuckDB holds twice as much for each of its two threads, which is half of the memory that a report may use.
 """
+
+MAX_CSV_LINE_BYTES = 128 << 20
+"""The longest row of CSV that is read. DuckDB reads rows of 2 MB unless told otherwise."""
 
 _BEGINS_WITH_A_YEAR = r"^\s*[0-9]{4}[^0-9]"
 _DOUBTFUL_IN_JSON = r'(?i)"\s*([0-9]{1,3}-[0-9]|[+-]?infinity|epoch)'
 """A text, somewhere within a value, that DuckDB might take for a date and that begins with no year."""
 
 _VALUE_TOO_LARGE = re.compile(r'maximum_object_size\\?" of ([0-9]+) bytes exceeded')
-"""In what DuckDB says, be it plain or as JSON."""
+_LINE_TOO_LONG = re.compile(r"Maximum line size of ([0-9]+) bytes exceeded")
+"""In messages of DuckDB's, be they plain or JSON."""
 
 _NO_FORMAT = "none: %Y"
 """A format of dates that no text is in. Without one, read_json tries its own."""
 
 
-def find_csv_reader(connection: duckdb.DuckDBPyConnection, arguments: str) -> str:
-    """Give the call of `read_csv`, with these arguments and what the dates need, in SQL. Raises `duckdb.Error`.
+def find_csv_reader(
+    connection: duckdb.DuckDBPyConnection, path: Path, form: CsvForm, *, header: bool, sample: int
+) -> str:
+    """Return the call of `read_csv` that reads a file, in SQL. Raises `duckdb.Error`.
 
-    Columns that DuckDB takes for dates are read once or twice, whole.
+    `sample` is the number of rows that types are found from, or -1 for all. Columns that DuckDB takes for dates are read
+    once or twice, whole.
     """
+    # Left to itself, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
+    arguments = (
+        f"{quote_literal(str(path))}, delim = {quote_literal(form.separator)}, header = {header}, "
+        f"skip = {form.skipped_lines}, sample_size = {sample}, nullstr = ['', 'NA'], comment = '', "
+        """quote = '"', escape = '"', null_padding = false, ignore_errors = false"""
+    )
+    try:
+        return _settle_dates_of_csv(connection, arguments)
+    except duckdb.InvalidInputException as error:
+        if find_exceeded_line_bytes(error) is None:
+            raise
+    most_bytes = min(path.stat().st_size, MAX_CSV_LINE_BYTES)
+    return _settle_dates_of_csv(connection, f"{arguments}, max_line_size = {most_bytes}")
+
+
+def find_json_reader(connection: duckdb.DuckDBPyConnection, path: Path, *, sample: int) -> str:
+    """Return the call of `read_json` that reads a file, in SQL. Raises `duckdb.Error`.
+
+    `sample` is the number of values that types are found from, or -1 for all. Columns that DuckDB takes for dates, or
+    finds some in, are read once, whole.
+    """
+    # Else many keys, or keys that few objects have, become a single column: a map of all that they hold.
+    arguments = f"{quote_literal(str(path))}, sample_size = {sample}, map_inference_threshold = -1"
+    try:
+        return _settle_dates_of_json(connection, arguments)
+    except duckdb.InvalidInputException as error:
+        if find_exceeded_value_bytes(error) is None:
+            raise
+    most_bytes = min(path.stat().st_size, MAX_JSON_VALUE_BYTES)
+    return _settle_dates_of_json(connection, f"{arguments}, maximum_object_size = {most_bytes}")
+
+
+def find_exceeded_value_bytes(error: duckdb.Error) -> int | None:
+    """Return how large a value of JSON could be, if the error says that one is larger.
+
+    That is less than `MAX_JSON_VALUE_BYTES` where it came behind the rows that types were found from.
+    """
+    match = _VALUE_TOO_LARGE.search(str(error))
+    return int(match[1]) if match else None
+
+
+def find_exceeded_line_bytes(error: duckdb.Error) -> int | None:
+    """Return how long a row of CSV could be, if the error says that one is longer."""
+    match = _LINE_TOO_LONG.search(str(error))
+    return int(match[1]) if match else None
+
+
+def describe_relation(connection: duckdb.DuckDBPyConnection, relation: str) -> list[tuple[str, str]]:
+    """Return name and type of each column of a table, a view or a reader's call."""
+    described = connection.execute(f"DESCRIBE FROM {relation}").fetchall()
+    # The type of a column without any value is written as if it were a name.
+    return [(str(name), str(column_type).replace('"NULL"', "NULL")) for name, column_type, *_ in described]
+
+
+def _settle_dates_of_csv(connection: duckdb.DuckDBPyConnection, arguments: str) -> str:
     reader = f"read_csv({arguments})"
-    columns = _describe(connection, reader)
+    columns = describe_relation(connection, reader)
     moments = [name for name, column_type in columns if column_type.startswith(("DATE", "TIME"))]
     if not moments:
         return reader
     days = [name for name, column_type in columns if column_type.startswith(("DATE", "TIMESTAMP"))]
-    # A first row is known for the header by the types below it, so that it must be settled before those change.
-    found = connection.execute(f"SELECT delimiter, hasheader FROM sniff_csv({arguments})").fetchone()  # noqa: S608
-    assert found is not None, "the sniffer gives one row"
-    arguments = f"{arguments}, delim = {_literal(found[0])}, header = {found[1]}"
     doubtful = _find_doubtful(connection, f"read_csv({arguments}, types = {_all_text(days)})", days) if days else []
     # What is text for its dates being in another format than the file's must not become a date in their place.
     texts = [name for name, column_type in columns if column_type == "VARCHAR"]
@@ -58,37 +118,12 @@ def find_csv_reader(connection: duckdb.DuckDBPyConnection, arguments: str) -> st
     return f"read_csv({arguments}, types = {_all_text([*moments, *texts])})"
 
 
-def find_json_reader(connection: duckdb.DuckDBPyConnection, path: Path, arguments: str) -> str:
-    """Give the call of `read_json`, with these arguments and what the file needs, in SQL. Raises `duckdb.Error`.
-
-    Columns that DuckDB takes for dates, or finds some in, are read once, whole.
-    """
-    # Else many keys, or keys that few objects have, become a single column: a map of all that they hold.
-    arguments = f"{_literal(str(path))}, {arguments}, map_inference_threshold = -1"
-    try:
-        return _settle_dates_of_json(connection, arguments)
-    except duckdb.InvalidInputException as error:
-        if find_exceeded_bytes(error) is None:
-            raise
-    most_bytes = min(path.stat().st_size, MOST_JSON_VALUE_BYTES)
-    return _settle_dates_of_json(connection, f"{arguments}, maximum_object_size = {most_bytes}")
-
-
-def find_exceeded_bytes(error: duckdb.Error) -> int | None:
-    """Give how large a value of JSON could be, if the error says that one is larger.
-
-    That is less than `MOST_JSON_VALUE_BYTES` where it came behind the rows that types were found from.
-    """
-    match = _VALUE_TOO_LARGE.search(str(error))
-    return int(match[1]) if match else None
-
-
 def _settle_dates_of_json(connection: duckdb.DuckDBPyConnection, arguments: str) -> str:
     reader = f"read_json({arguments})"
     without_dates = f"read_json({arguments}, dateformat = '{_NO_FORMAT}', timestampformat = '{_NO_FORMAT}')"
     certain = [
         f"coalesce(bool_and({_is_certain_in_json(name, column_type)}), true)"
-        for name, column_type in _describe(connection, reader)
+        for name, column_type in describe_relation(connection, reader)
         if "DATE" in column_type or "TIMESTAMP" in column_type
     ]
     if not certain:
@@ -98,29 +133,24 @@ def _settle_dates_of_json(connection: duckdb.DuckDBPyConnection, arguments: str)
 
 
 def _is_certain_in_json(name: str, column_type: str) -> str:
-    column = _identifier(name)
+    column = quote_identifier(name)
     if column_type.startswith(("DATE", "TIMESTAMP")):
-        return f"regexp_matches({column}::VARCHAR, {_literal(_BEGINS_WITH_A_YEAR)})"
-    return f"NOT regexp_matches(to_json({column})::VARCHAR, {_literal(_DOUBTFUL_IN_JSON)})"
-
-
-def _describe(connection: duckdb.DuckDBPyConnection, reader: str) -> list[tuple[str, str]]:
-    described = connection.execute(f"DESCRIBE FROM {reader}").fetchall()
-    return [(str(name), str(column_type)) for name, column_type, *_ in described]
+        return f"regexp_matches({column}::VARCHAR, {quote_literal(_BEGINS_WITH_A_YEAR)})"
+    return f"NOT regexp_matches(to_json({column})::VARCHAR, {quote_literal(_DOUBTFUL_IN_JSON)})"
 
 
 def _find_doubtful(connection: duckdb.DuckDBPyConnection, reader: str, names: Collection[str]) -> list[str]:
-    """Give those of the columns, read as text, in which a value does not begin with a year."""
-    pattern = _literal(_BEGINS_WITH_A_YEAR)
-    certain = ", ".join(f"bool_and(regexp_matches({_identifier(name)}, {pattern}))" for name in names)
+    """Return those of the columns, read as text, in which a value does not begin with a year."""
+    pattern = quote_literal(_BEGINS_WITH_A_YEAR)
+    certain = ", ".join(f"bool_and(regexp_matches({quote_identifier(name)}, {pattern}))" for name in names)
     row = connection.execute(f"SELECT {certain} FROM {reader}").fetchone()  # noqa: S608
     assert row is not None, "an aggregate without groups has one row"
     return [name for name, is_certain in zip(names, row, strict=True) if is_certain is False]
 
 
 def _can_be_read(connection: duckdb.DuckDBPyConnection, reader: str, names: Collection[str]) -> bool:
-    """Whether every value of the columns has the type that DuckDB found: it may have met two formats in one."""
-    counts = ", ".join(["1", *(f"count({_identifier(name)})" for name in names)])
+    """Return whether every value of the columns has the type that DuckDB found: it may have met two formats in one."""
+    counts = ", ".join(["1", *(f"count({quote_identifier(name)})" for name in names)])
     try:
         connection.execute(f"SELECT {counts} FROM {reader}").fetchall()  # noqa: S608
     except duckdb.ConversionException:
@@ -129,12 +159,4 @@ def _can_be_read(connection: duckdb.DuckDBPyConnection, reader: str, names: Coll
 
 
 def _all_text(names: Collection[str]) -> str:
-    return "{" + ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names) + "}"
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return "{" + ", ".join(f"{quote_literal(name)}: 'VARCHAR'" for name in names) + "}"

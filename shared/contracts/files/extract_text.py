@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 from pydantic_core import PydanticCustomError
 
 from shared.contracts.kind import FileReference, Kind, Params, Result
+from shared.contracts.text_encodings import ENCODING_DESCRIPTION, EncodingName
 
 READABLE_TYPES = ("application/pdf", "text/*", "application/json")
 
@@ -48,6 +49,9 @@ class ExtractTextParams(Params):
             "All pages by default. In a text file, pages are separated by form feeds.",
         ),
     ] = None
+    encoding: Annotated[
+        EncodingName | None, Field(description=ENCODING_DESCRIPTION + " A PDF document needs none.")
+    ] = None
 
 
 class ExtractTextResult(Result):
@@ -57,6 +61,14 @@ class ExtractTextResult(Result):
     characters: Annotated[
         int, Field(description="The number of Unicode characters in `text.txt`, including line ends and form feeds.")
     ]
+    encoding: Annotated[
+        str | None,
+        Field(description="The character encoding of a text file, as IANA names it in small letters; null for a PDF."),
+    ] = None
+    replaced_bytes: Annotated[
+        int,
+        Field(ge=0, description="How many bytes are not valid in the encoding. U+FFFD stands for them in the text."),
+    ] = 0
 
 
 KIND = Kind(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from shared.contracts.kind import FileId, Kind, Params, Result
+from shared.contracts.text_encodings import ENCODING_DESCRIPTION, EncodingName
 
 
 class InspectParams(Params):
@@ -16,6 +17,14 @@ class InspectParams(Params):
     include_gps: Annotated[
         bool, Field(description="Whether `image.exif` tells where a picture was taken, under `GPSInfo`.")
     ] = False
+    header: Annotated[
+        bool,
+        Field(
+            description="For CSV: whether the first line holds the names of the columns. If not, they are called "
+            "`column0`, `column1` and so on."
+        ),
+    ] = True
+    encoding: Annotated[EncodingName | None, Field(description=ENCODING_DESCRIPTION)] = None
 
 
 class ImageFacts(Result):
@@ -60,11 +69,20 @@ class ColumnFacts(Result):
     nulls: Annotated[int, Field(description="How many rows have no value in it.")]
 
 
+ReplacedBytes = Annotated[
+    int, Field(ge=0, description="How many bytes are not valid in the encoding. U+FFFD stands for them in the text.")
+]
+
+
 class TableFacts(Result):
     """What rows and columns there are in CSV, Parquet or JSON."""
 
     rows: Annotated[int, Field(description="How many rows there are, without the header.")]
     columns: Annotated[list[ColumnFacts], Field(description="The columns, in the file's order.")]
+    encoding: Annotated[
+        str | None, Field(description="The character encoding, named as in `text.encoding`; null for Parquet.")
+    ] = None
+    replaced_bytes: ReplacedBytes = 0
 
 
 class TextFacts(Result):
@@ -74,11 +92,13 @@ class TextFacts(Result):
         str,
         Field(
             description="The character encoding, as IANA names it in small letters; ASCII is `utf-8` too. Without a byte "
-            "order mark, what is not UTF-8 is `windows-1252`, which contains Latin-1, unless whole words are beyond "
-            "ASCII: then it is the likeliest of another script."
+            "order mark, a text is UTF-8 if all of its bytes are, or most of those beyond ASCII. If whole words are beyond "
+            "ASCII, it is the likeliest encoding of another script. Otherwise it is `windows-1250` where that makes the "
+            "likelier words, and else `windows-1252`, which contains Latin-1."
         ),
     ]
     lines: Annotated[int, Field(description="How many lines there are; the last may lack its end.")]
+    replaced_bytes: ReplacedBytes = 0
 
 
 class InspectResult(Result):

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from shared.contracts.kind import FileReference, Kind, Params, Result
+from shared.contracts.text_encodings import ENCODING_DESCRIPTION, EncodingName
 
 TABLE_MEDIA_TYPES = (
     "text/csv",
@@ -45,6 +46,14 @@ class ReportSource(Params):
         FileReference(accepts=TABLE_MEDIA_TYPES),
         Field(description="A stored file: CSV, Parquet, JSON (an array of objects) or newline-delimited JSON."),
     ]
+    header: Annotated[
+        bool,
+        Field(
+            description="For CSV: whether the first line holds the names of the columns. If not, they are called "
+            "`column0`, `column1` and so on."
+        ),
+    ] = True
+    encoding: Annotated[EncodingName | None, Field(description=ENCODING_DESCRIPTION)] = None
 
 
 class RunParams(Params):
@@ -105,11 +114,25 @@ class ReportColumn(Result):
     type: Annotated[str, Field(description="DuckDB's name of the type, such as `BIGINT` or `DECIMAL(10,2)`.")]
 
 
+class SourceFacts(Result):
+    """How a source was read."""
+
+    name: Annotated[str, Field(description="The source's name.")]
+    encoding: Annotated[str | None, Field(description="The character encoding of its text; null for Parquet.")] = None
+    replaced_bytes: Annotated[
+        int,
+        Field(ge=0, description="How many bytes are not valid in the encoding. U+FFFD stands for them in the text."),
+    ] = 0
+
+
 class RunResult(Result):
     """The shape of the report; its rows are in the artifacts."""
 
-    rows: Annotated[int, Field(ge=0, description="How many rows the query gave.")]
+    rows: Annotated[int, Field(ge=0, description="How many rows the report has.")]
     columns: Annotated[tuple[ReportColumn, ...], Field(description="The columns, from left to right.")]
+    sources: Annotated[
+        tuple[SourceFacts, ...], Field(description="How the sources were read, in the order of the params.")
+    ] = ()
 
 
 KIND = Kind(

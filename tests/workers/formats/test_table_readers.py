@@ -7,24 +7,24 @@ from typing import Any
 import duckdb
 import pytest
 
+from workers.formats.csv_form import find_csv_form
 from workers.formats.table_readers import find_csv_reader, find_json_reader
 
-OPTIONS = "sample_size = -1, nullstr = ['', 'NA']"
 
-
-def read_csv(folder: Path, content: str, options: str = OPTIONS) -> list[tuple[str, str, list[Any]]]:
-    """Give name, type and values of each column."""
+def read_csv(folder: Path, content: str, *, header: bool = True, sample: int = -1) -> list[tuple[str, str, list[Any]]]:
+    """Return name, type and values of each column."""
     path = folder / "table.csv"
     path.write_text(content)
     connection = duckdb.connect()
-    return columns_of(connection, find_csv_reader(connection, f"'{path}', {options}"))
+    return columns_of(connection, find_csv_reader(connection, path, find_csv_form(path), header=header, sample=sample))
 
 
 def read_json(folder: Path, *rows: object) -> list[tuple[str, str, list[Any]]]:
+    """Return name, type and values of each column."""
     path = folder / "table.json"
     path.write_text("\n".join(map(json.dumps, rows)))
     connection = duckdb.connect()
-    return columns_of(connection, find_json_reader(connection, path, "sample_size = -1"))
+    return columns_of(connection, find_json_reader(connection, path, sample=-1))
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, reader: str) -> list[tuple[str, str, list[Any]]]:
@@ -100,7 +100,7 @@ def test_one_column_of_doubtful_dates_leaves_the_others_dates(tmp_path: Path, od
 
 
 def test_a_file_without_a_header_loses_no_row_when_its_dates_are_text(tmp_path: Path) -> None:
-    assert read_csv(tmp_path, "31.12.24,x\n15.11.24,y\n") == [
+    assert read_csv(tmp_path, "31.12.24,x\n15.11.24,y\n", header=False) == [
         ("column0", "VARCHAR", ["31.12.24", "15.11.24"]),
         ("column1", "VARCHAR", ["x", "y"]),
     ]
@@ -115,7 +115,7 @@ def test_columns_of_any_name_can_stay_text(tmp_path: Path) -> None:
 def test_a_doubtful_date_beyond_the_sample_makes_its_column_text(tmp_path: Path) -> None:
     content = "n,day\n" + "1,2024-01-02\n" * 30_000 + "1,1/2/24\n"
 
-    _, (name, column_type, values) = read_csv(tmp_path, content, "sample_size = 100")
+    _, (name, column_type, values) = read_csv(tmp_path, content, sample=100)
 
     assert (name, column_type, values[-1]) == ("day", "VARCHAR", "1/2/24")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from shared.contracts.email._header_fields import MAX_LINE_BYTES
 from shared.contracts.email._media_types import BadMediaType, MediaType, parse_media_type
-from workers.formats.encodings import find_encoding, iana_name
+from workers.formats.encodings import NotText, find_encoding
 from workers.handler_context import InputFile
 from workers.outcomes import Failed
 
@@ -85,8 +85,8 @@ def _choose_media_type(attached: AttachedFile) -> MediaType:
 def _find_charset(attached: AttachedFile, media_type: MediaType) -> str | None:
     """Return the IANA name of a text's encoding, or None when the bytes are not text or the text declares it itself."""
     try:
-        charset = iana_name(find_encoding(str(attached.file.path)))
-    except Failed:
+        charset = find_encoding(attached.file.path).iana_name
+    except NotText:
         return None
     is_certain = charset.startswith("utf-")
     return charset if is_certain or media_type.name not in _SELF_DECLARING_TYPES else None

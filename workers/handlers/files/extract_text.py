@@ -28,6 +28,7 @@ def handle(params: ExtractTextParams, context: HandlerContext) -> ExtractTextRes
             "path": str(source.path),
             "text_path": str(text_path),
             "pages": params.pages,
+            "encoding": params.encoding,
             "most_bytes": MOST_TEXT_BYTES,
         },
     )

@@ -26,7 +26,13 @@ def handle(params: InspectParams, context: HandlerContext) -> InspectResult:
     with file.path.open("rb") as stream:
         media_type = detect_media_type(stream.read(HEAD_BYTES), file.name)
     whole = InspectResult(media_type=media_type, size=file.size, sha256=file.sha256)
-    request = {"path": str(file.path), "media_type": media_type, "include_gps": params.include_gps}
+    request = {
+        "path": str(file.path),
+        "media_type": media_type,
+        "include_gps": params.include_gps,
+        "header": params.header,
+        "encoding": params.encoding,
+    }
     if media_type in _IMAGES:
         answer = context.run_child("workers.handlers.files._inspect_image", request)
         return whole.model_copy(update={"image": ImageFacts.model_validate(answer)})

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import duckdb
 
-from workers.formats.table_readers import find_exceeded_bytes
+from workers.formats.duckdb_errors import explain, find_resource_failure, is_spill_limit_reached
+from workers.formats.problems import engine_failed
+from workers.formats.tables import explain_table_error
 from workers.handlers.reports import _problems
-from workers.handlers.reports._engine_errors import explain
 from workers.handlers.reports._sources import Source
 from workers.outcomes import Failed
 
@@ -17,38 +18,37 @@ CONVERSION = re.compile(r"Column (?P<column>.*) is being converted as type (?P<t
 
 
 def failure_of(error: duckdb.Error, query: str, sources: Sequence[Source]) -> Failed:
-    """Give the `Failed` that tells the caller what was wrong: the query, a source, or the space that they needed."""
-    explanation = explain(error)
-    if isinstance(error, duckdb.OutOfMemoryException) or "bad_alloc" in explanation.whole:
-        return _problems.out_of_memory()
+    """Return the `Failed` that explains what was wrong: the query, a source, or the space that they needed."""
+    if is_spill_limit_reached(error):
+        return _problems.spill_too_large()
+    if (failure := find_resource_failure(error)) is not None:
+        return failure
     if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
-        # Such a message holds a stack trace of the engine.
+        # Such a message holds a stack trace of DuckDB's.
         return _problems.invalid_query("The query engine cannot run this query.")
+    explanation = explain(error, query)
     for source in sources:
-        if str(source.path) in explanation.whole:
-            if (most_bytes := find_exceeded_bytes(error)) is not None:
-                return _problems.value_too_large(source.name, most_bytes)
-            message = explanation.message.replace(str(source.path), source.name)
-            if _asked_by_the_query(explanation.whole, source):
-                return _problems.invalid_query(f'In the source "{source.name}": {message}')
-            return _problems.unreadable_table(source.name, message)
+        if str(source.table.path) in explanation.whole:
+            if _is_cast_by_query(explanation.whole, source):
+                return _problems.invalid_query(f'In the source "{source.name}": {explanation.message}')
+            return explain_table_error(error, source.table)
     if isinstance(error, duckdb.IOException):
-        return _problems.engine_failed()
+        return engine_failed()
     if explanation.position is None:
         return _problems.invalid_query(explanation.message)
     return _problems.invalid_query(explanation.message, *find_line_and_column(query, explanation.position))
 
 
 def find_line_and_column(query: str, position: int) -> tuple[int, int]:
-    """Turn a position in bytes, from 0, into a line and a column in characters, both from 1."""
+    """Return the line and the column in characters, both from 1, of a position in bytes, from 0."""
     before = query.encode()[:position].decode(errors="ignore")
     return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
 
 
-def _asked_by_the_query(message: str, source: Source) -> bool:
-    """Tell a cast in the query from a type that was found in the file.
+def _is_cast_by_query(message: str, source: Source) -> bool:
+    """Return whether a type was asked for by the query, and not found in the file.
 
-    DuckDB's CSV reader does the query's casts while it reads, and words their failure as it words a broken file's.
+    DuckDB's CSV reader does the query's casts while it reads, and reports their failure as it reports a broken file.
     """
     match = CONVERSION.search(message)
     return match is not None and source.column_types.get(match["column"]) != match["type"].strip()

@@ -11,12 +11,13 @@ from typing import Any
 import duckdb
 
 from workers.formats.duckdb_sandbox import open_sandbox
+from workers.formats.tables import Table, prepare_table
 from workers.handlers.reports import _limits, _problems
 from workers.handlers.reports._csv_writer import CsvWriter
 from workers.handlers.reports._json_writer import JsonWriter
 from workers.handlers.reports._query_check import check_query
 from workers.handlers.reports._query_errors import failure_of
-from workers.handlers.reports._sources import Source, create_view, prepare_source
+from workers.handlers.reports._sources import FOLDER, Source, create_view
 from workers.handlers.reports._values import name_columns
 from workers.handlers.reports._xlsx_writer import XlsxWriter
 
@@ -29,33 +30,50 @@ WRITERS: dict[str, type[Writer]] = {"csv": CsvWriter, "json": JsonWriter, "xlsx"
 
 
 def run_in_child(request: dict[str, Any], report_progress: ReportProgress) -> dict[str, Any]:
-    """Write `report.<format>` into the working folder and give `{rows, columns}`.
+    """Write `report.<format>` into the working folder and return `{rows, columns, sources}`.
 
-    The request is `{title, sources: [{name, path, media_type}], query, formats}`. The working folder is the attempt's
-    scratch folder; DuckDB is given paths relative to it only, so that no message of its can show where it lies.
+    The request is `{title, sources: [{name, path, media_type, header, encoding}], query, formats}`. The working folder is
+    the attempt's scratch folder; DuckDB knows only paths relative to it, so that its messages cannot show where it is.
     """
-    sources = []
+    tables: dict[str, Table] = {}
     for wanted in request["sources"]:
-        report_progress(1, f"Reading {wanted['name']}")
-        sources.append(prepare_source(wanted["name"], Path(wanted["path"]), wanted["media_type"]))
+        name = wanted["name"]
+        report_progress(1, f"Reading {name}")
+        tables[name] = prepare_table(
+            Path(wanted["path"]),
+            FOLDER / name,
+            wanted["media_type"],
+            header=wanted["header"],
+            encoding=wanted["encoding"],
+            source=name,
+        )
     connection = open_sandbox(
-        [source.path for source in sources],
+        [table.path for table in tables.values()],
         memory_bytes=_limits.QUERY_MEMORY_BYTES,
         spill_bytes=_limits.SPILL_BYTES,
         threads=_limits.QUERY_THREADS,
     )
+    sources = [create_view(connection, name, table) for name, table in tables.items()]
     try:
-        sources = [create_view(connection, source) for source in sources]
-        check_query(connection, request["query"], [source.name for source in sources])
-        return _run(connection, request, sources, report_progress)
+        check_query(connection, request["query"], list(tables))
+        answer = _run(connection, request, report_progress)
     except duckdb.Error as error:
         raise failure_of(error, request["query"], sources) from error
+    return answer | {"sources": [_describe_source(source) for source in sources]}
+
+
+def _describe_source(source: Source) -> dict[str, Any]:
+    encoding = source.table.encoding
+    return {
+        "name": source.name,
+        "encoding": encoding and encoding.iana_name,
+        "replaced_bytes": encoding.replaced_bytes if encoding else 0,
+    }
 
 
 def _run(
     connection: duckdb.DuckDBPyConnection,
     request: dict[str, Any],
-    sources: list[Source],
     report_progress: ReportProgress,
 ) -> dict[str, Any]:
     # No SELECT can write, but a transaction that refuses writes does not depend on knowing every form of SELECT.

@@ -23,7 +23,15 @@ def handle(params: RunParams, context: HandlerContext) -> RunResult:
     sources = []
     for source in params.sources:
         file = context.input_file(source.file_id)
-        sources.append({"name": source.name, "path": str(file.path), "media_type": file.media_type})
+        sources.append(
+            {
+                "name": source.name,
+                "path": str(file.path),
+                "media_type": file.media_type,
+                "header": source.header,
+                "encoding": source.encoding,
+            }
+        )
     answer = context.run_child(
         "workers.handlers.reports._run_child",
         {"title": params.title, "sources": sources, "query": params.query, "formats": params.formats},

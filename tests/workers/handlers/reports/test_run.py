@@ -230,7 +230,8 @@ def test_a_cast_that_fails_is_the_querys_fault_and_not_the_files(run_report: Run
         run_report("SELECT CAST(species AS INTEGER) FROM penguins")
 
     assert caught.value.type == "/problems/invalid-query"
-    assert 'Could not convert string "Adelie"' in (caught.value.detail or "")
+    assert "A value cannot be converted to INTEGER" in (caught.value.detail or "")
+    assert "Adelie" not in str(caught.value)
 
 
 def test_columns_of_the_same_name_are_told_apart(run_report: RunReport) -> None:
@@ -557,14 +558,14 @@ def test_a_type_that_changes_far_down_the_file_is_no_error(run_report: RunReport
 @pytest.mark.parametrize(
     ("content", "media_type", "words"),
     [
-        (b"a,b\n1,2\n3\n4,5\n", "text/csv", "line 3 has 1 cells, and the first has 2"),
+        (b"a,b\n1,2\n3\n4,5\n", "text/csv", "line 3 has 1 cell, and the first has 2"),
         (b'a,b\n"never closed\n1,2\n', "text/csv", "CSV"),
         (b'a,b\n1,"never closed\n', "text/csv", "line 2 is not CSV"),
         (b'[{"a": 1}, {"a": ', "application/json", "JSON array has no end"),
         (b'[{"a": 1},\n{"a": 2},\n', "application/json", "JSON array has no end"),
         ('[{"a": 1},\n'.encode("utf-16"), "application/json", "JSON array has no end"),
-        (b'{"a": 1}\n{"a": ', "application/x-ndjson", "Malformed JSON"),
-        (b"PAR1 and nothing else", "application/vnd.apache.parquet", "No magic bytes"),
+        (b'{"a": 1}\n{"a": ', "application/x-ndjson", "not valid JSON: line 2"),
+        (b"PAR1 and nothing else", "application/vnd.apache.parquet", "damaged or cut short"),
         (b"\x00\x01\x02\x03", "text/plain", "neither text nor Parquet"),
     ],
 )
@@ -596,9 +597,10 @@ def test_a_value_of_json_that_is_too_large_is_said_to_be(run_report: RunReport) 
     assert caught.value.type == "/problems/unreadable-table"
 
 
-def test_the_engines_advice_to_its_own_users_is_left_out(run_report: RunReport) -> None:
-    with pytest.raises(Failed, match=r'has duplicate key "a"$') as caught:
-        run_report("FROM t", t=(b'[{"a": 1, "a": 2}]', "application/json"))
+def test_a_key_that_stands_twice_is_named_and_no_value_is_quoted(run_report: RunReport) -> None:
+    content = b'[{"name": "Roe, Jane", "ssn": "000-00-0000", "name": "x"}]'
+    with pytest.raises(Failed, match=r'table: record 1 has the key "name" twice\.$') as caught:
+        run_report("FROM t", t=(content, "application/json"))
 
     assert caught.value.type == "/problems/unreadable-table"
 

@@ -1,0 +1,126 @@
+"""What DuckDB's errors say, without what callers must not or need not see.
+
+A message of DuckDB's may quote a value or a whole line of the data, and gives advice that only someone who calls DuckDB
+could follow. What is passed on quotes nothing but the query, which the reader of the error has written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+import duckdb
+
+from workers.formats.duckdb_sandbox import SPILL_FOLDER
+from workers.formats.problems import engine_failed, out_of_memory, storage_full
+from workers.outcomes import Failed
+
+MAX_MESSAGE_CHARACTERS = 1_000
+_ADVICE_BEGINS = (
+    "\nThe search space used was:",
+    "\n\nColumn ",
+    "\nPossible solutions:",
+    "\nPossible fixes:",
+    "\nTry increasing ",
+    "\n\n  file =",
+    "\n  file =",
+    "\n\nLINE ",
+    ". You can ",
+    "\nYou can ",
+    " Try auto-detecting",
+)
+"""Where a message turns to advice about DuckDB's own options."""
+
+_LINES_OF_DATA = ("Original Line:", "Line:", "Input:")
+"""How lines begin that quote what was read."""
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'')
+_NUMBERS = re.compile(r"(?<![\w.])[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![\w.])")
+_TARGET_TYPE = re.compile(
+    r"""(?:\bto(?: type)?|destination type|format for) ['"]?([A-Z][A-Z0-9_]*(?:\([0-9, ]+\))?)['"]?"""
+)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One error of DuckDB's."""
+
+    message: str
+    """For people: a few lines, without DuckDB's advice and without anything of the data."""
+    whole: str
+    """All that DuckDB said, for finding out what it is about."""
+    position: int | None
+    """Where in the query, in bytes of its UTF-8 form, from 0."""
+
+
+def explain(error: duckdb.Error, query: str = "") -> Explanation:
+    """Return what an error says, which is `Kind Error: {json}` under the setting `errors_as_json`, and else plain text.
+
+    `query` is what the reader of the message has written, and may be quoted to them.
+    """
+    text = str(error)
+    _, brace, rest = text.partition("{")
+    try:
+        fields = json.loads(brace + rest)
+        whole, position = fields["exception_message"], fields.get("position")
+    except (ValueError, KeyError, TypeError):
+        whole, position = text, None
+    message = _describe(error, whole, query)
+    if len(message) > MAX_MESSAGE_CHARACTERS:
+        message = message[:MAX_MESSAGE_CHARACTERS] + "…"
+    return Explanation(message, whole, int(position) if position is not None else None)
+
+
+def find_resource_failure(error: duckdb.Error) -> Failed | None:
+    """Return the `Failed` of work that lacked memory, temporary storage or room on the disk, or None.
+
+    DuckDB reports that its `max_temp_directory_size` is reached as an error of memory: what does not fit into either is
+    too much for one task.
+    """
+    message = str(error)
+    if "No space left on device" in message:
+        return storage_full()
+    if isinstance(error, duckdb.OutOfMemoryException) or "bad_alloc" in message:
+        return out_of_memory()
+    if isinstance(error, duckdb.IOException) and f"{SPILL_FOLDER}/" in message:
+        return engine_failed()
+    return None
+
+
+def is_spill_limit_reached(error: duckdb.Error) -> bool:
+    """Return whether DuckDB has written as much temporary data as `max_temp_directory_size` allows."""
+    return isinstance(error, duckdb.OutOfMemoryException) and "max_temp_directory_size" in str(error)
+
+
+def _describe(error: duckdb.Error, whole: str, query: str) -> str:
+    if isinstance(error, duckdb.ConversionException):
+        return _describe_conversion(whole)
+    message = whole
+    for words in _ADVICE_BEGINS:
+        message = message.split(words, 1)[0]
+    lines = [line for line in message.splitlines() if line.strip() and not line.startswith(_LINES_OF_DATA)]
+    message = "\n".join(lines)
+    if isinstance(error, (duckdb.OutOfRangeException, duckdb.InvalidInputException)):
+        return _mask_values(message, query)
+    return message
+
+
+def _describe_conversion(whole: str) -> str:
+    """Return a sentence that names the type alone: such a message consists of the value that cannot be converted."""
+    found = _TARGET_TYPE.findall(whole)
+    target = f"to {found[-1]}" if found else "to the type that is asked for"
+    return f"A value cannot be converted {target}. TRY_CAST gives NULL for such values."
+
+
+def _mask_values(message: str, query: str) -> str:
+    """Return a message of DuckDB's with `…` for each text and number in it that the query does not have."""
+
+    def mask_text(match: re.Match[str]) -> str:
+        quoted = match[0][1:-1]
+        return match[0] if quoted and quoted in query else "…"
+
+    def mask_number(match: re.Match[str]) -> str:
+        return match[0] if match[0] in query else "…"
+
+    return _NUMBERS.sub(mask_number, _QUOTED.sub(mask_text, message))
