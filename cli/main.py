@@ -260,7 +260,7 @@ def beat() -> None:
 def flower() -> None:
     """Serve Flower, where operators watch the workers."""
     from shared.settings import read_settings
-    from workers.flower import run_flower
+    from workers.flower.serve import run_flower
 
     run_flower(read_settings())
 
