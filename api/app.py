@@ -11,12 +11,14 @@ from starlette.datastructures import QueryParams
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.hot_paths import HotPaths
 from api.http.error_responses import install_error_responses
-from api.http.middleware import AllowedMethods, Frame, allowed_methods
+from api.http.middleware import AllowedMethods, BodyLimit, Frame, allowed_methods
 from api.http.problems import FieldError, Problem
 from api.http.protocol import ServerState
 from api.http.rate_limits import limiter
 from api.openapi.document import install_openapi, operation_id
+from api.request_log import RequestLog
 from api.routes import batches, docs, emails, files, health, kinds, metrics, problems, reports, tasks
 from api.services import Services
 from shared.log_setup import set_up_logs
@@ -98,7 +100,28 @@ class WithoutQuery:
 def create_app(settings: Settings) -> ASGIApp:
     """Build the whole application."""
     app = create_fastapi_app(settings)
-    return Frame(app, app.state.hot_paths, settings, list_allowed_methods(app))
+    hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+    return Frame(
+        HotPathsFirst(app.state.hot_paths, BodyLimit(app, settings.max_json_bytes)),
+        allowed_hosts=None if "*" in hosts else hosts,
+        routes=list_allowed_methods(app),
+        log=RequestLog(settings),
+    )
+
+
+class HotPathsFirst:
+    """Answers the hot paths before the router, and everything else by the application."""
+
+    def __init__(self, hot_paths: HotPaths, app: ASGIApp) -> None:
+        self._hot_paths = hot_paths
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and self._hot_paths.serves(scope["method"], scope["path"]):
+            await self._hot_paths(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def list_allowed_methods(app: FastAPI) -> list[AllowedMethods]:

@@ -95,6 +95,7 @@ class HotPaths:
         except Problem as problem:
             problem.headers |= self._limits.count_refused(scope["client"][0] if scope.get("client") else "")
             raise
+        scope["state"]["caller"] = caller
         if scope["method"] == "POST":
             limit_headers += self._limits.count("submit", caller.rate_key)
             caller.require("tasks:write")

@@ -71,6 +71,7 @@ class Services:
         await self.waiters.close()
         await self._batcher.close()
         await self.reader.close()
+        await self.authenticator.close()
         await self._pool.close(timeout=2)
         await self.engine.dispose()
 

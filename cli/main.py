@@ -309,15 +309,21 @@ def create_key(
     role: Annotated[Role, typer.Option(help="What it may do.")] = Role.CLIENT,
     scopes: Annotated[str | None, typer.Option(help="Fewer scopes than the role's own, separated by commas.")] = None,
     organization: Annotated[str | None, typer.Option(help="Whose tasks it sees; one of its own unless told.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it expires: `90d`, `12h`, or a date such as `2027-06-30` (UTC).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     data_dir: _StackDir = None,
 ) -> None:
-    """Make a key. It is shown now and never again."""
+    """Create a key. It is shown now and never again."""
+    from datetime import UTC, datetime
+
     from shared import api_keys
 
     chosen = _split_commas(scopes) if scopes is not None else None
     try:
-        created = api_keys.create_key(_read_settings(data_dir), name, role.value, chosen, organization)
+        expires_at = api_keys.read_expiry(expires, datetime.now(UTC)) if expires is not None else None
+        created = api_keys.create_key(_read_settings(data_dir), name, role.value, chosen, organization, expires_at)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if as_json:
@@ -341,17 +347,26 @@ def list_keys(
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table("id", "name", "role", "state")
+    table = Table("prefix", "name", "role", "created", "last used", "state")
     table.columns[0].no_wrap = True
     for row in rows:
         of = row["organization"]
         table.add_row(
-            row["id"],
+            row["prefix"],
             row["name"] if of == row["name"] else f"{row['name']}\nof {of}",
             "\n".join([row["role"], *(row["scopes"] if _has_fewer_scopes(row) else [])]),
+            _minute(row["created_at"]),
+            _minute(row["last_used_at"]),
             _key_state(row),
         )
     Console().print(table)
+
+
+def _minute(moment: str | None) -> str:
+    """Return a moment as date and time in UTC, to the minute."""
+    from datetime import UTC, datetime
+
+    return "never" if moment is None else f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _has_fewer_scopes(key: dict[str, Any]) -> bool:

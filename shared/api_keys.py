@@ -1,12 +1,13 @@
-"""API keys: made once, shown once, known afterwards only by a prefix and a SHA-256."""
+"""API keys. A key is shown once, when it is created; only its prefix and its SHA-256 are stored."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, TypeVar
 from uuid import UUID
 
@@ -26,12 +27,14 @@ DEFAULT_SCOPES: Final[dict[Role, tuple[str, ...]]] = {
     "admin": SCOPES,
 }
 PREFIX_CHARACTERS: Final = 12
+MAX_KEY_CHARACTERS: Final = 200
 LOCAL_ADMIN: Final = "local-admin"
+_DURATION: Final = re.compile(r"([0-9]{1,5})([dh])")
 
 
 @dataclass(frozen=True)
 class CreatedKey:
-    """A key that was just made; `key` is the secret itself, to be shown this once."""
+    """A key that was just made. `key` is the secret itself, which is stored nowhere."""
 
     id: UUID
     key: str
@@ -40,11 +43,12 @@ class CreatedKey:
     scopes: tuple[str, ...]
     organization_id: UUID
     caller_id: UUID
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True)
 class KnownKey:
-    """A key as it can be listed: without the secret."""
+    """A key as it is listed: without the secret. `last_used_at` is right to the minute."""
 
     id: UUID
     prefix: str
@@ -53,25 +57,26 @@ class KnownKey:
     role: Role
     scopes: tuple[str, ...]
     created_at: datetime
+    last_used_at: datetime | None
     expires_at: datetime | None
     revoked_at: datetime | None
 
 
 def new_key() -> str:
-    """Make a random key, `tm_<prefix>_<secret>`: 48 bits to find it by, 256 to keep it."""
+    """Return a new random key, `tm_<prefix>_<secret>`: 48 bits to find its row by, and 256 bits of secret."""
     return f"tm_{secrets.token_hex(PREFIX_CHARACTERS // 2)}_{secrets.token_urlsafe(32)}"
 
 
 def key_prefix(key: str) -> str | None:
-    """Give the part that finds a key's row; none when the text cannot be a key."""
-    if len(key) > 200 or not key.startswith("tm_"):
+    """Return the prefix that a key's row is found by, or None when the text cannot be a key."""
+    if len(key) > MAX_KEY_CHARACTERS or not key.startswith("tm_"):
         return None
     prefix, _, secret = key[3:].partition("_")
     return prefix if len(prefix) == PREFIX_CHARACTERS and secret else None
 
 
 def key_digest(key: str) -> bytes:
-    """Give what is stored of a key. It is random and long, so no slow hash is needed."""
+    """Return the SHA-256 of a key, which is what is stored. A key is random and long, so that no slow hash is needed."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -81,14 +86,15 @@ def create_key(
     role: Role = "client",
     scopes: Iterable[str] | None = None,
     organization: str | None = None,
+    expires_at: datetime | None = None,
 ) -> CreatedKey:
-    """Make a key for the caller of that name, who is made if need be.
+    """Create a key for the caller of that name, and the caller and its organization if there are none.
 
-    A caller lives in an organization, by default one of the same name: so two names see nothing of each other, and a
-    second key for a name (to change keys) sees what the first does. Raises `ValueError` for an unknown role or
-    scope, and for a scope that the role does not have.
+    A caller belongs to an organization, by default one of its own name: callers of different names see nothing of each
+    other. A second key for a name, such as one that replaces an older key, sees what the first does. Raises `ValueError`
+    for an unknown role or scope, for a scope that the role does not have, and for an `expires_at` that is not ahead.
     """
-    return _with_connection(settings, lambda c: insert_key(c, new_key(), name, role, scopes, organization))
+    return _with_connection(settings, lambda c: insert_key(c, new_key(), name, role, scopes, organization, expires_at))
 
 
 def insert_key(
@@ -98,17 +104,20 @@ def insert_key(
     role: Role = "client",
     scopes: Iterable[str] | None = None,
     organization: str | None = None,
+    expires_at: datetime | None = None,
 ) -> CreatedKey:
-    """Store a key that was made elsewhere; see `create_key`."""
+    """Store a given key; see `create_key`."""
     if role not in DEFAULT_SCOPES:
         raise ValueError(f"unknown role {role!r}: one of {', '.join(DEFAULT_SCOPES)}")
     chosen = tuple(scopes) if scopes is not None else DEFAULT_SCOPES[role]
     if unknown := set(chosen) - set(SCOPES):
-        raise ValueError(f"unknown scopes {', '.join(sorted(unknown))}: of {', '.join(SCOPES)}")
+        raise ValueError(f"unknown scopes {', '.join(sorted(unknown))}: the scopes are {', '.join(SCOPES)}")
     if beyond := set(chosen) - set(DEFAULT_SCOPES[role]):
         raise ValueError(f"the role {role} does not have the scope {', '.join(sorted(beyond))}: choose another role")
     if not name.strip() or len(name) > 200 or not name.isprintable():
         raise ValueError("a name has 1 to 200 characters, and no control characters")
+    if expires_at is not None and expires_at <= datetime.now(UTC):
+        raise ValueError(f"{expires_at.isoformat(timespec='seconds')} is over: a key must expire in the future")
     prefix = key_prefix(key)
     if prefix is None:
         raise ValueError("a key has the form tm_<prefix>_<secret>")
@@ -119,8 +128,10 @@ def insert_key(
         caller_id = new_id()
         connection.execute(queries.insert_caller(caller_id, organization_id, name))
     key_id = new_id()
-    connection.execute(queries.insert_api_key(key_id, caller_id, name, prefix, key_digest(key), role, list(chosen)))
-    return CreatedKey(key_id, key, name, role, chosen, organization_id, caller_id)
+    connection.execute(
+        queries.insert_api_key(key_id, caller_id, name, prefix, key_digest(key), role, list(chosen), expires_at)
+    )
+    return CreatedKey(key_id, key, name, role, chosen, organization_id, caller_id, expires_at)
 
 
 def ensure_first_admin_key(settings: Settings, key: str) -> None:
@@ -135,7 +146,7 @@ def ensure_first_admin_key(settings: Settings, key: str) -> None:
 
 
 def list_keys(settings: Settings) -> list[KnownKey]:
-    """Give every key, revoked ones too, oldest first."""
+    """Return every key, revoked ones too, oldest first."""
 
     def read(connection: Connection) -> list[KnownKey]:
         rows = connection.execute(queries.list_api_keys())
@@ -145,12 +156,28 @@ def list_keys(settings: Settings) -> list[KnownKey]:
 
 
 def revoke_key(settings: Settings, id_or_prefix: str) -> bool:
-    """Revoke a key by its id or prefix, at once and for good. False when there is none, or it is revoked already."""
+    """Revoke a key by its id or prefix. Return False when there is none, or it is revoked already."""
     try:
         condition: UUID | str = UUID(id_or_prefix)
     except ValueError:
         condition = id_or_prefix.removeprefix("tm_").partition("_")[0]
     return _with_connection(settings, lambda c: c.execute(queries.revoke_api_key(condition)).rowcount > 0)
+
+
+def read_expiry(text: str, now: datetime) -> datetime:
+    """Return the moment that a text names: a number of days or hours from now (`90d`, `12h`), or a date or time in ISO 8601.
+
+    A date is its first moment, and a time without an offset is taken as UTC. Raises `ValueError` for anything else.
+    """
+    if found := _DURATION.fullmatch(text):
+        return now + timedelta(**{"hours" if found[2] == "h" else "days": int(found[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither a duration, such as 90d or 12h, nor a date, such as 2027-06-30"
+        ) from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _with_connection(settings: Settings, work: Callable[[Connection], T]) -> T:

@@ -1,13 +1,19 @@
-"""Who is calling: API keys, found by their prefix, compared by digest in constant time, remembered for a second."""
+"""Finds the caller of a request by its API key.
+
+Keys are found by their prefix, compared by digest in constant time, and remembered for a second.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.http.problems import Problem
@@ -15,8 +21,11 @@ from shared.api_keys import key_digest, key_prefix
 from shared.queries import callers as queries
 
 REMEMBERED_SECONDS: Final = 1.0
-"""How long a revoked key may still be believed."""
+"""How long a key is accepted after it was revoked, at most."""
 MAX_REMEMBERED: Final = 10_000
+LAST_USE_SECONDS: Final = 60.0
+"""How old the stored last use of a key must be for another use to be stored."""
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,63 +33,74 @@ class Caller:
     """Who calls, and what they may do."""
 
     key_id: UUID
+    key_prefix: str
     owner_id: UUID
     organization_id: UUID
     role: str
     scopes: frozenset[str]
     rate_key: str
-    """What their requests are counted by: the role, and the caller."""
+    """What the caller's requests are counted by: the role and the caller's id."""
 
     @property
     def privileged(self) -> bool:
-        """Whether they see and steer what belongs to others."""
+        """Whether the caller sees and cancels what belongs to other organizations."""
         return self.role != "client"
 
     @property
     def visible_organization_id(self) -> UUID | None:
-        """The organization whose tasks and files the caller may see; None for operators and admins, who see all."""
+        """The organization whose tasks and files the caller sees, or None for all organizations."""
         return None if self.privileged else self.organization_id
 
     def sees(self, organization_id: UUID) -> bool:
-        """Whether what belongs to an organization exists for them."""
+        """Return whether the caller sees what belongs to an organization."""
         return organization_id == self.organization_id or self.privileged
 
     def require_may_delete(self, organization_id: UUID) -> None:
-        """Raise a problem unless what belongs to an organization is theirs to delete: an operator's right ends there."""
+        """Raise the problem `forbidden` unless the caller may delete what belongs to an organization.
+
+        Operators see what belongs to other organizations, but only admins may delete it.
+        """
         if organization_id != self.organization_id and self.role != "admin":
-            raise Problem("forbidden", "What belongs to others is deleted by an admin.")
+            raise Problem("forbidden", "Only an admin may delete what belongs to another organization.")
 
     def require(self, *scopes: str) -> None:
-        """Raise a problem unless they have every scope (RFC 6750, section 3.1)."""
+        """Raise the problem `forbidden` unless the key has every one of the scopes (RFC 6750, section 3.1)."""
         if not self.scopes.issuperset(scopes):
             needed = " ".join(scopes)
             raise Problem(
                 "forbidden",
-                f"The key lacks a scope: this needs {needed}.",
+                f"The key lacks a scope. This route needs: {needed}.",
                 headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'},
             )
 
 
+def read_token(authorization: str | None, api_key: str | None) -> str | None:
+    """Return the token of a request's credentials, or None if it has none.
+
+    A bearer token takes precedence over `X-API-Key`. `Authorization` with another scheme, which may be meant for a proxy,
+    is ignored if there is an `X-API-Key`, and is otherwise no credentials.
+    """
+    if authorization is not None:
+        scheme, _, credentials = authorization.partition(" ")
+        if scheme.lower() == "bearer":
+            return credentials.strip() or None
+    return api_key or None
+
+
 class Authenticator:
-    """Finds the caller behind a request's credentials."""
+    """Finds the caller of a request."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._remembered: dict[str, tuple[float, Caller]] = {}
+        self._background: set[asyncio.Task[None]] = set()
 
     async def caller(self, authorization: str | None, api_key: str | None) -> Caller:
-        """Give the caller. Raises the problem `unauthorized` without credentials, or with wrong ones.
-
-        A bearer token decides before `X-API-Key`; another scheme, which may be a proxy's, leaves it to that header.
-        """
-        token = api_key
-        if authorization is not None:
-            scheme, _, credentials = authorization.partition(" ")
-            if scheme.lower() == "bearer":
-                token = credentials.strip()
-            elif not api_key:
-                raise Problem("unauthorized", "Authorization must be `Bearer <key>`.")
-        if not token:
+        """Return the caller. Raises the problem `unauthorized` without credentials, and for refused ones."""
+        token = read_token(authorization, api_key)
+        if token is None:
+            if authorization is not None and not authorization.lower().startswith("bearer"):
+                raise Problem("unauthorized", "The header Authorization must be `Bearer <key>`.")
             raise Problem("unauthorized")
         known = self._remembered.get(token)
         if known is not None and known[0] > time.monotonic():
@@ -93,21 +113,38 @@ class Authenticator:
         if prefix is None or "\x00" in prefix:
             raise _refused()
         async with self._engine.connect() as connection:
-            row = (await connection.execute(queries.find_api_key(prefix))).one_or_none()
+            row = (await connection.execute(queries.find_api_key(prefix, LAST_USE_SECONDS))).one_or_none()
         if row is None or not hmac.compare_digest(row.sha256, key_digest(token)):
             raise _refused()
+        if row.is_last_use_due:
+            # No request waits for it.
+            storing = asyncio.create_task(self._store_last_use(row.id))
+            self._background.add(storing)
+            storing.add_done_callback(self._background.discard)
         caller = Caller(
-            row.id,
-            row.caller_id,
-            row.organization_id,
-            row.role,
-            frozenset(row.scopes),
-            f"{'client' if row.role == 'client' else 'privileged'}:{row.caller_id}",
+            key_id=row.id,
+            key_prefix=prefix,
+            owner_id=row.caller_id,
+            organization_id=row.organization_id,
+            role=row.role,
+            scopes=frozenset(row.scopes),
+            rate_key=f"{'client' if row.role == 'client' else 'privileged'}:{row.caller_id}",
         )
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
         self._remembered[token] = (time.monotonic() + REMEMBERED_SECONDS, caller)
         return caller
+
+    async def close(self) -> None:
+        """Wait until the last uses that are known are stored."""
+        await asyncio.gather(*self._background)
+
+    async def _store_last_use(self, key_id: UUID) -> None:
+        try:
+            async with self._engine.connect() as connection:
+                await connection.execute(queries.store_last_use(key_id, LAST_USE_SECONDS))
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("last_use_not_stored", key_id=str(key_id), error=type(error).__name__)
 
 
 def _refused() -> Problem:

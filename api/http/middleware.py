@@ -1,116 +1,130 @@
-"""What surrounds every request, as plain ASGI: its id, its host, security headers, `HEAD`, `OPTIONS`, and the hot paths."""
+"""What surrounds every request, as plain ASGI.
+
+Frame           request id, `Host`, `Content-Encoding`, security headers, `HEAD`, `OPTIONS`, and problems of last resort
+BodyLimit       holds the bodies of the routes behind it to the size of JSON bodies, except for those that take larger ones
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol
 
-import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.hot_paths import HotPaths
 from api.http.body import too_large
 from api.http.error_responses import from_exception
+from api.http.headers import RawHeaders
 from api.http.problems import Problem
 from api.http.security_headers import CONTENT_SECURITY_POLICY, DOCS_POLICY, SECURITY_HEADERS
 from shared.identifiers import new_id
-from shared.settings import Settings
 
 SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z").match
+VALID_HOST: Final = re.compile(
+    rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z"  # RFC 9110, section 7.2
+).match
 LARGE_BODY_ROUTES: Final = ("/files", "/uploads")
-"""They read their bodies themselves, and hold them to limits of their own."""
+"""The first segments of routes that read large bodies, each with a limit of its own."""
 STOPPED_HEADERS: Final = {"Retry-After": "1", "Connection": "close"}
-READING_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Those who only look are logged when something is wrong with us, or at the level `debug`."""
-log = structlog.get_logger()
+
+AllowedMethods = tuple[re.Pattern[str], frozenset[str]]
+"""The pattern of a route's path, and its methods."""
+
+
+class RequestLog(Protocol):
+    """Logs answers."""
+
+    def write(self, scope: Scope, status: int, headers: RawHeaders, seconds: float) -> None:
+        """Log one answer; `seconds` is how long it took until its first byte."""
 
 
 class Frame:
-    """The outermost application."""
+    """The outermost application.
 
-    def __init__(self, app: ASGIApp, hot_paths: HotPaths, settings: Settings, routes: Sequence[AllowedMethods]) -> None:
+    `allowed_hosts` are the host names that requests may be for, in lower case; None for any. `routes` are used to answer
+    `OPTIONS`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, allowed_hosts: Collection[str] | None, routes: Sequence[AllowedMethods], log: RequestLog
+    ) -> None:
         self._app = app
-        self._hot_paths = hot_paths
-        hosts = frozenset(host.lower() for host in settings.allowed_hosts)
-        self._hosts = None if "*" in hosts else hosts
-        self._max_json_bytes = settings.max_json_bytes
+        self._hosts = allowed_hosts
         self._routes = routes
-        self._logs_changes = settings.log_level in {"debug", "info"}
-        self._logs_reads = settings.log_level == "debug"
-        self.state = getattr(app, "state", None)
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or hand on what is not HTTP."""
+        """Answer one request. What is not HTTP goes to the application as it is."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id, host = None, b""
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                request_id = value.decode("latin-1")
-            elif name == b"host":
-                host = value
+        started_at = time.perf_counter()
+        request_id, hosts, encoding, has_body = _read_headers(scope["headers"])
         if request_id is None or not SANE_REQUEST_ID(request_id):
             request_id = str(new_id())
         scope.setdefault("state", {})["request_id"] = request_id
         method, path = scope["method"], scope["path"]
-        policy = DOCS_POLICY if path == "/docs" else CONTENT_SECURITY_POLICY
-        extra = [(b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
-        started = finished = False
-        began = time.perf_counter()
-        head = method == "HEAD"
-        if head:
+        has_started = has_ended = False
+        is_head = method == "HEAD"
+        if is_head:
             scope = {**scope, "method": "GET"}
             scope["state"]["is_head"] = True
 
         async def send_framed(message: Message) -> None:
-            nonlocal started, finished
+            nonlocal has_started, has_ended
             if message["type"] == "http.response.start":
-                started = True
+                has_started = True
                 headers = list(message["headers"])
-                if self._logs_changes and (
-                    self._logs_reads or method not in READING_METHODS or message["status"] >= 500
-                ):
-                    _log_request(request_id, method, path, message["status"], headers, began)
+                self._log.write(scope, message["status"], headers, time.perf_counter() - started_at)
                 if not any(name == b"content-security-policy" for name, _ in headers):
-                    headers.append(policy)
-                message = {**message, "headers": headers + extra}
+                    headers.append(DOCS_POLICY if path == "/docs" else CONTENT_SECURITY_POLICY)
+                headers.append((b"x-request-id", request_id.encode()))
+                message = {**message, "headers": headers + SECURITY_HEADERS}
             else:
-                finished = not message.get("more_body", False)
-                if head:
-                    message = {"type": "http.response.body", "body": b"", "more_body": not finished}
+                has_ended = not message.get("more_body", False)
+                if is_head:
+                    message = {"type": "http.response.body", "body": b"", "more_body": not has_ended}
             await send(message)
 
         try:
-            if self._hosts is not None and _host_name(host) not in self._hosts:
-                raise Problem("bad-request", "The Host is not one that this server answers to.")
-            if self._hot_paths.serves(method, path):
-                await self._hot_paths(scope, receive, send_framed)
-            elif method == "OPTIONS":
+            self._require_host(hosts)
+            if has_body and encoding is not None:
+                _require_identity(encoding)
+            if method == "OPTIONS":
                 await self._answer_options(path, send_framed)
             else:
-                await self._app(scope, self._bounded(scope, receive), send_framed)
+                await self._app(scope, receive, send_framed)
         except ClientDisconnect:
             return
         except asyncio.CancelledError:
-            # The server stops, and what it had begun took longer than its grace.
-            if started:
+            # The server stops, and the request took longer than the time that it grants.
+            if has_started:
                 raise
             problem = Problem(
-                "unavailable", "The server stops. Nothing was accepted: try again.", headers=STOPPED_HEADERS
+                "unavailable", "The server is stopping. Nothing was stored: try again.", headers=STOPPED_HEADERS
             )
             await _send_problem(problem, request_id, send_framed)
         except Exception as error:
-            if finished:
-                # Starlette raises an unexpected error anew after its problem document was sent, and logged.
+            if has_ended:
+                # Starlette raises an unexpected error again after it has sent and logged its problem document.
                 return
-            if started:
+            if has_started:
                 raise
             await _send_problem(from_exception(error), request_id, send_framed)
+
+    def _require_host(self, hosts: Sequence[bytes]) -> None:
+        """Raise a problem unless there is one valid `Host` (RFC 9112, section 3.2), and it is one of the allowed ones."""
+        if len(hosts) != 1:
+            raise Problem(
+                "bad-request", "The request must have the header Host exactly once.", headers={"Connection": "close"}
+            )
+        if not VALID_HOST(hosts[0]):
+            raise Problem("bad-request", "The header Host is not a host name.", headers={"Connection": "close"})
+        if self._hosts is not None and _host_name(hosts[0]) not in self._hosts:
+            raise Problem("bad-request", "This server does not answer to the name in the header Host.")
 
     async def _answer_options(self, path: str, send: Send) -> None:
         allowed = allowed_methods(self._routes, path)
@@ -119,32 +133,37 @@ class Frame:
         await send({"type": "http.response.start", "status": 204, "headers": [(b"allow", ", ".join(allowed).encode())]})
         await send({"type": "http.response.body", "body": b""})
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Hold a body to the limit of JSON bodies, whoever reads it; routes for large ones have limits of their own."""
-        if scope["path"].startswith(LARGE_BODY_ROUTES) or scope["path"] == "/tasks/batch":
-            return receive
-        limit = self._max_json_bytes
+
+class BodyLimit:
+    """Holds bodies to `max_bytes`, whichever route reads them, except for those of routes with a limit of their own."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Raises the problem `too-large`."""
+        if scope["type"] != "http" or scope["path"].startswith(LARGE_BODY_ROUTES) or scope["path"] == "/tasks/batch":
+            await self._app(scope, receive, send)
+            return
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise too_large(limit)
+            if name == b"content-length" and value.isdigit() and int(value) > self._max_bytes:
+                raise too_large(self._max_bytes)
         size = 0
 
-        async def receive_bounded() -> Message:
+        async def receive_limited() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > limit:
-                raise too_large(limit)
+            if size > self._max_bytes:
+                raise too_large(self._max_bytes)
             return message
 
-        return receive_bounded
-
-
-AllowedMethods = tuple[re.Pattern[str], frozenset[str]]
+        await self._app(scope, receive_limited, send)
 
 
 def allowed_methods(routes: Sequence[AllowedMethods], path: str) -> list[str]:
-    """Give the methods that a path answers to, sorted; none when there is no such path."""
+    """Return the methods of a path, sorted; an empty list when there is no such path."""
     methods: set[str] = set()
     for pattern, route_methods in routes:
         if pattern.match(path):
@@ -154,24 +173,42 @@ def allowed_methods(routes: Sequence[AllowedMethods], path: str) -> list[str]:
     return sorted(methods | {"OPTIONS"}) if methods else []
 
 
+def _read_headers(headers: RawHeaders) -> tuple[str | None, list[bytes], bytes | None, bool]:
+    """Return the request id, every `Host`, the content codings if there are any, and whether there is a body."""
+    request_id: str | None = None
+    hosts: list[bytes] = []
+    encoding: bytes | None = None
+    has_body = False
+    for name, value in headers:
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"x-request-id":
+            request_id = value.decode("latin-1")
+        elif name == b"content-encoding":
+            encoding = value if encoding is None else encoding + b"," + value
+        elif name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0") != b""):
+            has_body = True
+    return request_id, hosts, encoding, has_body
+
+
+def _require_identity(encoding: bytes) -> None:
+    codings = {coding.strip().lower() for coding in encoding.split(b",")}
+    if codings - {b"", b"identity"}:
+        raise Problem(
+            "unsupported-media-type",
+            "The body has a Content-Encoding that is not supported. Send it without compression.",
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
 def _host_name(host: bytes) -> str:
     text = host.decode("latin-1").lower()
     return text[: text.index("]") + 1] if text.startswith("[") and "]" in text else text.partition(":")[0]
 
 
-def _log_request(
-    request_id: str, method: str, path: str, status: int, headers: list[tuple[bytes, bytes]], began: float
-) -> None:
-    """Log one answer: what was asked, never by whom or with what, and the task that it made."""
-    location = next((value for name, value in headers if name == b"location"), b"")
-    made = {"task_id": location[7:].decode()} if location.startswith(b"/tasks/") else {}
-    milliseconds = round((time.perf_counter() - began) * 1000, 1)
-    log.info("request", request_id=request_id, method=method, path=path[:200], status=status, ms=milliseconds, **made)
-
-
 async def _send_problem(problem: Problem, request_id: str, send: Send) -> None:
     body = problem.body(request_id)
-    headers: list[Any] = [
+    headers = [
         (b"content-length", b"%d" % len(body)),
         *((name.lower().encode(), value.encode("latin-1")) for name, value in problem.response_headers().items()),
     ]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Executable, Select, exists, func, select
+from sqlalchemy import ColumnElement, Executable, Select, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.tables.callers import api_keys, callers, organizations
 
 
 def ensure_organization(organization_id: UUID, name: str) -> Executable:
-    """Make an organization unless one bears the name; give its id either way."""
+    """Insert an organization unless there is one of that name; return its id either way."""
     return (
         insert(organizations)
         .values(id=organization_id, name=name)
@@ -22,31 +23,48 @@ def ensure_organization(organization_id: UUID, name: str) -> Executable:
 
 
 def lock_organization(organization_id: UUID) -> Executable:
-    """Hold an organization until the transaction ends, so that a caller is made once."""
+    """Lock an organization until the transaction ends, so that no two transactions insert the same caller."""
     return select(organizations.c.id).where(organizations.c.id == organization_id).with_for_update()
 
 
 def find_caller(organization_id: UUID, name: str) -> Select[UUID]:
-    """Find a caller's id by name."""
+    """Return a caller's id by name."""
     return select(callers.c.id).where(callers.c.organization_id == organization_id, callers.c.name == name)
 
 
 def insert_caller(caller_id: UUID, organization_id: UUID, name: str) -> Executable:
-    """Make a caller."""
+    """Insert a caller."""
     return insert(callers).values(id=caller_id, organization_id=organization_id, name=name)
 
 
 def insert_api_key(
-    key_id: UUID, caller_id: UUID, name: str, prefix: str, sha256: bytes, role: str, scopes: list[str]
+    key_id: UUID,
+    caller_id: UUID,
+    name: str,
+    prefix: str,
+    sha256: bytes,
+    role: str,
+    scopes: list[str],
+    expires_at: datetime | None,
 ) -> Executable:
-    """Store a key."""
+    """Insert a key."""
     return insert(api_keys).values(
-        id=key_id, caller_id=caller_id, name=name, prefix=prefix, sha256=sha256, role=role, scopes=scopes
+        id=key_id,
+        caller_id=caller_id,
+        name=name,
+        prefix=prefix,
+        sha256=sha256,
+        role=role,
+        scopes=scopes,
+        expires_at=expires_at,
     )
 
 
-def find_api_key(prefix: str) -> Select[Any]:
-    """Find a key that may be used: its id, caller, organization, role, scopes and digest."""
+def find_api_key(prefix: str, last_use_seconds: float) -> Select[Any]:
+    """Return a key that is neither revoked nor expired: id, caller, organization, role, scopes, digest.
+
+    `is_last_use_due` says whether its last use is not stored, or was stored more than `last_use_seconds` ago.
+    """
     return (
         select(
             api_keys.c.id,
@@ -55,6 +73,7 @@ def find_api_key(prefix: str) -> Select[Any]:
             api_keys.c.role,
             api_keys.c.scopes,
             api_keys.c.sha256,
+            _is_last_use_due(last_use_seconds).label("is_last_use_due"),
         )
         .join(callers, callers.c.id == api_keys.c.caller_id)
         .where(
@@ -65,8 +84,22 @@ def find_api_key(prefix: str) -> Select[Any]:
     )
 
 
+def store_last_use(key_id: UUID, last_use_seconds: float) -> Executable:
+    """Store that a key is used now, unless a use of the last `last_use_seconds` is stored already."""
+    return (
+        api_keys.update()
+        .where(api_keys.c.id == key_id, _is_last_use_due(last_use_seconds))
+        .values(last_used_at=func.now())
+    )
+
+
+def _is_last_use_due(last_use_seconds: float) -> ColumnElement[bool]:
+    oldest = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, last_use_seconds)
+    return api_keys.c.last_used_at.is_(None) | (api_keys.c.last_used_at < oldest)
+
+
 def has_api_key(prefix: str) -> Select[bool]:
-    """Tell whether a key of that prefix was ever stored, revoked ones too."""
+    """Return whether a key of that prefix was ever stored, revoked ones too."""
     return select(exists().where(api_keys.c.prefix == prefix))
 
 
@@ -81,6 +114,7 @@ def list_api_keys() -> Select[Any]:
             api_keys.c.role,
             api_keys.c.scopes,
             api_keys.c.created_at,
+            api_keys.c.last_used_at,
             api_keys.c.expires_at,
             api_keys.c.revoked_at,
         )

@@ -39,6 +39,7 @@ api_keys = Table(
     Column("created_at", moment, nullable=False, server_default=func.now()),
     Column("expires_at", moment),
     Column("revoked_at", moment),
+    Column("last_used_at", moment),
     CheckConstraint("role IN ('client', 'operator', 'admin')", name="known_role"),
     CheckConstraint("length(sha256) = 32", name="sha256"),
 )

@@ -1,15 +1,22 @@
-"""Credentials, scopes and roles; what is another's does not exist."""
+"""Credentials, scopes and roles; what belongs to another organization is answered as if it did not exist."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
 import pytest
 
-from shared.api_keys import revoke_key
+from api.auth.authentication import Authenticator
+from shared.api_keys import list_keys, revoke_key
+from shared.database.connections import make_async_engine
+from shared.settings import Settings
+from tests.api.conftest import HandWorker
+from tests.conftest import Api
 
 EMAIL = {"to": ["ada@example.com"], "text": "hello"}
 SOME = "0199c0de-0000-7000-8000-000000000001"
@@ -57,7 +64,7 @@ NEEDED = {
 
 
 @pytest.fixture(scope="module")
-def scopeless(served: Any) -> httpx2.Client:
+def scopeless(served: Api) -> httpx2.Client:
     client: httpx2.Client = served.client("someone", scopes=[])
     return client
 
@@ -80,7 +87,7 @@ def test_a_route_is_closed_without_its_scope(scopeless: httpx2.Client, method: s
 
 
 @pytest.mark.parametrize(("method", "path"), NEEDED)
-def test_a_route_opens_with_just_its_scope(served: Any, method: str, path: str) -> None:
+def test_a_route_opens_with_just_its_scope(served: Api, method: str, path: str) -> None:
     role = "operator" if path == "/metrics" else "client"
     client = served.client("someone", role, scopes=NEEDED[method, path].split())
 
@@ -114,7 +121,7 @@ def test_bad_credentials_are_refused(speak: Callable[..., bytes], authorization:
         assert b"\r\nwww-authenticate: Bearer" in answer
 
 
-def test_a_key_travels_in_either_header(served: Any, nobody: httpx2.Client) -> None:
+def test_a_key_travels_in_either_header(served: Api, nobody: httpx2.Client) -> None:
     key = served.key("someone").key
 
     for headers in (
@@ -129,7 +136,7 @@ def test_a_key_travels_in_either_header(served: Any, nobody: httpx2.Client) -> N
 
 
 def test_a_bad_bearer_is_not_made_good_by_another_header_nor_by_a_second_line(
-    served: Any, nobody: httpx2.Client
+    served: Api, nobody: httpx2.Client
 ) -> None:
     key = served.key("someone").key
 
@@ -140,13 +147,13 @@ def test_a_bad_bearer_is_not_made_good_by_another_header_nor_by_a_second_line(
         assert (both.status_code, twice.status_code) == (401, 401)
 
 
-def test_a_wrong_secret_behind_a_right_prefix_is_refused(served: Any) -> None:
+def test_a_wrong_secret_behind_a_right_prefix_is_refused(served: Api) -> None:
     key = served.key("someone").key
 
     assert served.client_with(key[:-1] + ("A" if key[-1] != "A" else "B")).get("/tasks").status_code == 401
 
 
-def test_a_revoked_key_is_refused_within_a_second(served: Any, module_settings: Any) -> None:
+def test_a_revoked_key_is_refused_within_a_second(served: Api, module_settings: Settings) -> None:
     key = served.key("someone")
     client = served.client_with(key.key)
     assert client.get("/tasks").status_code == client.get("/kinds").status_code == 200
@@ -158,13 +165,45 @@ def test_a_revoked_key_is_refused_within_a_second(served: Any, module_settings: 
     assert client.post("/emails", json=EMAIL).status_code == 401
 
 
-def test_an_expired_key_is_refused(served: Any, hand: Any) -> None:
+def test_an_expired_key_is_refused(served: Api, hand: HandWorker) -> None:
     past, soon = served.key("someone"), served.key("someone")
     hand.connection.execute("UPDATE api_keys SET expires_at = now() WHERE id = %s", [past.id])
     hand.connection.execute("UPDATE api_keys SET expires_at = now() + interval '1 hour' WHERE id = %s", [soon.id])
 
     assert served.client_with(past.key).get("/tasks").status_code == 401
     assert served.client_with(soon.key).get("/tasks").status_code == 200
+
+
+def test_the_last_use_of_a_key_is_stored_once_a_minute(
+    served: Api, module_settings: Settings, hand: HandWorker, eventually: Callable[..., Any]
+) -> None:
+    key = served.key("someone")
+
+    def find_last_use() -> datetime | None:
+        return next(listed.last_used_at for listed in list_keys(module_settings) if listed.id == key.id)
+
+    assert find_last_use() is None
+    served.client_with(key.key[:-1] + "-").get("/tasks")
+    assert served.client_with(key.key).get("/tasks").status_code == 200
+    first = eventually(find_last_use)
+    assert abs(first - datetime.now(UTC)) < timedelta(minutes=1)
+
+    hand.connection.execute("UPDATE api_keys SET last_used_at = now() - interval '59 s' WHERE id = %s", [key.id])
+    second = find_last_use()
+
+    async def use() -> None:
+        engine = make_async_engine(module_settings, "test")
+        authenticator = Authenticator(engine.execution_options(isolation_level="AUTOCOMMIT"))
+        await authenticator.caller(f"Bearer {key.key}", None)
+        await authenticator.close()
+        await engine.dispose()
+
+    asyncio.run(use())
+    assert find_last_use() == second
+    hand.connection.execute("UPDATE api_keys SET last_used_at = now() - interval '61 s' WHERE id = %s", [key.id])
+    asyncio.run(use())
+    last = find_last_use()
+    assert last is not None and second is not None and last > second
 
 
 def test_what_is_anothers_does_not_exist(
@@ -198,7 +237,7 @@ def test_what_is_anothers_does_not_exist(
 
 
 def test_another_key_of_the_same_caller_sees_the_same(
-    served: Any, client: httpx2.Client, email: Callable[..., str]
+    served: Api, client: httpx2.Client, email: Callable[..., str]
 ) -> None:
     task_id = email()
 
@@ -207,7 +246,7 @@ def test_another_key_of_the_same_caller_sees_the_same(
 
 @pytest.mark.parametrize("role", ["operator", "admin"])
 def test_operators_and_admins_see_and_steer_everything(
-    served: Any, client: httpx2.Client, email: Callable[..., str], role: str
+    served: Api, client: httpx2.Client, email: Callable[..., str], role: str
 ) -> None:
     privileged = served.client(role, role)
     task_id = email()
@@ -223,7 +262,7 @@ def test_operators_and_admins_see_and_steer_everything(
 
 
 def test_only_an_admin_deletes_what_belongs_to_others(
-    served: Any, client: httpx2.Client, operator: httpx2.Client, admin: httpx2.Client, email: Callable[..., str]
+    served: Api, client: httpx2.Client, operator: httpx2.Client, admin: httpx2.Client, email: Callable[..., str]
 ) -> None:
     upload = {"file": ("a.txt", b"some words", "text/plain")}
     file_id = client.post("/files", files=upload).json()["params"]["file_id"]

@@ -343,6 +343,57 @@ def test_json_is_json_with_any_parameter(operator: httpx2.Client, content_type: 
     assert answer.status_code == 202
 
 
+# Hosts and encodings
+
+
+@pytest.mark.parametrize(
+    ("hosts", "status"),
+    [
+        ([], 400),
+        (["x", "x"], 400),
+        (["x", "y"], 400),
+        ([""], 400),
+        (["a b"], 400),
+        (["a, b"], 400),
+        (["user@x"], 400),
+        (["x/path"], 400),
+        (["x:port"], 400),
+        (["x"], 200),
+        (["x:8000"], 200),
+        (["under_score.example"], 200),
+        (["127.0.0.1:1"], 200),
+        (["[::1]:8000"], 200),
+    ],
+)
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_a_request_has_exactly_one_valid_host(
+    speak: Callable[..., bytes], hosts: list[str], status: int, version: str
+) -> None:
+    lines = "".join(f"Host: {host}\r\n" for host in hosts)
+
+    answer = speak(f"GET /health HTTP/{version}\r\n{lines}Connection: close\r\n\r\n".encode())
+
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    if status == 400:
+        assert b"/problems/bad-request" in answer and b"connection: close" in answer
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "x-foo", "identity, gzip", "GZIP"])
+@pytest.mark.parametrize("path", [*JSON_ROUTES, f"/tasks/{SOME_ID}/cancel", "/files", "/health", "/nope"])
+def test_a_body_with_a_content_encoding_is_unsupported(operator: httpx2.Client, path: str, encoding: str) -> None:
+    answer = operator.post(path, content=gzip.compress(b"{}"), headers={**JSON, "content-encoding": encoding})
+
+    require_problem(answer, 415, "unsupported-media-type")
+
+
+def test_identity_is_no_encoding_and_without_a_body_any_is_ignored(operator: httpx2.Client) -> None:
+    submitted = operator.post("/tasks", json={"kind": "platform.ping"}, headers={"content-encoding": "Identity"})
+    listed = operator.get("/tasks", headers={"content-encoding": "gzip"})
+    chunked = operator.post("/tasks", content=iter([b"{}"]), headers={**JSON, "content-encoding": "gzip"})
+
+    assert (submitted.status_code, listed.status_code, chunked.status_code) == (202, 200, 415)
+
+
 # Sizes
 
 
