@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from os import SEEK_CUR
-from pathlib import Path
 from typing import Any
 
-from workers.handlers.files._pictures import Header, open_pixels, read_header, told_from_vips
+from shared.contracts.files._image_formats import IMAGE_FORMATS
+from workers.handlers.files._pictures import Header, open_pixels, read_header, reading_pixels
+from workers.handlers.files._png import count_frames
 
 MOST_EXIF_FIELDS = 300
 LONGEST_EXIF_TEXT = 1000
 _EXIF_IFD, _GPS_IFD, _INTEROPERABILITY_IFD = 0x8769, 0x8825, 0xA005
 _MAKER_NOTE = 0x927C
-_PNG_SIGNATURE_BYTES, _PNG_CHECKSUM_BYTES = 8, 4
-_FORMATS_NOT_DECODED = frozenset({"image/heic", "image/heif"})
 
 
 def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | None], None]) -> dict[str, Any]:
-    """Tell what the picture at `path`, of type `media_type`, is; with `include_gps`, also where it was taken."""
+    """Return the facts of the picture at `path`, of type `media_type`; with `include_gps`, also where it was taken."""
     header = read_header(request["path"], request["media_type"])
     _read_to_the_end(header)
     return {
@@ -33,52 +31,43 @@ def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | 
 
 
 def _count_frames(header: Header) -> int:
-    """Count what libvips does not, which reads the first frame of a PNG or an AVIF and tells of no other."""
+    """Return the number of frames, also of a PNG and an AVIF, of which libvips knows the first frame only."""
     match header.media_type:
         case "image/png":
-            return _count_png_frames(header.path)
+            return count_frames(header.path)
         case "image/avif":
             return _count_avif_frames(header.path)
         case _:
             return header.frames
 
 
-def _count_png_frames(path: str) -> int:
-    """Count the frame control chunks (PNG, third edition, section 11.3.6.2): how many are announced may be a lie."""
-    frames = 0
-    with Path(path).open("rb") as file:
-        file.seek(_PNG_SIGNATURE_BYTES)
-        while len(head := file.read(8)) == 8:
-            frames += head[4:] == b"fcTL"
-            file.seek(int.from_bytes(head[:4], "big") + _PNG_CHECKSUM_BYTES, SEEK_CUR)
-    return max(1, frames)
-
-
 def _count_avif_frames(path: str) -> int:
     from PIL import AvifImagePlugin, Image
 
-    # Pillow's own guard against bombs is lower than ours, by which the picture was judged.
+    # Pillow's own limit of pixels is lower than the one by which the picture was judged.
     Image.MAX_IMAGE_PIXELS = None
     try:
         with AvifImagePlugin.AvifImageFile(path) as picture:
             return max(1, int(picture.n_frames))
     except (OSError, SyntaxError, ValueError):
-        # Pillow refuses more than libvips does, which has read the first.
+        # Pillow refuses files of which libvips has read the first frame.
         return 1
 
 
 def _read_to_the_end(header: Header) -> None:
-    if header.media_type in _FORMATS_NOT_DECODED:
-        # The wheel's libheif has no decoder for HEVC, only for AV1.
+    """Raise an error if the first frame is damaged. Kinds of pixels that cannot be decoded are not read."""
+    is_decoded = IMAGE_FORMATS[header.media_type].is_decoded
+    if not is_decoded or (header.tiff is not None and header.tiff.describe_unsupported()):
         return
-    with told_from_vips():
+    with reading_pixels():
         # An eighth of a JPEG's size spares the transform of most of it, and still reads every byte.
         shrink = {"shrink": 8} if header.media_type == "image/jpeg" and min(header.width, header.height) >= 8 else {}
-        open_pixels(header, **shrink).avg()
+        # The average of numbers would fail where one of the samples is none (NaN).
+        open_pixels(header, **shrink).cast("uchar").avg()
 
 
 def _read_exif(data: bytes, include_gps: bool) -> dict[str, Any]:
-    """Give the EXIF fields by name (EXIF 2.32, CIPA DC-008); what is not understood is left out, never an error."""
+    """Return the EXIF fields by name (EXIF 2.32, CIPA DC-008), without those that cannot be read."""
     from PIL import ExifTags, Image
 
     exif = Image.Exif()
@@ -93,7 +82,7 @@ def _read_exif(data: bytes, include_gps: bool) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception:
-        # Pillow raises whatever a damaged directory leads it to: ValueError, struct.error, KeyError, SyntaxError.
+        # For a damaged directory, Pillow raises many types: ValueError, struct.error, KeyError, SyntaxError.
         return fields
     return fields
 
@@ -101,22 +90,22 @@ def _read_exif(data: bytes, include_gps: bool) -> dict[str, Any]:
 def _name_fields(directory: dict[int, Any], names: dict[int, str]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for tag, value in list(directory.items())[:MOST_EXIF_FIELDS]:
-        plain = _plain(value)
+        plain = _to_json_value(value)
         if tag in names and tag not in (_EXIF_IFD, _GPS_IFD, _INTEROPERABILITY_IFD, _MAKER_NOTE) and plain is not None:
             fields[names[tag]] = plain
     return fields
 
 
-def _plain(value: Any) -> Any:
-    """Give a value as JSON can hold it, or None."""
+def _to_json_value(value: Any) -> Any:
+    """Return a value as JSON can hold it, None if it cannot."""
     if isinstance(value, bytes):
-        return _plain_bytes(value)
+        return _to_text_or_number(value)
     if isinstance(value, str):
         return value.split("\0")[0].strip()[:LONGEST_EXIF_TEXT]
     if isinstance(value, int):
         return value
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value[:100]]
+        return [_to_json_value(item) for item in value[:100]]
     try:
         number = float(value)
     except (TypeError, ValueError, ZeroDivisionError):
@@ -124,7 +113,7 @@ def _plain(value: Any) -> Any:
     return number if abs(number) != float("inf") and number == number else None
 
 
-def _plain_bytes(value: bytes) -> str | int | None:
+def _to_text_or_number(value: bytes) -> str | int | None:
     if len(value) == 1:
         return value[0]
     # A user comment names its character code in eight bytes before the text.

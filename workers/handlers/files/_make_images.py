@@ -1,8 +1,8 @@
-"""The child's side of `files.make_images`: one decoding, then each variant from what that gave.
+"""The child's side of `files.make_images`: decodes the picture once, and makes each variant from the result.
 
-The picture is decoded once, no larger than the largest variant needs twice over, into memory: turned upright, in sRGB.
-Every variant is then resampled once, from there. (Decoding for each variant anew, as `vips thumbnail` would, costs as
-many decodings as there are variants.)
+The picture is decoded into memory, upright and in sRGB, at no more than twice the size of the largest variant. Every
+variant is then resampled once from there. Decoding again for each variant, as `vips thumbnail` would, costs one decoding
+for each of them.
 """
 
 from __future__ import annotations
@@ -10,40 +10,44 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pyvips
-
+from shared.contracts.files._image_formats import find_writing
+from workers.handlers.files._colours import name_bands, scale_samples, to_srgb
 from workers.handlers.files._errors import variant_too_large
-from workers.handlers.files._pictures import MOST_PIXELS, Header, open_pixels, read_header, told_from_vips
+from workers.handlers.files._pictures import (
+    MOST_PIXELS,
+    Header,
+    open_pixels,
+    read_header,
+    reading_pixels,
+    require_supported,
+)
 
 OVERSAMPLING = 2
-"""How many times larger than a variant its source is kept; libvips' own `thumbnail` and `resize` keep as much."""
+"""How many times larger than the largest variant the decoded picture is; libvips' own `thumbnail` uses the same."""
 
-LONGEST_EDGES = {"jpeg": 65_500, "png": 65_500, "webp": 16_383, "avif": 16_384}
-"""Pixels of a side: what libjpeg (JPEG_MAX_DIMENSION), WebP (RFC 9649, 2.1) and libvips' AVIF writer can hold."""
-
-QUALITIES = {"jpeg": 82, "webp": 80, "avif": 55}
 WHITE = "#ffffff"
 
 
 class Plan(NamedTuple):
-    """How a variant is made: resize to `size`, then cut or pad to `box`, centred."""
+    """How a variant is made: resized to `size`, then cropped or padded to `box` around its centre."""
 
     size: tuple[int, int]
     box: tuple[int, int]
 
 
 def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | None], None]) -> dict[str, Any]:
-    """Make the `variants` of the picture at `path`, of type `media_type`, each at its `path`.
+    """Write the `variants` of the picture at `path`, of type `media_type`, each to its own `path`.
 
-    Answers `{"variants": [{"width", "height"}]}`, in their order, and reports progress after each.
+    Returns `{"variants": [{"width", "height"}]}` in their order, and reports progress after each.
     """
     header = read_header(request["path"], request["media_type"])
+    require_supported(header)
     variants: list[dict[str, Any]] = request["variants"]
     plans = [plan_variant(variant, *header.upright_size) for variant in variants]
     for variant, plan in zip(variants, plans, strict=True):
         _refuse_too_large(variant, plan)
     made = []
-    with told_from_vips():
+    with reading_pixels():
         source = _decode(header, plans)
         for number, (variant, plan) in enumerate(zip(variants, plans, strict=True), start=1):
             picture = _render(source, plan, variant)
@@ -54,7 +58,7 @@ def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | 
 
 
 def plan_variant(variant: dict[str, Any], width: int, height: int) -> Plan:
-    """Say how a variant is made of an upright picture of that size."""
+    """Return how a variant is made of an upright picture of this size."""
     fit, enlarge = variant["fit"], variant["enlarge"]
     box_width, box_height = variant["width"], variant["height"]
     if fit == "fill":
@@ -73,11 +77,11 @@ def plan_variant(variant: dict[str, Any], width: int, height: int) -> Plan:
 
 
 def _refuse_too_large(variant: dict[str, Any], plan: Plan) -> None:
-    # Both are made whole in the worst case: what is resized, and what is written.
+    # In the worst case both are whole in memory: the resized picture and the written one.
     for width, height in (plan.size, plan.box):
         if width * height > MOST_PIXELS:
             raise variant_too_large(variant["name"], width, height)
-    if max(plan.box) > LONGEST_EDGES[variant["format"]]:
+    if max(plan.box) > find_writing(variant["format"]).longest_edge:
         raise variant_too_large(variant["name"], *plan.box)
 
 
@@ -86,25 +90,18 @@ def _decode(header: Header, plans: list[Plan]) -> Any:
     largest = max(side / of for plan in plans for side, of in zip(plan.size, (width, height), strict=True))
     spare = max(1, int(1 / (largest * OVERSAMPLING)))
     if header.media_type == "image/jpeg":
-        # libjpeg makes a half, a quarter or an eighth at a fraction of the cost (scaled inverse transforms).
+        # libjpeg decodes to a half, a quarter or an eighth at a fraction of the cost (scaled inverse transforms).
         on_load = next(factor for factor in (8, 4, 2, 1) if factor <= spare)
         image, spare = open_pixels(header, shrink=on_load), 1
+    elif header.media_type == "image/tiff":
+        image = scale_samples(lambda: open_pixels(header), header.tiff)
     else:
-        image = open_pixels(header)
-    image = _as_colours(image)
+        image = name_bands(open_pixels(header))
     if spare > 1:
         image = _shrink(image, spare)
     if header.orientation > 1:
         image = image.copy_memory().autorot()
-    return _as_srgb(image).copy_memory()
-
-
-def _as_colours(image: Any) -> Any:
-    """Give bands a meaning where the file gives them none, or has more of them than colours."""
-    if image.interpretation == "multiband" or image.bands > 5:
-        colours = image if image.bands <= 4 else image[:3]
-        return colours.copy(interpretation="b-w" if colours.bands <= 2 else "srgb")
-    return image
+    return to_srgb(image, header.path, header.media_type).copy_memory()
 
 
 def _shrink(image: Any, factor: int) -> Any:
@@ -113,20 +110,6 @@ def _shrink(image: Any, factor: int) -> Any:
         return image.shrink(*factors)
     # The colour of what is transparent must not bleed into what is not.
     return image.premultiply().shrink(*factors).unpremultiply().cast(image.format)
-
-
-def _as_srgb(image: Any) -> Any:
-    """Convert to eight bits of sRGB by the picture's profile, or by what its kind of pixels usually means."""
-    if image.get_typeof("icc-profile-data"):
-        try:
-            return image.icc_transform("srgb", embedded=True, intent="relative", black_point_compensation=True, depth=8)
-        except pyvips.Error:
-            # A profile that is damaged, or of another kind of pixels, says nothing.
-            image = image.copy()
-            image.remove("icc-profile-data")
-    if image.interpretation == "cmyk":
-        return image.icc_transform("srgb", input_profile="cmyk", intent="relative", depth=8)
-    return image.colourspace("srgb").cast("uchar")
 
 
 def _render(source: Any, plan: Plan, variant: dict[str, Any]) -> Any:
@@ -151,7 +134,7 @@ def _colour(code: str) -> list[int]:
 
 def _save(image: Any, variant: dict[str, Any]) -> None:
     path, format = variant["path"], variant["format"]
-    quality = variant["quality"] or QUALITIES.get(format)
+    quality = variant["quality"] or find_writing(format).quality
     match format:
         case "jpeg":
             image.jpegsave(path, Q=quality, optimize_coding=True, keep="none")
@@ -160,5 +143,5 @@ def _save(image: Any, variant: dict[str, Any]) -> None:
         case "webp":
             image.webpsave(path, Q=quality, keep="none")
         case "avif":
-            # More effort than this costs several times the time for a few per cent of the size.
+            # More effort than this takes several times as long and saves a few per cent of the size.
             image.heifsave(path, compression="av1", Q=quality, effort=2, keep="none")

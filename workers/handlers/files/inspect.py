@@ -1,7 +1,8 @@
-"""Tells what a stored file is; each kind of content is looked into by a child of its own."""
+"""Returns facts about a stored file, whose content a limited child reads."""
 
 from __future__ import annotations
 
+from shared.contracts.files._image_formats import IMAGE_FORMATS
 from shared.contracts.files.inspect import (
     ImageFacts,
     InspectParams,
@@ -13,15 +14,11 @@ from shared.contracts.files.inspect import (
 from shared.media_types import HEAD_BYTES, detect_media_type
 from workers.handler_context import HandlerContext
 
-_IMAGES = frozenset(
-    {"image/jpeg", "image/png", "image/webp", "image/avif", "image/gif", "image/tiff", "image/bmp"}
-    | {"image/heic", "image/heif"}
-)
 _TABLES = frozenset({"text/csv", "application/json", "application/vnd.apache.parquet"})
 
 
 def handle(params: InspectParams, context: HandlerContext) -> InspectResult:
-    """Look at the bytes; raises what the contract says. A file of no known type is not looked into."""
+    """Return the facts of the file's type; of an unknown type, only its size and checksum. Raises the contract's errors."""
     file = context.input_file(params.file_id)
     with file.path.open("rb") as stream:
         media_type = detect_media_type(stream.read(HEAD_BYTES), file.name)
@@ -33,7 +30,7 @@ def handle(params: InspectParams, context: HandlerContext) -> InspectResult:
         "header": params.header,
         "encoding": params.encoding,
     }
-    if media_type in _IMAGES:
+    if media_type in IMAGE_FORMATS:
         answer = context.run_child("workers.handlers.files._inspect_image", request)
         return whole.model_copy(update={"image": ImageFacts.model_validate(answer)})
     if media_type == "application/pdf":
@@ -49,4 +46,4 @@ def handle(params: InspectParams, context: HandlerContext) -> InspectResult:
 
 
 _COPY_BYTES = 8 << 30
-"""Room for the copy of a table in another encoding, whose letters UTF-8 may write longer, and for DuckDB's spilling."""
+"""The size limit of a file that the child writes: a copy of a table in UTF-8, or what DuckDB spills to disk."""

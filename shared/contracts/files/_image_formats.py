@@ -1,0 +1,69 @@
+"""The image formats that Taskmill knows. To add one, add a row to `IMAGE_FORMATS`.
+
+Besides, `shared/media_types.py` must recognize its first bytes, and for a format that is written,
+`workers/handlers/files/_make_images.py` (`_save`) must know its options. Tests run over every row.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple, get_args
+
+OutputFormat = Literal["jpeg", "png", "webp", "avif"]
+
+
+class Writing(NamedTuple):
+    """How a format is written."""
+
+    extension: str
+    longest_edge: int
+    """Pixels of a side."""
+    quality: int | None
+    """The quality unless another is given; None if the format loses nothing."""
+
+
+class ImageFormat(NamedTuple):
+    """An image format: its name is the media type without `image/`."""
+
+    name: str
+    loader: str | None
+    """The operation of libvips that reads it; None if Pillow does."""
+    is_decoded: bool = True
+    """Whether its pixels can be read, and not only its header."""
+    writing: Writing | None = None
+
+    @property
+    def media_type(self) -> str:
+        """The media type."""
+        return f"image/{self.name}"
+
+
+IMAGE_FORMATS: Final = {
+    image_format.media_type: image_format
+    for image_format in (
+        # JPEG_MAX_DIMENSION of libjpeg.
+        ImageFormat("jpeg", "jpegload", writing=Writing("jpg", 65_500, 82)),
+        ImageFormat("png", "pngload", writing=Writing("png", 65_500, None)),
+        # RFC 9649, 2.1.
+        ImageFormat("webp", "webpload", writing=Writing("webp", 16_383, 80)),
+        # What libvips' writer can hold.
+        ImageFormat("avif", "heifload", writing=Writing("avif", 16_384, 55)),
+        ImageFormat("gif", "gifload"),
+        ImageFormat("tiff", "tiffload"),
+        ImageFormat("bmp", None),
+        # The wheel's libheif decodes AV1 and not HEVC.
+        ImageFormat("heic", "heifload", is_decoded=False),
+        ImageFormat("heif", "heifload", is_decoded=False),
+    )
+}
+
+DECODED_TYPES: Final = tuple(media_type for media_type, known in IMAGE_FORMATS.items() if known.is_decoded)
+
+
+def find_writing(output_format: OutputFormat) -> Writing:
+    """Return how an output format is written."""
+    writing = IMAGE_FORMATS[f"image/{output_format}"].writing
+    assert writing is not None
+    return writing
+
+
+assert {known.name for known in IMAGE_FORMATS.values() if known.writing} == set(get_args(OutputFormat))
