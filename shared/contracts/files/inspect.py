@@ -1,4 +1,4 @@
-"""`files.inspect`: tells what a stored file is, from its bytes. `KIND` explains its errors."""
+"""`files.inspect`: returns facts about a stored file, from its bytes. `KIND` lists its errors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shared.contracts.text_encodings import ENCODING_DESCRIPTION, EncodingName
 
 
 class InspectParams(Params):
-    """Which file, and how much of it to tell."""
+    """The file, and what to return of it."""
 
-    file_id: Annotated[FileId, Field(description="The stored file to look at, of any type.")]
+    file_id: Annotated[FileId, Field(description="The stored file to inspect, of any type.")]
     include_gps: Annotated[
-        bool, Field(description="Whether `image.exif` tells where a picture was taken, under `GPSInfo`.")
+        bool, Field(description="Whether `image.exif` contains the place where a picture was taken, as `GPSInfo`.")
     ] = False
     header: Annotated[
         bool,
@@ -28,31 +28,33 @@ class InspectParams(Params):
 
 
 class ImageFacts(Result):
-    """What a picture says of itself."""
+    """Facts about a picture."""
 
-    width: Annotated[int, Field(description="Pixels in a row, as stored, before `orientation` is applied.")]
-    height: Annotated[int, Field(description="Rows of pixels of one frame, as stored.")]
+    width: Annotated[int, Field(description="Width in pixels, before `orientation` is applied.")]
+    height: Annotated[int, Field(description="Height of one frame in pixels, before `orientation` is applied.")]
     format: Annotated[str, Field(description="`jpeg`, `png`, `webp`, `avif`, `gif`, `tiff`, `bmp`, `heic` or `heif`.")]
     frames: Annotated[
         int,
-        Field(description="Pictures in the file: 1, or frames of an animation, or pages of a TIFF."),
+        Field(description="The number of pictures in the file: frames of an animation, or pages of a TIFF."),
     ]
-    orientation: Annotated[
-        int, Field(ge=1, le=8, description="How to turn it for the eye, as EXIF counts; 1 is upright.")
-    ]
-    has_alpha: Annotated[bool, Field(description="Whether some of it may be transparent.")]
+    orientation: Annotated[int, Field(ge=1, le=8, description="The orientation as EXIF numbers it; 1 is upright.")]
+    has_alpha: Annotated[bool, Field(description="Whether it has an alpha channel or transparent areas.")]
     exif: Annotated[
         dict[str, Any],
-        Field(description="EXIF fields by their names in the EXIF standard; without a place unless asked for."),
+        Field(
+            description="EXIF fields by their names in the EXIF standard, without `GPSInfo` unless `include_gps` is true."
+        ),
     ]
 
 
 class PdfFacts(Result):
-    """What a PDF document says of itself."""
+    """Facts about a PDF document."""
 
-    pages: Annotated[int | None, Field(description="How many pages it has; null when a password is needed to know.")]
-    title: Annotated[str | None, Field(description="Its title, if it has one that can be read.")]
-    encrypted: Annotated[bool, Field(description="Whether it is encrypted, be it with an empty password.")]
+    pages: Annotated[
+        int | None, Field(description="The number of pages; null if it cannot be read without a password.")
+    ]
+    title: Annotated[str | None, Field(description="Its title, if it has one that can be read without a password.")]
+    encrypted: Annotated[bool, Field(description="Whether it is encrypted, also with an empty password.")]
 
 
 class ColumnFacts(Result):
@@ -102,12 +104,12 @@ class TextFacts(Result):
 
 
 class InspectResult(Result):
-    """What the file is; of `image`, `pdf`, `table` and `text` one at most is not null."""
+    """Facts about the file. At most one of `image`, `pdf`, `table` and `text` is not null."""
 
-    media_type: Annotated[str, Field(description="What the bytes are, whatever the name says.")]
-    size: Annotated[int, Field(description="Bytes.")]
+    media_type: Annotated[str, Field(description="The media type that the bytes have, whatever the file name is.")]
+    size: Annotated[int, Field(description="The size in bytes.")]
     sha256: Annotated[str, Field(description="SHA-256 of the bytes, in hexadecimal.")]
-    image: Annotated[ImageFacts | None, Field(description="For pictures made of pixels.")] = None
+    image: Annotated[ImageFacts | None, Field(description="For pictures, except SVG.")] = None
     pdf: Annotated[PdfFacts | None, Field(description="For PDF documents.")] = None
     table: Annotated[TableFacts | None, Field(description="For CSV, Parquet, JSON arrays and lines of JSON.")] = None
     text: Annotated[TextFacts | None, Field(description="For any other text.")] = None
@@ -118,25 +120,27 @@ KIND = Kind(
     result=InspectResult,
     title="Inspect a file",
     description=(
-        "Tells what a stored file is, from its bytes: media type, size and checksum, and what a picture, a PDF, a "
-        "table or a text says of itself. The first frame of a picture is read to its end, so that a cut one is found. "
-        "Fails with `/problems/unreadable-image`, `/problems/unreadable-pdf` or `/problems/unreadable-table` when the "
-        "file is damaged, and with `/problems/image-too-large` (data: `width`, `height`, `most_pixels`) when a picture "
-        "claims more pixels than are read."
+        "Returns facts about a stored file, from its bytes: media type, size and checksum, and more about a picture, a "
+        "PDF, a table or a text. The first frame of a picture is read to its end, so that one which is cut short is "
+        "found. Fails with `/problems/unreadable-image`, `/problems/unreadable-pdf` or `/problems/unreadable-table` if "
+        "the file is damaged, with `/problems/unsupported-image` (data: `pixels`) if a picture has a kind of pixels "
+        "that cannot be read, and with `/problems/image-too-large` (data: `width`, `height`, `most_pixels`) if a "
+        "picture has more pixels than are read."
     ),
     example={"file_id": "0199c0de-0000-7000-8000-000000000001"},
     queue="files",
     timeout_seconds=300,
     errors={
-        "unreadable-image": "The picture is damaged or cut short, or is of no type that can be read.",
+        "unreadable-image": "The picture is damaged or cut short, or the file is not a picture of a supported format.",
+        "unsupported-image": "The picture is whole, but `data.pixels`, such as complex numbers, cannot be converted.",
         "image-too-large": (
-            "The picture claims more pixels than are read, which is judged before any is decoded: `data` has `width`, "
-            "`height` and `most_pixels`. Or a variant would have more than its format can hold: `data` has `variant`, "
-            "`width` and `height`."
+            "The picture has more pixels than are read, which its header decides: `data` has `width`, `height` and "
+            "`most_pixels`. Or a variant would have more than its format can hold: `data` has `variant`, `width` and "
+            "`height`."
         ),
-        "unreadable-pdf": "The PDF document is damaged or cut short.",
+        "unreadable-pdf": "The PDF document is damaged or cut short. Upload it again, or save it anew and upload that.",
         "unreadable-table": "The CSV, Parquet or JSON is damaged, or its rows do not fit each other.",
         "unreadable-text": "The bytes are no text in any known encoding.",
-        "output-too-large": "The work made more than one task may. For a text, `data.most_bytes` says how much.",
+        "output-too-large": "The task would write more than one task may. For a text, `data.most_bytes` is the limit.",
     },
 )
