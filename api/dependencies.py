@@ -8,8 +8,10 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Caller
+from api.following.event_streams import EventReader
 from api.following.task_actions import TaskActions
 from api.following.task_reader import TaskReader
+from api.following.waiters import Waiters
 from api.http.body import read_body, require_json
 from api.http.headers import find_header
 from api.http.json_text import load_json
@@ -51,6 +53,16 @@ def get_store(request: Request) -> ObjectStore:
 def get_task_reader(request: Request) -> TaskReader:
     """Return the reader of tasks."""
     return _services(request).reader
+
+
+def get_events(request: Request) -> EventReader:
+    """Return the reader of tasks' histories."""
+    return _services(request).events
+
+
+def get_waiters(request: Request) -> Waiters:
+    """Return what holds requests until a task has changed."""
+    return _services(request).waiters
 
 
 def get_task_actions(request: Request) -> TaskActions:
@@ -118,6 +130,8 @@ EngineDependency = Annotated[AsyncEngine, Depends(get_engine)]
 ReadsDependency = Annotated[AsyncEngine, Depends(get_reads)]
 StoreDependency = Annotated[ObjectStore, Depends(get_store)]
 TasksDependency = Annotated[TaskReader, Depends(get_task_reader)]
+EventsDependency = Annotated[EventReader, Depends(get_events)]
+WaitersDependency = Annotated[Waiters, Depends(get_waiters)]
 TaskActionsDependency = Annotated[TaskActions, Depends(get_task_actions)]
 SubmissionsDependency = Annotated[Submissions, Depends(get_submissions)]
 QueueBoundsDependency = Annotated[QueueBounds, Depends(get_queue_bounds)]

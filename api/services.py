@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Authenticator
 from api.batcher import HotPool
+from api.following.event_streams import EventReader
 from api.following.task_actions import TaskActions
 from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
@@ -39,6 +40,7 @@ class Services:
         self.authenticator = Authenticator(self.reads)
         self.reader = TaskReader(settings, self.reads)
         self.waiters = Waiters(settings, self.reader)
+        self.events = EventReader(settings)
         self.task_actions = TaskActions(self.engine, self.reader, self.waiters, self.store)
         self.queue_bounds = QueueBounds(settings, self.reads)
         self._pool = _make_pool(settings)
@@ -72,6 +74,7 @@ class Services:
         await self._batcher.close()
         await self.reader.close()
         await self.authenticator.close()
+        await self.events.close()
         await self._pool.close(timeout=2)
         await self.engine.dispose()
 

@@ -56,6 +56,7 @@ class TaskLinks(AnswerModel):
     """The routes of a task."""
 
     self: Path
+    events: Path
     cancel: Path
 
 

@@ -136,4 +136,4 @@ def new_task_json(task: NewTask, created_at: datetime) -> bytes:
 
 def task_links(task_id: str) -> dict[str, str]:
     """Return the routes of a task."""
-    return {"self": f"/tasks/{task_id}", "cancel": f"/tasks/{task_id}/cancel"}
+    return {"self": f"/tasks/{task_id}", "events": f"/tasks/{task_id}/events", "cancel": f"/tasks/{task_id}/cancel"}

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -34,25 +36,51 @@ log = structlog.get_logger()
 
 
 class Waiter:
-    """One waiting request, whose client may disconnect."""
+    """One waiting request, whose client may disconnect.
 
-    __slots__ = ("disconnected", "future")
+    Call `arm` before each look at the task, and `wait` after it: a change in between is not missed.
+    """
 
-    def __init__(self) -> None:
-        self.future: asyncio.Future[None] | None = None
-        self.disconnected = False
+    __slots__ = ("_disconnected", "_future", "_note_seen")
+
+    def __init__(self, note_seen: Callable[[int], None]) -> None:
+        self._future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._disconnected = False
+        self._note_seen = note_seen
+
+    def arm(self) -> None:
+        """Begin to notice changes."""
+        self._future = asyncio.get_running_loop().create_future()
+
+    async def wait(self, seconds: float, seen_version: int) -> bool:
+        """Wait until the task may have changed from the version that was seen; return False if the time is over first.
+
+        Raises `ClientDisconnect` as soon as the client disconnects.
+        """
+        self._note_seen(seen_version)
+        timer = asyncio.get_running_loop().call_later(seconds, self._settle, False)
+        try:
+            woken = self._disconnected or await self._future
+        finally:
+            timer.cancel()
+        if self._disconnected:
+            raise ClientDisconnect
+        return woken
 
     def wake(self) -> None:
         """Make the request look at its task again."""
-        if self.future is not None and not self.future.done():
-            self.future.set_result(None)
+        self._settle(True)
 
     async def watch(self, receive: Receive) -> None:
         """Wake the request when its client disconnects, as ASGI reports it once the body was read."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.disconnected = True
+        self._disconnected = True
         self.wake()
+
+    def _settle(self, woken: bool) -> None:
+        if not self._future.done():
+            self._future.set_result(woken)
 
 
 class Waiters:
@@ -94,6 +122,27 @@ class Waiters:
         if self._publisher is not None:
             await self._publisher.aclose()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the server stops: requests that wait are answered as they are."""
+        return self._stopping
+
+    @contextmanager
+    def watch(self, task_id: UUID, receive: Receive) -> Iterator[Waiter]:
+        """Yield a waiter that is woken when the task may have changed, until the block ends."""
+        waiter = Waiter(partial(self._seen.__setitem__, task_id))
+        watching = asyncio.create_task(waiter.watch(receive))
+        waiting = self._waiting.setdefault(task_id, set())
+        waiting.add(waiter)
+        try:
+            yield waiter
+        finally:
+            watching.cancel()
+            waiting.discard(waiter)
+            if not waiting:
+                self._waiting.pop(task_id, None)
+                self._seen.pop(task_id, None)
+
     async def wait(
         self, task_id: UUID, caller: Caller, seconds: float, is_settled: Callable[[TaskRow], bool], receive: Receive
     ) -> TaskRow | None:
@@ -102,41 +151,18 @@ class Waiters:
         Returns None when the task does not exist, or the caller may not see it. Raises `ClientDisconnect` as soon as
         the client disconnects.
         """
-        waiter = Waiter()
-        watching = asyncio.create_task(waiter.watch(receive))
-        waiting = self._waiting.setdefault(task_id, set())
-        waiting.add(waiter)
-        try:
-            return await self._wait(waiter, task_id, caller, seconds, is_settled)
-        finally:
-            watching.cancel()
-            waiting.discard(waiter)
-            if not waiting:
-                self._waiting.pop(task_id, None)
-                self._seen.pop(task_id, None)
-
-    async def _wait(
-        self, waiter: Waiter, task_id: UUID, caller: Caller, seconds: float, is_settled: Callable[[TaskRow], bool]
-    ) -> TaskRow | None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while True:
-            # The future is made before the task is read, so that a change in between wakes the request too.
-            waiter.future = loop.create_future()
-            row = await self._reader.find(task_id, caller)
-            left = deadline - loop.time()
-            if row is None or is_settled(row) or left <= 0 or self._stopping:
-                return row
-            self._seen[task_id] = row.version
-            del row  # Thousands of requests may wait for a minute.
-            timer = loop.call_later(left, waiter.wake)
-            try:
-                if not waiter.disconnected:
-                    await waiter.future
-            finally:
-                timer.cancel()
-            if waiter.disconnected:
-                raise ClientDisconnect
+        with self.watch(task_id, receive) as waiter:
+            while True:
+                waiter.arm()
+                row = await self._reader.find(task_id, caller)
+                left = deadline - loop.time()
+                if row is None or is_settled(row) or left <= 0 or self._stopping:
+                    return row
+                version = row.version
+                del row  # Thousands of requests may wait for a minute.
+                await waiter.wait(left, version)
 
     def wake(self, task_id: UUID) -> None:
         """Make the requests of this process that wait for a task look at it again."""

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.auth.authentication import Caller
 from api.dependencies import (
+    EventsDependency,
     NoBody,
     ReadsDependency,
     SettingsDependency,
@@ -20,7 +21,9 @@ from api.dependencies import (
     TaskReaderCaller,
     TasksDependency,
     TaskWriterCaller,
+    WaitersDependency,
 )
+from api.following.event_streams import EventStreamResponse
 from api.following.task_models import SubmittedBatch, TaskPage, TasksById, Valid
 from api.following.task_reader import TaskReader
 from api.following.task_representation import task_json
@@ -29,7 +32,14 @@ from api.http.body import json_body
 from api.http.cursors import read_cursor, write_cursor
 from api.http.headers import find_header
 from api.http.problems import invalid
-from api.http.query_strings import MAX_WAIT_SECONDS, NoQuery, PageLimit, StrictQuery, read_validate_only
+from api.http.query_strings import (
+    MAX_NUMBER_DIGITS,
+    MAX_WAIT_SECONDS,
+    NoQuery,
+    PageLimit,
+    StrictQuery,
+    read_validate_only,
+)
 from api.http.rate_limits import limited
 from api.openapi.operations import (
     ANY_CALLER,
@@ -275,6 +285,80 @@ async def delete_task(
     """Erase a done task."""
     await actions.delete(task_id, caller)
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
+
+
+STREAMED_EVENT: Final = {
+    "type": "object",
+    "description": "One server-sent event.",
+    "properties": {
+        "id": {"type": "string", "description": "The event's sequence number within its task."},
+        "event": {"enum": ["status", "progress", "log"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["id", "event", "data"],
+}
+
+
+class EventsQuery(StrictQuery):
+    """Where a stream goes on."""
+
+    last_event_id: Annotated[
+        str | None,
+        Field(description="As the header `Last-Event-ID`, for a browser's first connection, which sends no headers."),
+    ] = None
+
+
+@router.get(
+    "/tasks/{task_id}/events",
+    summary="Stream what happens to a task",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Server-sent events. What has already happened comes first; the stream ends with the event that "
+            "ends the task. `id` is the sequence number, `event` is `status`, `progress` or `log`, and `data` is a JSON "
+            "object. To go on after a lost connection, send the last `id` in `Last-Event-ID`.",
+            "content": {"text/event-stream": {"schema": STREAMED_EVENT}},
+        },
+        **problem_responses(*ANY_CALLER, "not-found", "gone"),
+    },
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "Last-Event-ID",
+                "in": "header",
+                "required": False,
+                "schema": {"type": "integer", "minimum": 0},
+                "description": "The sequence number of the last event that was received.",
+            }
+        ]
+    },
+)
+@limited("read")
+async def stream_events(
+    request: Request,
+    task_id: UUID,
+    caller: TaskReaderCaller,
+    tasks: TasksDependency,
+    events: EventsDependency,
+    waiters: WaitersDependency,
+    query: Annotated[EventsQuery, Query()],
+) -> Response:
+    """Return the task's history and then its events as they happen, as server-sent events."""
+    header = find_header(request, "last-event-id")
+    after_seq = _read_last_event_id(header, "header:Last-Event-ID") or _read_last_event_id(
+        query.last_event_id, "query:last_event_id"
+    )
+    await tasks.require(task_id, caller)
+    return EventStreamResponse(task_id, caller, after_seq, events, tasks, waiters)
+
+
+def _read_last_event_id(value: str | None, pointer: str) -> int:
+    """Return the sequence number that a stream goes on after; 0, for its begin, when there is none."""
+    if not value:
+        return 0
+    if not value.isascii() or not value.isdigit() or len(value) > MAX_NUMBER_DIGITS:
+        raise invalid(pointer, "int_parsing", "Must be the id of an event: a whole number")
+    return int(value)
 
 
 async def _task_answer(tasks: TaskReader, task_id: UUID, caller: Caller) -> Response:

@@ -37,7 +37,11 @@ def test_a_task_shows_exactly_what_the_contract_names(operator: httpx2.Client, p
     task = operator.get(f"/tasks/{task_id}").json()
 
     assert list(task) == FIELDS
-    assert task["links"] == {"self": f"/tasks/{task_id}", "cancel": f"/tasks/{task_id}/cancel"}
+    assert task["links"] == {
+        "self": f"/tasks/{task_id}",
+        "events": f"/tasks/{task_id}/events",
+        "cancel": f"/tasks/{task_id}/cancel",
+    }
 
 
 def test_a_running_task_shows_its_attempt_and_progress(

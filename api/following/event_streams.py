@@ -1,0 +1,147 @@
+"""Streams of server-sent events: the history of a task from Postgres, and then what happens to it, as it happens.
+
+A stream sends what has happened, waits until its task has changed, and sends what has happened since. It keeps nothing
+but the sequence number of the last event that it sent: whatever is lost on the way to it, such as a wake-up, the broker or
+the connection, it goes on from there. Many streams read from Postgres in one round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import orjson
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from api.auth.authentication import Caller
+from api.batcher import Batcher, HotConnection
+from api.following.task_reader import TaskReader
+from api.following.waiters import Waiters
+from api.http.answers import PRIVATE_HEADERS, timestamp
+from shared.queries.events import LIST_EVENTS_AFTER
+from shared.settings import Settings
+from shared.tasks.states import DONE_VALUES
+
+KEEP_ALIVE_SECONDS: Final = 15.0
+"""How often a stream without events sends a comment, so that neither side, nor a proxy between them, takes it for dead."""
+SEND_SECONDS: Final = 30.0
+"""How long a client may take to read what was sent, before its stream is cut. It resumes by `Last-Event-ID`."""
+EVENTS_AT_ONCE: Final = 200
+"""How many events of one task are read in one round trip: what a stream holds in memory at the most."""
+RECONNECT_MILLISECONDS: Final = 1000
+"""How long a browser waits before it connects again."""
+
+
+class TaskEvent(NamedTuple):
+    """One entry of a task's history."""
+
+    seq: int
+    type: str
+    at: datetime
+    data: str
+    """A JSON object."""
+
+    def as_message(self) -> bytes:
+        """Return the event as a server-sent event (HTML Living Standard, section 9.2)."""
+        data = orjson.dumps({"at": timestamp(self.at), **orjson.loads(self.data)})
+        return b"id: %d\nevent: %s\ndata: %s\n\n" % (self.seq, self.type.encode(), data)
+
+    @property
+    def ends_history(self) -> bool:
+        """Whether the task was done with this event. A retry may follow it."""
+        return self.type == "status" and orjson.loads(self.data)["status"] in DONE_VALUES
+
+
+class _Wanted(NamedTuple):
+    task_id: UUID
+    after_seq: int
+
+
+class EventReader:
+    """Reads the history of tasks, for many streams in one round trip."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._events: Batcher[_Wanted, list[TaskEvent]] = Batcher(settings, "events", self._read)
+
+    async def list_after(self, task_id: UUID, seq: int) -> list[TaskEvent]:
+        """Return the events of a task that follow a sequence number, oldest first: `EVENTS_AT_ONCE` at most."""
+        return await self._events.submit(_Wanted(task_id, seq))
+
+    async def close(self) -> None:
+        """Answer the reads that were submitted, then close the connection."""
+        await self._events.close()
+
+    async def _read(self, connection: HotConnection, wanted: Sequence[_Wanted]) -> Sequence[list[TaskEvent]]:
+        parameters = {
+            "ids": "{" + ",".join(str(item.task_id) for item in wanted) + "}",
+            "after": "{" + ",".join(str(item.after_seq) for item in wanted) + "}",
+            "limit": EVENTS_AT_ONCE,
+        }
+        found: defaultdict[int, list[TaskEvent]] = defaultdict(list)
+        for position, *event in await (await connection.execute(LIST_EVENTS_AFTER, parameters)).fetchall():
+            found[position].append(TaskEvent._make(event))
+        return [found[position] for position in range(1, len(wanted) + 1)]
+
+
+class EventStreamResponse(Response):
+    """The history of one task as server-sent events, until the task is done or either side ends the connection."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, task_id: UUID, caller: Caller, after_seq: int, reader: EventReader, tasks: TaskReader, waiters: Waiters
+    ) -> None:
+        super().__init__(headers={**PRIVATE_HEADERS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        # What is streamed has no length.
+        del self.headers["content-length"]
+        self._task_id = task_id
+        self._caller = caller
+        self._seq = after_seq
+        self._reader = reader
+        self._tasks = tasks
+        self._waiters = waiters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream. Raises `ClientDisconnect` when the client is gone, or reads too slowly."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if scope.get("state", {}).get("is_head"):
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await _send_soon(send, b"retry: %d\n\n" % RECONNECT_MILLISECONDS)
+        with self._waiters.watch(self._task_id, receive) as waiter:
+            while True:
+                # Armed before the events are read, so that a change in between is not missed.
+                waiter.arm()
+                events = await self._reader.list_after(self._task_id, self._seq)
+                if events:
+                    self._seq = events[-1].seq
+                    await _send_soon(send, b"".join(event.as_message() for event in events))
+                    if len(events) == EVENTS_AT_ONCE:
+                        continue
+                if self._waiters.stopping or await self._is_over(events):
+                    break
+                if not await waiter.wait(KEEP_ALIVE_SECONDS, self._seq):
+                    await _send_soon(send, b": keep-alive\n\n")
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _is_over(self, events: Sequence[TaskEvent]) -> bool:
+        """Whether no event will follow: the task is done, or was deleted."""
+        if events:
+            return events[-1].ends_history
+        task = await self._tasks.find_version(self._task_id, self._caller)
+        return task is None or (task.done and task.version <= self._seq)
+
+
+async def _send_soon(send: Send, body: bytes) -> None:
+    """Send a part of the stream. Raises `ClientDisconnect` when the client does not read it in time."""
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+    except TimeoutError:
+        raise ClientDisconnect from None

@@ -1,0 +1,265 @@
+"""`GET /tasks/<id>/events`: the whole history, resumed where a connection was lost, and live from then on."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import httpx2
+import pytest
+import redis
+
+from api.following import event_streams, waiters
+from api.following.waiters import Waiter
+from cli.local_stack.broker import BrokerServer
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
+from tests.api.conftest import HandWorker
+from tests.conftest import Eventually
+
+Submit = Callable[..., str]
+ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
+
+
+class Event(NamedTuple):
+    id: int
+    type: str
+    data: dict[str, Any]
+
+
+def read_events(lines: Iterator[str]) -> Iterator[Event]:
+    """Yield the events of a stream, as a browser reads them (HTML Living Standard, section 9.2.6)."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+        elif "data" in fields:
+            yield Event(int(fields["id"]), fields["event"], json.loads(fields["data"]))
+            fields = {}
+        else:
+            fields = {}
+
+
+@contextmanager
+def stream(client: httpx2.Client, task_id: str, **options: Any) -> Iterator[Iterator[Event]]:
+    with client.stream("GET", f"/tasks/{task_id}/events", **options) as answer:
+        assert answer.status_code == 200
+        yield read_events(answer.iter_lines())
+
+
+def statuses(events: list[Event]) -> list[str]:
+    return [event.data["status"] for event in events if event.type == "status"]
+
+
+@pytest.fixture
+def notify(broker_server: BrokerServer) -> Callable[[str], None]:
+    """Publishes a wake-up for a task, as workers do."""
+
+    def publish(task_id: str) -> None:
+        with redis.Redis.from_url(broker_server.url) as broker:
+            broker.publish(WAKEUP_CHANNEL, write_ids([UUID(task_id)]))
+
+    return publish
+
+
+def test_the_history_of_a_done_task_is_sent_whole_and_the_stream_ends(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
+) -> None:
+    task_id = ping()
+    hand.claim(task_id)
+    hand.report(task_id, 40, "2 of 5")
+    hand.end(task_id, "succeeded", result={"echo": None})
+
+    with operator.stream("GET", f"/tasks/{task_id}/events") as answer:
+        events = list(read_events(answer.iter_lines()))
+
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-store"
+    assert [event.id for event in events] == [1, 2, 3, 4]
+    assert [event.type for event in events] == ["status", "status", "progress", "status"]
+    assert statuses(events) == ["queued", "running", "succeeded"]
+    assert events[2].data.items() >= {"percent": 40, "message": "2 of 5"}.items()
+    assert all(event.data["at"].endswith("Z") for event in events)
+
+
+def test_events_come_while_they_happen(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, notify: Callable[[str], None]
+) -> None:
+    task_id = ping()
+    seen = []
+
+    with stream(operator, task_id) as events:
+        seen.append(next(events))
+        hand.claim(task_id)
+        notify(task_id)
+        seen.append(next(events))
+        hand.end(task_id, "succeeded", result={"echo": None})
+        notify(task_id)
+        seen += list(events)
+
+    assert statuses(seen) == ["queued", "running", "succeeded"]
+
+
+def test_events_come_without_any_wake_up(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiters, "LISTENING_POLL_SECONDS", 0.2)
+    task_id = ping()
+
+    with stream(operator, task_id) as events:
+        first = next(events)
+        hand.succeed(task_id)
+        rest = list(events)
+
+    assert statuses([first, *rest]) == ["queued", "running", "succeeded"]
+
+
+@pytest.mark.parametrize("by", ["header", "query"])
+def test_a_stream_goes_on_after_the_last_event_that_was_received(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, by: str
+) -> None:
+    task_id = ping()
+    hand.succeed(task_id)
+    options: dict[str, Any] = (
+        {"headers": {"Last-Event-ID": "2"}} if by == "header" else {"params": {"last_event_id": "2"}}
+    )
+
+    with stream(operator, task_id, **options) as events:
+        assert [event.id for event in events] == [3]
+
+
+def test_a_retried_task_goes_on_after_the_event_that_ended_it(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, notify: Callable[[str], None]
+) -> None:
+    task_id = ping()
+    hand.fail(task_id)
+    assert operator.post(f"/tasks/{task_id}/retry").status_code == 202
+
+    with stream(operator, task_id) as events:
+        seen = [next(events) for _ in range(4)]
+        hand.succeed(task_id)
+        notify(task_id)
+        seen += list(events)
+
+    assert statuses(seen) == ["queued", "running", "failed", "queued", "running", "succeeded"]
+
+
+def test_more_events_than_are_read_at_once_come_in_order(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_streams, "EVENTS_AT_ONCE", 3)
+    task_id = ping()
+    hand.claim(task_id)
+    for percent in range(1, 9):
+        hand.report(task_id, percent)
+    hand.end(task_id, "succeeded", result={"echo": None})
+
+    with stream(operator, task_id) as events:
+        assert [event.id for event in events] == list(range(1, 12))
+
+
+def test_many_listeners_each_see_the_whole_history(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, notify: Callable[[str], None]
+) -> None:
+    task_id = ping()
+    connected = threading.Barrier(21)
+
+    def listen() -> list[int]:
+        with stream(operator, task_id) as events:
+            ids = [next(events).id]
+            connected.wait(timeout=60)
+            return ids + [event.id for event in events]
+
+    with ThreadPoolExecutor(20) as pool:
+        listeners = [pool.submit(listen) for _ in range(20)]
+        connected.wait(timeout=60)
+        hand.claim(task_id)
+        for percent in (10, 20, 30):
+            hand.report(task_id, percent)
+            notify(task_id)
+        hand.end(task_id, "succeeded", result={"echo": None})
+        notify(task_id)
+
+    assert [listener.result() for listener in listeners] == [list(range(1, 7))] * 20
+
+
+def test_a_stream_without_events_sends_comments(
+    operator: httpx2.Client, ping: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_SECONDS", 0.05)
+    task_id = ping()
+
+    with operator.stream("GET", f"/tasks/{task_id}/events") as answer:
+        comments = (line for line in answer.iter_lines() if line.startswith(":"))
+        assert [next(comments) for _ in range(3)] == [": keep-alive"] * 3
+
+
+def test_another_organizations_task_and_none_at_all_are_not_found(
+    client: httpx2.Client, stranger: httpx2.Client, email: Submit
+) -> None:
+    task_id = email(client)
+
+    assert stranger.get(f"/tasks/{task_id}/events").status_code == 404
+    assert stranger.get(f"/tasks/{UUID(int=7)}/events").status_code == 404
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "1.5", "9" * 12, "٣"])
+def test_an_id_that_no_event_has_is_refused(
+    operator: httpx2.Client, ping: Submit, errors_of: ErrorsOf, value: str
+) -> None:
+    answer = operator.get(f"/tasks/{ping()}/events", params={"last_event_id": value})
+
+    assert errors_of(answer) == {"query:last_event_id": "int_parsing"}
+
+
+def test_a_stream_that_has_seen_everything_of_a_done_task_ends_at_once(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
+) -> None:
+    task_id = ping()
+    hand.succeed(task_id)
+
+    with stream(operator, task_id, headers={"Last-Event-ID": "3"}) as events:
+        assert list(events) == []
+
+
+def test_the_stream_of_a_task_that_is_deleted_meanwhile_ends(
+    admin: httpx2.Client, hand: HandWorker, ping: Submit, notify: Callable[[str], None]
+) -> None:
+    task_id = ping(admin)
+
+    with stream(admin, task_id) as events:
+        seen = [next(events)]
+        hand.succeed(task_id)
+        assert admin.delete(f"/tasks/{task_id}").status_code == 204
+        notify(task_id)
+        seen += list(events)
+
+    assert statuses(seen) == ["queued"]
+
+
+def test_a_client_that_leaves_leaves_nothing_behind(
+    operator: httpx2.Client, ping: Submit, eventually: Eventually
+) -> None:
+    with stream(operator, ping()) as events:
+        next(events)
+        assert count_waiters() == 1
+
+    eventually(lambda: count_waiters() == 0)
+
+
+def count_waiters() -> int:
+    gc.collect()
+    return sum(isinstance(thing, Waiter) for thing in gc.get_objects())
+
+
+def test_head_of_a_stream_ends_at_once(operator: httpx2.Client, ping: Submit) -> None:
+    answer = operator.head(f"/tasks/{ping()}/events")
+
+    assert answer.status_code == 200
+    assert answer.content == b""
