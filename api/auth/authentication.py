@@ -34,7 +34,9 @@ class Caller:
 
     key_id: UUID
     key_prefix: str
+    key_name: str
     owner_id: UUID
+    owner_name: str
     organization_id: UUID
     role: str
     scopes: frozenset[str]
@@ -124,7 +126,9 @@ class Authenticator:
         caller = Caller(
             key_id=row.id,
             key_prefix=prefix,
+            key_name=row.name,
             owner_id=row.caller_id,
+            owner_name=row.caller_name,
             organization_id=row.organization_id,
             role=row.role,
             scopes=frozenset(row.scopes),

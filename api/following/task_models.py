@@ -64,7 +64,7 @@ class TaskOwner(AnswerModel):
     """The caller who submitted a task."""
 
     id: UUID
-    name: str
+    name: Annotated[str | None, Field(description="The name of the caller; null for tasks of the platform itself.")]
 
 
 class Task(AnswerModel):

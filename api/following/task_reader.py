@@ -15,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Caller
 from api.batcher import Batcher, HotConnection
-from api.following.task_representation import TaskRow
+from api.following.task_representation import TaskOrigin, TaskRow
 from api.http.problems import Problem
 from shared.queries import hot_tasks
-from shared.queries.tasks import find_tombstone
+from shared.queries.tasks import find_tombstone, list_origins
 from shared.settings import Settings
 from shared.tasks.states import DONE_VALUES
 
@@ -60,7 +60,10 @@ class TaskReader:
 
     async def find(self, task_id: UUID, caller: Caller) -> TaskRow | None:
         """Return a task, or None unless it exists and the caller may see it."""
-        return await self._rows.submit(TaskKey(task_id, caller.visible_organization_id))
+        row = await self._rows.submit(TaskKey(task_id, caller.visible_organization_id))
+        if row is None or not caller.privileged:
+            return row
+        return (await self._add_origins([row]))[0]
 
     async def get(self, task_id: UUID, caller: Caller) -> TaskRow:
         """Return a task. Raises `not-found` or `gone` unless it exists and the caller may see it."""
@@ -71,8 +74,16 @@ class TaskReader:
 
     async def find_many(self, task_ids: Sequence[UUID], caller: Caller) -> list[TaskRow]:
         """Return those of the tasks that exist and that the caller may see, in the order of `task_ids`."""
-        rows = await asyncio.gather(*(self.find(task_id, caller) for task_id in task_ids))
-        return [row for row in rows if row is not None]
+        keys = (TaskKey(task_id, caller.visible_organization_id) for task_id in task_ids)
+        found = await asyncio.gather(*map(self._rows.submit, keys))
+        rows = [row for row in found if row is not None]
+        return await self._add_origins(rows) if caller.privileged else rows
+
+    async def _add_origins(self, rows: Sequence[TaskRow]) -> list[TaskRow]:
+        async with self._reads.connect() as connection:
+            found = await connection.execute(list_origins([row.id for row in rows]))
+            origins = {one.id: TaskOrigin(one.owner_id, one.owner_name, one.api_key_name, one.worker) for one in found}
+        return [row._replace(origin=origins.get(row.id)) for row in rows]
 
     async def find_version(self, task_id: UUID, caller: Caller) -> TaskVersion | None:
         """Return a task's version, or None unless it exists and the caller may see it."""
@@ -102,7 +113,7 @@ class TaskReader:
 
     async def _read_rows(self, connection: HotConnection, keys: Sequence[TaskKey]) -> Sequence[TaskRow | None]:
         cursor = await connection.execute(hot_tasks.READ, _parameters(keys), binary=True)
-        rows = {row.id: row for row in map(TaskRow._make, await cursor.fetchall())}
+        rows = {row.id: row for row in (TaskRow(*columns) for columns in await cursor.fetchall())}
         return [_visible(rows.get(key.task_id), key) for key in keys]
 
     async def _read_versions(self, connection: HotConnection, keys: Sequence[TaskKey]) -> Sequence[TaskVersion | None]:

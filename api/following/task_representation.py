@@ -12,9 +12,24 @@ from uuid import UUID
 
 import orjson
 
+from api.auth.authentication import Caller
 from api.http.answers import timestamp
 from shared.tasks.states import DONE_VALUES
 from shared.tasks.submission import NewTask
+
+
+class TaskOrigin(NamedTuple):
+    """Who submitted a task, and which worker claimed it last. Operators and admins see it."""
+
+    owner_id: UUID
+    owner_name: str | None
+    api_key_name: str | None
+    worker: str | None
+
+    @classmethod
+    def of_new_task(cls, caller: Caller) -> TaskOrigin | None:
+        """Return the origin of a task that the caller has just submitted, or None if the caller may not see it."""
+        return cls(caller.owner_id, caller.owner_name, caller.key_name, None) if caller.privileged else None
 
 
 class TaskRow(NamedTuple):
@@ -45,6 +60,8 @@ class TaskRow(NamedTuple):
     purge_at: datetime | None
     version: int
     organization_id: UUID
+    origin: TaskOrigin | None = None
+    """Not a column: `TaskReader` adds it for operators and admins."""
 
     @property
     def done(self) -> bool:
@@ -66,39 +83,42 @@ def task_json(row: TaskRow) -> bytes:
     status = row.status
     done = status in DONE_VALUES
     task_id = str(row.id)
-    return orjson.dumps(
-        {
-            "id": task_id,
-            "kind": row.kind,
-            "queue": row.queue,
-            "status": status,
-            "done": done,
-            "progress": None
-            if row.progress_percent is None
-            else {"percent": row.progress_percent, "message": row.progress_message},
-            "attempt": row.attempt,
-            "max_attempts": row.max_attempts,
-            "next_attempt_at": timestamp(row.next_attempt_at),
-            "priority": row.priority,
-            "params": orjson.Fragment(row.params),
-            "result": None if row.result is None or status != "succeeded" else orjson.Fragment(row.result),
-            "error": None if row.error is None or status not in _SHOWS_ERROR else orjson.Fragment(row.error),
-            "artifacts": [] if row.artifacts is None else orjson.Fragment(row.artifacts),
-            "tags": row.tags,
-            "metadata": orjson.Fragment(row.metadata),
-            "batch_id": row.batch_id,
-            "created_at": timestamp(row.created_at),
-            "run_at": timestamp(row.run_at),
-            "started_at": timestamp(row.started_at),
-            "finished_at": timestamp(row.finished_at),
-            "cancel_requested_at": timestamp(row.cancel_requested_at),
-            "purge_at": timestamp(row.purge_at),
-            "links": task_links(task_id),
-        }
-    )
+    document = {
+        "id": task_id,
+        "kind": row.kind,
+        "queue": row.queue,
+        "status": status,
+        "done": done,
+        "progress": None
+        if row.progress_percent is None
+        else {"percent": row.progress_percent, "message": row.progress_message},
+        "attempt": row.attempt,
+        "max_attempts": row.max_attempts,
+        "next_attempt_at": timestamp(row.next_attempt_at),
+        "priority": row.priority,
+        "params": orjson.Fragment(row.params),
+        "result": None if row.result is None or status != "succeeded" else orjson.Fragment(row.result),
+        "error": None if row.error is None or status not in _SHOWS_ERROR else orjson.Fragment(row.error),
+        "artifacts": [] if row.artifacts is None else orjson.Fragment(row.artifacts),
+        "tags": row.tags,
+        "metadata": orjson.Fragment(row.metadata),
+        "batch_id": row.batch_id,
+        "created_at": timestamp(row.created_at),
+        "run_at": timestamp(row.run_at),
+        "started_at": timestamp(row.started_at),
+        "finished_at": timestamp(row.finished_at),
+        "cancel_requested_at": timestamp(row.cancel_requested_at),
+        "purge_at": timestamp(row.purge_at),
+        "links": task_links(task_id),
+    }
+    if row.origin is not None:
+        document["owner"] = {"id": str(row.origin.owner_id), "name": row.origin.owner_name}
+        document["api_key_name"] = row.origin.api_key_name
+        document["worker"] = row.origin.worker
+    return orjson.dumps(document)
 
 
-def new_task_json(task: NewTask, created_at: datetime) -> bytes:
+def new_task_json(task: NewTask, created_at: datetime, origin: TaskOrigin | None = None) -> bytes:
     """Return a task that was committed at `created_at` as JSON, as it was then."""
     run_at = task.run_at
     if run_at is None and task.delay is not None:
@@ -130,6 +150,7 @@ def new_task_json(task: NewTask, created_at: datetime) -> bytes:
             purge_at=None,
             version=1,
             organization_id=task.organization_id,
+            origin=origin,
         )
     )
 

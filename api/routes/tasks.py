@@ -147,6 +147,7 @@ class ListQuery(StrictQuery):
     queue: Literal[QUEUES] | None = None  # type: ignore[valid-type]
     tag: Annotated[str | None, Field(max_length=64)] = None
     batch_id: UUID | None = None
+    owner: Annotated[UUID | None, Field(description="The id of the caller who submitted the task.")] = None
     created_after: Timestamp | None = None
     created_before: Timestamp | None = None
 
@@ -191,6 +192,7 @@ async def list_tasks(
         queue=query.queue,
         tag=query.tag,
         batch_id=query.batch_id,
+        owner_id=query.owner,
         created_after=query.created_after,
         created_before=query.created_before,
     )

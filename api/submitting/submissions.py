@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.auth.authentication import Caller
 from api.batcher import HotConnection, HotPool
 from api.following.task_reader import TaskReader
-from api.following.task_representation import new_task_json, task_json
+from api.following.task_representation import TaskOrigin, new_task_json, task_json
 from api.http.headers import find_header
 from api.http.problems import FieldError, Problem, invalid
 from api.submitting.idempotency import IdempotencyKeys, KeptAnswer, KeyTaken, fingerprint, keep_key
@@ -146,7 +146,7 @@ class Submissions:
         except psycopg.errors.ForeignKeyViolation:
             await self.check_files([parsed], request.caller)
             raise missing_file(parsed.files[0].pointer) from None
-        return Answer(202, f"/tasks/{task.id}", new_task_json(task, created_at))
+        return Answer(202, f"/tasks/{task.id}", new_task_json(task, created_at, TaskOrigin.of_new_task(request.caller)))
 
     async def accept_batch(self, batch: Sequence[Parsed], request: SubmissionRequest) -> Answer:
         """Store all tasks or none, in one transaction, and return the answer once it is committed."""
@@ -163,7 +163,8 @@ class Submissions:
         except psycopg.errors.ForeignKeyViolation:
             await self.check_files(batch, request.caller)
             raise missing_file("/tasks") from None
-        bodies = [new_task_json(task, created_at) for task in tasks]
+        origin = TaskOrigin.of_new_task(request.caller)
+        bodies = [new_task_json(task, created_at, origin) for task in tasks]
         return Answer(202, f"/batches/{batch_id}", batch_json(batch_id, bodies))
 
     async def _admit(self, batch: Sequence[Parsed], request: SubmissionRequest) -> Answer | None:

@@ -14,7 +14,7 @@ import psycopg
 from fastapi import Request
 
 from api.auth.authentication import Caller
-from api.following.task_representation import new_task_json
+from api.following.task_representation import TaskOrigin, new_task_json
 from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
@@ -164,7 +164,7 @@ class Upload:
         except psycopg.errors.ForeignKeyViolation:
             others = [file.pointer for file in parsed.files if file.file_id != self._file_id]
             raise missing_file(others[0] if others else self._pointer) from None
-        return Answer(202, f"/tasks/{task.id}", new_task_json(task, created_at))
+        return Answer(202, f"/tasks/{task.id}", new_task_json(task, created_at, TaskOrigin.of_new_task(self._caller)))
 
     def _row(self, task: NewTask, file: ReceivedFile, keep_seconds: int) -> dict[str, Any]:
         return {

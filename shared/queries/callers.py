@@ -61,14 +61,16 @@ def insert_api_key(
 
 
 def find_api_key(prefix: str, last_use_seconds: float) -> Select[Any]:
-    """Return a key that is neither revoked nor expired: id, caller, organization, role, scopes, digest.
+    """Return a key that is neither revoked nor expired: id and name, caller, organization, role, scopes, digest.
 
     `is_last_use_due` says whether its last use is not stored, or was stored more than `last_use_seconds` ago.
     """
     return (
         select(
             api_keys.c.id,
+            api_keys.c.name,
             api_keys.c.caller_id,
+            callers.c.name.label("caller_name"),
             callers.c.organization_id,
             api_keys.c.role,
             api_keys.c.scopes,

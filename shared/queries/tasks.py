@@ -18,7 +18,9 @@ from shared.identifiers import least_id
 from shared.queries.files import TOMBSTONE_DAYS
 from shared.queries.hot_tasks import CANCELLED_ERROR, DUE_CHANNEL, NAME_THE_CLAIM
 from shared.queries.unknown_deliveries import end_with
+from shared.tables.callers import api_keys, callers
 from shared.tables.tasks import (
+    task_events,
     task_payloads,
     tasks,
     tombstones,
@@ -104,6 +106,29 @@ def find_tombstone(task_id: UUID, organization_id: UUID | None) -> Select[UUID]:
     return statement if organization_id is None else statement.where(tombstones.c.organization_id == organization_id)
 
 
+def list_origins(task_ids: Sequence[UUID]) -> Select[Any]:
+    """List who submitted tasks and which worker claimed them last: id, owner_id, owner_name, api_key_name, worker."""
+    worker = (
+        select(task_events.c.data["worker"].astext)
+        .where(task_events.c.task_id == tasks.c.id, task_events.c.data.has_key("worker"))
+        .order_by(task_events.c.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return (
+        select(
+            tasks.c.id,
+            tasks.c.owner_id,
+            callers.c.name.label("owner_name"),
+            api_keys.c.name.label("api_key_name"),
+            worker.label("worker"),
+        )
+        .outerjoin(callers, callers.c.id == tasks.c.owner_id)
+        .outerjoin(api_keys, api_keys.c.id == tasks.c.api_key_id)
+        .where(tasks.c.id.in_(task_ids))
+    )
+
+
 def list_page(
     organization_id: UUID | None,
     *,
@@ -114,6 +139,7 @@ def list_page(
     queue: str | None = None,
     tag: str | None = None,
     batch_id: UUID | None = None,
+    owner_id: UUID | None = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,
 ) -> Select[UUID]:
@@ -134,6 +160,10 @@ def list_page(
         statement = statement.where(type_coerce(tasks.c.tags, ARRAY(Text)).contains([tag]), text("tags <> '{}'"))
     if batch_id is not None:
         statement = statement.where(tasks.c.batch_id == batch_id)
+    if owner_id is not None:
+        # The organization leads to an index; there is none on owners.
+        organization = select(callers.c.organization_id).where(callers.c.id == owner_id).scalar_subquery()
+        statement = statement.where(tasks.c.owner_id == owner_id, tasks.c.organization_id == organization)
     if created_after is not None:
         # Times are told in milliseconds: a task is not after the time that it is told to be of.
         told = func.date_trunc("milliseconds", tasks.c.created_at)

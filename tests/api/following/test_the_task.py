@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx2
 import pytest
@@ -24,6 +25,8 @@ TIMED_OUT = {
     "attempt": 1,
     "data": {},
 }
+NAME_WORKER = """
+UPDATE task_events SET data = data || '{"worker": "email-7@host"}' WHERE task_id = %s AND data->>'status' = 'running'"""
 ERROR_FIELDS = ["attempt", "data", "detail", "retryable", "title", "type"]
 
 
@@ -31,10 +34,12 @@ def problem_of(answer: httpx2.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["type"].removeprefix("/problems/")
 
 
-def test_a_task_shows_exactly_what_the_contract_names(operator: httpx2.Client, ping: Callable[..., str]) -> None:
-    task_id = ping()
+def test_a_task_shows_a_client_exactly_what_the_contract_names(
+    client: httpx2.Client, email: Callable[..., str]
+) -> None:
+    task_id = email()
 
-    task = operator.get(f"/tasks/{task_id}").json()
+    task = client.get(f"/tasks/{task_id}").json()
 
     assert list(task) == FIELDS
     assert task["links"] == {
@@ -42,6 +47,27 @@ def test_a_task_shows_exactly_what_the_contract_names(operator: httpx2.Client, p
         "events": f"/tasks/{task_id}/events",
         "cancel": f"/tasks/{task_id}/cancel",
     }
+
+
+def test_operators_also_see_who_submitted_a_task_and_which_worker_claimed_it(
+    client: httpx2.Client, operator: httpx2.Client, admin: httpx2.Client, hand: Any, email: Callable[..., str]
+) -> None:
+    task_id = email(tags=["origin"])
+    hand.claim(task_id)
+    hand.connection.execute(NAME_WORKER, (task_id,))
+
+    shown = [
+        operator.get(f"/tasks/{task_id}").json(),
+        admin.get(f"/tasks/{task_id}").json(),
+        operator.get("/tasks", params={"tag": "origin"}).json()["items"][0],
+        operator.post(f"/tasks/{task_id}/cancel").json(),
+    ]
+
+    for task in shown:
+        assert list(task) == [*FIELDS, "owner", "api_key_name", "worker"]
+        assert (task["owner"]["name"], task["api_key_name"], task["worker"]) == ("someone", "someone", "email-7@host")
+    assert UUID(shown[0]["owner"]["id"])
+    assert list(client.get(f"/tasks/{task_id}").json()) == FIELDS
 
 
 def test_a_running_task_shows_its_attempt_and_progress(

@@ -55,6 +55,22 @@ def test_a_page_that_ends_exactly_at_the_end_has_no_next(
     assert operator.get("/tasks", params={"tag": tag, "limit": 2}).json()["next_cursor"] is None
 
 
+def test_a_list_holds_the_tasks_of_one_owner(
+    served: Any, operator: httpx2.Client, email: Callable[..., str], tag: str
+) -> None:
+    submitters = [served.client("first-owner"), served.client("second-owner")]
+    first, second = (email(by=submitter, tags=[tag]) for submitter in submitters)
+    owner = operator.get(f"/tasks/{first}").json()["owner"]["id"]
+
+    found = operator.get("/tasks", params={"tag": tag, "owner": owner})
+    by_the_other = submitters[1].get("/tasks", params={"owner": owner})
+
+    assert ids_of(found) == [first]
+    assert second in ids_of(operator.get("/tasks", params={"tag": tag}))
+    assert ids_of(by_the_other) == []
+    assert ids_of(operator.get("/tasks", params={"owner": str(new_id())})) == []
+
+
 def test_pages_are_stable_while_tasks_come_and_go(
     operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
 ) -> None:
