@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -272,6 +273,10 @@ def migrate() -> None:
     from shared.settings import read_settings
 
     print(migrate_schema(read_settings()).describe(), flush=True)
+    if os.environ.get("HONCHO_PROCESS_NAME"):
+        # honcho starts the Procfile's `release` beside the others, and ends all of them when one has ended.
+        print("Waiting until honcho ends the other processes.", flush=True)
+        signal.pause()
 
 
 @app.command()

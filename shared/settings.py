@@ -4,8 +4,9 @@ Each subject has a class of its own (`DatabaseSettings`, `MailSettings`, …) wi
 refuses in production. `Settings` inherits from all of them, so that it can be passed to a function that asks for one
 subject. A new capability adds a class to `Settings` and to `SUBJECTS`.
 
-The environment variable of a field is `TASKMILL_` and its name in capitals. The table in README.md and the file
-.env.example are generated from these classes (`deploy/settings_reference.py`), and a test compares them.
+The environment variable of a field is `TASKMILL_` and its name in capitals; an empty one counts as unset. The table in
+README.md and the file .env.example are generated from these classes (`deploy/settings_reference.py`), and a test
+compares them.
 """
 
 from __future__ import annotations
@@ -120,11 +121,6 @@ class DatabaseSettings(Subject):
         float,
         Field(gt=0, description="How long a statement or a wait for a connection may take before the answer is 503."),
     ] = 5.0
-
-    @field_validator("database_owner_url", mode="before")
-    @classmethod
-    def _unset_an_empty_owner_url(cls, value: object) -> object:
-        return value or None
 
     @field_validator("database_url", "database_owner_url")
     @classmethod
@@ -468,7 +464,7 @@ class Settings(
 ):
     """All settings. Durations are in seconds and sizes in bytes, as the names of the fields say."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
 
     @model_validator(mode="before")
     @classmethod

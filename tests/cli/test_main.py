@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tomllib
@@ -35,8 +36,23 @@ def taskmill(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def test_migrating_again_changes_nothing(database_url: str) -> None:
-    assert taskmill("migrate", TASKMILL_DATABASE_URL=database_url).returncode == 0
+def test_migrating_again_changes_nothing_and_says_so(database_url: str) -> None:
+    outcome = taskmill("migrate", TASKMILL_DATABASE_URL=database_url)
+
+    assert outcome.returncode == 0
+    assert "already: there was nothing to migrate" in outcome.stdout
+
+
+def test_migrate_waits_under_honcho_which_ends_all_when_one_has_ended(database_url: str) -> None:
+    environment = {**os.environ, "TASKMILL_DATABASE_URL": database_url, "HONCHO_PROCESS_NAME": "release.1"}
+    argv = [sys.executable, "-m", "cli.main", "migrate"]
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "nothing to migrate" in process.stdout.readline()
+        assert process.stdout.readline().startswith("Waiting")
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(timeout=90) == -signal.SIGTERM
 
 
 def test_a_key_is_shown_when_made_and_never_again(database_url: str) -> None:

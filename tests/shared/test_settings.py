@@ -208,7 +208,14 @@ def test_migrate_connects_with_the_owner_url_when_there_is_one() -> None:
     owner = "postgresql://owner@127.0.0.1/taskmill"
 
     assert Settings(database_owner_url=owner).migration_url == owner
-    assert Settings(database_owner_url="").migration_url == Settings().database_url
+    assert Settings().migration_url == Settings().database_url
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.setenv(f"TASKMILL_{field.upper()}", "")
+
+    assert read_settings() == Settings.model_construct()
 
 
 def test_settings_consist_of_the_subjects_and_nothing_else() -> None:

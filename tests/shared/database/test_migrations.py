@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from psycopg import sql
+from structlog.testing import capture_logs
 
 from shared.database.connections import make_engine
-from shared.database.schema_migrations import migrate
-from shared.database.schema_version import newest_revision, require_known_schema
+from shared.database.schema_migrations import MigrationOutcome, migrate
+from shared.database.schema_version import newest_revision, require_known_schema, wait_for_schema
 from shared.errors import SchemaTooNew
 from shared.identifiers import new_id
 from shared.settings import Settings
@@ -124,3 +126,27 @@ def test_every_part_refuses_a_newer_schema_and_says_why(settings: Settings, part
     assert all(code not in (None, 0) for code in codes), dict(zip(commands, codes, strict=True))
     assert parts.logs().count("the database is at migration 9999") == len(commands), parts.logs()
     assert "Traceback" not in parts.logs()
+
+
+def test_a_part_waits_for_the_migration_and_says_what_to_do(postgres_server: Any) -> None:
+    with _empty_database(postgres_server.url) as settings, capture_logs() as logs, ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(wait_for_schema, settings)
+        while not logs:
+            assert not waiting.done()
+        migrate(settings)
+        waiting.result(timeout=PATIENCE_SECONDS)
+
+    assert [(entry["event"], entry["todo"]) for entry in logs] == [("database_not_migrated", "run `taskmill migrate`")]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (MigrationOutcome(None, "0002", None), "The tables were created, at revision 0002."),
+        (MigrationOutcome("0001", "0002", None), "The database was migrated from revision 0001 to 0002."),
+        (MigrationOutcome("0002", "0002", None), "The database is at revision 0002 already"),
+        (MigrationOutcome("0002", "0002", "app"), "The role app may read and write rows."),
+    ],
+)
+def test_the_outcome_of_a_migration_is_described(outcome: MigrationOutcome, words: str) -> None:
+    assert words in outcome.describe()
