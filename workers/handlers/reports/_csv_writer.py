@@ -1,4 +1,4 @@
-"""CSV after RFC 4180, safe to open in a spreadsheet."""
+"""Writes CSV after RFC 4180 that is safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, BinaryIO
 
-from workers.handlers.reports import _limits, _problems
+from workers.handlers.reports import _problems
 from workers.handlers.reports._values import (
     Column,
+    FarMoment,
     text_of_date_or_time,
     text_of_float,
     text_of_nested,
@@ -18,17 +19,19 @@ from workers.handlers.reports._values import (
 )
 
 FORMULA_STARTS = frozenset("=+-@\t\r\n＝＋－＠")
-"""What a spreadsheet may take for the start of a formula (OWASP, CSV Injection)."""
+"""Characters that a spreadsheet may take for the start of a formula (OWASP, CSV Injection)."""
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
-MUST_BE_QUOTED = re.compile(r'[",;\t\r\n]|^ | $')
-"""More than RFC 4180 asks: a semicolon or a tab is a separator in some countries' spreadsheets."""
+MUST_BE_QUOTED = re.compile(r'[",;\x00-\x1f\x7f\x85\u2028\u2029]|^ | $')
+"""More than RFC 4180 requires: a semicolon or a tab is a separator in some countries' spreadsheets, and some readers take
+other control characters for the end of a line."""
 
 
 class CsvWriter:
-    """Writes rows as they come; holds none."""
+    """Writes rows as they come, and keeps none in memory."""
 
-    def __init__(self, file: BinaryIO, columns: Sequence[Column], title: str | None) -> None:
+    def __init__(self, file: BinaryIO, columns: Sequence[Column], title: str | None, max_bytes: int) -> None:
         self._file = file
+        self._max_bytes = max_bytes
         self._size = 0
         self._append([[text_of_text(column.name) for column in columns]])
 
@@ -38,20 +41,18 @@ class CsvWriter:
         self._append([[formatters.get(type(value), text_of_anything)(value) for value in row] for row in rows])
 
     def finish(self) -> None:
-        """Write what must come last: nothing."""
+        """Do nothing: CSV has no end of its own."""
 
     def _append(self, rows: list[list[str]]) -> None:
         block = "".join([",".join(row) + "\r\n" for row in rows]).encode()
         self._size += len(block)
-        if self._size > _limits.MAX_FORMAT_BYTES:
-            raise _problems.report_too_large(
-                "bytes", _limits.MAX_FORMAT_BYTES, f"As CSV, the report exceeds {_limits.MAX_FORMAT_BYTES:,} bytes."
-            )
+        if self._size > self._max_bytes:
+            raise _problems.format_too_large("CSV", self._max_bytes)
         self._file.write(block)
 
 
 def text_of_text(value: str) -> str:
-    """Give a text as a cell: quoted where needed, and with an apostrophe before what might be taken for a formula."""
+    """Return the cell of a text: quoted where needed, and with an apostrophe before what might be taken for a formula."""
     if not value:
         return '""'
     if value[0] in FORMULA_STARTS and not NUMBER.fullmatch(value):
@@ -62,7 +63,7 @@ def text_of_text(value: str) -> str:
 
 
 def text_of_anything(value: object) -> str:
-    """Give any other value as a cell."""
+    """Return the cell of a value of any other type."""
     if isinstance(value, (list, tuple, dict)):
         return text_of_text(text_of_nested(value))
     return text_of_text(text_of_other(value))
@@ -76,7 +77,8 @@ FORMATTERS: dict[type, Callable[[Any], str]] = {
     Decimal: lambda value: f"{value:f}",
     str: text_of_text,
     date: date.isoformat,
-    # The space in place of the `T` is what spreadsheets know as a date with a time.
+    # Spreadsheets recognize a date with a time by a space in place of the `T`.
     datetime: lambda value: text_of_date_or_time(value, " "),
+    FarMoment: lambda value: value.isoformat(" "),
     time: time.isoformat,
 }

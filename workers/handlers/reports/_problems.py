@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from workers.handlers.reports import _limits
 from workers.outcomes import Failed
 
 
@@ -17,11 +16,25 @@ def report_too_large(limit: str, maximum: int, detail: str) -> Failed:
     return Failed("/problems/report-too-large", "Report too large", detail, data={"limit": limit, "maximum": maximum})
 
 
-def spill_too_large() -> Failed:
+def too_many_rows(maximum: int) -> Failed:
+    """Return the error of a query with more rows than a report may have."""
+    return report_too_large("rows", maximum, f"The query returns more than {maximum:,} rows.")
+
+
+def too_many_columns(columns: int, maximum: int) -> Failed:
+    """Return the error of a query with more columns than a report may have."""
+    return report_too_large("columns", maximum, f"The query returns {columns:,} columns; {maximum:,} are allowed.")
+
+
+def format_too_large(format_name: str, maximum: int) -> Failed:
+    """Return the error of a format that would have more bytes than it may have."""
+    return report_too_large("bytes", maximum, f"As {format_name}, the report has more than {maximum:,} bytes.")
+
+
+def spill_too_large(maximum: int) -> Failed:
     """Return the error of a query that needs more temporary storage than one report may use."""
     return report_too_large(
         "spill_bytes",
-        _limits.SPILL_BYTES,
-        "The query needs more than its memory, and more than "
-        f"{_limits.SPILL_BYTES:,} bytes of temporary storage. Try fewer rows or fewer columns.",
+        maximum,
+        f"The query needs more than its memory and {maximum:,} bytes of temporary storage. Try fewer rows or columns.",
     )

@@ -11,16 +11,17 @@ from workers.formats.duckdb_errors import explain, find_resource_failure, is_spi
 from workers.formats.problems import engine_failed
 from workers.formats.tables import explain_table_error
 from workers.handlers.reports import _problems
+from workers.handlers.reports._limits import ReportLimits
 from workers.handlers.reports._sources import Source
 from workers.outcomes import Failed
 
 CONVERSION = re.compile(r"Column (?P<column>.*) is being converted as type (?P<type>.*)")
 
 
-def failure_of(error: duckdb.Error, query: str, sources: Sequence[Source]) -> Failed:
+def failure_of(error: duckdb.Error, query: str, sources: Sequence[Source], limits: ReportLimits) -> Failed:
     """Return the `Failed` that explains what was wrong: the query, a source, or the space that they needed."""
     if is_spill_limit_reached(error):
-        return _problems.spill_too_large()
+        return _problems.spill_too_large(limits.spill_bytes)
     if (failure := find_resource_failure(error)) is not None:
         return failure
     if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):

@@ -1,9 +1,9 @@
-"""The child's side of `reports.run`: open the sources, run the query once, write every format in one pass."""
+"""The child's side of `reports.run`: opens the sources, runs the query once and writes every format in one pass."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import duckdb
 
 from workers.formats.duckdb_sandbox import open_sandbox
 from workers.formats.tables import Table, prepare_table
-from workers.handlers.reports import _limits, _problems
+from workers.handlers.reports import _problems
 from workers.handlers.reports._csv_writer import CsvWriter
 from workers.handlers.reports._json_writer import JsonWriter
+from workers.handlers.reports._limits import ReportLimits
 from workers.handlers.reports._query_check import check_query
 from workers.handlers.reports._query_errors import failure_of
 from workers.handlers.reports._sources import FOLDER, Source, create_view
-from workers.handlers.reports._values import name_columns
+from workers.handlers.reports._values import Converter, find_converters, name_columns
 from workers.handlers.reports._xlsx_writer import XlsxWriter
 
 BATCH_ROWS = 2_000
@@ -32,9 +33,10 @@ WRITERS: dict[str, type[Writer]] = {"csv": CsvWriter, "json": JsonWriter, "xlsx"
 def run_in_child(request: dict[str, Any], report_progress: ReportProgress) -> dict[str, Any]:
     """Write `report.<format>` into the working folder and return `{rows, columns, sources}`.
 
-    The request is `{title, sources: [{name, path, media_type, header, encoding}], query, formats}`. The working folder is
+    The request is `{title, sources: [{name, path, media_type, header, encoding}], query, formats, limits}`. The working folder is
     the attempt's scratch folder; DuckDB knows only paths relative to it, so that its messages cannot show where it is.
     """
+    limits = ReportLimits(**request["limits"])
     tables: dict[str, Table] = {}
     for wanted in request["sources"]:
         name = wanted["name"]
@@ -49,16 +51,16 @@ def run_in_child(request: dict[str, Any], report_progress: ReportProgress) -> di
         )
     connection = open_sandbox(
         [table.path for table in tables.values()],
-        memory_bytes=_limits.QUERY_MEMORY_BYTES,
-        spill_bytes=_limits.SPILL_BYTES,
-        threads=_limits.QUERY_THREADS,
+        memory_bytes=limits.query_memory_bytes,
+        spill_bytes=limits.spill_bytes,
+        threads=limits.query_threads,
     )
     sources = [create_view(connection, name, table) for name, table in tables.items()]
     try:
         check_query(connection, request["query"], list(tables))
-        answer = _run(connection, request, report_progress)
+        answer = _run(connection, request, limits, report_progress)
     except duckdb.Error as error:
-        raise failure_of(error, request["query"], sources) from error
+        raise failure_of(error, request["query"], sources, limits) from error
     return answer | {"sources": [_describe_source(source) for source in sources]}
 
 
@@ -74,59 +76,79 @@ def _describe_source(source: Source) -> dict[str, Any]:
 def _run(
     connection: duckdb.DuckDBPyConnection,
     request: dict[str, Any],
+    limits: ReportLimits,
     report_progress: ReportProgress,
 ) -> dict[str, Any]:
     # No SELECT can write, but a transaction that refuses writes does not depend on knowing every form of SELECT.
     connection.execute("BEGIN TRANSACTION READ ONLY")
-    with _reporting(connection, report_progress) as tell, ExitStack() as cleanup:
+    with _reporting(connection, report_progress) as set_message, ExitStack() as cleanup:
         connection.execute(request["query"])
-        columns = name_columns(connection.description or [])
-        if len(columns) > _limits.MAX_COLUMNS:
-            raise _problems.report_too_large(
-                "columns",
-                _limits.MAX_COLUMNS,
-                f"The report has {len(columns)} columns of {_limits.MAX_COLUMNS} at most.",
-            )
+        description = connection.description or []
+        columns = name_columns(description)
+        if len(columns) > limits.max_columns:
+            raise _problems.too_many_columns(len(columns), limits.max_columns)
         writers = [
-            WRITERS[name](cleanup.enter_context(Path(f"report.{name}").open("wb")), columns, request["title"])
+            WRITERS[name](
+                cleanup.enter_context(Path(f"report.{name}").open("wb")),
+                columns,
+                request["title"],
+                limits.max_format_bytes,
+            )
             for name in request["formats"]
         ]
-        rows = _write_rows(connection, writers, tell)
-        tell(f"Finishing, {rows:,} rows")
+        count = 0
+        for rows in _fetch(connection, find_converters(description)):
+            count += len(rows)
+            if count > limits.max_rows:
+                raise _problems.too_many_rows(limits.max_rows)
+            for writer in writers:
+                writer.write(rows)
+            set_message(f"Writing, {count:,} rows")
+        set_message(f"Finishing, {count:,} rows")
         for writer in writers:
             writer.finish()
-    report_progress(99, f"{rows:,} rows")
-    return {"rows": rows, "columns": [{"name": column.name, "type": column.type} for column in columns]}
+    report_progress(99, f"{count:,} rows")
+    return {"rows": count, "columns": [{"name": column.name, "type": column.type} for column in columns]}
 
 
-def _write_rows(connection: duckdb.DuckDBPyConnection, writers: list[Writer], tell: Callable[[str], None]) -> int:
-    count = 0
-    while rows := connection.fetchmany(BATCH_ROWS):
-        count += len(rows)
-        if count > _limits.MAX_ROWS:
-            raise _problems.report_too_large(
-                "rows", _limits.MAX_ROWS, f"The query gives more than {_limits.MAX_ROWS:,} rows."
-            )
-        for writer in writers:
-            writer.write(rows)
-        tell(f"Writing, {count:,} rows")
-    return count
+def _fetch(
+    connection: duckdb.DuckDBPyConnection, converters: Sequence[tuple[int, Converter]]
+) -> Iterator[Sequence[Sequence[Any]]]:
+    """Yield the rows in batches, with the values converted whose columns have a converter."""
+    while rows := _fetch_batch(connection):
+        if converters:
+            converted = [list(row) for row in rows]
+            for position, convert in converters:
+                for row in converted:
+                    row[position] = convert(row[position])
+            yield converted
+        else:
+            yield rows
+
+
+def _fetch_batch(connection: duckdb.DuckDBPyConnection) -> Sequence[Sequence[Any]]:
+    try:
+        return connection.fetchmany(BATCH_ROWS)
+    except OverflowError:
+        raise _problems.invalid_query(
+            "An INTERVAL of the report is longer than 999,999,999 days. Cast it to VARCHAR to have it written."
+        ) from None
 
 
 @contextmanager
 def _reporting(
     connection: duckdb.DuckDBPyConnection, report_progress: ReportProgress
 ) -> Iterator[Callable[[str], None]]:
-    """Report twice a second, from a thread, how far DuckDB is; what is yielded changes the words that go with it.
+    """Report twice a second, from a thread, how far DuckDB is; the function that is yielded sets the message.
 
-    DuckDB tells how much of the sources it has read, and goes on reading while rows are fetched, so that one measure
+    DuckDB knows how much of the sources it has read, and goes on reading while rows are fetched, so that one measure
     covers query and writing.
     """
     ended = threading.Event()
     message = "Querying"
     furthest = 5
 
-    def tell(words: str) -> None:
+    def set_message(words: str) -> None:
         nonlocal message
         message = words
 
@@ -140,7 +162,7 @@ def _reporting(
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
-        yield tell
+        yield set_message
     finally:
         ended.set()
         thread.join()

@@ -1,10 +1,13 @@
-"""What DuckDB gives, as text and as JSON; what the formats have in common."""
+"""Values that DuckDB returns, as text and as JSON: what the formats have in common."""
 
 from __future__ import annotations
 
 import base64
+import json
 import math
-from collections.abc import Sequence
+import re
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -12,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from duckdb.sqltypes import DuckDBPyType
 
 from workers.handlers.reports import _problems
 
@@ -34,7 +38,7 @@ class Column:
 
 
 def name_columns(description: Sequence[Sequence[Any]]) -> list[Column]:
-    """Give the columns of a result, from its DB-API description; the second of a name `a` is called `a_2`.
+    """Return the columns of a result, from its DB-API description; the second of a name `a` is called `a_2`.
 
     Names that differ in case alone count as the same, as they do in SQL. A name longer than `LONGEST_NAME`, such as
     that of a long expression without an alias, is cut. U+FFFD stands for U+0000, here as in the task's result.
@@ -57,20 +61,167 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+Converter = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class FarMoment:
+    """A date or a timestamp that Python has no type for: before the year 1, or behind 9999."""
+
+    date: str
+    """As XML Schema 1.1 writes it: with as many digits as the year needs, and the year before 1 as 0000."""
+    time: str | None
+    """None for a date."""
+
+    def isoformat(self, separator: str = "T") -> str:
+        """Return the ISO 8601 form."""
+        return self.date if self.time is None else f"{self.date}{separator}{self.time}"
+
+
+def find_converters(description: Sequence[Sequence[Any]]) -> list[tuple[int, Converter]]:
+    """Return the positions of the columns of which DuckDB returns values in a form that depends on their type.
+
+    These are FLOAT, of which Python would show digits that it does not have; JSON, which comes as its source text; and
+    dates and timestamps that Python has no type for, which come as text.
+    """
+    found = ((position, _find_converter(column[1])) for position, column in enumerate(description))
+    return [(position, converter) for position, converter in found if converter is not None]
+
+
+def _find_converter(column_type: DuckDBPyType) -> Converter | None:
+    if str(column_type) == "JSON":
+        return _parse_json
+    match column_type.id:
+        case "float":
+            return shortest_double
+        case "date" | "timestamp" | "timestamp_s" | "timestamp_ms" | "timestamp with time zone":
+            return _parse_far_moment
+        case "list" | "array":
+            return _each_item(_find_converter(_children_of(column_type)[0][1]))
+        case "struct":
+            return _each_field({name: _find_converter(child) for name, child in _children_of(column_type)})
+        case "map":
+            (_, key_type), (_, value_type) = _children_of(column_type)
+            # A key of type JSON stays its source text: it may be a list, which Python cannot hash.
+            convert_key = None if str(key_type) == "JSON" else _find_converter(key_type)
+            return _each_entry(convert_key, _find_converter(value_type))
+        case _:
+            return None
+
+
+def _children_of(column_type: DuckDBPyType) -> list[tuple[str, DuckDBPyType]]:
+    return [(name, child) for name, child in column_type.children if isinstance(child, DuckDBPyType)]
+
+
+def _each_item(convert: Converter | None) -> Converter | None:
+    if convert is None:
+        return None
+    return lambda values: None if values is None else [convert(value) for value in values]
+
+
+def _each_field(converters: dict[str, Converter | None]) -> Converter | None:
+    found = {name: convert for name, convert in converters.items() if convert is not None}
+    if not found:
+        return None
+
+    def convert_fields(fields: dict[str, Any] | None) -> dict[str, Any] | None:
+        if fields is None:
+            return None
+        return {name: found[name](value) if name in found else value for name, value in fields.items()}
+
+    return convert_fields
+
+
+def _each_entry(convert_key: Converter | None, convert_value: Converter | None) -> Converter | None:
+    if convert_key is None and convert_value is None:
+        return None
+    key, value = convert_key or _unchanged, convert_value or _unchanged
+
+    def convert_entries(entries: dict[Any, Any] | None) -> dict[Any, Any] | None:
+        if entries is None:
+            return None
+        if convert_key is not None and not entries.keys() - {"key", "value"} and isinstance(entries.get("key"), list):
+            # Of a map whose keys are nested, which Python cannot hash, DuckDB returns the keys and the values apart.
+            return {"key": [key(item) for item in entries["key"]], "value": [value(item) for item in entries["value"]]}
+        return {key(entry_key): value(entry_value) for entry_key, entry_value in entries.items()}
+
+    return convert_entries
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def shortest_double(value: float | None) -> float | None:
+    """Return the double with the shortest text of those that are the same FLOAT when they are read as one.
+
+    The text has 9 significant digits at most (FLT_DECIMAL_DIG), and 6 (FLT_DIG) are enough for what was written with
+    6, unless the number is subnormal.
+    """
+    if value is None or value == 0 or not math.isfinite(value):
+        return value
+    single = _SINGLE.pack(value)
+    for digits in range(6 if abs(value) >= _SMALLEST_NORMAL_SINGLE else 1, 9):
+        shorter = float(f"{value:.{digits}g}")
+        try:
+            if _SINGLE.pack(shorter) == single:
+                return shorter
+        except OverflowError:
+            # Rounded up, the largest numbers are none any more.
+            continue
+    return float(f"{value:.9g}")
+
+
+_SINGLE = struct.Struct("f")
+_SMALLEST_NORMAL_SINGLE = 2.0**-126
+
+
+def _parse_json(value: str | None) -> Any:
+    if value is None:
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _parse_far_moment(value: Any) -> Any:
+    """Return what DuckDB's text says, such as `12000-01-31`, `0044-03-15 (BC)` or `12000-01-31 10:00:00.5+00`."""
+    if not isinstance(value, str):
+        return value
+    match = _FAR_MOMENT.fullmatch(value)
+    if match is None:
+        return value
+    year = int(match["year"])
+    if match["before_christ"]:
+        year = 1 - year
+    day = f"{'-' if year < 0 else ''}{abs(year):04d}-{match['month_and_day']}"
+    if match["time"] is None:
+        return FarMoment(day, None)
+    fraction = f".{match['fraction']:0<6}" if match["fraction"] else ""
+    return FarMoment(day, f"{match['time']}{fraction}{'Z' if match['utc'] else ''}")
+
+
+_FAR_MOMENT = re.compile(
+    r"(?P<year>[0-9]+)-(?P<month_and_day>[0-9]{2}-[0-9]{2})(?P<before_christ> \(BC\))?"
+    r"(?: (?P<time>[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.(?P<fraction>[0-9]+))?(?P<utc>\+00)?)?"
+)
+
+
 def fits_a_double(value: Decimal) -> bool:
-    """Whether a reader that keeps numbers as doubles gives back this one, digit for digit."""
+    """Return whether a reader that keeps numbers as doubles keeps every digit of this one."""
     return value.is_finite() and len(value.as_tuple().digits) <= EXACT_DIGITS
 
 
 def text_of_float(value: float) -> str:
-    """The shortest text that reads back as the same double; `NaN`, `Infinity` and `-Infinity` for what is no number."""
+    """Return the shortest text that reads back as the same double, or `NaN`, `Infinity` or `-Infinity`."""
     if math.isfinite(value):
         return repr(value)
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def text_of_date_or_time(value: date | time, separator: str = "T") -> str:
-    """ISO 8601; what has a time zone is given in UTC, with a `Z`."""
+    """Return the ISO 8601 form; what has a time zone is in UTC, with a `Z`."""
     if isinstance(value, datetime):
         if value.tzinfo is None:
             return value.isoformat(separator)
@@ -79,7 +230,7 @@ def text_of_date_or_time(value: date | time, separator: str = "T") -> str:
 
 
 def text_of_duration(value: timedelta) -> str:
-    """ISO 8601, in days and seconds, such as `P1DT3.5S`; a negative one has a minus before each part."""
+    """Return the ISO 8601 form, in days and seconds, such as `P1DT3.5S`; a negative one has a minus before each part."""
     sign = "-" if value < timedelta(0) else ""
     value = abs(value)
     seconds = f"{value.seconds}.{value.microseconds:06d}".rstrip("0").rstrip(".")
@@ -88,12 +239,12 @@ def text_of_duration(value: timedelta) -> str:
 
 
 def text_of_bytes(value: bytes) -> str:
-    """Base64 (RFC 4648, section 4)."""
+    """Return the Base64 form (RFC 4648, section 4)."""
     return base64.b64encode(value).decode("ascii")
 
 
 def json_of(value: object) -> Any:
-    """Give the JSON form of any value: what `orjson` can write, with no number that a reader would round."""
+    """Return the JSON form of any value: what `orjson` can write, with no number that a reader would round."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
@@ -110,7 +261,7 @@ def json_of(value: object) -> Any:
 
 
 def dump_json(value: object) -> bytes:
-    """Write what `json_of` gave. Raises `/problems/invalid-query` for what is nested deeper than 254 levels."""
+    """Return what `json_of` returned as bytes. Raises `/problems/invalid-query` for more than 254 levels of nesting."""
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError as error:
@@ -118,14 +269,16 @@ def dump_json(value: object) -> bytes:
 
 
 def text_of_nested(value: object) -> str:
-    """Lists, structs and maps as the text of their JSON form."""
+    """Return the text of the JSON form of a list, struct or map."""
     return dump_json(json_of(value)).decode()
 
 
 def text_of_other(value: object) -> str:
-    """The text of what is neither number, text nor nested."""
+    """Return the text of a value that is neither number, text nor nested."""
     if isinstance(value, (date, time)):
         return text_of_date_or_time(value)
+    if isinstance(value, FarMoment):
+        return value.isoformat()
     if isinstance(value, timedelta):
         return text_of_duration(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -135,6 +288,6 @@ def text_of_other(value: object) -> str:
 
 
 def _key_of(key: object) -> str:
-    """The keys of a map may be anything; those of JSON are texts."""
+    """Return a text for the key of a map, which may be any value; the keys of JSON are texts."""
     plain = json_of(key)
     return plain if isinstance(plain, str) else orjson.dumps(plain).decode()

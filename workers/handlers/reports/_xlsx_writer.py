@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import xlsxwriter
 from xlsxwriter.worksheet import Worksheet
 
-from workers.handlers.reports import _limits, _problems
+from workers.handlers.reports import _problems
 from workers.handlers.reports._values import (
     EXACT_DIGITS,
     Column,
@@ -52,13 +52,14 @@ class PlainWorksheet(Worksheet):  # type: ignore[misc]  # XlsxWriter has no type
 class XlsxWriter:
     """Writes rows as they come; holds one, and the sheets lie uncompressed in the working folder until the end."""
 
-    def __init__(self, file: BinaryIO, columns: Sequence[Column], title: str | None) -> None:
+    def __init__(self, file: BinaryIO, columns: Sequence[Column], title: str | None, max_bytes: int) -> None:
         if len(columns) > SHEET_COLUMNS:
             raise _problems.report_too_large(
                 "xlsx_columns", SHEET_COLUMNS, f"An XLSX sheet holds {SHEET_COLUMNS:,} columns at most."
             )
         WORK_FOLDER.mkdir(exist_ok=True)
         self._columns = columns
+        self.max_bytes = max_bytes
         self._workbook = xlsxwriter.Workbook(
             file,
             {
@@ -133,12 +134,8 @@ class XlsxWriter:
 
     def _check_size(self) -> None:
         size = sum(path.stat().st_size for path in WORK_FOLDER.iterdir())
-        if size > _limits.MAX_FORMAT_BYTES:
-            raise _problems.report_too_large(
-                "bytes",
-                _limits.MAX_FORMAT_BYTES,
-                f"As XLSX, the report exceeds {_limits.MAX_FORMAT_BYTES:,} bytes before it is compressed.",
-            )
+        if size > self.max_bytes:
+            raise _problems.format_too_large("XLSX, before it is compressed", self.max_bytes)
 
     def _write_bool(self, row: int, column: int, value: bool) -> None:
         self._sheet.write_boolean(row, column, value)

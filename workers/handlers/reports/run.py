@@ -1,10 +1,12 @@
-"""Runs a report in a limited child and keeps what it wrote."""
+"""Runs a report in a limited child, and keeps the files that it wrote."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from shared.contracts.reports.run import Format, RunParams, RunResult
 from workers.handler_context import HandlerContext
-from workers.handlers.reports import _limits
+from workers.handlers.reports._limits import LIMITS
 
 MEDIA_TYPES: dict[Format, str] = {
     "csv": "text/csv",
@@ -14,10 +16,10 @@ MEDIA_TYPES: dict[Format, str] = {
 
 
 def handle(params: RunParams, context: HandlerContext) -> RunResult:
-    """Write `report.<format>` for each format asked for.
+    """Write `report.<format>` for each requested format.
 
     Raises `Failed`: `/problems/invalid-query`, `/problems/unreadable-table`, `/problems/report-too-large`,
-    `/problems/out-of-memory`, `/problems/timed-out`.
+    `/problems/out-of-memory`, `/problems/storage-full`, `/problems/timed-out`.
     """
     context.progress(0, "Reading")
     sources = []
@@ -34,9 +36,15 @@ def handle(params: RunParams, context: HandlerContext) -> RunResult:
         )
     answer = context.run_child(
         "workers.handlers.reports._run_child",
-        {"title": params.title, "sources": sources, "query": params.query, "formats": params.formats},
-        memory_bytes=_limits.CHILD_MEMORY_BYTES,
-        max_file_bytes=_limits.FILE_BYTES,
+        {
+            "title": params.title,
+            "sources": sources,
+            "query": params.query,
+            "formats": params.formats,
+            "limits": asdict(LIMITS),
+        },
+        memory_bytes=LIMITS.child_memory_bytes,
+        max_file_bytes=LIMITS.file_bytes,
     )
     result = RunResult.model_validate(answer)
     for name in params.formats:

@@ -20,7 +20,8 @@ import pytest
 
 from shared.contracts.reports.run import RunParams, RunResult
 from workers.adapters.memory_context import MemoryContext
-from workers.handlers.reports import _limits
+from workers.handlers.reports import run
+from workers.handlers.reports._limits import ReportLimits
 from workers.handlers.reports.run import handle
 from workers.outcomes import Cancelled, Failed
 
@@ -653,19 +654,46 @@ def test_a_memory_hog_is_out_of_memory_and_its_memory_comes_back(
     assert not limited_children()
 
 
-def test_more_rows_than_a_report_may_have_are_too_large(run_report: RunReport) -> None:
+@pytest.mark.parametrize(
+    ("limits", "query", "data"),
+    [
+        (ReportLimits(max_rows=9_999), "FROM range(10_000)", {"limit": "rows", "maximum": 9_999}),
+        (ReportLimits(max_columns=2), "SELECT 1, 2, 3", {"limit": "columns", "maximum": 2}),
+        (ReportLimits(max_format_bytes=9), "SELECT '123456789'", {"limit": "bytes", "maximum": 9}),
+        (
+            ReportLimits(query_memory_bytes=128 << 20, spill_bytes=64 << 20),
+            "FROM range(20_000_000) t(i) ORDER BY hash(i)",
+            {"limit": "spill_bytes", "maximum": 64 << 20},
+        ),
+    ],
+    ids=["rows", "columns", "bytes", "spill"],
+)
+def test_a_report_that_goes_past_a_limit_fails_and_names_it(
+    run_report: RunReport,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: ReportLimits,
+    query: str,
+    data: dict[str, object],
+) -> None:
+    monkeypatch.setattr(run, "LIMITS", limits)
+
     with pytest.raises(Failed) as caught:
-        run_report("SELECT i FROM range(1_000_000_000) t(i)")
+        run_report(query)
 
     assert caught.value.type == "/problems/report-too-large"
-    assert caught.value.data == {"limit": "rows", "maximum": _limits.MAX_ROWS}
+    assert caught.value.data == data
+    assert not caught.value.retryable
 
 
-def test_more_columns_than_a_report_may_have_are_too_large(run_report: RunReport) -> None:
-    with pytest.raises(Failed) as caught:
-        run_report("SELECT " + ", ".join(f"1 AS c{i}" for i in range(_limits.MAX_COLUMNS + 1)))
-
-    assert caught.value.type == "/problems/report-too-large"
+def test_the_limits_of_a_report_are_the_documented_ones() -> None:
+    assert ReportLimits() == ReportLimits(
+        query_memory_bytes=1 << 30,
+        spill_bytes=4 << 30,
+        query_threads=2,
+        max_rows=10_000_000,
+        max_columns=2_000,
+        max_format_bytes=1 << 30,
+    )
 
 
 def test_a_million_rows_stream_through_a_child_that_stays_small(run_report: RunReport, limited_children: Any) -> None:

@@ -1,4 +1,4 @@
-"""The bounds of the formats, with bounds small enough to reach."""
+"""The limits of the formats, with limits small enough to reach."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from workers.handlers.reports import _limits, _xlsx_writer
+from workers.handlers.reports import _xlsx_writer
 from workers.handlers.reports._csv_writer import CsvWriter
 from workers.handlers.reports._json_writer import JsonWriter
 from workers.handlers.reports._values import Column
@@ -24,11 +24,10 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("writer_class", [CsvWriter, JsonWriter])
 def test_a_report_that_grows_too_large_stops_there(
-    monkeypatch: pytest.MonkeyPatch, writer_class: type[CsvWriter | JsonWriter]
+    writer_class: type[CsvWriter | JsonWriter],
 ) -> None:
-    monkeypatch.setattr(_limits, "MAX_FORMAT_BYTES", 10_000)
     with Path("report").open("wb") as file:
-        writer = writer_class(file, COLUMNS, None)
+        writer = writer_class(file, COLUMNS, None, 10_000)
         with pytest.raises(Failed) as caught:
             for i in range(10_000):
                 writer.write([(i, "name")])
@@ -38,22 +37,22 @@ def test_a_report_that_grows_too_large_stops_there(
     assert Path("report").stat().st_size <= 10_000
 
 
-def test_a_workbook_that_grows_too_large_stops_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_limits, "MAX_FORMAT_BYTES", 100_000)
+def test_a_workbook_that_grows_too_large_stops_there() -> None:
     with Path("report.xlsx").open("wb") as file:
-        writer = XlsxWriter(file, COLUMNS, None)
+        writer = XlsxWriter(file, COLUMNS, None, 100_000)
         with pytest.raises(Failed) as caught:
             writer.write([(i, "name") for i in range(10_000)])
-        monkeypatch.setattr(_limits, "MAX_FORMAT_BYTES", 1 << 30)
+        # So that the temporary files of the workbook are closed.
+        writer.max_bytes = 1 << 30
         writer.finish()
 
     assert caught.value.type == "/problems/report-too-large"
 
 
-def test_rows_beyond_a_sheet_go_on_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_do_not_fit_a_sheet_continue_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_xlsx_writer, "SHEET_ROWS", 11)
     with Path("report.xlsx").open("wb") as file:
-        writer = XlsxWriter(file, COLUMNS, "A title that is longer than a sheet's name may be")
+        writer = XlsxWriter(file, COLUMNS, "A title that is longer than a sheet's name may be", 1 << 30)
         writer.write([(i, f"name {i}") for i in range(25)])
         writer.finish()
 
@@ -85,5 +84,5 @@ def test_rows_beyond_a_sheet_go_on_in_the_next(monkeypatch: pytest.MonkeyPatch) 
         ("x" * 30 + "' y", "x" * 30),
     ],
 )
-def test_a_sheets_name_is_made_of_any_title(title: str | None, name: str) -> None:
+def test_a_sheet_gets_a_valid_name_from_any_title(title: str | None, name: str) -> None:
     assert safe_sheet_name(title) == name
