@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import socket
 import subprocess
 import threading
@@ -17,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from api.http.security_headers import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
 from cli.local_stack.child_process import wait_until
 from cli.local_stack.free_ports import choose_port
-from deploy.validate import copy_nginx_configuration
+from deploy.validate import ROOT, copy_nginx_configuration
 from shared.settings import Settings
 from tests.needed_programs import find_program
 
@@ -104,6 +107,7 @@ class UpstreamServer(ThreadingHTTPServer):
 class FrontDoor:
     port: int
     upstream: UpstreamServer
+    access_log: Path
     opened: list[HTTPConnection] = field(default_factory=list)
 
     def connect(self) -> HTTPConnection:
@@ -147,9 +151,10 @@ def run_nginx(folder: Path, upstream_address: str) -> Iterator[int]:
 def running_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontDoor]:
     upstream = UpstreamServer()
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
+    folder = tmp_path_factory.mktemp("nginx")
     try:
-        with run_nginx(tmp_path_factory.mktemp("nginx"), f"127.0.0.1:{upstream.server_port}") as port:
-            yield FrontDoor(port, upstream)
+        with run_nginx(folder, f"127.0.0.1:{upstream.server_port}") as port:
+            yield FrontDoor(port, upstream, folder / "access.log")
     finally:
         upstream.shutdown()
         upstream.server_close()
@@ -275,6 +280,54 @@ def test_a_body_that_the_api_would_just_take_is_passed_on(door: FrontDoor, path:
     assert json.loads(connection.getresponse().read()) == {"bytes": bytes_}
 
 
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "problem"),
+    [
+        (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not-found"),
+        (b"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method-not-allowed"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "bad-request"),
+        (b"G=T / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
+        (b"GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400, "bad-request"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: ten\r\n\r\n", 400, "bad-request"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n", 413, "too-large"),
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "uri-too-long"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", 431, "headers-too-large"),
+    ],
+)
+def test_an_error_of_nginx_has_security_headers_and_a_logged_request_id(
+    door: FrontDoor, request_bytes: bytes, status: int, problem: str
+) -> None:
+    with socket.create_connection(("127.0.0.1", door.port), timeout=20) as connection:
+        connection.sendall(request_bytes)
+        response = HTTPResponse(connection)
+        response.begin()
+        document = json.loads(response.read())
+
+    assert (response.status, document["status"], document["type"]) == (status, status, f"/problems/{problem}")
+    for name, value in [*SECURITY_HEADERS, CONTENT_SECURITY_POLICY]:
+        assert response.headers.get_all(name.decode()) == [value.decode()]
+    request_id = response.headers["X-Request-ID"]
+    assert document["instance"] == f"urn:uuid:{request_id}"
+    wait_until(lambda: request_id in door.access_log.read_text(), 10)
+    assert "problems" not in door.access_log.read_text()
+    (entry,) = [
+        line for line in map(json.loads, door.access_log.read_text().splitlines()) if line["request_id"] == request_id
+    ]
+    assert entry["status"] == status
+
+
+@pytest.mark.parametrize("given", [None, "mine-1", "not sane: <script>"])
+def test_nginx_and_the_api_use_the_same_request_id(door: FrontDoor, given: str | None) -> None:
+    headers = {} if given is None else {"X-Request-ID": given}
+
+    passed = json.loads(door.get("/tasks", headers).read())["headers"]["x-request-id"]
+
+    assert passed == given if given == "mine-1" else len(passed) == 36
+    wait_until(lambda: passed in door.access_log.read_text(), 10)
+    assert passed in door.access_log.read_text()
+
+
 def test_a_chunked_body_is_passed_on(door: FrontDoor) -> None:
     connection = door.connect()
     connection.request("POST", "/reports", body=iter([b"x" * 100_000] * 3), encode_chunked=True)
@@ -339,6 +392,7 @@ def test_an_api_that_is_away_is_a_problem_document(tmp_path: Path) -> None:
 
     assert (response.status, problem["type"]) == (503, "/problems/unavailable")
     assert response.headers["Retry-After"] == "5"
+    assert response.headers["X-Frame-Options"] == "DENY"
 
 
 def test_the_log_holds_no_query(tmp_path: Path) -> None:
@@ -351,3 +405,38 @@ def test_the_log_holds_no_query(tmp_path: Path) -> None:
 
     assert (entry["path"], entry["status"]) == ("/tasks", 503)
     assert "a-person" not in json.dumps(entry)
+
+
+def test_the_commands_for_nginx_without_containers_work(door: FrontDoor, tmp_path: Path) -> None:
+    found = re.search(r"```sh\n(from=.*?)```", (ROOT / "docs" / "production.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    port = choose_port(None)
+    commands = found[1]
+    # The test has files and a port of its own, where two nginx on one machine would share them.
+    apart = f"s|/tmp/nginx|{tmp_path}/nginx-|; s|127.0.0.1:8081|127.0.0.1:{choose_port(None)}|"
+    replacements = {
+        "/srv/taskmill": str(ROOT),
+        "/etc/nginx/taskmill": f"{tmp_path}/nginx",
+        "/var/log/nginx": str(tmp_path),
+        "listen 80/": f"listen 127.0.0.1:{port}/",
+        "127.0.0.1:8000": f"127.0.0.1:{door.upstream.server_port}",
+        "nginx -t": f"sed -i '{apart}' \"$to/nginx.conf\"\nnginx -t",
+    }
+    for old, new in replacements.items():
+        assert old in commands
+        commands = commands.replace(old, new)
+    nginx = find_program("nginx")
+    assert nginx is not None
+    environment = os.environ | {"PATH": f"{Path(nginx).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    outcome = subprocess.run(["/bin/sh", "-eu", "-c", commands], env=environment, capture_output=True, text=True)
+    try:
+        assert outcome.returncode == 0, outcome.stderr
+        assert wait_until(lambda: _accepts(port), 20)
+        connection = HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", "/tasks")
+        assert json.loads(connection.getresponse().read())["path"] == "/tasks"
+        connection.close()
+    finally:
+        subprocess.run([nginx, "-c", f"{tmp_path}/nginx/nginx.conf", "-s", "stop"], capture_output=True)
+    assert wait_until(lambda: '"/tasks"' in (tmp_path / "taskmill.log").read_text(), 10)
