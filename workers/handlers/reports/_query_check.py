@@ -1,6 +1,6 @@
-"""Refuses what is not exactly one SELECT over the sources.
+"""Refuses every query that is not exactly one SELECT over the sources.
 
-The sandbox would stop most of it too; here it is refused before anything runs, with words that help.
+The sandbox would stop most others too; here they are refused before anything runs, with a message that helps.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -17,7 +18,7 @@ from workers.handlers.reports._query_errors import find_line_and_column
 from workers.outcomes import Failed
 
 QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
-"""The nodes of a syntax tree that only read; `WITH x AS (INSERT …)` and `WITH x AS (COPY …)` have others."""
+"""The nodes of a syntax tree that only read. `WITH x AS (INSERT …)` and `WITH x AS (COPY …)` have others."""
 
 TABLE_FUNCTIONS = frozenset(
     {
@@ -34,12 +35,9 @@ TABLE_FUNCTIONS = frozenset(
         "unnest",
     }
 )
-"""Those that make rows of their arguments. The others read files, settings, memory, or run further SQL."""
+"""Table functions that make rows of their arguments. Others read files, settings or memory, or run further SQL."""
 
 REFUSED_FUNCTIONS = frozenset({"current_setting", "getenv", "write_log"})
-
-SCHEMAS = frozenset({"", "main", "recurring"})
-"""`recurring` is where a recursive query with `USING KEY` finds its own table."""
 
 NOWHERE = (1 << 64) - 1
 DEEPEST_TREE = 12_000
@@ -55,16 +53,14 @@ def check_query(connection: duckdb.DuckDBPyConnection, query: str, sources: Sequ
     if not statements:
         raise _problems.invalid_query("The query is empty: one SELECT statement is needed.")
     if len(statements) > 1:
-        raise _problems.invalid_query(f"The query must be exactly one statement; it holds {len(statements)}.")
+        raise _problems.invalid_query(f"The query must be exactly one statement; it has {len(statements)}.")
     kind = statements[0].type.name
     if kind == "MULTI":
-        raise _problems.invalid_query(
-            "PIVOT must list its values here, as in PIVOT t ON year IN (2007, 2008) USING sum(x)."
-        )
+        raise _problems.invalid_query("PIVOT must list its values, as in PIVOT t ON year IN (2007, 2008) USING sum(x).")
     if kind != "SELECT":
         raise _problems.invalid_query(f"The query must be a SELECT statement; this is {kind}.")
     if statements[0].named_parameters:
-        raise _problems.invalid_query("The query holds a parameter (? or $1), for which there is no value.")
+        raise _problems.invalid_query("The query has a parameter (? or $1), for which there is no value.")
     _check_tree(_parse(connection, query), query, sources)
 
 
@@ -84,21 +80,31 @@ def _parse(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
     return tree
 
 
+@dataclass(frozen=True)
+class _Scope:
+    """The names that WITH defines and that are visible in a part of the query, in lower case."""
+
+    names: frozenset[str] = frozenset()
+    recurring: frozenset[str] = frozenset()
+    """Those of recursive queries, which find their own tables in the schema `recurring`."""
+
+    def extend(self, name: str, *, recurring: bool = False) -> _Scope:
+        """Return this scope with another name."""
+        added = frozenset({name.lower()})
+        return _Scope(self.names | added, self.recurring | added if recurring else self.recurring)
+
+
 def _check_tree(tree: Any, query: str, sources: Sequence[str]) -> None:
-    nodes = list(_walk(tree))
-    tables = {name.lower() for name in sources}
-    readable = tables | {name.lower() for node in nodes for name in _defined_names(node)}
-    for node in nodes:
+    for node, scope in _walk(tree):
         kind = node.get("type")
         if isinstance(kind, str) and kind.endswith("_NODE") and kind not in QUERY_NODES:
-            raise _refused(node, query, "The query must only read: it holds a statement that writes.")
+            raise _refused(node, query, "The query must only read: it contains a statement that writes.")
         if kind == "BASE_TABLE":
-            name, schema = node["table_name"], node["schema_name"].lower()
-            if name.lower() not in readable or schema not in SCHEMAS:
-                raise _refused(node, query, _no_such_source(name, sources))
+            if not _is_readable(node, scope, sources):
+                raise _refused(node, query, _no_such_source(node["table_name"], sources))
         elif kind == "SHOW_REF":
             name = node["table_name"].strip('"')
-            if node["query"] is None and name.lower() not in tables | {"tables"}:
+            if node["query"] is None and not _is_source(name, sources) and name.lower() != "tables":
                 raise _refused(node, query, _no_such_source(name, sources))
         elif kind == "TABLE_FUNCTION":
             name = node["function"].get("function_name", "")
@@ -110,23 +116,41 @@ def _check_tree(tree: Any, query: str, sources: Sequence[str]) -> None:
             raise _refused(node, query, f'The function "{node["function_name"]}" is not available.')
 
 
-def _walk(tree: Any) -> Iterator[dict[str, Any]]:
-    """Give every object of the tree, without recursion: queries are deep."""
-    pending = [tree]
+def _is_readable(table: dict[str, Any], scope: _Scope, sources: Sequence[str]) -> bool:
+    """Return whether a table is a source, or a query that WITH defines and that is visible there.
+
+    A name with a schema is never that of a WITH, except in `recurring`.
+    """
+    name, schema, catalog = (table[key].lower() for key in ("table_name", "schema_name", "catalog_name"))
+    if schema == "recurring":
+        return not catalog and name in scope.recurring
+    if not schema and not catalog and name in scope.names:
+        return True
+    return schema in ("", "main") and catalog in ("", "memory") and _is_source(name, sources)
+
+
+def _is_source(name: str, sources: Sequence[str]) -> bool:
+    return name.lower() in {source.lower() for source in sources}
+
+
+def _walk(tree: Any) -> Iterator[tuple[dict[str, Any], _Scope]]:
+    """Yield every object of the tree with the names that are visible in it, without recursion: queries are deep."""
+    pending = [(tree, _Scope())]
     while pending:
-        item = pending.pop()
-        if isinstance(item, dict):
-            yield item
-            pending.extend(item.values())
-        elif isinstance(item, list):
-            pending.extend(item)
-
-
-def _defined_names(node: dict[str, Any]) -> Iterator[str]:
-    """Give the names that a node's WITH defines, wherever they are visible: what they hide is for DuckDB to say."""
-    cte_map = node.get("cte_map")
-    if isinstance(cte_map, dict):
-        yield from (entry["key"] for entry in cte_map["map"])
+        item, scope = pending.pop()
+        if isinstance(item, list):
+            pending.extend((inner, scope) for inner in item)
+        elif isinstance(item, dict):
+            definitions = item.get("cte_map")
+            if isinstance(definitions, dict):
+                for entry in definitions["map"]:
+                    # A query of WITH sees those before it, and itself if it is recursive.
+                    name, query = entry["key"], entry["value"]
+                    recurring = query["query_node"]["type"] == "RECURSIVE_CTE_NODE"
+                    pending.append((query, scope.extend(name, recurring=True) if recurring else scope))
+                    scope = scope.extend(name)
+            yield item, scope
+            pending.extend((inner, scope) for key, inner in item.items() if key != "cte_map")
 
 
 def _no_such_source(name: str, sources: Sequence[str]) -> str:
