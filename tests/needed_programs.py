@@ -1,6 +1,7 @@
-"""The marker `needs_program`: tests that call a program which pip cannot install.
+"""The marker `needs_program`: tests that call a program which the hashed locks do not install.
 
     @pytest.mark.needs_program("nginx", debian="nginx-light")
+    @pytest.mark.needs_program("openapi-typescript", install="tests/api/openapi/generators/install")
 
 Where the program is missing, the test is skipped, and the last lines of the run name the program and the command that
 installs it. Where the environment variable `CI` is set, the test fails instead, so that CI never loses a test unnoticed.
@@ -10,33 +11,35 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import pytest
 
 _PROPERTY = "missing program"
 
 
+GENERATORS: Final = Path(__file__).parents[1] / ".generators"
+"""Where `tests/api/openapi/generators/install` installs programs."""
+
+
 class NeededProgram(NamedTuple):
-    """A program, and the package of Debian and Ubuntu that contains it."""
+    """A program, and the command that installs it."""
 
     name: str
-    debian_package: str
-
-    @property
-    def how_to_get(self) -> str:
-        return f"apt-get install {self.debian_package}"
+    how_to_get: str
 
 
 def find_program(name: str) -> str | None:
     """Return the path of a program, or None. Servers are in /usr/sbin, which is not in the PATH of every account."""
-    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]))
+    folders = ["/usr/sbin", "/sbin", str(GENERATORS / "bin"), str(GENERATORS / "node_modules" / ".bin")]
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *folders]))
 
 
 def list_missing_programs(item: pytest.Item) -> list[NeededProgram]:
     """Return the programs that the test's markers name and this machine does not have."""
     needed = [
-        NeededProgram(name, marker.kwargs["debian"])
+        NeededProgram(name, marker.kwargs.get("install") or f"apt-get install {marker.kwargs['debian']}")
         for marker in item.iter_markers("needs_program")
         for name in marker.args
     ]
@@ -46,7 +49,7 @@ def list_missing_programs(item: pytest.Item) -> list[NeededProgram]:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "needs_program(name, debian=package): skip the test where the program is missing; fail it where CI is set",
+        "needs_program(name, debian=package or install=command): skip where the program is missing; fail where CI is set",
     )
 
 

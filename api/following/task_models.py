@@ -149,4 +149,4 @@ class BatchState(AnswerModel):
 class Valid(AnswerModel):
     """The request is valid, and nothing was stored (`validate_only`)."""
 
-    valid: Literal[True] = True
+    valid: Literal[True]

@@ -27,5 +27,5 @@ router = APIRouter(tags=["emails"])
 async def submit_email(
     request: Request, caller: TaskWriterCaller, settings: SettingsDependency, submissions: SubmissionsDependency
 ) -> Response:
-    """Store an `email.send` task."""
+    """Store a task of the kind `email.send`, whose params and options stand side by side in the body."""
     return await submit_side_by_side(request, caller, settings, submissions, KIND)

@@ -104,7 +104,7 @@ _UPLOAD_SCHEMA: Final[dict[str, Any]] = {
 @router.post(
     "/files",
     status_code=202,
-    summary="Upload a file, and submit a task on it",
+    summary="Upload a file and submit a task that reads it",
     responses={
         200: {"model": Valid, "description": "The form is valid, and nothing was stored (`validate_only`)."},
         **task_response(202),
@@ -122,7 +122,7 @@ async def upload_file(
     keys: IdempotencyKeysDependency,
     store: StoreDependency,
 ) -> Response:
-    """Store the upload and its task in one transaction, and answer 202 once it is committed."""
+    """Store a file and a task that reads it, in one transaction. The answer is 202 once both are committed."""
     validate_only = read_validate_only(request.scope["query_string"])
     key = read_idempotency_key(find_header(request, "idempotency-key"))
     upload = Upload(
@@ -189,7 +189,7 @@ async def list_files(
     reads: ReadsDependency,
     query: Annotated[ListQuery, Query()],
 ) -> Response:
-    """Give a page of the files that the caller may see."""
+    """Return a page of the files that the caller may see."""
     before = read_cursor(settings, query.cursor) if query.cursor is not None else None
     statement = queries.list_files(caller.visible_organization_id, before, query.limit + 1)
     async with reads.connect() as connection:
@@ -201,7 +201,7 @@ async def list_files(
 
 @router.get(
     "/files/{file_id}",
-    summary="See what a file is",
+    summary="Get the description of a file",
     response_model=File,
     response_description="The file.",
     responses=problem_responses(*ANY_CALLER, "not-found", "gone"),
@@ -214,15 +214,16 @@ async def get_file(
     reads: ReadsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
-    """Give what is known of a file."""
+    """Return the name, type, size and digest of a file."""
     return private_answer(_file(await _find(reads, caller, file_id)))
 
 
 @router.get(
     "/files/{file_id}/content",
     summary="Download a file",
+    response_class=Response,
     responses={
-        200: {"description": "The whole file.", "content": _CONTENT},
+        200: {"description": "The whole file, as bytes of its `media_type`.", "content": _CONTENT},
         206: {"description": "The one range that `Range` names.", "content": _CONTENT},
         304: {"description": "The file is the one that `If-None-Match` names."},
         **problem_responses(*ANY_CALLER, "not-found", "gone", "range-not-satisfiable"),
@@ -237,7 +238,7 @@ async def download_file(
     store: StoreDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
-    """Stream a file, or one range of it."""
+    """Return the bytes of a file, or one range of them."""
     row = await _find(reads, caller, file_id)
     etag, modified = f'"{row.sha256.hex()}"', http_date(row.created_at)
     headers = {
@@ -305,6 +306,7 @@ class _ContentResponse(StreamingResponse):
     "/files/{file_id}",
     status_code=204,
     summary="Delete a file",
+    response_description="The file is deleted.",
     responses=problem_responses(*ANY_CALLER, "not-found", "gone", "file-in-use"),
 )
 @limited("submit")
@@ -317,7 +319,7 @@ async def delete_file(
     store: StoreDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
-    """Delete a file that no live task reads."""
+    """Delete a file now, unless a task that is not done reads it."""
     found = await _find(reads, caller, file_id)
     caller.require_may_delete(found.organization_id)
     async with engine.begin() as connection:

@@ -27,5 +27,5 @@ router = APIRouter(tags=["reports"])
 async def submit_report(
     request: Request, caller: TaskWriterCaller, settings: SettingsDependency, submissions: SubmissionsDependency
 ) -> Response:
-    """Store a `reports.run` task."""
+    """Store a task of the kind `reports.run`, whose params and options stand side by side in the body."""
     return await submit_side_by_side(request, caller, settings, submissions, KIND)

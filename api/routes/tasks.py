@@ -61,16 +61,16 @@ from shared.tasks.states import TaskStatus
 
 router = APIRouter(tags=["tasks"])
 MAX_IDS: Final = 100
+PAGE_SIZE: Final = 50
 
 
 class ThroughHotPath(Response):
-    """Answers through `api.hot_paths`, for a request that came by way of the router."""
+    """Sends the request on to `api.hot_paths`, where the answer is made."""
 
     def __init__(self) -> None:
         super().__init__()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on."""
         await scope["app"].state.hot_paths(scope, receive, send)
 
 
@@ -82,7 +82,7 @@ class ThroughHotPath(Response):
     openapi_extra=submission_body(ref("Submission"), submission_examples()),
 )
 async def submit_task(request: Request) -> Response:
-    """Store a task, and answer 202 once it is committed."""
+    """Store a task. The answer is 202 once it is committed, and then the task is not lost."""
     return ThroughHotPath()
 
 
@@ -96,7 +96,7 @@ class WaitQuery(StrictQuery):
 
 @router.get(
     "/tasks/{task_id}",
-    summary="Follow a task",
+    summary="Get a task, or wait for it",
     responses={
         **task_response(200),
         304: {"description": "The task has not changed since the version that `If-None-Match` names."},
@@ -105,14 +105,14 @@ class WaitQuery(StrictQuery):
     openapi_extra=FOLLOWING,
 )
 async def get_task(request: Request, task_id: UUID, query: Annotated[WaitQuery, Query()]) -> Response:
-    """Give the task; with `wait`, once it is done, or, with `If-None-Match`, once it has changed."""
+    """Return a task. With `wait`, the answer comes once the task is done, or, with `If-None-Match`, once it has changed."""
     return ThroughHotPath()
 
 
 @router.post(
     "/tasks/batch",
     status_code=202,
-    summary="Submit up to 1,000 tasks, all or none",
+    summary="Submit up to 1,000 tasks together",
     responses={
         200: {"model": Valid, "description": "The batch is valid, and nothing was stored (`validate_only`)."},
         202: {"model": SubmittedBatch, "description": "Every task is committed."},
@@ -124,7 +124,7 @@ async def get_task(request: Request, task_id: UUID, query: Annotated[WaitQuery, 
 async def submit_batch(
     request: Request, caller: TaskWriterCaller, settings: SettingsDependency, submissions: SubmissionsDependency
 ) -> Response:
-    """Store tasks in one transaction."""
+    """Store all tasks of the batch in one transaction, or none if one of them is invalid."""
     validate_only = read_validate_only(request.scope["query_string"])
     key = read_idempotency_key(find_header(request, "idempotency-key"))
     body = await json_body(request, settings.max_batch_bytes)
@@ -139,7 +139,8 @@ async def submit_batch(
 class ListQuery(StrictQuery):
     """Which tasks, and which page of them."""
 
-    limit: PageLimit = 50
+    # Without a default in the schema, since generated clients send defaults, and `ids` go alone.
+    limit: PageLimit | None = None
     cursor: str | None = None
     ids: Annotated[str | None, Field(description="Up to 100 ids, separated by commas; alone.")] = None
     status: Annotated[str | None, Field(description="One or more statuses, separated by commas.")] = None
@@ -175,6 +176,7 @@ async def list_tasks(
     """Return a page of the tasks that the caller may see, or those with the given ids."""
     if query.ids is not None:
         return await _list_by_ids(query, caller, tasks)
+    limit = query.limit or PAGE_SIZE
     statuses = None
     if query.status is not None:
         statuses = query.status.split(",")
@@ -186,7 +188,7 @@ async def list_tasks(
     statement = queries.list_page(
         caller.visible_organization_id,
         before_id=read_cursor(settings, query.cursor) if query.cursor is not None else None,
-        limit=query.limit + 1,
+        limit=limit + 1,
         status=statuses,
         kind=query.kind,
         queue=query.queue,
@@ -198,9 +200,9 @@ async def list_tasks(
     )
     async with reads.connect() as connection:
         ids = list((await connection.execute(statement)).scalars())
-    more = len(ids) > query.limit
-    rows = await tasks.find_many(ids[: query.limit], caller)
-    cursor = write_cursor(settings, ids[query.limit - 1]) if more else None
+    more = len(ids) > limit
+    rows = await tasks.find_many(ids[:limit], caller)
+    cursor = write_cursor(settings, ids[limit - 1]) if more else None
     return private_json(json_page([orjson.Fragment(task_json(row)) for row in rows], cursor))
 
 
@@ -247,7 +249,7 @@ async def cancel_task(
 @router.post(
     "/tasks/{task_id}/retry",
     status_code=202,
-    summary="Send a failed, cancelled or expired task back to its queue",
+    summary="Retry a failed, cancelled or expired task",
     responses={
         **task_response(202),
         **problem_responses(
@@ -273,7 +275,8 @@ async def retry_task(
 @router.delete(
     "/tasks/{task_id}",
     status_code=204,
-    summary="Erase a done task, its artifacts and its payload",
+    summary="Delete a done task",
+    response_description="The task, its params, its result and its artifacts are deleted.",
     responses=problem_responses(*ANY_CALLER, "not-found", "gone", "task-not-done", "file-in-use"),
 )
 @limited("submit")
@@ -284,7 +287,7 @@ async def delete_task(
     actions: TaskActionsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
-    """Erase a done task."""
+    """Delete a done task, its params, its result and its artifacts now, instead of when `purge_at` is reached."""
     await actions.delete(task_id, caller)
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import cycle
@@ -124,6 +125,49 @@ def test_only_open_routes_need_no_credentials(document: dict[str, Any]) -> None:
 
     assert open_paths == {"/problems/{name}", "/health", "/health/ready"}
     assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
+
+
+def test_operations_are_named_by_a_verb_and_a_noun(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for operation in operations_of(document).values()]
+
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not re.fullmatch(r"(?!.*__)[a-z]+_[a-z]+", name)] == []
+
+
+def test_every_operation_is_described_in_sentences(document: dict[str, Any]) -> None:
+    tags = {tag["name"]: tag["description"] for tag in document["tags"]}
+    for key, operation in operations_of(document).items():
+        assert tags[operation["tags"][0]].endswith("."), key
+        assert operation["description"].endswith("."), key
+        assert not operation["summary"].endswith("."), key
+        for status, response in operation["responses"].items():
+            assert response["description"].endswith((".", ")")) and len(response["description"]) > 8, (key, status)
+
+
+@pytest.mark.parametrize("path", ["/tasks", "/tasks/batch", "/emails", "/reports"])
+def test_every_body_has_examples_that_fit_its_schema(document: dict[str, Any], path: str) -> None:
+    body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    schema = {**body["schema"], "components": document["components"]}
+    examples = {name: example["value"] for name, example in body["examples"].items()}
+
+    assert examples
+    for name, example in examples.items():
+        assert jsonschema_rs.is_valid(schema, example), name
+        for task in example.get("tasks", [example]):
+            assert "kind" in task or path in {"/emails", "/reports"}
+    if path == "/tasks":
+        assert set(examples) == set(document["components"]["schemas"]["Submission"]["discriminator"]["mapping"])
+
+
+def test_no_field_of_a_body_declares_a_default(document: dict[str, Any]) -> None:
+    # Generated clients would send it, some of them as a text, or require the field.
+    schemas = document["components"]["schemas"]
+    bodies = [name for name in schemas if name.endswith(("Submission", "Request", "Params"))]
+
+    assert len(bodies) > 10
+    assert [
+        (name, field) for name in bodies for field, of in schemas[name].get("properties", {}).items() if "default" in of
+    ] == []
 
 
 def test_every_public_kind_may_be_submitted_by_the_schema(document: dict[str, Any], operator: httpx2.Client) -> None:
