@@ -1,15 +1,15 @@
-"""Structured logs on standard error: a fixed event name and fields, as JSON or for a terminal.
+"""Sets up structured logs on standard error: each line has a fixed event name and fields, as JSON or for a terminal.
 
-Nothing secret or personal is logged: no payload, header, address, file name or key. Ids are.
+Nothing secret or personal is logged: no payload, header field, email address, file name or key. Ids are logged.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
 
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from shared.settings import Settings
 
@@ -17,17 +17,17 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 def set_up_logs(settings: Settings, part: str) -> None:
-    """Send every log of this process, those of libraries too, through one form; `part` names the process."""
+    """Write every log line of this process in one format, those of libraries too. `part` names the process in each."""
     level = LEVELS[settings.log_level]
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
-    shared: list[Any] = [
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # structlog's own choice would print the values of local variables, and among them what nobody may log.
+    # By default structlog prints the values of local variables with an exception, and with them secrets and payloads.
     on_console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    renderer: Any = on_console if console else structlog.processors.JSONRenderer()
+    renderer: Processor = on_console if console else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -39,7 +39,7 @@ def set_up_logs(settings: Settings, part: str) -> None:
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
             processors=[
-                _name_part(part),
+                _make_part_adder(part),
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *([] if console else [structlog.processors.format_exc_info]),
                 renderer,
@@ -49,8 +49,8 @@ def set_up_logs(settings: Settings, part: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Libraries speak up when something is wrong; what they do otherwise is not ours to log.
-    for noisy in (
+    # Of libraries only warnings and errors are logged.
+    for library in (
         "celery",
         "kombu",
         "amqp",
@@ -64,15 +64,17 @@ def set_up_logs(settings: Settings, part: str) -> None:
         "alembic",
         "slowapi",
     ):
-        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
+        logging.getLogger(library).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)
     for warning in settings.list_warnings():
         structlog.get_logger().warning("unsafe_setting", detail=warning)
 
 
-def _name_part(part: str) -> Any:
-    def add(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any]:
+def _make_part_adder(part: str) -> Processor:
+    """Return a processor that adds the name of the part to each line."""
+
+    def add_part(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["part"] = part
         return event
 
-    return add
+    return add_part

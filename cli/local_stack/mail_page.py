@@ -1,4 +1,4 @@
-"""A small page, on loopback, that lists what the mail sink has kept and shows each message as text."""
+"""A small page on the loopback interface that lists the messages in the mail sink and shows each as text."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _STYLE = (
 
 
 class MailPage:
-    """Answers `GET /`, `/messages/NAME` (the message as text) and `/messages/NAME/source` (its bytes, to download).
+    """Serves the list at `/`, a message as text at `/messages/NAME`, and its bytes at `/messages/NAME/source`.
 
-    Whatever a message holds is shown escaped. A request for another host than loopback is refused, as a page elsewhere
-    could otherwise read the mail by having its own name resolve to this machine.
+    Everything from a message is shown escaped. A request whose `Host` is not the loopback interface is refused: a page on
+    the web could otherwise have its own name resolve to this machine and read the mail (DNS rebinding).
     """
 
     def __init__(self, directory: Path, port: int) -> None:
@@ -37,7 +37,7 @@ class MailPage:
         self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the one request of a connection."""
+        """Answer the only request of a connection."""
         try:
             async with asyncio.timeout(10):
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -87,8 +87,8 @@ class MailPage:
             rows.append(
                 f'<li><a href="/messages/{quote(name)}">{escape(subject)}</a> to {escape(recipients)}, {escape(name[:15])}'
             )
-        count = f"{len(names)} messages" + (f", the last {_LISTED} of which are listed" if len(names) > _LISTED else "")
-        return _page("Mail", f"<p>{count}. Nothing leaves this machine.</p><ul>{''.join(rows)}</ul>")
+        count = f"{len(names)} messages" + (f". The last {_LISTED} are listed" if len(names) > _LISTED else "")
+        return _page("Mail", f"<p>{count}. No message leaves this machine.</p><ul>{''.join(rows)}</ul>")
 
 
 def _show(name: str, content: bytes) -> str:
@@ -122,7 +122,7 @@ def _header_values(message: EmailMessage, name: str) -> list[str]:
     try:
         return [str(value) for value in message.get_all(name, [])]
     except (ValueError, IndexError, AttributeError):
-        # The standard library's parser raises such on some malformed headers, and a sink gets those too.
+        # The standard library raises these errors for some malformed header fields, and a sink receives those too.
         return ["(unreadable)"]
 
 

@@ -5,7 +5,6 @@ import smtplib
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email import message_from_bytes, policy
@@ -14,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.local_stack.child_process import wait_until
 from cli.local_stack.free_ports import choose_port, is_free
+from tests.conftest import PATIENCE_SECONDS
 
 
 @dataclass
@@ -37,9 +38,7 @@ def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
     argv = [sys.executable, "-m", "cli.local_stack.mail_sink", "--directory", str(directory)]
     argv += ["--smtp-port", str(sink.smtp_port), "--page-port", str(sink.page_port)]
     process = subprocess.Popen(argv)
-    deadline = time.monotonic() + 60
-    while (is_free(sink.smtp_port) or is_free(sink.page_port)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    assert wait_until(lambda: not is_free(sink.smtp_port) and not is_free(sink.page_port), PATIENCE_SECONDS)
     yield sink
     process.terminate()
     assert process.wait(60) == 0
@@ -57,33 +56,33 @@ def send(sink: Sink, subject: str, text: str, attachment: bytes | None = None, b
         smtp.send_message(message, to_addrs=["bob@example.com", blind])
 
 
-def read_only_message(sink: Sink, subject: str) -> EmailMessage:
+def find_message(sink: Sink, subject: str) -> EmailMessage:
     messages = [message_from_bytes(path.read_bytes(), policy=policy.default) for path in sink.directory.glob("*.eml")]
     (found,) = [message for message in messages if message["Subject"] == subject]
     return found
 
 
-def test_a_message_is_one_file_with_the_attachment_byte_for_byte(sink: Sink) -> None:
+def test_a_message_is_stored_as_one_file_with_its_exact_bytes(sink: Sink) -> None:
     content = bytes(range(256)) * 1000
 
     send(sink, "With bytes", "hello", content)
 
-    (attachment,) = read_only_message(sink, "With bytes").iter_attachments()
+    (attachment,) = find_message(sink, "With bytes").iter_attachments()
     assert attachment.get_payload(decode=True) == content
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in sink.directory.iterdir())
     assert not list(sink.directory.glob(".*"))
 
 
-def test_the_envelope_tells_of_blind_copies(sink: Sink) -> None:
+def test_a_stored_message_names_the_recipients_of_blind_copies(sink: Sink) -> None:
     send(sink, "Blind", "hello", blind="hidden@example.com")
 
-    message = read_only_message(sink, "Blind")
+    message = find_message(sink, "Blind")
 
     assert message["Return-Path"] == "<ana@example.com>"
     assert message.get_all("Delivered-To") == ["bob@example.com", "hidden@example.com"]
 
 
-def test_the_page_shows_a_message_as_text_and_runs_nothing_of_it(sink: Sink) -> None:
+def test_the_page_shows_a_message_as_text_and_runs_no_script(sink: Sink) -> None:
     send(sink, "<script>alert(1)</script>", "<img src=x onerror=alert(2)>")
     name = max(path.name for path in sink.directory.glob("*.eml"))
 
@@ -100,9 +99,9 @@ def test_the_page_shows_a_message_as_text_and_runs_nothing_of_it(sink: Sink) -> 
 @pytest.mark.parametrize(
     "path", ["/messages/../lock", "/messages/%2e%2e%2flock", "/messages/absent.eml", "/favicon.ico"]
 )
-def test_the_page_shows_nothing_but_messages(sink: Sink, path: str) -> None:
+def test_the_page_shows_only_messages(sink: Sink, path: str) -> None:
     assert sink.get(path)[0] == 404
 
 
-def test_a_page_elsewhere_cannot_have_its_own_name_resolve_to_the_sink_and_read_the_mail(sink: Sink) -> None:
+def test_a_page_on_the_web_cannot_read_the_mail_by_dns_rebinding(sink: Sink) -> None:
     assert sink.get("/", host="evil.example.com")[0] == 421
