@@ -1,13 +1,12 @@
-"""Our worker in pytest-celery's clusters, whose nodes are plain processes here: no Docker is needed.
+"""Our workers in a cluster of pytest-celery whose nodes are plain processes instead of containers.
 
-What pytest-celery asks of a container is little (`pytest_celery/api/base.py`): its state, its log, and to be killed.
+Of a container, pytest-celery only needs its state, its log, and a way to kill it (`pytest_celery/api/base.py`).
 """
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from pytest_celery import (
@@ -19,14 +18,15 @@ from pytest_celery import (
 )
 
 from shared.settings import Settings
-from tests.conftest import PATIENCE_SECONDS
+from tests.conftest import PATIENCE_SECONDS, Api, Eventually, Parts
+from tests.forked_parts import Part
 from workers.celery_app import make_celery_app
 
 
 class ProcessAsContainer:
-    """A process, or a server that another fixture owns, with the face of a container."""
+    """A process, or a server that another fixture owns, with the methods of a container."""
 
-    def __init__(self, url: str, process: subprocess.Popen[bytes] | None = None, parts: Any = None) -> None:
+    def __init__(self, url: str, process: Part | None = None, parts: Parts | None = None) -> None:
         self.celeryconfig = {"url": url, "host_url": url}
         self.name = "worker" if process else "broker"
         self.id = str(process.pid) if process else self.name
@@ -41,7 +41,7 @@ class ProcessAsContainer:
         return self.status == "running"
 
     def logs(self) -> str:
-        return str(self._parts.logs())
+        return self._parts.logs() if self._parts is not None else ""
 
     def kill(self, signal: str) -> None:
         assert self._process is not None
@@ -49,10 +49,10 @@ class ProcessAsContainer:
         self._process.wait(timeout=PATIENCE_SECONDS)
 
     def reload(self) -> None:
-        """A process has no copy of its state that could be old."""
+        """Do nothing: no copy of the process's state is kept."""
 
     def teardown(self) -> None:
-        """Whoever started it ends it."""
+        """Do nothing: the fixture that started the process ends it."""
 
 
 @pytest.fixture
@@ -62,12 +62,12 @@ def celery_broker_cluster(settings: Settings) -> Iterator[CeleryBrokerCluster]:
 
 @pytest.fixture
 def celery_backend_cluster() -> None:
-    """There is no result backend: Postgres has the results."""
+    """Set up nothing: there is no result backend, because Postgres has the results."""
 
 
 @pytest.fixture
 def celery_worker_cluster(
-    celery_broker_cluster: CeleryBrokerCluster, settings: Settings, parts: Any
+    celery_broker_cluster: CeleryBrokerCluster, settings: Settings, parts: Parts
 ) -> Iterator[CeleryWorkerCluster]:
     app = make_celery_app(settings)
     nodes = [
@@ -78,8 +78,8 @@ def celery_worker_cluster(
     app.close()
 
 
-def test_a_task_succeeds_on_the_workers_of_a_pytest_celery_cluster(
-    celery_setup: CeleryTestSetup, api: Any, parts: Any, eventually: Any
+def test_a_task_succeeds_on_a_cluster_of_pytest_celery(
+    celery_setup: CeleryTestSetup, api: Api, parts: Parts, eventually: Eventually
 ) -> None:
     parts.start("relay")
     client = api.client("operator", "operator")

@@ -1,35 +1,43 @@
-"""What a caller does, from a request to the end that was promised, on real parts."""
+"""What callers do, from the request to the end of the task, on real parts."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from email import message_from_bytes
+from email.message import EmailMessage
 from email.policy import default as email_policy
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
+import httpx2
 import pytest
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
 from PIL import Image
 
 from cli.local_stack.free_ports import choose_port
-from tests.conftest import PATIENCE_SECONDS
-
-DATA = Path(__file__).resolve().parent.parent / "data"
+from tests.conftest import DATA, PATIENCE_SECONDS, Api, Eventually, Parts
 
 
 class Sink:
-    """Keeps what it is sent."""
+    """A handler of aiosmtpd that keeps every message."""
 
     def __init__(self) -> None:
-        self.messages: list[Any] = []
+        self.messages: list[EmailMessage] = []
 
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        self.messages.append(message_from_bytes(envelope.content, policy=email_policy))
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        assert isinstance(envelope.content, bytes)
+        self.messages.append(cast(EmailMessage, message_from_bytes(envelope.content, policy=email_policy)))
         return "250 Kept"
+
+
+class Follow(Protocol):
+    """The fixture `follow`."""
+
+    def __call__(self, answer: httpx2.Response) -> dict[str, Any]:
+        """Wait until the task of an answer is done, and return the task."""
 
 
 @pytest.fixture
@@ -42,12 +50,12 @@ def sink() -> Iterator[tuple[Sink, int]]:
 
 
 @pytest.fixture
-def client(api: Any) -> Any:
+def client(api: Api) -> httpx2.Client:
     return api.client("operator", "operator")
 
 
 @pytest.fixture
-def whole_engine(parts: Any, sink: tuple[Sink, int]) -> Any:
+def whole_engine(parts: Parts, sink: tuple[Sink, int]) -> Parts:
     parts.start("relay")
     mail = {"TASKMILL_SMTP_URL": f"smtp://127.0.0.1:{sink[1]}"}
     parts.start("worker", "--queues", "files,reports,email,maintenance", "--concurrency", "2", environment=mail)
@@ -55,10 +63,8 @@ def whole_engine(parts: Any, sink: tuple[Sink, int]) -> Any:
 
 
 @pytest.fixture
-def follow(client: Any, parts: Any) -> Callable[[Any], dict[str, Any]]:
-    """Wait for the task of an answer to be done; give it."""
-
-    def follow(answer: Any) -> dict[str, Any]:
+def follow(client: httpx2.Client, parts: Parts) -> Follow:
+    def follow(answer: httpx2.Response) -> dict[str, Any]:
         assert answer.status_code == 202, answer.text
         task = client.get(answer.headers["location"], params={"wait": 60}).json()
         assert task["done"], parts.logs()[-4000:]
@@ -67,12 +73,19 @@ def follow(client: Any, parts: Any) -> Callable[[Any], dict[str, Any]]:
     return follow
 
 
-def _upload(client: Any, name: str, media_type: str, task: dict[str, Any] | None = None, **more: Any) -> Any:
+def _upload(
+    client: httpx2.Client,
+    name: str,
+    media_type: str,
+    task: Mapping[str, object] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> httpx2.Response:
     data = {"task": json.dumps(task)} if task else {}
-    return client.post("/files", data=data, files={"file": (name, (DATA / name).read_bytes(), media_type)}, **more)
+    files = {"file": (name, (DATA / name).read_bytes(), media_type)}
+    return client.post("/files", data=data, files=files, headers=headers)
 
 
-def test_a_picture_becomes_variants_that_can_be_downloaded(client: Any, whole_engine: Any, follow: Any) -> None:
+def test_the_variants_of_an_image_can_be_downloaded(client: httpx2.Client, whole_engine: Parts, follow: Follow) -> None:
     variants = [
         {"name": "small", "width": 100, "format": "webp"},
         {"name": "square", "width": 64, "height": 64, "fit": "cover", "format": "png"},
@@ -94,8 +107,8 @@ def test_a_picture_becomes_variants_that_can_be_downloaded(client: Any, whole_en
     assert sizes[1] == (64, 64)
 
 
-def test_a_table_becomes_a_report_that_is_emailed_attached(
-    client: Any, whole_engine: Any, follow: Any, sink: tuple[Sink, int]
+def test_a_report_of_a_table_is_emailed_as_an_attachment(
+    client: httpx2.Client, whole_engine: Parts, follow: Follow, sink: tuple[Sink, int]
 ) -> None:
     table = follow(_upload(client, "penguins.csv", "text/csv"))
     file_id = table["params"]["file_id"]
@@ -128,14 +141,18 @@ def test_a_table_becomes_a_report_that_is_emailed_attached(
     assert sent["result"]["recipients"][0]["status"] == "accepted"
     (message,) = sink[0].messages
     (attachment,) = message.iter_attachments()
+    assert attachment["Content-Type"] == 'text/csv; charset="utf-8"'
     assert attachment.get_filename() == "penguins.csv"
     content = attachment.get_payload(decode=True)
+    assert isinstance(content, bytes)
     assert content == client.get(made["url"]).content
     rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
     assert {row["species"]: int(row["n"]) for row in rows} == {"Adelie": 152, "Chinstrap": 68, "Gentoo": 124}
 
 
-def test_a_batch_is_accepted_whole_and_counted(client: Any, engine_room: Any, eventually: Any) -> None:
+def test_the_tasks_of_a_batch_are_counted_by_status(
+    client: httpx2.Client, engine_room: Parts, eventually: Eventually
+) -> None:
     tasks = [{"kind": "platform.ping", "params": {"echo": str(number)}} for number in range(50)]
 
     answer = client.post("/tasks/batch", json={"tasks": tasks})
@@ -146,7 +163,9 @@ def test_a_batch_is_accepted_whole_and_counted(client: Any, engine_room: Any, ev
     assert client.get(location).json()["total"] == 50
 
 
-def test_a_task_that_is_cancelled_stops_and_can_be_sent_again(client: Any, engine_room: Any, eventually: Any) -> None:
+def test_a_cancelled_task_stops_and_can_be_retried(
+    client: httpx2.Client, engine_room: Parts, eventually: Eventually
+) -> None:
     answer = client.post("/tasks", json={"kind": "platform.ping", "params": {"sleep_ms": 60_000}})
     location = answer.headers["location"]
     eventually(lambda: client.get(location).json()["status"] == "running")
@@ -161,7 +180,9 @@ def test_a_task_that_is_cancelled_stops_and_can_be_sent_again(client: Any, engin
     client.post(f"{location}/cancel")
 
 
-def test_an_upload_that_is_sent_twice_under_one_key_is_done_once(client: Any, whole_engine: Any, follow: Any) -> None:
+def test_an_upload_sent_twice_with_one_key_is_done_once(
+    client: httpx2.Client, whole_engine: Parts, follow: Follow
+) -> None:
     headers = {"Idempotency-Key": "once"}
 
     first = _upload(client, "rocket.jpg", "image/jpeg", headers=headers)

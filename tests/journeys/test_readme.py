@@ -1,4 +1,4 @@
-"""What the README shows a newcomer works as it stands there, on the whole local stack."""
+"""The examples in the README work as written, on the whole local stack."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADDRESS = "localhost:8000"
 
 
 def example(language: str, stack: LocalStack) -> str:
-    """Give the README's one example in a language that talks to the API, with the stack's address and key file."""
+    """Return the README's only example in a language that calls the API, with the stack's address and key file."""
     blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     (block,) = [block for block in blocks if ADDRESS in block]
     address = stack.ready["api_url"].removeprefix("http://")
@@ -28,10 +28,10 @@ def example(language: str, stack: LocalStack) -> str:
 def test_the_example_in_python_sends_an_email(stack: LocalStack, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(example("python", stack), "README.md", "exec"), {})
 
-    said = capsys.readouterr().out
-    assert said.startswith("succeeded ")
-    assert "'address': 'zoe@example.com'" in said
-    assert "'status': 'accepted'" in said
+    output = capsys.readouterr().out
+    assert output.startswith("succeeded ")
+    assert "'address': 'zoe@example.com'" in output
+    assert "'status': 'accepted'" in output
 
 
 @pytest.mark.needs_program("curl", debian="curl")

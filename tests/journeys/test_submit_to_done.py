@@ -1,11 +1,11 @@
-"""From a submission to its end, on real parts."""
+"""From the submission of a task to its end, on real parts."""
 
 from __future__ import annotations
 
-from typing import Any
+from tests.conftest import Api, Parts
 
 
-def test_a_submitted_task_is_done_and_seen_by_who_waits(api: Any, engine_room: Any) -> None:
+def test_a_waiting_request_sees_the_end_of_its_task(api: Api, engine_room: Parts) -> None:
     client = api.client("operator", "operator")
 
     submitted = client.post("/tasks", json={"kind": "platform.ping", "params": {"echo": "hello"}})

@@ -1,4 +1,4 @@
-"""The in-memory twin of an attempt, for tests of handlers: files in a folder, progress and artifacts in lists."""
+"""The in-memory twin of an attempt, for tests of handlers: it keeps files in a folder, progress and artifacts in lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from workers.sandbox.limited_child import ChildLimits, run_limited_child
 
 @dataclass(frozen=True)
 class KeptArtifact:
-    """What a handler kept."""
+    """An artifact that a handler added."""
 
     name: str
     media_type: str
@@ -31,7 +31,7 @@ class KeptArtifact:
 
 
 class MemoryContext:
-    """Fulfils `HandlerContext` without a database or an object store; children are real."""
+    """Implements `HandlerContext` without a database or an object store. Limited children are real."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class MemoryContext:
         self._engine = engine
 
     def add_input(self, content: bytes, name: str = "input", media_type: str = "application/octet-stream") -> UUID:
-        """Store bytes as an input and give its id."""
+        """Store bytes as an input file and return its id."""
         file_id = uuid4()
         path = self._folder / "inputs" / str(file_id)
         path.parent.mkdir(exist_ok=True)
@@ -118,7 +118,7 @@ class MemoryContext:
 
     @property
     def engine(self) -> Engine:
-        """The database that the test gave."""
+        """The database that the test passed."""
         assert self._engine is not None, "this handler needs the database: give the context an engine"
         return self._engine
 
