@@ -1,14 +1,16 @@
-"""What can go wrong, as the platform's own errors. HTTP status codes are known only to `api/http/error_responses.py`.
+"""The platform's own errors, in one tree. Only `api/http/error_responses.py` knows their HTTP status codes.
 
 TaskmillError
-├── ConfigurationError        a setting is wrong; a part does not start
-├── SchemaTooNew              the database was migrated by a later version
-├── StorageFull               no room for another byte
-├── StorageUnavailable        the object store does not answer
-└── ObjectMissing             the object store has no such key
+├── ConfigurationError        a setting is wrong, and a process does not start
+├── SchemaTooNew              a later version has migrated the database
+├── StorageFull               the object store has no space left
+├── StorageUnavailable        the object store does not respond
+└── ObjectMissing             the object store has no object of that key
 """
 
 from __future__ import annotations
+
+import errno
 
 
 class TaskmillError(Exception):
@@ -16,11 +18,11 @@ class TaskmillError(Exception):
 
 
 class ConfigurationError(TaskmillError):
-    """A setting is wrong. The message is for the operator and says what to do; it holds no secret."""
+    """A setting is wrong. The message is for the operator: it says what to do, and contains no secret."""
 
 
 class SchemaTooNew(TaskmillError):
-    """The database holds a migration that this version does not know."""
+    """The database has a migration that this version does not know."""
 
     def __init__(self, found: str) -> None:
         super().__init__(
@@ -31,11 +33,11 @@ class SchemaTooNew(TaskmillError):
 
 
 class StorageFull(TaskmillError):
-    """The object store has no room left."""
+    """The object store has no space left."""
 
 
 class StorageUnavailable(TaskmillError):
-    """The object store does not answer, or answers with an error that may pass."""
+    """The object store does not respond, or responds with an error that may be temporary."""
 
 
 class ObjectMissing(TaskmillError):
@@ -44,3 +46,11 @@ class ObjectMissing(TaskmillError):
     def __init__(self, key: str) -> None:
         super().__init__("there is no such object")
         self.key = key
+
+
+_NO_ROOM_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def is_no_room(error: BaseException) -> bool:
+    """Return whether an error means that a disk, a quota or the object store has no space left."""
+    return isinstance(error, StorageFull) or (isinstance(error, OSError) and error.errno in _NO_ROOM_ERRORS)

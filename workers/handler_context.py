@@ -77,12 +77,14 @@ class HandlerContext(Protocol):
         memory_bytes: int | None = None,
         timeout_seconds: float | None = None,
         max_file_bytes: int | None = None,
+        max_folder_bytes: int | None = None,
         on_progress: Callable[[int, str | None], None] | None = None,
     ) -> dict[str, Any]:
         """Run `module`'s `run_in_child(request, report_progress)` in a limited child and give its answer.
 
-        See `workers/sandbox/limited_child.py`. The child's progress goes to `progress` unless `on_progress` is given. Raises
-        `Failed` as the child raised it, or `/problems/out-of-memory` or `/problems/timed-out` when a limit ended it.
+        The child may write files of `max_file_bytes` each into `scratch`, and of `max_folder_bytes` (by default twice as
+        much) together. Its progress goes to `progress` unless `on_progress` is given. Raises the child's `Failed`, or
+        the error of the limit that ended it (`workers/sandbox/limited_child.py`).
         """
 
     def fenced_transaction(self) -> AbstractContextManager[Connection]:

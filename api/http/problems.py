@@ -112,7 +112,12 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
         "Unavailable",
         "The database or the storage does not answer. Nothing was stored: try again after `Retry-After` seconds.",
     ),
-    "storage-full": ProblemType(507, "Storage full", "There is no space left for the upload. Nothing was stored."),
+    "storage-full": ProblemType(
+        507,
+        "Storage full",
+        "There is no space left for the upload, and nothing was stored. Or a task found no space on the disk to work in, "
+        "or needed more of it than one task may use; it is tried again while attempts are left.",
+    ),
 }
 
 

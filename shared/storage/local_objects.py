@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from shared.errors import ConfigurationError, ObjectMissing, StorageFull, StorageUnavailable
+from shared.errors import ConfigurationError, ObjectMissing, StorageFull, StorageUnavailable, is_no_room
 from shared.storage.object_store import (
     COPY_BYTES,
     ObjectReader,
@@ -29,7 +29,6 @@ from shared.storage.object_store import (
 )
 
 _INCOMING: Final = ".incoming"
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
 
 
@@ -203,7 +202,7 @@ def _as_storage_errors(key: str) -> Iterator[None]:
     except FileExistsError:
         raise
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if is_no_room(error):
             raise StorageFull("the storage folder has no room left") from error
         if error.errno in _ABSENT:
             raise ObjectMissing(key) from error
@@ -249,7 +248,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
         # The object's age counts from now, whatever the age of the file that it was.
         os.utime(target)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if is_no_room(error):
             raise
         # Another file system, one without links, or a file of another owner.
         target.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import structlog
@@ -19,6 +19,8 @@ from shared.storage.open_store import open_object_store
 from workers.handler_context import InputFile
 from workers.outcomes import Failed, Stopped, TimedOut
 from workers.sandbox.limited_child import ChildLimits, run_limited_child
+
+DEFAULT_FILE_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,18 @@ class MemoryContext:
         memory_bytes: int | None = None,
         timeout_seconds: float | None = None,
         max_file_bytes: int | None = None,
+        max_folder_bytes: int | None = None,
         on_progress: Callable[[int, str | None], None] | None = None,
     ) -> dict[str, Any]:
         wall = min(timeout_seconds or self.remaining_seconds(), self.remaining_seconds())
-        limits = ChildLimits(memory_bytes or self._memory_bytes, wall, int(wall * 2) + 1, max_file_bytes or 1 << 30)
+        file_bytes = max_file_bytes or DEFAULT_FILE_BYTES
+        limits = ChildLimits(
+            memory_bytes=memory_bytes or self._memory_bytes,
+            wall_seconds=wall,
+            cpu_seconds=int(wall * 2) + 1,
+            file_bytes=file_bytes,
+            folder_bytes=max_folder_bytes or 2 * file_bytes,
+        )
         return run_limited_child(module, request, limits, self.scratch, self.check, on_progress or self.progress)
 
     @property

@@ -181,15 +181,18 @@ class AttemptContext:
         memory_bytes: int | None = None,
         timeout_seconds: float | None = None,
         max_file_bytes: int | None = None,
+        max_folder_bytes: int | None = None,
         on_progress: Callable[[int, str | None], None] | None = None,
     ) -> dict[str, Any]:
         """See `HandlerContext`. The child's time ends a little before the attempt's, so that the child's error is told."""
         wall = max(0.5, min(timeout_seconds or float("inf"), self.remaining_seconds() - 0.5))
+        file_bytes = max_file_bytes or DEFAULT_FILE_BYTES
         limits = ChildLimits(
             memory_bytes=memory_bytes or self.settings.child_memory_bytes,
             wall_seconds=wall,
             cpu_seconds=int(wall * 2) + 1,
-            file_bytes=max_file_bytes or DEFAULT_FILE_BYTES,
+            file_bytes=file_bytes,
+            folder_bytes=max_folder_bytes or 2 * file_bytes,
         )
         return run_limited_child(module, request, limits, self.scratch, self.check, on_progress or self.progress)
 

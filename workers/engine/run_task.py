@@ -17,12 +17,14 @@ from structlog.contextvars import bound_contextvars
 from shared import kill_points
 from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import AnyKind
+from shared.errors import is_no_room
 from shared.queries.files import list_known_keys
 from workers.engine.attempt import Attempt
 from workers.engine.attempt_context import AttemptContext, WorkerParts, make_folder, remove_folder
 from workers.engine.finishing import REFUSED, UNKNOWN, OnWritten
 from workers.engine.handler_catalog import Handler
 from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack, TimedOut
+from workers.sandbox.limited_child import storage_full
 
 log = structlog.get_logger()
 
@@ -142,7 +144,10 @@ class TaskRunner:
             return self.time_out(attempt)
         except Failed as failed:
             return self._fail(attempt, kind, failed)
-        except BaseException:
+        except BaseException as error:
+            if is_no_room(error):
+                log.exception("no_room_for_attempt")
+                return self._fail(attempt, kind, storage_full())
             # An exit too: a handler that calls one ends its attempt with it, and no more.
             log.exception("handler_failed")
             return self._internal_error(attempt)

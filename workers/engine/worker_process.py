@@ -41,6 +41,7 @@ from workers.engine.handler_catalog import load_handlers
 from workers.engine.heartbeat import Heartbeat
 from workers.engine.run_task import TaskRunner
 from workers.outcomes import ClaimLost, HandedBack
+from workers.sandbox.memory_dumps import forbid_memory_dumps
 
 log = structlog.get_logger()
 
@@ -295,6 +296,8 @@ def run_worker(settings: Settings, queues: list[str], concurrency: int | None) -
     """Run a worker for these queues until told to stop. Raises `ConfigurationError` for an unknown queue."""
     if unknown := set(queues) - set(QUEUES):
         raise ConfigurationError(f"unknown queues: {', '.join(sorted(unknown))}; there are {', '.join(QUEUES)}")
+    # It holds the secrets of the settings and reads callers' files.
+    forbid_memory_dumps()
     set_up_logs(settings, f"worker-{'-'.join(queues)}")
     wait_for_schema(settings)
     # Celery warns of root because of messages that could run code; ours are JSON and bear ids only.

@@ -1,6 +1,6 @@
-"""The child's side of `workers/sandbox/limited_child.py`: limits first, then the module, then one answer.
+"""The child's side of `workers/sandbox/limited_child.py`: sets its limits, runs the module, answers once, and exits.
 
-What it imports before the work counts for every small task, so it is little.
+It imports little before the work, because that time is added to every task.
 """
 
 from __future__ import annotations
@@ -14,21 +14,27 @@ import sys
 from importlib import import_module
 from typing import Any
 
-KINDER_BY = 5
-"""What is added to the child's niceness: leases are renewed and callers answered before pictures are made."""
+from shared.errors import is_no_room
+from workers.sandbox.memory_dumps import forbid_memory_dumps
+
+ADDED_NICENESS = 5
+"""Children run at a lower priority, so that leases are renewed and requests answered while they work."""
+
+MOST_OPEN_FILES = 256
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
+_NO_ROOM_TEXTS = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 def main() -> None:
-    """Read the opening line, do the work, answer on what was standard output, and end."""
-    # When the child ends is for its worker to say, which hands its work back before it ends itself.
+    """Read the request from standard input, do the work, answer on standard output, and exit."""
+    # The worker decides when its child ends, after it has handed the task back.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     opening = json.loads(sys.stdin.buffer.readline())
     _die_with(opening["parent"])
-    # What the work prints must not mix with the answers, so that its standard output is its standard error.
+    # Whatever the module prints goes to standard error, so that it is not mistaken for an answer.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
 
@@ -50,12 +56,12 @@ def main() -> None:
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
+    if _is_for_want_of_room(error):
+        return {"no_room": True}
     if isinstance(error, MemoryError):
         return _failed("out-of-memory", "Out of memory", "The work needed more memory than one task may use.")
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return _failed("output-too-large", "Output too large", "The work made a larger file than one task may.")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return _failed("storage-full", "Storage full", "There is no room to do the work in.", retryable=True)
     from workers.outcomes import Failed
 
     if isinstance(error, Failed):
@@ -72,12 +78,22 @@ def _describe(error: BaseException) -> dict[str, Any]:
     return {"crashed": {"error": type(error).__qualname__, "where": _list_places(error)}}
 
 
-def _failed(name: str, title: str, detail: str, retryable: bool = False) -> dict[str, Any]:
-    return {"failed": {"type": f"/problems/{name}", "title": title, "detail": detail, "retryable": retryable}}
+def _is_for_want_of_room(error: BaseException | None) -> bool:
+    """Return whether a full disk or quota led to an error, also where a library or a handler replaced the first one."""
+    while error is not None:
+        # Libraries in C and C++ report the operating system's error as text only.
+        if is_no_room(error) or any(text in str(error) for text in _NO_ROOM_TEXTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _failed(name: str, title: str, detail: str) -> dict[str, Any]:
+    return {"failed": {"type": f"/problems/{name}", "title": title, "detail": detail}}
 
 
 def _list_places(error: BaseException) -> list[str]:
-    """Give where it was raised, and not its message, which may quote what was read."""
+    """Return the places where an error was raised. Its message is left out, because it may quote the file's content."""
     places, trace = [], error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
@@ -87,33 +103,33 @@ def _list_places(error: BaseException) -> list[str]:
 
 
 def _set_limits(opening: dict[str, Any]) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         resource.setrlimit(resource.RLIMIT_AS, (opening["memory_bytes"], opening["memory_bytes"]))
     except (ValueError, OSError):
-        # macOS knows the limit of the address space and does not let it be set.
+        # macOS has the limit of the address space and does not allow to set it.
         if sys.platform != "darwin":
             raise
     resource.setrlimit(resource.RLIMIT_CPU, (opening["cpu_seconds"], opening["cpu_seconds"] + 5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (opening["file_bytes"], opening["file_bytes"]))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-    # Python ignores the signal, and a library may then take a short file for a whole one.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_OPEN_FILES, MOST_OPEN_FILES))
+    # Python ignores this signal, and a library may then take a file that is cut short for a complete one.
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    os.nice(KINDER_BY)
+    os.nice(ADDED_NICENESS)
     try:
-        # Where the machine's memory is short, the kernel is to take the child and not the worker or the database.
+        # If the machine runs out of memory, the kernel shall kill the child, not the worker or the database.
         score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(score, b"1000")
         os.close(score)
     except OSError:
         pass
+    forbid_memory_dumps()
 
 
 def _die_with(parent: int) -> None:
-    """See to it that this process ends when its worker does, also when that is killed.
+    """Make this process end when its worker does, also when the worker is killed.
 
-    The kernel's signal comes when the thread that started the child ends; that thread waits for the child, so it ends
-    first only if its process does.
+    The kernel sends the signal when the thread that started the child ends. That thread waits for the child, so it ends
+    first only if its process ends.
     """
     if sys.platform == "linux":
         import ctypes

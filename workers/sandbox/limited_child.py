@@ -1,33 +1,34 @@
-"""Runs what touches untrusted bytes in a child process with limits: memory, processor time, file size, wall time.
+"""Runs code that reads untrusted bytes in a child process with limits: memory, processor time, wall time, the size of a
+file, the size of its folder, and open files.
 
-The child is a fresh interpreter (fork and exec) in a session of its own, with an environment that holds no secret and
-no open file of its worker's. It sets its limits before it imports anything that reads the bytes, then calls the named
-module's
+The child is a new interpreter (fork and exec) in a session of its own. Its environment contains no secret, and it inherits
+no open file of the worker. It sets its limits before it imports the module that reads the bytes, and calls the module's
 
     run_in_child(request: dict, report_progress: Callable[[int, str | None], None]) -> dict
 
-Request, progress and answer are JSON, one message to a line. In what comes back, U+FFFD stands for U+0000, which may
-stand in untrusted bytes and which Postgres refuses in JSON. What the module prints goes nowhere. When the worker
-process dies, however it dies, so does the child; and whatever processes the child started in its session end with it.
+Request, progress and answer are lines of JSON. In the answer, U+FFFD replaces U+0000, which untrusted bytes may contain and
+Postgres refuses in JSON. What the module prints is discarded. When the worker process ends, however it ends, so does the
+child; processes that the child started in its session end with it.
 
 What ends a child, and what is raised here:
 
     it raises `Failed`                                        that `Failed`
     MemoryError, a crash, or SIGKILL                          /problems/out-of-memory
-    the clock's limit, or the processor's (SIGXCPU)           /problems/timed-out
+    the wall time, or the processor time (SIGXCPU)            /problems/timed-out
     a file larger than allowed (SIGXFSZ, EFBIG)               /problems/output-too-large
-    no room left on the disk (ENOSPC)                         /problems/storage-full, to be tried again
-    any other exception, an exit, an answer of another form,
-    any other signal                                          /problems/internal-error, to be tried again; logged
+    a folder larger than allowed, which is checked here,
+    or no space left on the disk (ENOSPC, EDQUOT)             /problems/storage-full, retryable
+    any other exception, an exit, an answer in another form,
+    any other signal                                          /problems/internal-error, retryable and logged
 
-A parser that crashes (SIGSEGV, SIGABRT) counts as out of memory: that is what it nearly always means under a limit of
-the address space, since libraries do not look whether an allocation succeeded; `data.signal` tells which it was. So
-does SIGKILL, which the kernel sends to the largest process when the machine's memory is short. What asks a process to
-end, as SIGTERM does, the child passes over: a service manager that stops a worker sends that to all of its processes,
-and what becomes of the work is for the worker to say, which ends the child or dies and takes it along.
+A crash of a parser (SIGSEGV, SIGABRT) counts as out of memory: under a limit of the address space, that is nearly always
+its cause, because libraries do not check whether an allocation succeeded; `data.signal` is the signal. SIGKILL counts as
+well, which the kernel sends to the largest process when the machine runs out of memory. The child ignores the signals that
+ask a process to end, such as SIGTERM: a service manager that stops a worker sends them to all of its processes, but the
+worker decides whether its child ends.
 
-This bounds what bad bytes may cost and keeps crashes out of the worker. It is no sandbox for hostile code: the child is
-the same user as its worker and has its network.
+This bounds the cost of bad input and keeps crashes out of the worker. It does not contain hostile code: the child runs as
+the same user as its worker and can use the network.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +44,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +52,21 @@ import structlog
 
 from workers.outcomes import Failed
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 LONGEST_LINE_BYTES = 16 << 20
 STDERR_KEPT_BYTES = 4096
 CHECK_EVERY_SECONDS = 0.1
+MEASURE_EVERY_SECONDS = 0.25
+"""How often the size of the child's folder is measured."""
+FULL_BYTES = 1 << 20
+"""A disk with less space than this counts as full."""
 _CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP, signal.SIGFPE, signal.SIGKILL}
 )
-"""Signals that a process brings upon itself, or the kernel upon it; PDFium ends with SIGTRAP or SIGILL without memory."""
+"""Signals of a crash, and SIGKILL, which the kernel sends; PDFium ends with SIGTRAP or SIGILL without memory."""
 
 _MEMORY_MARKS = (b"MemoryError", b"Cannot allocate memory", b"std::bad_alloc", b"out of memory")
+_BLOCK_BYTES = 512
+"""The unit of `st_blocks` (stat(2))."""
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +81,8 @@ class ChildLimits:
     cpu_seconds: int
     file_bytes: int
     """The largest file that it may write (RLIMIT_FSIZE)."""
+    folder_bytes: int
+    """What all files in its folder may occupy on the disk together."""
 
 
 def run_limited_child(
@@ -83,10 +93,10 @@ def run_limited_child(
     check: Callable[[], None],
     report_progress: Callable[[int, str | None], None],
 ) -> dict[str, Any]:
-    """Run the module's `run_in_child` in a child whose working and temporary folder is `folder`; give its answer.
+    """Run the module's `run_in_child` in a child whose working and temporary folder is `folder`; return its answer.
 
-    `check` is called several times a second and may raise `Stopped`, which ends the child at once. What
-    `report_progress` raises does so too. Raises `Failed` as the module's docstring says.
+    `check` is called several times a second. If it, or `report_progress`, raises an exception such as `Stopped`, the
+    child is killed at once. Raises `Failed` as the module's docstring describes.
     """
     deadline = time.monotonic() + limits.wall_seconds
     opening = {
@@ -98,27 +108,69 @@ def run_limited_child(
         "request": request,
     }
     child = subprocess.Popen(
-        # Without the site module an interpreter is up sooner; PYTHONPATH holds what that module would find.
+        # The interpreter starts sooner without the site module; PYTHONPATH contains what that would add.
         [sys.executable, "-S", "-P", "-c", "import workers.sandbox.child_main as child; child.main()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
         cwd=folder,
-        env=_environment(folder),
+        env=_environment(folder, module),
         start_new_session=True,
     )
     try:
-        return _converse(child, module, json.dumps(opening).encode() + b"\n", deadline, check, report_progress)
+        watch = _FolderWatch(folder, limits.folder_bytes)
+
+        def check_all() -> None:
+            check()
+            watch.check()
+
+        return _converse(child, module, json.dumps(opening).encode() + b"\n", deadline, check_all, report_progress)
+    except _Died as died:
+        raise _name_death(died, module, folder) from None
     finally:
         _end(child)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+class _FolderWatch:
+    """Measures a folder from time to time."""
+
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self._folder = folder
+        self._most_bytes = most_bytes
+        self._due = 0.0
+
+    def check(self) -> None:
+        """Raise `/problems/storage-full` if the folder occupies more space than allowed."""
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + MEASURE_EVERY_SECONDS
+        if measure_folder(self._folder) > self._most_bytes:
+            raise storage_full(f"The work needed more than {self._most_bytes >> 20} MiB of disk space.")
+
+
+def measure_folder(folder: Path) -> int:
+    """Return how many bytes the files in a folder occupy on the disk; sparse parts of a file count as nothing."""
+    occupied, folders = 0, [str(folder)]
+    while folders:
+        # What the child deletes meanwhile does not count.
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    occupied += entry.stat(follow_symlinks=False).st_blocks * _BLOCK_BYTES
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+    return occupied
+
+
+def _environment(folder: Path, module: str) -> dict[str, str]:
     kept = {
         name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH") if name in os.environ
     }
-    search_path = [str(PROJECT_ROOT), *(entry for entry in sys.path if Path(entry).is_absolute())]
+    # A package may be found by other means than `sys.path`, as when it is installed in editable mode.
+    roots = [root for root in (_find_root(__name__), _find_root(module)) if root is not None]
+    search_path = [*roots, *(entry for entry in sys.path if Path(entry).is_absolute())]
     return {
         **kept,
         "HOME": str(folder),
@@ -129,6 +181,16 @@ def _environment(folder: Path) -> dict[str, str]:
         "VIPS_CONCURRENCY": "2",
         "MALLOC_ARENA_MAX": "2",
     }
+
+
+def _find_root(module: str) -> str | None:
+    """Return the folder from which the module's top-level package can be imported, None if there is no such package."""
+    spec = find_spec(module.partition(".")[0])
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return str(Path(next(iter(spec.submodule_search_locations))).resolve().parent)
+    return str(Path(spec.origin).resolve().parent) if spec.origin else None
 
 
 def _converse(
@@ -146,7 +208,7 @@ def _converse(
         selector.register(child.stdin, selectors.EVENT_WRITE)
         selector.register(child.stdout, selectors.EVENT_READ)
         selector.register(child.stderr, selectors.EVENT_READ)
-        # A process that outlives the child may hold its standard error open, so that is not waited for.
+        # A process that outlives the child may keep its standard error open, so this does not wait for its end.
         while child.stdout in (key.fileobj for key in selector.get_map().values()):
             check()
             left = deadline - time.monotonic()
@@ -169,11 +231,11 @@ def _converse(
                         answer = _read_message(line, module, report_progress)
                         if answer is not None:
                             return answer
-    raise _why_it_died(child, module, stderr, deadline)
+    raise _Died(_wait(child, deadline), stderr)
 
 
 def _send(descriptor: int, unsent: memoryview) -> memoryview:
-    """Write what the pipe takes; a child that reads no more ends the sending, and its death tells why."""
+    """Write what fits into the pipe; return what is left, which is nothing when the child has closed its end."""
     try:
         return unsent[os.write(descriptor, unsent) :]
     except BlockingIOError:
@@ -183,13 +245,13 @@ def _send(descriptor: int, unsent: memoryview) -> memoryview:
 
 
 class _Lines:
-    """Cuts a stream into lines, in time proportional to its length, and refuses a line without end."""
+    """Splits a stream into lines, in time proportional to its length, and refuses a line that is too long."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Give the lines that this chunk completes. Raises `Failed` for one that is too long."""
+        """Yield the lines that a chunk completes. Raises `Failed` for one that is too long."""
         *ended, rest = chunk.split(b"\n")
         for part in ended:
             self._pending += part
@@ -198,13 +260,13 @@ class _Lines:
             yield line
         self._pending += rest
         if len(self._pending) > LONGEST_LINE_BYTES:
-            raise _internal_error("The process that did the work answered too much.")
+            raise _internal_error("The process that did the work returned too much.")
 
 
 def _read_message(
     line: bytes, module: str, report_progress: Callable[[int, str | None], None]
 ) -> dict[str, Any] | None:
-    """Do what a message of the child's says: report progress, raise its failure, or give its answer."""
+    """Handle a message of the child: report its progress, raise its error, or return its answer."""
     match _parse(line):
         case {"progress": [int(percent), None | str() as message]}:
             report_progress(percent, message)
@@ -216,14 +278,16 @@ def _read_message(
             "data",
         }:
             raise Failed(**failed)
+        case {"no_room": True}:
+            raise storage_full()
         case {"crashed": {"error": str(error), "where": list(where)}}:
             log.error("limited_child_crashed", module=module, error=error, where=where)
             raise _internal_error("The process that did the work failed unexpectedly.")
         case {"answer": dict(answer)}:
             return answer
         case _:
-            log.error("limited_child_misspoke", module=module)
-            raise _internal_error("The process that did the work answered in no known form.")
+            log.error("limited_child_answer_invalid", module=module)
+            raise _internal_error("The process that did the work returned an answer in an unknown form.")
 
 
 def _parse(line: bytes) -> object:
@@ -244,17 +308,35 @@ def _without_nulls(value: object) -> object:
     return value
 
 
-def _why_it_died(child: subprocess.Popen[bytes], module: str, stderr: bytes, deadline: float) -> Failed:
+class _Died(Exception):
+    """The child ended without an answer."""
+
+    def __init__(self, return_code: int | None, stderr: bytes) -> None:
+        super().__init__()
+        self.return_code = return_code
+        """None if it closed its output and still runs, which only code that is not ours does."""
+        self.stderr = stderr
+
+
+def _wait(child: subprocess.Popen[bytes], deadline: float) -> int | None:
     try:
-        return_code = child.wait(timeout=max(0.0, min(1.0, deadline - time.monotonic())))
+        return child.wait(timeout=max(0.0, min(1.0, deadline - time.monotonic())))
     except subprocess.TimeoutExpired:
-        # It closed its output without an answer and lives on, which only code that is not ours can do.
-        return _internal_error("The process that did the work ended its answer.")
+        return None
+
+
+def _name_death(died: _Died, module: str, folder: Path) -> Failed:
+    return_code = died.return_code
+    if return_code is None:
+        return _internal_error("The process that did the work closed its output without an answer.")
     if return_code == -signal.SIGXCPU:
         return timed_out()
     if return_code == -signal.SIGXFSZ:
         return output_too_large()
-    if -return_code in _CRASHES or any(mark in stderr for mark in _MEMORY_MARKS):
+    if return_code == -signal.SIGBUS and shutil.disk_usage(folder).free < FULL_BYTES:
+        # A page of a mapped file could not be written.
+        return storage_full()
+    if -return_code in _CRASHES or any(mark in died.stderr for mark in _MEMORY_MARKS):
         return out_of_memory(-return_code if return_code < 0 else None)
     log.error("limited_child_died", module=module, exit_code=return_code)
     how = {"signal": -return_code} if return_code < 0 else {"exit_code": return_code}
@@ -262,23 +344,36 @@ def _why_it_died(child: subprocess.Popen[bytes], module: str, stderr: bytes, dea
 
 
 def timed_out() -> Failed:
-    """The error of an attempt whose time is over."""
-    return Failed("/problems/timed-out", "Timed out", "The work took longer than one attempt may.")
+    """Return the error of a child whose time is over."""
+    return Failed(
+        "/problems/timed-out",
+        "Timed out",
+        "The work took longer than one attempt may. Submit less at once, or allow a longer `timeout`.",
+    )
 
 
 def out_of_memory(signal_number: int | None = None) -> Failed:
-    """The error of work that needs more memory than a child has."""
+    """Return the error of a child that needs more memory than it may use."""
     return Failed(
         "/problems/out-of-memory",
         "Out of memory",
-        "The work needed more memory than one task may use.",
+        "The work needed more memory than one task may use. Submit less at once.",
         data={"signal": signal_number},
     )
 
 
 def output_too_large() -> Failed:
-    """The error of work that writes a larger file than a child may."""
-    return Failed("/problems/output-too-large", "Output too large", "The work made a larger file than one task may.")
+    """Return the error of a child that writes a larger file than it may."""
+    return Failed(
+        "/problems/output-too-large",
+        "Output too large",
+        "The work would write a larger file than one task may. Ask for less at once.",
+    )
+
+
+def storage_full(detail: str = "There is no space left on the disk to do the work.") -> Failed:
+    """Return the error of work that finds no space on the disk, or uses more of it than one task may."""
+    return Failed("/problems/storage-full", "Storage full", detail, retryable=True)
 
 
 def _internal_error(detail: str, **data: int) -> Failed:
@@ -286,8 +381,8 @@ def _internal_error(detail: str, **data: int) -> Failed:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the child and all that it started in its session, and give back what it held."""
-    # Until it is waited for, its number cannot be another's, so that the group is surely its own.
+    """Kill the child and all processes of its session, and close its pipes."""
+    # Its number cannot belong to another process before it was waited for, so this group is its own.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ import pytest
 from shared.contracts.files.inspect import KIND as INSPECT
 from shared.contracts.kind import RetryPolicy
 from shared.contracts.platform.ping import PingParams, PingResult
+from shared.errors import StorageFull
 from shared.queries.relay import SWEEP
 from tests.conftest import PATIENCE_SECONDS
 from workers.engine import heartbeat as heartbeat_module
@@ -70,6 +72,8 @@ def test_artifacts_are_files_once_the_attempt_has_succeeded(tasks: Any, bench: A
         (Failed("/problems/busy", "Busy", retryable=True), "retrying", "/problems/busy"),
         (RuntimeError("a secret path"), "retrying", "/problems/internal-error"),
         (MemoryError(), "retrying", "/problems/internal-error"),
+        (StorageFull("a secret path"), "retrying", "/problems/storage-full"),
+        (OSError(errno.ENOSPC, "a secret path"), "retrying", "/problems/storage-full"),
         (SystemExit(3), "retrying", "/problems/internal-error"),
         (Cancelled(), "cancelled", "/problems/cancelled"),
     ],

@@ -1,7 +1,8 @@
-"""The modules that the children run are written into a folder that is on the search path for the test's time."""
+"""Limited children. Each test writes the module that its child runs into a folder on the search path."""
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -10,8 +11,9 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import pytest
@@ -22,12 +24,29 @@ from workers.sandbox import limited_child
 from workers.sandbox.limited_child import ChildLimits, run_limited_child
 
 MEBIBYTE = 1 << 20
-Run = Callable[..., dict[str, Any]]
+
+
+class Run(Protocol):
+    def __call__(
+        self,
+        body: str,
+        request: Mapping[str, Any] | None = None,
+        *,
+        memory_bytes: int = 512 * MEBIBYTE,
+        wall_seconds: float = 20.0,
+        cpu_seconds: int = 20,
+        file_bytes: int = MEBIBYTE,
+        folder_bytes: int = 64 * MEBIBYTE,
+        check: Callable[[], None] = lambda: None,
+        report_progress: Callable[[int, str | None], None] = lambda percent, message: None,
+    ) -> dict[str, Any]: ...
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited_children: Any) -> Iterator[Run]:
-    """Run the body of a `run_in_child`, given as source."""
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited_children: Callable[[], list[psutil.Process]]
+) -> Iterator[Run]:
+    """Runs the body of a `run_in_child`, given as source."""
     modules, folder = tmp_path / "modules", tmp_path / "scratch"
     modules.mkdir()
     folder.mkdir()
@@ -41,12 +60,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited_children: Any) 
         wall_seconds: float = 20.0,
         cpu_seconds: int = 20,
         file_bytes: int = MEBIBYTE,
+        folder_bytes: int = 64 * MEBIBYTE,
         check: Callable[[], None] = lambda: None,
         report_progress: Callable[[int, str | None], None] = lambda percent, message: None,
     ) -> dict[str, Any]:
         source = "def run_in_child(request, report_progress):\n" + textwrap.indent(textwrap.dedent(body), "    ")
         (modules / "work_of_a_child.py").write_text(source)
-        limits = ChildLimits(memory_bytes, wall_seconds, cpu_seconds, file_bytes)
+        limits = ChildLimits(memory_bytes, wall_seconds, cpu_seconds, file_bytes, folder_bytes)
         return run_limited_child("work_of_a_child", request or {}, limits, folder, check, report_progress)
 
     yield run_body
@@ -68,7 +88,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     return False
 
 
-def test_the_answer_comes_back_and_progress_before_it(run: Run) -> None:
+def test_progress_is_reported_before_the_answer_is_returned(run: Run) -> None:
     heard: list[tuple[int, str | None]] = []
     answer = run(
         """
@@ -87,7 +107,7 @@ def test_a_request_larger_than_a_pipe_arrives_whole(run: Run) -> None:
     assert run("return {'length': len(request['text'])}", {"text": "ä" * 3_000_000}) == {"length": 3_000_000}
 
 
-def test_a_failure_keeps_all_that_it_says(run: Run) -> None:
+def test_a_failure_of_the_module_is_raised_with_all_its_fields(run: Run) -> None:
     failed = failure_of(
         run,
         """
@@ -99,7 +119,7 @@ def test_a_failure_keeps_all_that_it_says(run: Run) -> None:
     assert (failed.retryable, failed.after_seconds, failed.data) == (True, 7.5, {"why": [1]})
 
 
-def test_no_answer_and_no_failure_holds_what_postgres_refuses(run: Run) -> None:
+def test_null_characters_in_answers_and_failures_are_replaced(run: Run) -> None:
     answer = run(r"return {'a\0': ['\0b', {'c': '\0\0'}], 'd': r'\u0000', 'e': [1, None]}")
     failed = failure_of(run, r"from workers.outcomes import Failed; raise Failed('/problems/odd', 'Odd', 'a\0b')")
 
@@ -107,7 +127,7 @@ def test_no_answer_and_no_failure_holds_what_postgres_refuses(run: Run) -> None:
     assert failed.detail == "a\ufffdb"
 
 
-def test_what_the_module_prints_is_not_taken_for_an_answer(run: Run) -> None:
+def test_what_the_module_prints_is_not_mistaken_for_an_answer(run: Run) -> None:
     answer = run(
         """
         import os, sys
@@ -121,13 +141,11 @@ def test_what_the_module_prints_is_not_taken_for_an_answer(run: Run) -> None:
     assert answer == {"true": True}
 
 
-def test_an_endless_flood_on_standard_error_neither_blocks_nor_fills_the_worker(run: Run) -> None:
+def test_endless_output_on_standard_error_does_not_block_the_child(run: Run) -> None:
     assert run("import sys\nfor _ in range(2000): sys.stderr.write('x' * 5000)\nreturn {}") == {}
 
 
-def test_an_error_in_the_module_is_internal_retryable_and_logged_without_what_it_read(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_the_module_is_logged_without_its_message(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = CapturingLogger()
     monkeypatch.setattr(limited_child, "log", logger)
     failed = failure_of(run, "raise ValueError('the password is 1234')")
@@ -140,13 +158,13 @@ def test_an_error_in_the_module_is_internal_retryable_and_logged_without_what_it
     assert "1234" not in str(logged)
 
 
-def test_a_module_that_is_not_there_is_internal(run: Run, tmp_path: Path) -> None:
-    limits = ChildLimits(512 * MEBIBYTE, 20.0, 20, MEBIBYTE)
+def test_a_missing_module_is_an_internal_error(run: Run, tmp_path: Path) -> None:
+    limits = ChildLimits(512 * MEBIBYTE, 20.0, 20, MEBIBYTE, MEBIBYTE)
     with pytest.raises(Failed, match="/problems/internal-error"):
         run_limited_child("no_such_module", {}, limits, tmp_path, lambda: None, lambda percent, message: None)
 
 
-def test_an_exit_without_an_answer_is_internal(run: Run) -> None:
+def test_an_exit_without_an_answer_is_an_internal_error(run: Run) -> None:
     failed = failure_of(run, "import os; os._exit(3)")
     assert (failed.type, failed.data) == ("/problems/internal-error", {"exit_code": 3})
 
@@ -164,7 +182,7 @@ def test_an_exit_without_an_answer_is_internal(run: Run) -> None:
         "[" * 5000,
     ],
 )
-def test_an_answer_of_another_form_is_internal(run: Run, message: str) -> None:
+def test_an_answer_in_another_form_is_an_internal_error(run: Run, message: str) -> None:
     body = """
         import os
         for descriptor in range(3, 64):
@@ -178,11 +196,11 @@ def test_an_answer_of_another_form_is_internal(run: Run, message: str) -> None:
         run(body, {"message": message})
 
 
-def test_an_answer_without_end_is_cut_off(run: Run) -> None:
+def test_an_endless_answer_is_an_internal_error(run: Run) -> None:
     failed = failure_of(run, "return {'text': 'x' * (20 << 20)}")
     assert (failed.type, failed.detail) == (
         "/problems/internal-error",
-        "The process that did the work answered too much.",
+        "The process that did the work returned too much.",
     )
 
 
@@ -192,21 +210,21 @@ def test_memory_is_bounded(run: Run) -> None:
     assert not failed.retryable
 
 
-def test_processor_time_is_bounded_and_counts_as_time(run: Run) -> None:
+def test_processor_time_is_bounded(run: Run) -> None:
     started = time.monotonic()
     failed = failure_of(run, "while True: pass", cpu_seconds=1)
     assert failed.type == "/problems/timed-out"
     assert time.monotonic() - started < 30
 
 
-def test_a_child_that_hangs_is_ended_when_its_time_is_over(run: Run) -> None:
+def test_wall_time_is_bounded(run: Run) -> None:
     started = time.monotonic()
     failed = failure_of(run, "import time; time.sleep(60)", wall_seconds=0.5)
     assert failed.type == "/problems/timed-out"
     assert 0.4 < time.monotonic() - started < 30
 
 
-def test_a_child_that_ignores_every_signal_is_ended_too(run: Run) -> None:
+def test_wall_time_is_bounded_for_a_child_that_ignores_signals(run: Run) -> None:
     failed = failure_of(
         run,
         """
@@ -229,36 +247,140 @@ def test_a_child_that_ignores_every_signal_is_ended_too(run: Run) -> None:
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); open('large', 'wb').write(b'x' * (2 << 20))",
     ],
 )
-def test_a_file_that_grows_too_large_is_a_named_error(run: Run, write: str) -> None:
+def test_the_size_of_a_file_is_bounded(run: Run, write: str) -> None:
     failed = failure_of(run, write, file_bytes=MEBIBYTE)
     assert failed.type == "/problems/output-too-large"
 
 
-def test_a_full_disk_is_a_named_error_that_may_pass(run: Run) -> None:
-    failed = failure_of(run, "open('/dev/full', 'wb', buffering=0).write(b'x')")
+WRITE_SIX_MEBIBYTES = """
+import os, time
+os.makedirs("deep/er")
+for number in range(6):
+    with open(f"deep/er/{number}", "wb") as file:
+        file.write(bytes(1 << 20))
+    time.sleep(0.1)
+time.sleep(30)
+"""
+
+
+def test_a_folder_that_grows_too_large_ends_the_child(run: Run) -> None:
+    failed = failure_of(run, WRITE_SIX_MEBIBYTES, file_bytes=2 * MEBIBYTE, folder_bytes=4 * MEBIBYTE)
+
+    assert (failed.type, failed.retryable) == ("/problems/storage-full", True)
+    assert "more than 4 MiB" in str(failed.detail)
+
+
+def test_what_is_deleted_or_sparse_does_not_fill_the_folder(run: Run) -> None:
+    body = """
+        import os, time
+        for number in range(8):
+            with open("passing", "wb") as file:
+                file.write(bytes(1 << 20))
+            time.sleep(0.1)
+        with open("sparse", "wb") as file:
+            file.truncate(40 << 20)
+        time.sleep(0.5)
+        return {}
+        """
+    assert run(body, file_bytes=64 * MEBIBYTE, folder_bytes=4 * MEBIBYTE) == {}
+
+
+NO_SPACE = [
+    "open('/dev/full', 'wb', buffering=0).write(b'x')",
+    "import errno; raise OSError(errno.EDQUOT, 'quota')",
+    "raise RuntimeError('IO Error: could not write to t.tmp: No space left on device')",
+    """
+    from workers.outcomes import Failed
+    try:
+        open('/dev/full', 'wb', buffering=0).write(b'x')
+    except OSError:
+        raise Failed('/problems/odd', 'Odd') from None
+    """,
+    """
+    import pyvips
+    from workers.handlers.files._pictures import reading_pixels
+    with reading_pixels():
+        pyvips.Image.black(2000, 2000).tiffsave('/dev/full')
+    """,
+]
+
+
+@pytest.mark.parametrize("body", NO_SPACE)
+def test_a_full_disk_is_a_named_and_retryable_error(run: Run, body: str) -> None:
+    failed = failure_of(run, body)
     assert (failed.type, failed.retryable) == ("/problems/storage-full", True)
 
 
+def test_open_files_are_bounded(run: Run) -> None:
+    body = """
+        opened = []
+        try:
+            while len(opened) < 1000:
+                opened.append(open("/dev/null"))
+        except OSError as error:
+            return {"opened": len(opened), "errno": error.errno}
+        """
+    answer = run(body)
+    assert answer["errno"] == errno.EMFILE
+    assert 200 < answer["opened"] < 256
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit")
+def test_the_memory_of_the_child_cannot_be_dumped(run: Run) -> None:
+    answer = run(
+        """
+        import ctypes, resource
+        PR_GET_DUMPABLE = 3
+        return {
+            "dumpable": ctypes.CDLL(None).prctl(PR_GET_DUMPABLE, 0, 0, 0, 0),
+            "core_bytes": resource.getrlimit(resource.RLIMIT_CORE)[0],
+        }
+        """
+    )
+    assert answer == {"dumpable": 0, "core_bytes": 0}
+
+
+def test_a_module_outside_of_the_search_path_is_found_by_its_package(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "elsewhere" / "editable_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "work.py").write_text("def run_in_child(request, report_progress):\n    return {'found': True}\n")
+    spec = spec_from_file_location(
+        "editable_package", package / "__init__.py", submodule_search_locations=[str(package)]
+    )
+    assert spec is not None
+    monkeypatch.setitem(sys.modules, "editable_package", module_from_spec(spec))
+
+    limits = ChildLimits(512 * MEBIBYTE, 20.0, 20, MEBIBYTE, MEBIBYTE)
+    answer = run_limited_child(
+        "editable_package.work", {}, limits, tmp_path, lambda: None, lambda percent, message: None
+    )
+
+    assert answer == {"found": True}
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"])
-def test_what_asks_a_process_to_end_does_not_end_the_child(run: Run, name: str) -> None:
+def test_signals_that_ask_a_process_to_end_do_not_end_the_child(run: Run, name: str) -> None:
     answer = run(f"import os, signal; os.kill(os.getpid(), signal.{name}); return {{'alive': True}}")
     assert answer == {"alive": True}
 
 
-def test_a_death_by_a_signal_of_others_says_nothing_of_the_work(run: Run) -> None:
+def test_a_death_by_another_signal_is_an_internal_error(run: Run) -> None:
     failed = failure_of(run, "import os, signal; os.kill(os.getpid(), signal.SIGUSR1)")
     assert (failed.type, failed.retryable) == ("/problems/internal-error", True)
     assert failed.data == {"signal": signal.SIGUSR1}
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS", "SIGTRAP"])
-def test_a_crash_counts_as_out_of_memory_and_tells_which(run: Run, name: str) -> None:
+def test_a_crash_counts_as_out_of_memory_and_names_its_signal(run: Run, name: str) -> None:
     failed = failure_of(run, f"import os, signal; os.kill(os.getpid(), signal.{name})")
     assert failed.type == "/problems/out-of-memory"
     assert failed.data == {"signal": getattr(signal, name)}
 
 
-def test_being_told_to_stop_ends_the_child_at_once(run: Run) -> None:
+def test_cancelling_ends_the_child_at_once(run: Run) -> None:
     started = time.monotonic()
 
     def check() -> None:
@@ -270,7 +392,7 @@ def test_being_told_to_stop_ends_the_child_at_once(run: Run) -> None:
     assert time.monotonic() - started < 30
 
 
-def test_being_told_to_stop_while_reporting_progress_ends_the_child_too(run: Run) -> None:
+def test_cancelling_while_progress_is_reported_ends_the_child(run: Run) -> None:
     def report(percent: int, message: str | None) -> None:
         raise Cancelled
 
@@ -299,7 +421,7 @@ def test_processes_that_the_child_started_end_with_it(run: Run, tmp_path: Path) 
     assert wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 
-def test_looking_for_children_survives_one_that_ends_meanwhile(
+def test_a_child_that_ends_while_children_are_listed_is_left_out(
     monkeypatch: pytest.MonkeyPatch, limited_children: Callable[[], list[psutil.Process]]
 ) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
@@ -318,9 +440,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_the_child_has_none_of_the_worker_s_open_files_and_none_of_its_secrets(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_child_inherits_no_open_file_and_no_secret(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKMILL_SECRET_KEY", "hush")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     reading, writing = os.pipe()
@@ -354,7 +474,7 @@ def test_nothing_is_left_open_in_the_worker(run: Run) -> None:
     assert psutil.Process().num_fds() == before
 
 
-def test_the_child_makes_way_for_others(run: Run) -> None:
+def test_the_child_has_a_low_priority_and_is_killed_first(run: Run) -> None:
     answer = run("import os; return {'nice': os.nice(0), 'score': open('/proc/self/oom_score_adj').read().strip()}")
     assert answer["nice"] >= min(19, os.nice(0) + 5)
     assert answer["score"] == "1000"
@@ -366,7 +486,7 @@ from pathlib import Path
 from workers.sandbox.limited_child import ChildLimits, run_limited_child
 
 def work():
-    limits = ChildLimits(512 << 20, 60.0, 60, 1 << 20)
+    limits = ChildLimits(512 << 20, 60.0, 60, 1 << 20, 1 << 20)
     say = lambda percent, message: print(percent, flush=True)
     run_limited_child("work_of_a_child", {}, limits, Path(sys.argv[1]), lambda: None, say)
 
@@ -376,7 +496,7 @@ threading.Thread(target=work).start()
 """
 
 
-def test_the_child_dies_with_a_worker_that_is_killed_and_lives_while_the_worker_does(tmp_path: Path) -> None:
+def test_the_child_ends_when_its_worker_is_killed_and_not_before(tmp_path: Path) -> None:
     (tmp_path / "work_of_a_child.py").write_text(
         "import os, time\ndef run_in_child(request, report_progress):\n"
         "    report_progress(os.getpid())\n    time.sleep(60)\n"
