@@ -1,4 +1,4 @@
-"""Whether what the demo got back is right, found out by other means than those that made it."""
+"""Checks of the results of the demo. They compute what is expected by other code than the code that made the results."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ Row = tuple[str, str, float]
 
 
 class CheckFailed(Exception):
-    """A result is wrong; the message says what was expected and what was found."""
+    """A result is wrong. The message says what was expected and what was found."""
 
 
 def check_image(content: bytes, image_format: str, size: tuple[int, int]) -> str:
-    """See that it decodes, has that format and size (to a pixel, as rounding is free), no metadata, and is a picture."""
+    """Check the format, the size (within a pixel), that there is no metadata, and that the image is not blank.
+
+    Returns the size that was found. Raises `CheckFailed`, as all checks do.
+    """
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as image:
@@ -35,12 +38,12 @@ def check_image(content: bytes, image_format: str, size: tuple[int, int]) -> str
         _expect(close, f"{size[0]} x {size[1]}", f"{image.width} x {image.height}")
         _expect(not image.getexif(), "no EXIF", "some")
         shades = image.convert("L").getcolors() or []
-        _expect(len(shades) > 100, "light and shadow", f"{len(shades)} shades")
+        _expect(len(shades) > 100, "an image with more than 100 shades", f"{len(shades)} shades")
         return f"{image.width} x {image.height}"
 
 
 def check_text(content: bytes, pages: int, phrases: Sequence[str]) -> str:
-    """See that it has that many pages, parted by form feeds, and the phrases, however their words are spaced."""
+    """Check the number of pages, which form feeds separate, and that each phrase occurs, with any white space."""
     text = content.decode("utf-8")
     found = text.rstrip("\f").count("\f") + 1
     _expect(found == pages, f"{pages} pages", found)
@@ -51,7 +54,7 @@ def check_text(content: bytes, pages: int, phrases: Sequence[str]) -> str:
 
 
 def compute_means(table: Path) -> list[Row]:
-    """The mean body mass by species and island, from the CSV, counting those that were weighed."""
+    """Return the mean body mass by species and island, from the rows of the CSV file that have a body mass."""
     masses: dict[tuple[str, str], list[float]] = defaultdict(list)
     with table.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -61,13 +64,13 @@ def compute_means(table: Path) -> list[Row]:
 
 
 def check_csv(content: bytes, expected: Sequence[Row]) -> str:
-    """See that the report's CSV has these rows, in this order, below one line of names."""
+    """Check that the CSV report has a header and then these rows, in this order."""
     rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")))
     return _check_rows(rows, expected)
 
 
 def check_xlsx(content: bytes, expected: Sequence[Row]) -> str:
-    """See that the workbook's first sheet has these rows, read from the XML itself."""
+    """Check that the first sheet of the workbook has a header and then these rows. Reads its XML."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         shared: list[str] = []
         if "xl/sharedStrings.xml" in archive.namelist():
@@ -79,31 +82,31 @@ def check_xlsx(content: bytes, expected: Sequence[Row]) -> str:
 
 
 def check_mail(mail_dir: Path, subject: str, attachments: Mapping[str, bytes]) -> str:
-    """See that exactly one message of that subject came, with just these attachments, byte for byte."""
+    """Check that exactly one message with the subject arrived, with exactly these attachments."""
     messages = [message_from_bytes(path.read_bytes(), policy=policy.default) for path in mail_dir.glob("*.eml")]
     ours = [message for message in messages if message["Subject"] == subject]
     _expect(len(ours) == 1, "one message", len(ours))
     found = {part.get_filename(): part.get_payload(decode=True) for part in ours[0].iter_attachments()}
     _expect(found.keys() == attachments.keys(), f"{sorted(attachments)} attached", sorted(map(str, found)))
     for name, content in attachments.items():
-        _expect(found[name] == content, f"{name} as it was made", "other bytes")
-    return f"{len(found)} attachments, equal byte for byte"
+        _expect(found[name] == content, f"{name} with the bytes of the artifact", "other bytes")
+    return f"{len(found)} attachments, equal to the artifacts"
 
 
 def check_artifact(artifact: Mapping[str, Any], content: bytes) -> None:
-    """See that the bytes are those that the task says."""
+    """Check that size and SHA-256 of the content are those in the task."""
     _expect(len(content) == artifact["size"], f"{artifact['size']} bytes", len(content))
     digest = hashlib.sha256(content).hexdigest()
     _expect(digest == artifact["sha256"], f"the sha256 {artifact['sha256']}", digest)
 
 
 def _check_rows(rows: Sequence[Sequence[str]], expected: Sequence[Row]) -> str:
-    _expect(len(rows) == len(expected) + 1, f"{len(expected)} rows and one of names", len(rows))
+    _expect(len(rows) == len(expected) + 1, f"a header and {len(expected)} rows", len(rows))
     for row, (species, island, mass) in zip(rows[1:], expected, strict=True):
         _expect([*row[:2]] == [species, island], f"{species} on {island}", row)
         # The query rounds to a tenth of a gram.
         _expect(abs(float(row[2]) - mass) < 0.051, f"{mass:.1f} g for {species} on {island}", row[2])
-    return f"{len(expected)} rows, means as computed apart"
+    return f"{len(expected)} rows, means as expected"
 
 
 def _read_cell(cell: ElementTree.Element, shared: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""A small client of the HTTP contract, on the standard library alone."""
+"""A small client of the API that uses only the standard library."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Task = dict[str, Any]
 
 
 class RequestRefused(Exception):
-    """The API answered an error; the message is its title and detail."""
+    """The API answered with an error. The message has its title and detail."""
 
 
 class TaskTooSlow(Exception):
-    """A task was not done within the time that it was given."""
+    """A task was not done within the time limit."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the API answered."""
+    """A response of the API."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -36,7 +36,7 @@ class Answer:
 
 
 class Client:
-    """Calls one API with one key. It may be used by several threads: each request has a connection of its own."""
+    """Calls an API with a key. Several threads may use it, as each request opens a connection of its own."""
 
     def __init__(self, api_url: str, api_key: str) -> None:
         parts = urlsplit(api_url)
@@ -44,7 +44,7 @@ class Client:
         self._api_key = api_key
 
     def upload(self, path: Path, media_type: str, kind: str | None = None, params: object = None) -> Task:
-        """Upload a file with a task on it, `files.inspect` unless told; answer the accepted task."""
+        """Upload a file, submit a task for it (`files.inspect` by default), and return the task."""
         boundary = secrets.token_hex(16)
         head = ""
         if kind is not None:
@@ -56,11 +56,11 @@ class Client:
         return self._submit("/files", body, f"multipart/form-data; boundary={boundary}")
 
     def submit(self, path: str, body: object) -> Task:
-        """Submit JSON to `/reports`, `/emails` or `/tasks`; answer the accepted task."""
+        """Submit a task as JSON to `/reports`, `/emails` or `/tasks`, and return the task."""
         return self._submit(path, json.dumps(body).encode(), "application/json")
 
     def follow(self, task: Task, on_change: Callable[[Task], None], limit_seconds: float) -> Task:
-        """Wait until it is done, by long polls, telling of each change; answer it as it ended. Raises `TaskTooSlow`."""
+        """Poll until the task is done, call `on_change` for each change, and return the task. Raises `TaskTooSlow`."""
         deadline = time.monotonic() + limit_seconds
         etag = ""
         while not task["done"]:
@@ -75,7 +75,7 @@ class Client:
         return task
 
     def download(self, url: str) -> bytes:
-        """The bytes behind an artifact's `url`."""
+        """Return the content of an artifact from its `url`."""
         return self._request("GET", url).body
 
     def _submit(self, path: str, body: bytes, content_type: str) -> Task:

@@ -1,4 +1,4 @@
-"""`taskmill demo`: the main job on real input, on the whole local stack, and whether every result is right."""
+"""`taskmill demo`: submits real files, a report and an email to a local stack, and checks every result."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ORDER BY species, island"""
 
 @dataclass
 class _Line:
-    """One line of the table at the end: a task, or what became of the wish for one."""
+    """One line of the table at the end: a task and what was found, or why there is no right result."""
 
     title: str
     bar: TaskID
@@ -61,14 +61,15 @@ class _Line:
 
 
 def run_demo(data_dir: Path | None, *, keep: bool) -> int:
-    """Run it and answer the exit code, 0 only when every result is right.
+    """Run the demo and return the exit code, which is 0 only if every result is right.
 
-    Without a data directory all of it is temporary; with `keep` the stack then runs on until Ctrl-C, and its data stay.
+    Without a data directory a temporary one is used, and deleted at the end. With `keep`, the stack runs until Ctrl-C, and
+    its data are kept.
     """
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    # An invented person is written to, and invented work is done: neither is for servers that someone works on.
+    # The demo sends email to an invented address and submits invented work, so it never uses servers of the user.
     stack = LocalStack(data_dir, environment=BUILT_IN_SERVERS)
     with _terminated_as_interrupted():
         return _run(stack, console, throw_away=data_dir is None, keep=keep)
@@ -90,11 +91,13 @@ def _run(stack: LocalStack, console: Console, *, throw_away: bool, keep: bool) -
             is_right = all(line.fault is None for line in lines)
             if is_right:
                 console.print("Every result is right.", style="bold green")
+                if not keep:
+                    _show_next_steps(console)
             else:
                 console.print(f"Not every result is right. The log is {stack.log_path}", style="bold red")
             if keep:
                 _stay(console, stack, lines)
-            # What went wrong can be looked into only while its traces are there.
+            # After a failure, the log and the data are needed to find out why.
             throw_away &= is_right and not keep
             return 0 if is_right else 1
         except KeyboardInterrupt:
@@ -165,7 +168,7 @@ class _Story:
         with self._task("penguins → report") as reported:
             lines.append(reported)
             if inspected.fault is not None or inspected.task is None:
-                raise CheckFailed("there is no upload to report on")
+                raise CheckFailed("the table was not uploaded")
             sources = [{"name": "penguins", "file_id": inspected.task["params"]["file_id"]}]
             order = {"title": "Penguins", "sources": sources, "query": _QUERY, "formats": ["csv", "xlsx"]}
             contents = self._finish(reported, self._client.submit("/reports", order))
@@ -175,8 +178,8 @@ class _Story:
         with self._task("report → email") as sent:
             lines.append(sent)
             if reported.fault is not None or reported.task is None:
-                raise CheckFailed("there is no report to send")
-            # On a kept data directory there are the messages of earlier demos.
+                raise CheckFailed("the report was not made")
+            # A data directory that is kept has the messages of earlier demos.
             subject = f"Body mass of penguins ({secrets.token_hex(3)})"
             message = {
                 "to": ["Ana Pérez <ana@example.com>"],
@@ -190,7 +193,7 @@ class _Story:
 
     @contextmanager
     def _task(self, title: str) -> Iterator[_Line]:
-        """A line, with its bar, on which whatever goes wrong in the block is noted."""
+        """Yield a line with a progress bar. An expected error in the block is recorded in the line."""
         line = _Line(title, self._progress.add_task(title, total=100, state=""))
         try:
             yield line
@@ -199,11 +202,11 @@ class _Story:
         self._progress.update(line.bar, state="right" if line.fault is None else "wrong")
 
     def _finish(self, line: _Line, task: Task) -> dict[str, bytes]:
-        """Follow the task to its end and answer its artifacts' bytes by name."""
+        """Follow the task until it is done, and return the contents of its artifacts by name."""
         line.task = task
         line.task = task = self._client.follow(task, self._make_shower(line.bar), _LIMIT_SECONDS)
         if task["status"] != "succeeded":
-            raise CheckFailed(f"the task {task['status']}: {task['error']}")
+            raise CheckFailed(f"the status of the task is {task['status']}: {task['error']}")
         contents = {}
         for artifact in task["artifacts"]:
             content = contents[artifact["name"]] = self._client.download(artifact["url"])
@@ -227,12 +230,12 @@ def _get(contents: dict[str, bytes], name: str) -> bytes:
 
 
 def _print_table(console: Console, lines: list[_Line]) -> None:
-    # On a narrow terminal a path is broken into lines and not cut, as it is there to be copied.
-    place = Column("where it lies", overflow="fold")
-    table = Table("task", "status", "time", place, "found", title="What was done", title_justify="left")
+    # Paths are there to be copied: on a narrow terminal they are broken into lines, and never cut.
+    place = Column("artifacts", overflow="fold")
+    table = Table("task", "status", "time", place, "found", title="Results", title_justify="left")
     for line in lines:
         task = line.task
-        status = task["status"] if task else "not accepted"
+        status = task["status"] if task else "not submitted"
         places = [artifact["url"] for artifact in task["artifacts"]] if task else []
         found = "\n".join(line.findings) if line.fault is None else f"[red]{_escape(line.fault)}[/red]"
         table.add_row(line.title, status, _time_taken(task), "\n".join(places), found)
@@ -252,6 +255,20 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
+def _show_next_steps(console: Console) -> None:
+    console.print(
+        """
+To go on:
+
+  ./taskmill up        runs the same stack until Ctrl-C, and prints its addresses and the key
+  <API address>/docs   shows every route, and lets you try it
+  docs/guide.md        shows ten common jobs, with curl and Python""",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def _stay(console: Console, stack: LocalStack, lines: list[_Line]) -> None:
     ready = stack.ready
     url = ready["api_url"]
@@ -259,13 +276,14 @@ def _stay(console: Console, stack: LocalStack, lines: list[_Line]) -> None:
     example = next((line.task["id"] for line in lines if line.task), "<id>")
     console.print(
         f"""
-The stack runs on; its data are in {stack.data_dir}. To go on:
+The stack still runs, with its data in {stack.data_dir}. To go on (docs/guide.md has more):
 
   export KEY="$(cat '{key_file}')"
   curl -H "Authorization: Bearer $KEY" {url}/tasks/{example}
   curl -H "Authorization: Bearer $KEY" -F file=@some.pdf {url}/files
   curl -H "Authorization: Bearer $KEY" '{url}/tasks?status=succeeded'
 
+Docs:   {url}/docs
 Flower: {ready["flower_url"]} (user {ready["flower_user"]}, password {ready["flower_password"]})
 Mail:   {ready["mail_url"]}
 
@@ -277,12 +295,12 @@ Ctrl-C stops it.""",
     try:
         stack.wait()
     except KeyboardInterrupt:
-        console.print("Stopping.")
+        console.print("Stopping the stack.")
 
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C, so that the stack is stopped in order."""
+    """Treat SIGTERM like Ctrl-C within the block, so that the stack is stopped in order."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

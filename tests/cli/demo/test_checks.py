@@ -130,7 +130,7 @@ def test_a_mail_with_equal_bytes_passes(tmp_path: Path) -> None:
 
 def test_a_mail_with_other_bytes_or_sent_twice_does_not(tmp_path: Path) -> None:
     put_mail(tmp_path, b"a,b\r\n1,3\r\n")
-    with pytest.raises(CheckFailed, match="as it was made"):
+    with pytest.raises(CheckFailed, match="with the bytes of the artifact"):
         check_mail(tmp_path, "Report", {"report.csv": b"a,b\r\n1,2\r\n"})
 
     put_mail(tmp_path, b"a,b\r\n1,2\r\n")

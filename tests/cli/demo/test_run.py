@@ -16,10 +16,12 @@ def test_the_demo_does_the_main_job_and_finds_every_result_right(tmp_path: Path)
 
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert "Every result is right" in outcome.stdout
+    assert "./taskmill up" in outcome.stdout
+    assert "docs/guide.md" in outcome.stdout
     for found in (
         "thumbnail.jpg: 160 x 107",
         "344 rows",
-        "means as computed apart",
-        "2 attachments, equal byte for byte",
+        "means as expected",
+        "2 attachments, equal to the artifacts",
     ):
         assert found in outcome.stdout
