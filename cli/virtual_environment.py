@@ -33,9 +33,12 @@ def set_up(root: Path, locks: list[str]) -> None:
         python = environment / "bin" / "python"
         if not _runs(python, _IS_NEW_ENOUGH):
             _refuse_others(environment)
+            _require_writable(root)
             _make(environment)
         _add_project(python, root)
         missing = [lock for lock in locks if not _is_installed(environment, root / lock)]
+        if missing:
+            _require_writable(environment)
         for lock in missing:
             _install(python, environment, root / lock)
         if missing:
@@ -89,6 +92,16 @@ def _refuse_others(environment: Path) -> None:
         raise SetUpFailed(
             f".venv is another user's, and this one cannot run its Python ({python}): let its owner remove it, and make it "
             "with a Python that both may run, such as TASKMILL_PYTHON=/usr/bin/python3"
+        )
+
+
+def _require_writable(folder: Path) -> None:
+    """Raise `SetUpFailed` when the checkout is on a read-only file system, or may not be written to by this user."""
+    if not os.access(folder, os.W_OK):
+        raise SetUpFailed(
+            f"{folder} is read-only for this user, and the packages are installed into the checkout at its first use: run "
+            "`./taskmill --help` once as a user who may write there (or before the file system is mounted read-only), "
+            "or copy the checkout to a folder of yours"
         )
 
 

@@ -37,6 +37,7 @@ from api.app import create_app
 from api.http.protocol import HttpProtocol
 from api.serve import KEEP_ALIVE_SECONDS
 from cli.local_stack.broker import BrokerServer
+from cli.local_stack.data_directory import remove_data_directory
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.server_process import ServerProcess
 from cli.local_stack.stack import LocalStack
@@ -378,8 +379,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """The whole local stack, running."""
     with LocalStack(tmp_path_factory.mktemp("stack")) as running:
         yield running
-    # Pytest deletes its own folders. When root runs the tests, the cluster is outside of them.
-    PostgresServer(running.data_dir / "postgres").remove()
+    # Pytest deletes its own folders. When root runs the tests, the cluster and the objects are outside of them.
+    remove_data_directory(running.data_dir)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import patch
 
@@ -33,3 +34,21 @@ def test_another_users_environment_is_left_alone(tmp_path: Path) -> None:
         set_up(tmp_path, [])
 
     assert python.is_symlink()
+
+
+@pytest.mark.parametrize("has_environment", [False, True])
+def test_a_read_only_checkout_is_named_as_such(tmp_path: Path, has_environment: bool) -> None:
+    if has_environment:
+        (tmp_path / ".venv" / "bin").mkdir(parents=True)
+        (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "requirements.lock").touch()
+    before = sorted(tmp_path.rglob("*"))
+
+    with (
+        patch("os.access", return_value=False),
+        patch("cli.virtual_environment._add_project"),
+        pytest.raises(SetUpFailed, match=f"{tmp_path}.* is read-only for this user"),
+    ):
+        set_up(tmp_path, ["requirements.lock"])
+
+    assert sorted(tmp_path.rglob("*")) == before
