@@ -1,6 +1,8 @@
-"""How migrations run: one at a time, under an advisory lock, with bounds on waits for locks and on statements."""
+"""How migrations run: one at a time, under an advisory lock, with limits on waits for locks and on statements."""
 
 from __future__ import annotations
+
+import time
 
 from alembic import context
 from sqlalchemy import Connection, text
@@ -9,14 +11,29 @@ from shared.queries.schema import MIGRATION_LOCK
 from shared.tables.base import metadata
 from shared.tables.every_table import EVERY_TABLE
 
+LOCK_POLL_SECONDS = 0.1
+
+
+def _wait_for_lock(connection: Connection) -> None:
+    """Take the lock, asking again and again.
+
+    A statement that waits inside Postgres holds a snapshot, for which `CREATE INDEX CONCURRENTLY` in the process that has
+    the lock would wait in turn: a deadlock.
+    """
+    while True:
+        is_mine = connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": MIGRATION_LOCK}).scalar()
+        connection.commit()
+        if is_mine:
+            return
+        time.sleep(LOCK_POLL_SECONDS)
+
 
 def run() -> None:
-    """Bring the connection's database to the revision asked for."""
+    """Migrate the connection's database to the revision that was asked for."""
     connection: Connection = context.config.attributes["connection"]
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
-    connection.commit()
+    _wait_for_lock(connection)
     try:
-        # A migration that cannot get its lock soon must fail and be tried again, not queue everyone behind it.
+        # A migration that does not get a lock soon fails and is run again, so that no other statement waits behind it.
         connection.execute(text("SET lock_timeout = '5s'"))
         connection.execute(text("SET statement_timeout = '10min'"))
         connection.commit()

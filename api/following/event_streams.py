@@ -49,7 +49,10 @@ class TaskEvent(NamedTuple):
 
     def as_message(self) -> bytes:
         """Return the event as a server-sent event (HTML Living Standard, section 9.2)."""
-        data = orjson.dumps({"at": timestamp(self.at), **orjson.loads(self.data)})
+        shown = {"at": timestamp(self.at), **orjson.loads(self.data)}
+        # Which worker runs a task is for operators, who see it in the task.
+        shown.pop("worker", None)
+        data = orjson.dumps(shown)
         return b"id: %d\nevent: %s\ndata: %s\n\n" % (self.seq, self.type.encode(), data)
 
     @property

@@ -144,6 +144,10 @@ class Kind(Generic[P, R]):
     """The errors of its own that a task of this kind may end with: the last segment of the type, and what it means."""
     example: Mapping[str, Any] | None = None
     """Valid params as a caller may send them, which the schema of the API shows."""
+    deliveries: str | None = None
+    """Set for a kind that sends what cannot be unsent: the tables `<deliveries>_intents` and `<deliveries>_receipts` record
+    what each attempt is about to send, and what each recipient's server answered. A task that ends without success then shows
+    what is known of each recipient, and fails with `/problems/delivery-unknown` where nothing is."""
     version: int = 1
     """Raised when the meaning of stored params changes."""
 

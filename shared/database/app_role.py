@@ -16,7 +16,7 @@ from psycopg.rows import namedtuple_row
 from shared.database.connections import CONNECT_TIMEOUT_SECONDS
 from shared.errors import ConfigurationError
 from shared.queries import roles
-from shared.queries.schema import LOCK_MIGRATIONS
+from shared.queries.schema import LOCK_ROLES
 from shared.settings import DatabaseSettings
 
 
@@ -37,7 +37,7 @@ def create_app_role(settings: DatabaseSettings) -> None:
     if (role := find_app_role(settings)) is None:
         return
     with _connect_as_owner(settings) as connection:
-        connection.execute(LOCK_MIGRATIONS)
+        connection.execute(LOCK_ROLES)
         found = connection.execute(roles.DESCRIBE_ROLE, {"role": role}).fetchone()
         assert found is not None
         if found.has_rights_of_owner:
@@ -68,7 +68,7 @@ def grant_to_app_role(settings: DatabaseSettings) -> None:
     if (role := find_app_role(settings)) is None:
         return
     with _connect_as_owner(settings) as connection:
-        connection.execute(LOCK_MIGRATIONS)
+        connection.execute(LOCK_ROLES)
         found = connection.execute(roles.DESCRIBE_ROLE, {"role": role}).fetchone()
         assert found is not None
         for statement in roles.list_grants(role, found.database, found.schema):

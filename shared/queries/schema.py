@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 MIGRATION_LOCK: Final = 7_305_114_400_001
-"""The advisory lock of whoever changes the schema or its rights; others wait for it."""
+"""The advisory lock of the process that migrates."""
 
-LOCK_MIGRATIONS: Final = f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
-"""Wait for the migration lock, and hold it until the end of the transaction."""
+ROLE_LOCK: Final = 7_305_114_400_003
+"""The advisory lock of the process that creates the application role or grants to it. It is not the migration lock: a statement
+that waits inside Postgres holds a snapshot, and a migration that creates an index concurrently waits for all of those."""
+
+LOCK_ROLES: Final = f"SELECT pg_advisory_xact_lock({ROLE_LOCK})"
+"""Wait for the lock of the roles, and hold it until the end of the transaction."""
 
 IS_VERSIONED: Final = "SELECT to_regclass('alembic_version') IS NOT NULL"
 """Return whether the database was ever migrated."""

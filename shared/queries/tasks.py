@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from shared.identifiers import least_id
 from shared.queries.files import TOMBSTONE_DAYS
 from shared.queries.hot_tasks import CANCELLED_ERROR, DUE_CHANNEL, NAME_THE_CLAIM
-from shared.queries.unknown_deliveries import end_with
+from shared.queries.unknown_deliveries import final_error
 from shared.tables.callers import api_keys, callers
 from shared.tables.tasks import (
     task_events,
@@ -33,53 +33,52 @@ by ids, for which there is an index, and those tell their time."""
 _LIVE: Final = "'scheduled', 'queued', 'running', 'retrying'"
 
 CANCEL: Final = f"""
-WITH u AS (
-    UPDATE tasks t SET
-        status = CASE WHEN t.status = 'running' THEN 'running' ELSE 'cancelled' END,
+WITH ended AS (
+    UPDATE tasks task SET
+        status = CASE WHEN task.status = 'running' THEN 'running' ELSE 'cancelled' END,
         cancel_requested_at = now(),
-        finished_at = CASE WHEN t.status <> 'running' THEN now() END,
-        purge_at = CASE WHEN t.status <> 'running' THEN now() + t.keep_seconds * interval '1 second' END,
-        next_attempt_at = NULL, rung_at = NULL, version = t.version + 1,
-        named_claim = CASE WHEN t.status = 'running' THEN {NAME_THE_CLAIM} ELSE t.named_claim END
-    WHERE t.id = ANY(%(ids)s) AND t.status IN ({_LIVE}) AND t.cancel_requested_at IS NULL
-    RETURNING t.id, t.version, t.status, t.attempt
+        finished_at = CASE WHEN task.status <> 'running' THEN now() END,
+        purge_at = CASE WHEN task.status <> 'running' THEN now() + task.keep_seconds * interval '1 second' END,
+        next_attempt_at = NULL, rung_at = NULL, turn = NULL, version = task.version + 1,
+        named_claim = CASE WHEN task.status = 'running' THEN {NAME_THE_CLAIM} ELSE task.named_claim END
+    WHERE task.id = ANY(%(ids)s) AND task.status IN ({_LIVE}) AND task.cancel_requested_at IS NULL
+    RETURNING task.id, task.version, task.status, task.attempt
 ),
-p AS (
-    UPDATE task_payloads p
-    SET error = {end_with(f"'{CANCELLED_ERROR}'::jsonb")} || jsonb_build_object('attempt', u.attempt)
-    FROM u WHERE p.task_id = u.id AND u.status = 'cancelled'
+payload AS (
+    UPDATE task_payloads payload
+    SET error = {final_error(f"'{CANCELLED_ERROR}'::jsonb")} || jsonb_build_object('attempt', ended.attempt)
+    FROM ended WHERE payload.task_id = ended.id AND ended.status = 'cancelled'
 ),
-e AS (
+event AS (
     INSERT INTO task_events (task_id, seq, type, data)
-    SELECT id, version, 'status', jsonb_build_object('status', status, 'cancel_requested', true) FROM u
+    SELECT id, version, 'status', jsonb_build_object('status', status, 'cancel_requested', true) FROM ended
 )
-SELECT id FROM u"""
-"""Cancel what waits, and ask what runs to stop. Gives the id of each task that this changed."""
+SELECT id FROM ended"""
+"""Cancel tasks that wait, and request a cancel of those that run. Returns the id of each task that this changed."""
 
 RETRY: Final = f"""
-WITH u AS (
-    UPDATE tasks t SET status = 'queued', max_attempts = t.max_attempts + %(kind_attempts)s, version = t.version + 1,
-        run_at = NULL, ttl = NULL, expires_at = NULL, finished_at = NULL, purge_at = NULL, rung_at = NULL, started_at = NULL,
-        cancel_requested_at = NULL, progress_percent = NULL, progress_message = NULL
-    WHERE t.id = %(id)s AND t.status IN ('failed', 'cancelled', 'expired')
-    RETURNING t.id, t.version
+WITH queued AS (
+    UPDATE tasks task SET status = 'queued', max_attempts = task.max_attempts + %(kind_attempts)s, version = task.version + 1,
+        run_at = NULL, ttl = NULL, expires_at = NULL, finished_at = NULL, purge_at = NULL, rung_at = NULL, turn = NULL,
+        started_at = NULL, cancel_requested_at = NULL, progress_percent = NULL, progress_message = NULL
+    WHERE task.id = %(id)s AND task.status IN ('failed', 'cancelled', 'expired')
+    RETURNING task.id, task.version
 ),
-p AS (UPDATE task_payloads p SET error = NULL FROM u WHERE p.task_id = u.id),
-e AS (
+payload AS (UPDATE task_payloads payload SET error = NULL FROM queued WHERE payload.task_id = queued.id),
+event AS (
     INSERT INTO task_events (task_id, seq, type, data)
-    SELECT id, version, 'status', jsonb_build_object('status', 'queued', 'retried', true) FROM u
+    SELECT id, version, 'status', jsonb_build_object('status', 'queued', 'retried', true) FROM queued
 )
-SELECT id, pg_notify('{DUE_CHANNEL}', '') FROM u"""
-"""Send a failed, cancelled or expired task back to its queue. Gives its id, or nothing."""
-
+SELECT id, pg_notify('{DUE_CHANNEL}', '') FROM queued"""
+"""Move a failed, cancelled or expired task back to its queue. Returns its id, or no row."""
 
 COUNT_QUEUED: Final = """
-SELECT owner_id, sum(n)::bigint AS queued FROM (
-    SELECT owner_id, count(*) AS n FROM tasks WHERE status = 'queued' AND rung_at IS NULL GROUP BY owner_id
+SELECT owner_id, sum(tasks)::bigint AS queued FROM (
+    SELECT owner_id, count(*) AS tasks FROM tasks WHERE status = 'queued' AND rung_at IS NULL GROUP BY owner_id
     UNION ALL
-    SELECT owner_id, count(*) FROM tasks WHERE status = 'queued' AND rung_at IS NOT NULL GROUP BY owner_id) AS q
+    SELECT owner_id, count(*) FROM tasks WHERE status = 'queued' AND rung_at IS NOT NULL GROUP BY owner_id) AS counted
 GROUP BY owner_id"""
-"""Count what is queued, by caller. Each half is one partial index's: asked for both at once, Postgres reads the whole table."""
+"""Count the queued tasks of each caller. Each half reads one partial index; for both at once, Postgres reads the whole table."""
 
 
 def lock_task(task_id: UUID) -> Select[Any]:

@@ -1,10 +1,16 @@
-"""What the error of an email that ends unsent says of its recipients, as SQL within the statements that end tasks."""
+"""The error of a task that ends without success although it may have sent something, as SQL for statements that end tasks.
+
+A kind that sends something which cannot be unsent records it: its contract names the tables (`Kind.deliveries`). Every
+statement that ends tasks asks here what the final error is, and knows no kind.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 import orjson
+
+from shared.contracts.catalog import list_kinds
 
 _UNKNOWN: Final = orjson.dumps(
     {
@@ -16,27 +22,41 @@ _UNKNOWN: Final = orjson.dumps(
     }
 ).decode()
 
-# A receipt is asked for by a subquery that is no join, for each recipient: a join may be planned to read all receipts.
 
-_RECIPIENTS: Final = """jsonb_build_object('data', jsonb_build_object('recipients', (
-            SELECT jsonb_agg(jsonb_build_object('address', k.recipient, 'status', coalesce(k.status, 'unknown'),
-                'code', k.code, 'reply', coalesce(k.reply, '')))
-            FROM (
-                SELECT DISTINCT ON (x.recipient) x.recipient, r.status, r.code, r.reply
-                FROM email_intents i CROSS JOIN LATERAL unnest(i.recipients) AS x (recipient)
-                LEFT JOIN LATERAL (
-                    SELECT * FROM email_receipts y WHERE y.intent_id = i.id AND y.recipient = x.recipient LIMIT 1) AS r ON true
-                WHERE i.task_id = ANY (ARRAY[u.id]) ORDER BY x.recipient, i.created_at DESC) AS k)))"""
+def _list_delivery_tables() -> list[tuple[str, str]]:
+    """Return the tables of intents and receipts of every kind that has them, each pair once."""
+    names = sorted({kind.deliveries for kind in list_kinds().values() if kind.deliveries is not None})
+    return [(f"{name}_intents", f"{name}_receipts") for name in names]
 
 
-def end_with(error: str) -> str:
-    """Give the error that a task `u` ends with: this one, unless a message of it is on a way that nobody knows the end of.
+def final_error(error: str) -> str:
+    """Return SQL for the final error of the task `ended`: `error`, unless it cannot be known whether something was sent.
 
-    Either tells what is known of each recipient to whom the message was to go.
+    Both forms list what is known of each recipient to whom the message was to go, where there are any. The names of tables
+    are those of contracts and the rest is constant, so that nothing from outside becomes SQL.
     """
-    return f"""CASE WHEN NOT EXISTS (SELECT FROM email_intents i WHERE i.task_id = ANY (ARRAY[u.id])) THEN {error}
+    for intents, receipts in _list_delivery_tables():
+        error = _with_deliveries(error, intents, receipts)
+    return error
+
+
+def _with_deliveries(error: str, intents: str, receipts: str) -> str:
+    # A receipt is looked up by a subquery for each recipient: a join may be planned to read all receipts.
+    recipients = f"""jsonb_build_object('data', jsonb_build_object('recipients', (
+            SELECT jsonb_agg(jsonb_build_object('address', known.recipient, 'status', coalesce(known.status, 'unknown'),
+                'code', known.code, 'reply', coalesce(known.reply, '')))
+            FROM (
+                SELECT DISTINCT ON (addressed.recipient) addressed.recipient, receipt.status, receipt.code, receipt.reply
+                FROM {intents} intent CROSS JOIN LATERAL unnest(intent.recipients) AS addressed (recipient)
+                LEFT JOIN LATERAL (
+                    SELECT * FROM {receipts} receipt
+                    WHERE receipt.intent_id = intent.id AND receipt.recipient = addressed.recipient LIMIT 1) AS receipt ON true
+                WHERE intent.task_id = ANY (ARRAY[ended.id])
+                ORDER BY addressed.recipient, intent.created_at DESC) AS known)))"""
+    return f"""CASE WHEN NOT EXISTS (SELECT FROM {intents} intent WHERE intent.task_id = ANY (ARRAY[ended.id])) THEN {error}
         ELSE (CASE WHEN EXISTS (
-            SELECT FROM email_intents i CROSS JOIN LATERAL unnest(i.recipients) AS x (recipient)
-            WHERE i.task_id = ANY (ARRAY[u.id]) AND i.given_up_at IS NULL
-                AND (SELECT count(*) FROM email_receipts r WHERE r.intent_id = i.id AND r.recipient = x.recipient) = 0)
-            THEN '{_UNKNOWN}'::jsonb ELSE {error} END) || {_RECIPIENTS} END"""
+            SELECT FROM {intents} intent CROSS JOIN LATERAL unnest(intent.recipients) AS addressed (recipient)
+            WHERE intent.task_id = ANY (ARRAY[ended.id]) AND intent.given_up_at IS NULL
+                AND (SELECT count(*) FROM {receipts} receipt
+                    WHERE receipt.intent_id = intent.id AND receipt.recipient = addressed.recipient) = 0)
+            THEN '{_UNKNOWN}'::jsonb ELSE {error} END) || {recipients} END"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.tables import callers, emails, files, schedules, tasks
+from shared.tables import callers, emails, files, schedules, tasks, turns
 
 EVERY_TABLE = (
     callers.organizations,
@@ -21,4 +21,6 @@ EVERY_TABLE = (
     schedules.schedules,
     schedules.schedule_slots,
     schedules.signs_of_life,
+    turns.queue_turns,
+    turns.caller_turns,
 )

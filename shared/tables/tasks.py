@@ -12,6 +12,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -25,7 +26,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.contracts.kind import QUEUES
 from shared.tables.base import metadata
 from shared.tasks.states import DONE, TaskStatus
 
@@ -57,6 +57,7 @@ tasks = Table(
     Column("lease_until", moment),
     Column("version", Integer, nullable=False, server_default="1"),
     Column("rung_at", moment),
+    Column("turn", Double),
     Column("run_at", moment),
     Column("next_attempt_at", moment),
     Column("ttl", Integer),
@@ -76,7 +77,6 @@ tasks = Table(
     Column("cancel_requested_at", moment),
     Column("purge_at", moment),
     CheckConstraint(f"status IN ({_values(TaskStatus)})", name="known_status"),
-    CheckConstraint(f"queue IN ({_values(QUEUES)})", name="known_queue"),
     CheckConstraint("(status = 'running') = (claim IS NOT NULL)", name="claimed_iff_running"),
     CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="leased_iff_running"),
     CheckConstraint(f"(status IN ({_values(DONE)})) = (finished_at IS NOT NULL)", name="finished_iff_done"),
@@ -95,7 +95,13 @@ tasks = Table(
         "id",
         postgresql_where=text("status = 'queued' AND rung_at IS NULL"),
     ),
-    Index("ix_tasks_rung", "queue", "rung_at", postgresql_where=text("status = 'queued' AND rung_at IS NOT NULL")),
+    Index(
+        "ix_tasks_published",
+        "queue",
+        text("turn NULLS FIRST"),
+        "id",
+        postgresql_where=text("status = 'queued' AND rung_at IS NOT NULL"),
+    ),
     Index("ix_tasks_leases", "lease_until", postgresql_where=text("status = 'running'")),
     Index(
         "ix_tasks_waiting",

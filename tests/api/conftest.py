@@ -21,6 +21,7 @@ from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.queries.relay import PROMOTE
 from shared.settings import Settings
+from tests.claims import claim_tasks
 from tests.conftest import TEMPLATE, Api, serve_api
 
 
@@ -92,8 +93,7 @@ class HandWorker:
     def claim(self, task_id: str) -> bool:
         """Begin an attempt; false when there is nothing to claim."""
         claim = secrets.randbits(62)
-        parameters = {"ids": [task_id], "claims": [claim], "lease": 60}
-        if self.connection.execute(hot_tasks.CLAIM, parameters).fetchone() is None:
+        if not claim_tasks(self.connection, [task_id], claims=[claim]):
             return False
         self._claims[task_id] = claim
         return True

@@ -33,6 +33,7 @@ from shared.storage.open_store import open_object_store
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import NewTask, make_task, submission_document
 from shared.verification import Report, find_broken_rows, verify
+from tests.claims import claim_tasks
 
 OWNER = new_id()
 RETRYING = {"type": "/problems/internal-error", "attempt": 1}
@@ -65,8 +66,7 @@ class Rows:
 
     def claim(self, task_id: UUID) -> None:
         claim = self._claims[task_id] = int(time.time_ns())
-        parameters = {"ids": f"{{{task_id}}}", "claims": f"{{{claim}}}", "lease": 60}
-        assert len(self.hot.execute(hot_tasks.CLAIM, parameters).fetchall()) == 1
+        assert len(claim_tasks(self.hot, [task_id], claims=[claim])) == 1
 
     def finish(self, task_id: UUID, status: str, **fields: Any) -> None:
         ending = {"id": str(task_id), "claim": self._claims[task_id], "status": status, **fields}

@@ -20,6 +20,7 @@ from shared.queries import hot_tasks
 from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
+from tests.claims import claim_tasks
 
 LEASE_SECONDS = 1.0
 """An end that cannot be written for so long is given up, and what a crash brought back runs for no one."""
@@ -137,8 +138,7 @@ def test_a_claim_that_a_crash_undid_can_write_nothing(
         with connect_hot(settings, "test") as durable:
             durable.execute(hot_tasks.SUBMIT, {"document": submission_document([task])})
         claiming = connect_hot(settings, "test", durable=False)
-        claim = {"ids": f"{{{task.id}}}", "claims": "{12345}", "lease": 60}
-        assert len(claiming.execute(hot_tasks.CLAIM, claim).fetchall()) == 1
+        assert len(claim_tasks(claiming, [task.id], claims=[12345])) == 1
         crash(own_postgres)
         claiming.close()
         own_postgres.start()

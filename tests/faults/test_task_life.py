@@ -21,13 +21,14 @@ from sqlalchemy import Engine
 from shared.contracts.catalog import list_kinds
 from shared.database.connections import connect_hot, make_engine
 from shared.identifiers import new_id
-from shared.queries import hot_tasks
+from shared.queries import hot_tasks, publishing
 from shared.queries import relay as relay_queries
 from shared.queries import tasks as queries
 from shared.queries.purging import erase_tasks
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from shared.verification import find_broken_rows
+from tests.claims import claim_tasks
 
 DONE = {"succeeded", "failed", "cancelled", "expired"}
 ERROR = {"type": "/problems/internal-error", "title": "t", "detail": "d", "retryable": True, "attempt": 1, "data": {}}
@@ -85,8 +86,7 @@ class Life(RuleBasedStateMachine):
     @rule(target=claims, task_id=tasks)
     def claim(self, task_id: UUID) -> Held:
         claim = secrets.randbits(63)
-        parameters = {"ids": f"{{{task_id}}}", "claims": f"{{{claim}}}", "lease": 3600}
-        taken = self.hot.execute(hot_tasks.CLAIM, parameters).fetchall()
+        taken = claim_tasks(self.hot, [task_id], lease_seconds=3600, claims=[claim])
         model = self.models.get(task_id)
         assert bool(taken) == (model is not None and model.status == "queued")
         if model is not None and taken:
@@ -172,7 +172,7 @@ class Life(RuleBasedStateMachine):
     def lose_and_sweep(self, task_id: UUID) -> None:
         """The lease is over: the claim is named, as a renewal does."""
         self.hot.execute(
-            f"UPDATE tasks t SET lease_until = now() - interval '1 s', named_claim = {hot_tasks.NAME_THE_CLAIM}"
+            f"UPDATE tasks task SET lease_until = now() - interval '1 s', named_claim = {hot_tasks.NAME_THE_CLAIM}"
             " WHERE id = %s AND status = 'running'",
             (task_id,),
         )
@@ -222,9 +222,9 @@ class Life(RuleBasedStateMachine):
             model.max_attempts += 2
 
     @rule(task_id=tasks)
-    def ring_and_take_the_bell_back(self, task_id: UUID) -> None:
+    def publish_and_unmark(self, task_id: UUID) -> None:
         self.hot.execute("UPDATE tasks SET rung_at = now() WHERE id = %s AND status = 'queued'", (task_id,))
-        self.hot.execute(relay_queries.UNRING, {"ids": [task_id]})
+        self.hot.execute(publishing.UNMARK, {"ids": [task_id]})
 
     @rule(task_id=consumes(tasks))
     def purge(self, task_id: UUID) -> None:

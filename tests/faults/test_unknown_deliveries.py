@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
@@ -23,6 +22,7 @@ from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from shared.verification import verify
+from tests.claims import claim_tasks
 
 Hot = psycopg.Connection[tuple[Any, ...]]
 PARAMS = b'{"to": ["a@example.com", "b@example.com"], "subject": "S", "text": "T"}'
@@ -47,7 +47,7 @@ def lose_an_email(hot: Hot, engine: Engine, *, max_attempts: int) -> UUID:
     options = TaskOptions(max_attempts=max_attempts)
     task = make_task("email.send", list_kinds()["email.send"], PARAMS, "email", options, owner, owner)
     hot.execute(hot_tasks.SUBMIT, {"document": submission_document([task])})
-    hot.execute(hot_tasks.CLAIM, {"ids": f"{{{task.id}}}", "claims": f"{{{secrets.randbits(63)}}}", "lease": -1})
+    claim_tasks(hot, [task.id], lease_seconds=-1)
     intent_id = new_id()
     accepted: emails.ReceiptRow = {"recipient": "a@example.com", "status": "accepted", "code": 250, "reply": "Taken"}
     with engine.begin() as connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,7 +22,8 @@ from shared.settings import Settings
 from shared.storage.open_store import open_object_store
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
-from workers.engine.attempt import Attempt, ClaimedTask
+from tests.claims import claim_tasks
+from workers.engine.attempt import Attempt
 from workers.engine.attempt_context import ProgressWriter, WorkerParts
 from workers.engine.finishing import Finisher
 from workers.engine.heartbeat import Heartbeat
@@ -121,11 +122,13 @@ class Tasks:
     def cancel(self, task_id: UUID) -> None:
         self.connection.execute(task_queries.CANCEL, {"ids": [task_id]})
 
-    def ring(self, task_id: UUID, seconds_ago: float) -> None:
-        """Mark a task as published so long ago."""
-        self.connection.execute(
-            "UPDATE tasks SET rung_at = now() - %s * interval '1 second' WHERE id = %s", (seconds_ago, task_id)
-        )
+    def publish(self, ids: Sequence[UUID], *, turn: float | None = None, seconds_ago: float = 0) -> None:
+        """Mark tasks as published so long ago, the first of them with this turn, the next with the one after."""
+        for place, task_id in enumerate(ids):
+            self.connection.execute(
+                "UPDATE tasks SET rung_at = now() - %s * interval '1 second', turn = %s WHERE id = %s AND status = 'queued'",
+                (seconds_ago, None if turn is None else turn + place, task_id),
+            )
 
 
 @pytest.fixture
@@ -167,13 +170,8 @@ class Bench:
 
     def claim(self, *ids: UUID) -> list[Attempt]:
         """Claim what can be claimed."""
-        parameters = {
-            "ids": "{" + ",".join(map(str, sorted(ids))) + "}",
-            "claims": "{" + ",".join(str(uuid4().int >> 66) for _ in ids) + "}",
-            "lease": self.settings.lease_seconds,
-        }
-        rows = self._claims.execute(hot_tasks.CLAIM, parameters).fetchall()
-        return [Attempt(ClaimedTask._make(row)) for row in rows]
+        tasks = claim_tasks(self._claims, ids, lease_seconds=self.settings.lease_seconds)
+        return [Attempt(task) for task in tasks]
 
     def run(self, attempt: Attempt) -> None:
         """Run an attempt to its recorded end, in this thread."""

@@ -11,13 +11,14 @@ from workers.outcomes import ClaimLost, Stopped, TimedOut
 
 
 class ClaimedTask(NamedTuple):
-    """What `hot_tasks.CLAIM` gives, in its order."""
+    """A row of `hot_tasks.CLAIM`."""
 
     id: UUID
     claim: int
     attempt: int
     max_attempts: int
     kind: str
+    queue: str
     timeout_seconds: int
     organization_id: UUID
     owner_id: UUID

@@ -1,7 +1,10 @@
-"""Claims what has gathered while the last claim ran, and only as much as there is room for.
+"""Claims the next tasks of this worker's queues, and only as many as there is room for.
 
-Room is a free thread, or a little more while attempts end within milliseconds: then the next ones should be claimed
-before a thread asks, but never so many that they would wait long while another worker is idle.
+A message says that tasks of a queue are published, and Postgres says which task is next. A claim takes as many tasks as the
+messages announced that arrived while the last claim ran, in the order of their turns.
+
+Room is a free slot, or a little more while attempts end within milliseconds: then the next tasks are claimed before a slot
+is free, but never so many that they would wait long while another worker, or another caller's task, could have the slot.
 """
 
 from __future__ import annotations
@@ -9,17 +12,18 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 import psycopg
 import structlog
 
 from shared import kill_points
+from shared.contracts.catalog import list_kinds
 from shared.database.connections import connect_hot
 from shared.queries import hot_tasks
-from shared.queries.relay import UNRING
+from shared.queries.publishing import NOTIFY, UNMARK_NEXT
 from shared.settings import Settings
 from workers.engine.attempt import ClaimedTask
 
@@ -27,53 +31,71 @@ log = structlog.get_logger()
 
 MAX_AHEAD: Final = 128
 AHEAD_SECONDS: Final = 0.05
-"""How long a claimed task may be expected to wait for a thread."""
+"""How long a claimed task may be expected to wait for a slot."""
 SMOOTHING: Final = 0.1
 RETRY_SECONDS: Final = 0.5
 PATIENCE_SECONDS: Final = 0.5
-"""How long an id may wait here for room, before the relay is asked to ring for it again, and another worker may answer."""
+"""How long announced tasks may wait here for room, before the relay is asked to publish them again for another worker."""
+LOOK_SECONDS: Final = 0.1
+"""After so long without a message, a worker with a free slot that has claimed something looks for more: a message may have
+been lost, and each later message would then start the task before its own."""
 
 
-class Offer(NamedTuple):
-    """An id's Celery request, and when it came."""
+class Round(NamedTuple):
+    """What one claim asks for: how many tasks of each queue; and how many more of these queues were announced."""
 
-    request: Any
-    at: float
+    wanted: dict[str, int]
+    rest: dict[str, int]
 
 
 class Claimer:
-    """A thread that turns ids into claimed tasks. Ids that cannot be claimed are forgotten: the relay rings again."""
+    """A thread that claims announced tasks, and starts each with `start`."""
 
-    def __init__(self, settings: Settings, slots: int, start: Callable[[ClaimedTask, Any], None]) -> None:
+    def __init__(
+        self, settings: Settings, worker: str, queues: Sequence[str], slots: int, start: Callable[[ClaimedTask], None]
+    ) -> None:
         self._settings = settings
+        self._worker = worker
+        self._queues = list(queues)
         self._slots = slots
         self._start = start
-        self._pending: dict[UUID, Offer] = {}
+        self._kinds = list(list_kinds())
+        self._announced: Counter[str] = Counter()
+        """How many tasks of each queue were announced and not asked for yet."""
+        self._announced_at = 0.0
+        """When the oldest of these was announced, by the monotonic clock."""
+        self._look_queues: set[str] = set()
+        """Where to look, at `_look_at`, for tasks that no message announced, if nothing is announced until then."""
+        self._look_at = 0.0
         self._taken = 0
         self._mean_seconds = 1.0
         self._changed = threading.Condition()
         self._stopping = False
         self._refused = False
         self.heard_at = time.monotonic()
-        """When the last id was offered."""
+        """When the last message arrived."""
         self.on_hungry: Callable[[], None] = lambda: None
-        """Called, by any thread, when ids are wanted again after `wants_more` said that they were not."""
+        """Called, by any thread, when messages are wanted again after `wants_more` said that they were not."""
         self._thread = threading.Thread(target=self._run, name="claimer", daemon=True)
 
     def start(self) -> None:
-        """Begin to claim."""
+        """Start to claim."""
         self._thread.start()
 
-    def offer(self, task_id: UUID, request: Any) -> None:
-        """Let a task be claimed as soon as there is room; an id that waits already is the same bell."""
+    def announce(self, queue: str, tasks: int) -> None:
+        """Note that so many tasks of a queue were published. A queue that is not this worker's is ignored."""
         self.heard_at = time.monotonic()
+        if queue not in self._queues or tasks < 1:
+            return
         with self._changed:
             if not self._stopping:
-                self._pending.setdefault(task_id, Offer(request, time.monotonic()))
+                if not self._announced:
+                    self._announced_at = self.heard_at
+                self._announced[queue] += tasks
                 self._changed.notify()
 
     def release(self, seconds: float | None) -> None:
-        """Say that a claimed task has ended, after so many seconds, or (None) without having run."""
+        """Note that a claimed task has ended, after so many seconds, or (None) without having run."""
         with self._changed:
             self._taken -= 1
             if seconds is not None:
@@ -82,7 +104,7 @@ class Claimer:
         self._tell_if_hungry()
 
     def wants_more(self) -> bool:
-        """Whether more ids are wanted: no more should wait here than soon find room, for other workers could have them."""
+        """Return whether more messages are wanted: no more than soon find room, for other workers could have them."""
         hungry = self._is_hungry()
         if not hungry:
             self._refused = True
@@ -90,26 +112,26 @@ class Claimer:
             hungry = self._is_hungry()
         return hungry
 
-    def _is_hungry(self) -> bool:
-        return not self._stopping and len(self._pending) < self._room() + self._ahead()
-
-    def _tell_if_hungry(self) -> None:
-        if self._refused and self._is_hungry():
-            self._refused = False
-            self.on_hungry()
-
     def slow_down(self) -> None:
-        """Say that claimed tasks wait: none is claimed ahead until several have ended fast again."""
+        """Claim nothing ahead, because claimed tasks wait, until several attempts have ended fast again."""
         with self._changed:
             self._mean_seconds = max(self._mean_seconds, 1.0)
 
     def stop(self) -> None:
-        """Claim nothing more, and give back what waits."""
+        """Claim nothing more, and let the relay publish again what was announced here."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
+
+    def _is_hungry(self) -> bool:
+        return not self._stopping and self._announced.total() < self._room() + self._ahead()
+
+    def _tell_if_hungry(self) -> None:
+        if self._refused and self._is_hungry():
+            self._refused = False
+            self.on_hungry()
 
     def _ahead(self) -> int:
         return min(MAX_AHEAD, int(self._slots * AHEAD_SECONDS / max(self._mean_seconds, 1e-6)))
@@ -119,74 +141,108 @@ class Claimer:
 
     def _run(self) -> None:
         connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        while not self._stopping or self._pending:
-            gathered, unwanted = self._wait()
-            if not gathered and not unwanted:
+        while not self._stopping or self._announced:
+            round_ = self._wait_for_room()
+            if round_ is None and not self._announced:
                 continue
             self._tell_if_hungry()
             try:
                 if connection is None or connection.closed:
                     connection = connect_hot(self._settings, "worker-claim", durable=False)
-                if unwanted:
-                    self._give_back(connection, unwanted)
-                if not gathered:
+                if round_ is None:
+                    self._give_up_announcements(connection)
                     continue
-                claimed = self._claim(connection, sorted(gathered))
+                claimed = self._claim(connection, round_.wanted)
             except psycopg.Error as error:
                 log.warning("claim_failed", error=type(error).__name__)
-                self._give_up(connection, gathered)
+                if connection is not None:
+                    connection.close()
+                if round_ is not None:
+                    self._try_again_soon(round_)
                 continue
             if claimed:
                 kill_points.reach("after-claim")
-            with self._changed:
-                self._taken -= len(gathered) - len(claimed)
+            self._note_claimed(round_, claimed)
             self._tell_if_hungry()
-            # In the order in which they were rung, by turn and priority, which the statement does not keep.
-            by_id = {task.id: task for task in claimed}
-            for task_id, offer in gathered.items():
-                if task := by_id.get(task_id):
-                    self._start(task, offer.request)
+            for task in claimed:
+                self._start(task)
         if connection is not None:
             connection.close()
 
-    def _wait(self) -> tuple[dict[UUID, Offer], list[UUID]]:
-        """Wait until there is room for what is offered, and take that; or give the ids that have waited for too long."""
+    def _wait_for_room(self) -> Round | None:
+        """Wait until there is something to claim and room for it; None if announced tasks have waited too long, or at a stop."""
         with self._changed:
             while not self._stopping:
-                if not self._pending:
-                    self._changed.wait()
-                elif (room := self._room()) > 0:
-                    gathered = {task_id: self._pending.pop(task_id) for task_id in list(self._pending)[:room]}
-                    self._taken += len(gathered)
-                    return gathered, []
-                elif (left := next(iter(self._pending.values())).at + PATIENCE_SECONDS - time.monotonic()) > 0:
-                    self._changed.wait(left)
-                else:
-                    break
-            unwanted = list(self._pending)
-            self._pending.clear()
-            return {}, unwanted
+                now, wait_until = time.monotonic(), None
+                if self._announced:
+                    if (room := self._room()) > 0:
+                        return self._divide(room, self._announced)
+                    wait_until = self._announced_at + PATIENCE_SECONDS
+                    if now >= wait_until:
+                        return None
+                elif self._look_queues and (free := self._slots - self._taken) > 0:
+                    wait_until = self._look_at
+                    if now >= wait_until:
+                        looks = Counter(dict.fromkeys(self._look_queues, free))
+                        round_ = self._divide(free, looks)
+                        self._look_queues -= set(round_.wanted)
+                        return round_
+                self._changed.wait(None if wait_until is None else wait_until - now)
+            return None
 
-    def _give_back(self, connection: psycopg.Connection[tuple[Any, ...]], ids: list[UUID]) -> None:
-        """Let the relay ring for tasks again. If that fails, it does so by itself, some time later."""
-        connection.execute(UNRING, {"ids": ids})
-        connection.execute(hot_tasks.NOTIFY)
+    def _divide(self, room: int, announced: Counter[str]) -> Round:
+        """Take so much room and divide it among queues, each getting no more than was announced.
 
-    def _claim(self, connection: psycopg.Connection[tuple[Any, ...]], ids: list[UUID]) -> list[ClaimedTask]:
+        Where there is not room for all, the queues come first in turn. The queues that get some are removed from `announced`.
+        """
+        self._queues.append(self._queues.pop(0))
+        shares = {queue: 0 for queue in self._queues if announced[queue]}
+        while room > 0 and (open_queues := [queue for queue, share in shares.items() if share < announced[queue]]):
+            each = max(1, room // len(open_queues))
+            for queue in open_queues:
+                more = min(each, announced[queue] - shares[queue], room)
+                shares[queue] += more
+                room -= more
+        wanted = {queue: share for queue, share in shares.items() if share}
+        self._taken += sum(wanted.values())
+        return Round(wanted, {queue: announced.pop(queue) - share for queue, share in wanted.items()})
+
+    def _claim(self, connection: psycopg.Connection[tuple[Any, ...]], wanted: Mapping[str, int]) -> list[ClaimedTask]:
         parameters = {
-            "ids": "{" + ",".join(map(str, ids)) + "}",
+            "queues": list(wanted),
+            "counts": list(wanted.values()),
+            "kinds": self._kinds,
             # Half of the range, so that a claim's complement, which the fence uses too, is never a claim.
-            "claims": "{" + ",".join(str(secrets.randbits(63)) for _ in ids) + "}",
+            "claims": [secrets.randbits(63) for _ in range(sum(wanted.values()))],
             "lease": self._settings.lease_seconds,
+            "worker": self._worker,
         }
         return [ClaimedTask._make(row) for row in connection.execute(hot_tasks.CLAIM, parameters).fetchall()]
 
-    def _give_up(self, connection: psycopg.Connection[tuple[Any, ...]] | None, gathered: dict[UUID, Offer]) -> None:
-        """Close the connection and try the ids again soon; what was claimed unseen is swept when its lease is over."""
-        if connection is not None:
-            connection.close()
+    def _note_claimed(self, round_: Round, claimed: Sequence[ClaimedTask]) -> None:
+        """Free the room that was not used. Where fewer tasks were found than wanted, no more announcements are true."""
+        found = Counter(task.queue for task in claimed)
         with self._changed:
-            self._taken -= len(gathered)
-            if not self._stopping:
-                self._pending = gathered | self._pending
+            self._taken -= sum(round_.wanted.values()) - len(claimed)
+            self._announced += Counter(
+                {queue: rest for queue, rest in round_.rest.items() if found[queue] == round_.wanted[queue]}
+            )
+            if claimed:
+                self._look_queues |= found.keys()
+                self._look_at = time.monotonic() + LOOK_SECONDS
+            self._announced_at = time.monotonic()
+
+    def _give_up_announcements(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        """Let the relay publish announced tasks again. If that fails, it does so by itself, some time later."""
+        with self._changed:
+            announced, self._announced = self._announced, Counter()
+        for queue, tasks in announced.items():
+            connection.execute(UNMARK_NEXT, {"queue": queue, "tasks": tasks})
+            connection.execute(NOTIFY, {"channel": hot_tasks.DUE_CHANNEL, "queues": queue})
+
+    def _try_again_soon(self, round_: Round) -> None:
+        """Keep the announcements; a task that was claimed without our knowing is swept when its lease is over."""
+        with self._changed:
+            self._taken -= sum(round_.wanted.values())
+            self._announced += Counter(round_.wanted) + Counter(round_.rest)
         time.sleep(RETRY_SECONDS)

@@ -21,7 +21,6 @@ from typing import Any, Final
 import structlog
 from celery import signals
 
-from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import QUEUES
 from shared.database.connections import connect_hot, make_engine
 from shared.database.schema_version import wait_for_schema
@@ -33,7 +32,7 @@ from shared.storage.open_store import open_object_store
 from workers.celery_app import make_celery_app
 from workers.engine.attempt import Attempt, ClaimedTask
 from workers.engine.attempt_context import ProgressWriter, WorkerParts
-from workers.engine.celery_strategy import engine, execute_claimed, register_kinds
+from workers.engine.celery_consumer import CeleryExecutor, bind_consumer
 from workers.engine.claiming import Claimer
 from workers.engine.consumer_watch import ConsumerWatch
 from workers.engine.finishing import Finisher
@@ -58,7 +57,8 @@ class WorkerProcess:
         self._concurrency = concurrency
         self._attempts: dict[str, Attempt] = {}
         self._finisher = Finisher(settings)
-        self._claimer = Claimer(settings, concurrency, self._start)
+        self._name = f"{'-'.join(queues)}-{os.getpid()}-{secrets.token_hex(2)}@{socket.gethostname()}"
+        self._claimer = Claimer(settings, self._name, queues, concurrency, self._start)
         self._heartbeat = Heartbeat(
             settings, lambda: list(self._attempts.values()), self._end_stuck, self._give_up_waiting
         )
@@ -80,10 +80,8 @@ class WorkerProcess:
         self._runner = TaskRunner(parts, load_handlers(), self._finisher.write_soon, self._scratch.path)
         self._app = make_celery_app(settings)
         self._app.conf.broker_transport = "workers.engine.tolerant_transport:TolerantTransport"
-        register_kinds(self._app)
-        engine.claimer = self._claimer
-        engine.attempts = self._attempts
-        engine.run = self._run_attempt
+        self._executor = CeleryExecutor(self._app, self._run_task)
+        self._app.conf.worker_consumer = bind_consumer(self._claimer, self._executor)
 
     def run(self) -> None:
         """Work until told to stop: SIGTERM finishes short work and hands back the rest."""
@@ -92,9 +90,8 @@ class WorkerProcess:
         self._finisher.start()
         self._claimer.start()
         self._heartbeat.start()
-        name = f"{'-'.join(self._queues)}-{os.getpid()}-{secrets.token_hex(2)}@{socket.gethostname()}"
         worker = self._app.Worker(
-            hostname=name,
+            hostname=self._name,
             pool="threads",
             concurrency=self._concurrency,
             queues=self._queues,
@@ -116,20 +113,23 @@ class WorkerProcess:
             self._scratch.remove()
             log.info("worker_stopped")
 
-    def _start(self, task: ClaimedTask, offered: Any) -> None:
-        """Let a claimed task be executed. One that the pool does not take, as when it stops, is handed back."""
+    def _start(self, task: ClaimedTask) -> None:
+        """Hand a claimed task to the pool. One that the pool does not take, because it stops, is requeued."""
         attempt = Attempt(task)
         if older := self._attempts.get(str(task.id)):
             # It was stopped for longer than its lease, or its task would not have been claimed again.
             older.stop(ClaimLost())
         self._attempts[str(task.id)] = attempt
         try:
-            if task.kind not in list_kinds():
-                raise LookupError(f"this version knows no kind {task.kind}")
-            execute_claimed(task, offered)
+            self._executor.execute(attempt)
         except Exception:
             log.exception("attempt_not_started", task_id=str(task.id))
             self._give_back_what_waits([attempt])
+
+    def _run_task(self, task_id: str) -> None:
+        """Run the attempt of a task, unless it was requeued because it had waited for too long."""
+        if attempt := self._attempts.get(task_id):
+            self._run_attempt(attempt)
 
     def _run_attempt(self, attempt: Attempt) -> None:
         if not attempt.begin():

@@ -1,4 +1,4 @@
-"""Rings: puts Celery messages that bear task ids, and nothing else, into the broker's queues."""
+"""The doorbell: puts Celery messages, which carry task ids and nothing else, into the broker's queues."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from redis.retry import Retry
 from shared.contracts.catalog import find_kind
 from shared.errors import ConfigurationError
 from shared.settings import Settings
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
 
 BROKER_ERRORS: Final = (redis.RedisError, OSError)
-"""What a broker that is away, full or frozen raises."""
+"""What calls raise while the broker is away, full or frozen."""
 MAX_IDS_IN_A_MESSAGE: Final = 25
-LEAST_MESSAGES_IN_A_RING: Final = 2
-"""So many messages at least, if there are tasks for it: several workers share what is rung at once."""
+LEAST_MESSAGES: Final = 2
+"""Tasks that are published together come in so many messages at least, so that several workers share them."""
 MARKER_KEY: Final = "taskmill:rung-by"
 TIMEOUT_SECONDS: Final = 2.0
 _ID: Final = "%TASK-ID%"
@@ -29,34 +30,34 @@ _IDS: Final = '"%TASK-IDS%"'
 
 
 class Doorbell:
-    """The broker, seen from the relay: Redis or Valkey."""
+    """The broker as the relay uses it: Redis or Valkey."""
 
     def __init__(self, settings: Settings, app: Celery) -> None:
         if not settings.broker_is_redis:
-            raise ConfigurationError("TASKMILL_BROKER_URL must be a Redis or Valkey: redis://… or rediss://…")
+            raise ConfigurationError("TASKMILL_BROKER_URL must name a Redis or Valkey server: redis://… or rediss://…")
         self._app = app
         self._redis = redis.Redis.from_url(
             settings.broker_url,
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
             health_check_interval=5,
-            # Once more, for a connection that went stale; then the relay has other things to do than to wait.
+            # One retry, for a connection that went stale. The relay must not wait longer.
             retry=Retry(NoBackoff(), 1),
         )
         self._templates: dict[tuple[str, str], str] = {}
 
-    def ring(self, queue: str, due: Sequence[tuple[str, str]]) -> None:
-        """Publish (task id, kind) in their order, in one command. Raises one of `BROKER_ERRORS`.
+    def publish(self, queue: str, tasks: Sequence[tuple[str, str]]) -> None:
+        """Publish tasks, each as (id, kind), in their order and by one command. Raises one of `BROKER_ERRORS`.
 
         Tasks of one kind that is declared short may share a message.
         """
-        self._redis.lpush(queue, *self._messages(queue, due))
+        self._redis.lpush(queue, *self._messages(queue, tasks))
 
-    def _messages(self, queue: str, due: Sequence[tuple[str, str]]) -> Iterable[str]:
-        together = max(1, min(MAX_IDS_IN_A_MESSAGE, len(due) // LEAST_MESSAGES_IN_A_RING))
+    def _messages(self, queue: str, tasks: Sequence[tuple[str, str]]) -> Iterable[str]:
+        together = max(1, min(MAX_IDS_IN_A_MESSAGE, len(tasks) // LEAST_MESSAGES))
         group: list[str] = []
         group_kind = ""
-        for task_id, kind in due:
+        for task_id, kind in tasks:
             if group and (kind != group_kind or len(group) >= together or not _is_short(kind)):
                 yield self._message(queue, group_kind, group)
                 group = []
@@ -72,7 +73,7 @@ class Doorbell:
         return template.replace(_ID, task_ids[0]).replace(_IDS, json.dumps(task_ids))
 
     def _make_template(self, queue: str, kind: str) -> str:
-        """Let Celery make the message once, and kombu's form for Redis be put around it."""
+        """Return a message of this kind with marks for the ids: Celery's message in kombu's envelope for Redis."""
         task = self._app.amqp.as_task_v2(_ID, kind, args=(), kwargs={}, ignore_result=True)
         headers = {**task.headers, "ids": _IDS.strip('"'), "origin": "relay"}
         body = base64.b64encode(json.dumps(task.body).encode()).decode()
@@ -94,37 +95,29 @@ class Doorbell:
         )
 
     def ping(self) -> None:
-        """Ask whether the broker answers. Raises one of `BROKER_ERRORS` when it does not."""
+        """Raise one of `BROKER_ERRORS` unless the broker answers."""
         self._redis.ping()
 
     def depth(self, queue: str) -> int:
-        """Give how many messages lie in a queue."""
+        """Return how many messages are in a queue."""
         return self._redis.llen(queue)
 
-    def find_oldest(self, queue: str) -> UUID | None:
-        """Give the first task of the message that will be received next, if there is one that can be read."""
-        message = self._redis.lindex(queue, -1)
-        try:
-            headers = json.loads(message or "")["headers"]
-            return UUID((headers.get("ids") or [headers["id"]])[0])
-        except (ValueError, TypeError, LookupError, AttributeError):
-            return None
-
     def has_forgotten(self) -> bool:
-        """Whether the broker may have lost messages since `remember`: it was flushed, restarted, or replaced."""
+        """Return whether the broker may have lost messages since `remember`: it was flushed, restarted or replaced."""
         return self._redis.get(MARKER_KEY) != self._run_id()
 
     def remember(self) -> None:
-        """Leave a mark in the broker that is lost with its messages."""
+        """Set a mark in the broker that is lost together with its messages."""
         self._redis.set(MARKER_KEY, self._run_id())
 
     def _run_id(self) -> bytes:
         information: dict[str, Any] = self._redis.info("server")
         return str(information["run_id"]).encode()
 
-    def publish(self, channel: str, message: bytes) -> None:
-        """Publish a wake-up."""
-        self._redis.publish(channel, message)
+    def wake_waiters(self, task_ids: Sequence[UUID]) -> None:
+        """Publish a wake-up for the requests that wait for one of these tasks. Raises one of `BROKER_ERRORS`."""
+        if task_ids:
+            self._redis.publish(WAKEUP_CHANNEL, write_ids(task_ids))
 
     def close(self) -> None:
         """Close the connections."""

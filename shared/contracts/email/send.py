@@ -233,6 +233,7 @@ KIND = Kind(
     max_attempts=8,
     timeout_seconds=300,
     retry=RetryPolicy(first_seconds=30.0),
+    deliveries="email",
     errors={
         "mail-rejected": "The mail server accepted the message for none of its recipients.",
         "mail-deferred": "The mail server asked to try again later for some recipients. The task retries.",

@@ -23,6 +23,7 @@ from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.settings import Settings
 from shared.storage.object_store import new_object_key
+from tests.claims import claim_tasks
 
 MAX_UPLOAD = 8 << 20
 DATA = Path(__file__).parents[2] / "data"
@@ -681,7 +682,7 @@ def test_a_task_submitted_while_its_file_is_deleted_either_holds_it_or_is_refuse
 
 def finish_with_artifact(database: psycopg.Connection[Any], task_id: str, settings: Settings) -> tuple[str, Path]:
     """Run a task as a worker would; give the id and the object of the artifact it made."""
-    database.execute(hot_tasks.CLAIM, {"ids": [task_id], "claims": [7], "lease": 60})  # type: ignore[arg-type]
+    claim_tasks(database, [task_id], claims=[7])
     artifact_id, key = str(new_id()), new_object_key()
     path = Path(settings.storage_url.removeprefix("file://")) / key
     path.parent.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from shared.contracts.catalog import list_kinds
 from shared.database.connections import hot_connection_arguments
 from shared.identifiers import new_id
 from shared.queries import files as file_queries
-from shared.queries import hot_tasks, submissions
+from shared.queries import hot_tasks, publishing, submissions
 from shared.queries import relay as relay_queries
 from shared.queries import tasks as task_queries
 from shared.queries.batches import LIST_BATCH
@@ -29,12 +29,13 @@ from shared.tasks.submission import make_task, submission_document
 OWNER = UUID(int=7)
 BIG = {"tasks", "task_payloads", "task_events", "task_files", "files", "email_intents", "email_receipts"}
 LIVE_INDEXES = {
-    "RELEASE": {"ix_tasks_due", "ix_tasks_rung"},
+    "MARK_PUBLISHED": {"ix_tasks_due", "ix_tasks_published"},
     "LIST_DUE_QUEUES": {"ix_tasks_due"},
     "PROMOTE": {"ix_tasks_waiting"},
     "SWEEP": {"ix_tasks_leases"},
     "EXPIRE": {"ix_tasks_expiring"},
-    "RERING": {"ix_tasks_rung"},
+    "UNMARK_UNCLAIMED": {"ix_tasks_published"},
+    "UNMARK_NEXT": {"ix_tasks_published"},
 }
 """By statement, the indexes of live rows only that it may read from the beginning: it asks for what is live."""
 
@@ -85,15 +86,23 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
     ending = {"id": one, "claim": 5, "status": "succeeded", "result": {}, "artifacts": [artifact]}
     finish = {"document": orjson.dumps([ending]).decode()}
     chore = {"limit": 1000}
+    claim = {
+        "queues": ["files"],
+        "counts": [3],
+        "kinds": ["platform.ping"],
+        "claims": [10**6] * 3,
+        "lease": 15.0,
+        "worker": "w",
+    }
     return {
         "SUBMIT": (hot_tasks.SUBMIT, submit()),
         "SUBMIT_KEYED": (hot_tasks.SUBMIT_KEYED, submit()),
         "READ": (hot_tasks.READ, {"ids": ids, "organizations": "{NULL}"}),
         "READ_VERSIONS": (hot_tasks.READ_VERSIONS, {"ids": ids, "organizations": "{NULL}"}),
         "READ_CHANGES": (hot_tasks.READ_CHANGES, {"ids": ids, "versions": "{1}"}),
-        "RELEASE": (hot_tasks.RELEASE, {"queue": "files", "window": 1000, "after": str(OWNER)}),
-        "LIST_DUE_QUEUES": (hot_tasks.LIST_DUE_QUEUES, {"queues": "{files,email,reports,maintenance}"}),
-        "CLAIM": (hot_tasks.CLAIM, {"ids": ids, "claims": claims, "lease": 15.0}),
+        "MARK_PUBLISHED": (publishing.MARK_PUBLISHED, {"queue": "files", "window": 1000}),
+        "LIST_DUE_QUEUES": (publishing.LIST_DUE_QUEUES, {"queues": "{files,email,reports,maintenance}"}),
+        "CLAIM": (hot_tasks.CLAIM, claim),
         "RENEW": (hot_tasks.RENEW, {"ids": ids, "claims": claims, "lease": 15.0}),
         "HOLD_CLAIM": (hot_tasks.HOLD_CLAIM, {"id": one, "claim": 5}),
         "REPORT_PROGRESS": (hot_tasks.REPORT_PROGRESS, {"id": one, "claim": 5, "percent": 4, "message": "m"}),
@@ -105,8 +114,9 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
         "PROMOTE": (relay_queries.PROMOTE, chore),
         "SWEEP": (relay_queries.SWEEP, chore),
         "EXPIRE": (relay_queries.EXPIRE, chore),
-        "RERING": (relay_queries.RERING, {"queue": "files", "seconds": 15.0, "oldest": one, "limit": 1000}),
-        "UNRING": (relay_queries.UNRING, {"ids": ids}),
+        "UNMARK_UNCLAIMED": (publishing.UNMARK_UNCLAIMED, {"queue": "files", "seconds": 15.0, "limit": 1000}),
+        "UNMARK_NEXT": (publishing.UNMARK_NEXT, {"queue": "files", "tasks": 5}),
+        "UNMARK": (publishing.UNMARK, {"ids": ids}),
         "INSERT_UPLOAD": (
             file_queries.INSERT_UPLOAD,
             {
@@ -258,7 +268,10 @@ def _explain_once(connection: psycopg.Connection[Any], statement: Any, parameter
 def test_what_is_queued_is_counted_without_a_look_at_what_is_done(ordinary: psycopg.Connection[Any]) -> None:
     plan = _explain_once(ordinary, task_queries.COUNT_QUEUED)
 
-    assert {node["Index Name"] for node in _nodes(plan) if "Index Name" in node} == {"ix_tasks_due", "ix_tasks_rung"}
+    assert {node["Index Name"] for node in _nodes(plan) if "Index Name" in node} == {
+        "ix_tasks_due",
+        "ix_tasks_published",
+    }
     assert [node for node in _nodes(plan) if node["Node Type"] == "Seq Scan"] == []
 
 
@@ -281,7 +294,7 @@ BACKLOG = 20_000
 WINDOW = 100
 
 
-@pytest.mark.parametrize("name", ["LIST_DUE_QUEUES", "RELEASE"])
+@pytest.mark.parametrize("name", ["LIST_DUE_QUEUES", "MARK_PUBLISHED"])
 def test_what_the_relay_asks_again_and_again_costs_no_more_with_a_long_backlog(postgres_server: Any, name: str) -> None:
     statement, parameters = _statements()[name]
     if "window" in parameters:

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from shared.identifiers import new_id
 from shared.queries import files as file_queries
-from shared.queries import hot_tasks, submissions
+from shared.queries import hot_tasks, publishing, submissions
 from shared.queries import relay as relay_queries
 from shared.queries import schedules as schedule_queries
 from shared.queries import tasks as task_queries
@@ -151,7 +151,6 @@ def test_only_a_finished_task_may_be_deleted(database: Connection, status: TaskS
         (TaskStatus.QUEUED, "attempt = -1", "attempt_within_max"),
         (TaskStatus.QUEUED, "max_attempts = 0, attempt = 0", "max_attempts"),
         (TaskStatus.QUEUED, "progress_percent = 101", "progress_percent"),
-        (TaskStatus.QUEUED, "queue = 'other'", "known_queue"),
         (TaskStatus.QUEUED, "status = 'other'", "known_status"),
     ],
 )
@@ -175,6 +174,7 @@ CHANGED = {
     "integer": "2",
     "bigint": "4710",
     "timestamp with time zone": "'2020-01-01'",
+    "double precision": "2.5",
     "ARRAY": "'{other}'",
     "jsonb": "'{\"a\": 1}'",
 }
@@ -252,12 +252,20 @@ def _parameters(task_id: UUID, claim: int) -> dict[str, dict[str, Any]]:
         "FINISH_ANY": _finish(task_id, claim),
         "CANCEL": {"ids": [task_id]},
         "SWEEP": {"limit": 10_000},
-        "CLAIM": {"ids": ids, "claims": "{9}", "lease": 5.0},
-        "RELEASE": {"queue": "files", "window": 10, "after": None},
+        "CLAIM": {
+            "queues": ["files"],
+            "counts": [5],
+            "kinds": ["platform.ping"],
+            "claims": [9] * 5,
+            "lease": 5.0,
+            "worker": "w",
+        },
+        "MARK_PUBLISHED": {"queue": "files", "window": 10},
         "PROMOTE": {"limit": 10},
         "EXPIRE": {"limit": 10},
-        "RERING": {"queue": "files", "seconds": 0.0, "limit": 10, "oldest": None},
-        "UNRING": {"ids": [task_id]},
+        "UNMARK_UNCLAIMED": {"queue": "files", "seconds": 0.0, "limit": 10},
+        "UNMARK_NEXT": {"queue": "files", "tasks": 10},
+        "UNMARK": {"ids": [task_id]},
         "RETRY": {"id": task_id, "kind_attempts": 3},
     }
 
@@ -265,9 +273,9 @@ def _parameters(task_id: UUID, claim: int) -> dict[str, dict[str, Any]]:
 def _statements_that_update_tasks() -> dict[str, str]:
     return {
         name: value
-        for module in (hot_tasks, task_queries, relay_queries, submissions, schedule_queries, file_queries)
+        for module in (hot_tasks, publishing, task_queries, relay_queries, submissions, schedule_queries, file_queries)
         for name, value in inspect.getmembers(module)
-        if isinstance(value, str) and "UPDATE tasks" in value
+        if not name.startswith("_") and isinstance(value, str) and "UPDATE tasks" in value
     }
 
 

@@ -1,40 +1,53 @@
-"""A claimer takes as much as there is room for, and keeps nothing from other workers."""
+"""A claimer takes the next tasks of its queues, as many as there is room for, and keeps nothing from other workers."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 
 from shared.queries import hot_tasks
 from shared.settings import Settings
+from tests.conftest import Eventually
+from tests.workers.conftest import Tasks
 from workers.engine import claiming
+from workers.engine.attempt import ClaimedTask
 from workers.engine.claiming import Claimer
+
+ONE, OTHER = UUID(int=1), UUID(int=2)
 
 
 class Claims:
-    """A claimer, and what it started."""
+    """A claimer, and the tasks that it started."""
 
-    def __init__(self, settings: Settings, slots: int) -> None:
-        self.started: list[Any] = []
-        self.claimer = Claimer(settings, slots, lambda task, request: self.started.append((task.id, request)))
+    def __init__(self, settings: Settings, slots: int, queues: list[str]) -> None:
+        self.started: list[ClaimedTask] = []
+        self.claimer = Claimer(settings, "a worker", queues, slots, self.started.append)
         self.claimer.start()
 
-    def offer(self, ids: list[Any]) -> None:
-        for task_id in ids:
-            self.claimer.offer(task_id, f"request of {task_id}")
+    def announce(self, tasks: int, queue: str = "files") -> None:
+        self.claimer.announce(queue, tasks)
+
+    def has_started(self, tasks: int) -> bool:
+        return len(self.started) == tasks
+
+    @property
+    def ids(self) -> list[UUID]:
+        return [task.id for task in self.started]
+
+
+MakeClaims = Callable[..., Claims]
 
 
 @pytest.fixture
-def make_claims(settings: Settings) -> Iterator[Callable[[int], Claims]]:
+def make_claims(settings: Settings) -> Iterator[MakeClaims]:
     made: list[Claims] = []
 
-    def make(slots: int) -> Claims:
-        made.append(Claims(settings, slots))
+    def make(slots: int, queues: list[str] | None = None) -> Claims:
+        made.append(Claims(settings, slots, queues or ["files"]))
         return made[-1]
 
     yield make
@@ -42,118 +55,174 @@ def make_claims(settings: Settings) -> Iterator[Callable[[int], Claims]]:
         claims.claimer.stop()
 
 
-def test_no_more_is_claimed_than_there_are_slots(
-    tasks: Any, make_claims: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+def test_tasks_are_claimed_by_turn_and_no_more_than_there_are_slots(
+    tasks: Tasks, make_claims: MakeClaims, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What finds no room is given back after half a second, and is wanted no more.
+    # Announcements that find no room are given up after half a second.
     monkeypatch.setattr(claiming, "PATIENCE_SECONDS", 600.0)
     claims, ids = make_claims(2), tasks.submit(count=5)
+    tasks.publish(ids[:3], turn=7)
+    tasks.publish(ids[3:], turn=4)
 
-    claims.offer(ids)
-    eventually(lambda: len(claims.started) == 2)
-    time.sleep(0.2)
+    claims.announce(5)
+    eventually(lambda: claims.has_started(2))
 
-    assert claims.started == [(task_id, f"request of {task_id}") for task_id in ids[:2]]
+    assert claims.ids == ids[3:]
     assert tasks.count("running") == 2
     assert not claims.claimer.wants_more()
 
 
-def test_room_that_is_made_is_filled(tasks: Any, make_claims: Any, eventually: Any) -> None:
-    claims, ids = make_claims(1), tasks.submit(count=2)
-    claims.offer(ids)
-    eventually(lambda: len(claims.started) == 1)
+def test_a_slot_that_becomes_free_is_filled_by_the_task_that_is_next_then(
+    tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
+) -> None:
+    claims, backlog = make_claims(1), tasks.submit(count=5, owner=ONE)
+    tasks.publish(backlog, turn=10)
+    claims.announce(5)
+    eventually(lambda: claims.has_started(1))
+    late = tasks.submit_one(owner=OTHER)
+    tasks.publish([late], turn=9)
+    claims.announce(1)
 
     claims.claimer.release(1.0)
 
-    eventually(lambda: len(claims.started) == 2)
+    eventually(lambda: claims.has_started(2))
+    assert claims.ids == [backlog[0], late]
 
 
-def test_duplicates_cancelled_expired_and_unknown_ids_are_not_started_and_take_no_room(
-    tasks: Any, make_claims: Any, eventually: Any
+def test_cancelled_expired_unpublished_and_unknown_kinds_of_tasks_are_not_claimed(
+    tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
 ) -> None:
-    cancelled, twice, done, expired = tasks.submit(count=3)[:3] + tasks.submit(ttl=1)
+    cancelled, unknown, published, _ = tasks.submit(count=4)
+    (expired,) = tasks.submit(ttl=3600)
+    tasks.publish([cancelled, unknown, published, expired])
     tasks.cancel(cancelled)
     tasks.connection.execute("UPDATE tasks SET expires_at = now() WHERE id = %s", (expired,))
+    tasks.connection.execute("UPDATE tasks SET kind = 'files.unheard_of' WHERE id = %s", (unknown,))
+    claims = make_claims(4)
+
+    claims.announce(4)
+    eventually(lambda: claims.has_started(1))
+    second = tasks.submit_one()
+    tasks.publish([second])
+    claims.announce(1)
+
+    eventually(lambda: claims.has_started(2))
+    assert claims.ids == [published, second]
+
+
+def test_announcements_of_nothing_take_no_room(tasks: Tasks, make_claims: MakeClaims, eventually: Eventually) -> None:
     claims = make_claims(1)
-    claims.offer([twice])
-    eventually(lambda: len(claims.started) == 1)
-    claims.claimer.release(1.0)
+    for _ in range(100):
+        claims.announce(1000)
+    claims.announce(1, queue="a queue of nobody")
+    eventually(lambda: claims.claimer.wants_more())
 
-    claims.offer([twice, cancelled, expired, uuid4()])
-    claims.offer([done])
+    tasks.publish([tasks.submit_one()])
+    claims.announce(1)
 
-    eventually(lambda: len(claims.started) == 2)
-    assert [task_id for task_id, _ in claims.started] == [twice, done]
-    assert tasks.get(twice).attempt == 1
-    assert tasks.status(expired) == "queued"
+    eventually(lambda: claims.has_started(1))
 
 
-def test_ids_that_find_no_room_soon_are_given_back_for_other_workers(
-    tasks: Any, make_claims: Any, eventually: Any
+def test_a_task_whose_message_was_lost_is_found_after_the_next_one(
+    tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
 ) -> None:
-    busy, idle, ids = make_claims(1), make_claims(4), tasks.submit(count=4)
-    for task_id in ids:
-        tasks.ring(task_id, 0)
+    claims = make_claims(4)
+    tasks.publish(tasks.submit(count=3))
+
+    claims.announce(1)
+
+    eventually(lambda: claims.has_started(3))
+
+
+def test_the_queues_of_a_worker_share_its_slots(tasks: Tasks, make_claims: MakeClaims, eventually: Eventually) -> None:
+    claims = make_claims(4, ["files", "email"])
+    tasks.publish(tasks.submit(count=9))
+    tasks.publish(tasks.submit(count=9, params={"queue": "email"}))
+
+    with claims.claimer._changed:
+        claims.announce(9, "files")
+        claims.announce(9, "email")
+    eventually(lambda: claims.has_started(4))
+
+    assert sorted(task.queue for task in claims.started) == ["email", "email", "files", "files"]
+
+
+def test_announced_tasks_that_find_no_room_soon_are_given_up_for_other_workers(
+    tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
+) -> None:
+    busy, ids = make_claims(1), tasks.submit(count=4)
+    tasks.publish(ids, turn=3)
     tasks.connection.execute(f"LISTEN {hot_tasks.DUE_CHANNEL}")
 
-    busy.offer(ids)
+    busy.announce(4)
     eventually(lambda: all(tasks.get(task_id).rung_at is None for task_id in ids[1:]))
-    heard = list(tasks.connection.notifies(timeout=1, stop_after=1))
-    idle.offer(ids[1:])
 
-    assert heard
-    eventually(lambda: len(idle.started) == 3)
-    assert len(busy.started) == 1
+    (notice,) = tasks.connection.notifies(timeout=1, stop_after=1)
+    assert notice.payload == "files"
+    assert tasks.get(ids[1]).turn == 4
+    assert busy.ids == ids[:1]
 
 
-def test_a_claimer_that_stops_gives_back_what_waits(tasks: Any, make_claims: Any, eventually: Any) -> None:
+def test_a_claimer_that_stops_gives_up_what_was_announced(
+    tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
+) -> None:
     claims, ids = make_claims(1), tasks.submit(count=3)
-    for task_id in ids:
-        tasks.ring(task_id, 0)
-    claims.offer(ids)
-    eventually(lambda: claims.started)
+    tasks.publish(ids)
+    claims.announce(3)
+    eventually(lambda: claims.has_started(1))
 
     claims.claimer.stop()
 
     assert [tasks.get(task_id).rung_at is None for task_id in ids] == [False, True, True]
     assert not claims.claimer.wants_more()
-    claims.offer(tasks.submit(count=1))
+    tasks.publish(ids[1:])
+    claims.announce(1)
     assert tasks.count("running") == 1
 
 
-def test_fast_tasks_are_claimed_ahead_and_slow_ones_are_not(tasks: Any, make_claims: Any, eventually: Any) -> None:
+def test_fast_tasks_are_claimed_ahead_and_slow_ones_are_not(
+    tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
+) -> None:
     claims = make_claims(2)
     for _ in range(100):
         claims.claimer._taken += 1
         claims.claimer.release(0.001)
+    tasks.publish(tasks.submit(count=51))
 
-    claims.offer(tasks.submit(count=50))
-    eventually(lambda: len(claims.started) == 50)
+    claims.announce(50)
+    eventually(lambda: claims.has_started(50))
     claims.claimer.slow_down()
-    claims.offer(tasks.submit(count=1))
+    claims.announce(1)
     time.sleep(0.2)
 
-    assert len(claims.started) == 50
+    assert claims.has_started(50)
 
 
-def test_a_database_that_goes_away_delays_a_claim(tasks: Any, make_claims: Any, eventually: Any) -> None:
-    claims, (first, second) = make_claims(2), tasks.submit(count=2)
-    claims.offer([first])
-    eventually(lambda: claims.started)
+def test_a_database_that_goes_away_delays_a_claim(
+    tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
+) -> None:
+    claims, ids = make_claims(2), tasks.submit(count=2)
+    tasks.publish(ids[:1])
+    claims.announce(1)
+    eventually(lambda: claims.has_started(1))
 
     tasks.connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'taskmill-worker-claim'"
     )
-    claims.offer([second])
+    tasks.publish(ids[1:])
+    claims.announce(1)
 
-    eventually(lambda: len(claims.started) == 2)
+    eventually(lambda: claims.has_started(2))
 
 
-def test_whoever_is_told_that_no_more_is_wanted_hears_when_it_is(tasks: Any, make_claims: Any, eventually: Any) -> None:
+def test_the_consumer_is_told_when_messages_are_wanted_again(
+    tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
+) -> None:
     claims, told = make_claims(1), threading.Event()
     claims.claimer.on_hungry = told.set
-    claims.offer(tasks.submit(count=1))
-    eventually(lambda: claims.started)
+    tasks.publish([tasks.submit_one()])
+    claims.announce(1)
+    eventually(lambda: claims.has_started(1))
     assert not claims.claimer.wants_more()
     assert not told.is_set()
 

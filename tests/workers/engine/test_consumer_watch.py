@@ -232,15 +232,15 @@ from shared.settings import read_settings
 from workers.engine import claiming
 from workers.engine import worker_process
 
-offered = 0
+messages = 0
 
-def lose(self, task_id, request):
-    global offered
-    offered += 1
-    if offered <= 1:
-        offer(self, task_id, request)
+def lose(self, queue, tasks):
+    global messages
+    messages += 1
+    if messages <= 1:
+        announce(self, queue, tasks)
 
-offer, claiming.Claimer.offer = claiming.Claimer.offer, lose
+announce, claiming.Claimer.announce = claiming.Claimer.announce, lose
 worker_process.run_worker(read_settings(), ["files"], 2)
 """
 """Takes the first message as it should, and every other one from the broker into nowhere, as a dead socket does."""

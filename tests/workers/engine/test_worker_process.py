@@ -10,10 +10,11 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid4
+from typing import Any, Protocol
+from uuid import UUID
 
 import pytest
 import redis
@@ -23,7 +24,8 @@ from cli.local_stack.postgres import PostgresServer
 from shared.database.schema_migrations import migrate
 from shared.errors import ConfigurationError
 from shared.settings import Settings
-from tests.conftest import PATIENCE_SECONDS
+from tests.conftest import PATIENCE_SECONDS, Eventually, Parts
+from tests.workers.conftest import Bench, Tasks
 from workers.celery_app import make_celery_app
 from workers.engine.worker_process import ScratchFolder, WorkerProcess
 from workers.relay.doorbell import Doorbell
@@ -46,7 +48,7 @@ worker_process.run_worker(read_settings(), ["files"], {slots})
 
 
 @pytest.fixture(autouse=True)
-def end_parts_at_once(parts: Any) -> Iterator[None]:
+def end_parts_at_once(parts: Parts) -> Iterator[None]:
     """An orderly stop is a second of its own, and is looked at where it is meant."""
     yield
     for process in parts.processes:
@@ -55,22 +57,29 @@ def end_parts_at_once(parts: Any) -> Iterator[None]:
 
 
 @pytest.fixture
-def patient_parts(parts: Any) -> Any:
+def patient_parts(parts: Parts) -> Any:
     """Parts whose lease no busy machine loses, where a lost one would break what the test looks at."""
     parts.settings = parts.settings.model_copy(update={"lease_seconds": 30})
     return parts
 
 
+class Publish(Protocol):
+    """The fixture `publish`."""
+
+    def __call__(self, ids: list[UUID], queue: str = "files", kind: str = "platform.ping") -> None:
+        """Mark tasks as published, and send a message for each, as the relay does."""
+
+
 @pytest.fixture
-def ring(settings: Settings) -> Iterator[Callable[..., None]]:
-    """Publish bells by hand, as the relay does."""
+def publish(settings: Settings, tasks: Tasks) -> Iterator[Publish]:
     doorbell = Doorbell(settings, make_celery_app(settings))
 
-    def ring(ids: list[UUID], queue: str = "files", kind: str = "platform.ping") -> None:
+    def publish(ids: list[UUID], queue: str = "files", kind: str = "platform.ping") -> None:
+        tasks.publish(ids)
         for task_id in ids:
-            doorbell.ring(queue, [(str(task_id), kind)])
+            doorbell.publish(queue, [(str(task_id), kind)])
 
-    yield ring
+    yield publish
     doorbell.close()
 
 
@@ -90,36 +99,27 @@ def _folders(settings: Settings) -> list[Path]:
     return list(settings.scratch_dir.glob("worker-*/*-*"))
 
 
-def test_a_bell_that_is_rung_five_times_is_answered_once(tasks: Any, parts: Any, ring: Any, eventually: Any) -> None:
-    # An id that waits for half a second is given back, and here no relay would ring it again.
+def test_a_task_that_is_published_five_times_runs_once(
+    tasks: Tasks, parts: Parts, publish: Publish, eventually: Eventually
+) -> None:
+    # Announcements that wait for half a second are given up, and here no relay would publish the tasks again.
     parts.start_script(PATIENT_WORKER.format(slots=4))
     ids = tasks.submit(count=20)
 
     for _ in range(5):
-        ring(ids)
+        publish(ids)
 
     eventually(lambda: tasks.all_done(ids))
-    time.sleep(0.5)
+    proof = tasks.submit(count=1)
+    publish(proof)
+    eventually(lambda: tasks.all_done(proof))
     assert {tuple(tasks.history(task_id)) for task_id in ids} == {("queued", "running", "succeeded")}
     assert {tasks.get(task_id).attempt for task_id in ids} == {1}
 
 
-def test_what_is_cancelled_or_expired_is_not_started(tasks: Any, parts: Any, ring: Any, eventually: Any) -> None:
-    parts.start_worker()
-    (cancelled,), expired, last = tasks.submit(count=1), tasks.submit_one(ttl=5), tasks.submit_one()
-    tasks.cancel(cancelled)
-    tasks.connection.execute("UPDATE tasks SET expires_at = now() WHERE id = %s", (expired,))
-
-    ring([cancelled, expired, uuid4(), last])
-
-    eventually(lambda: tasks.status(last) == "succeeded")
-    assert tasks.history(cancelled) == ["queued", "cancelled"]
-    assert tasks.history(expired) == ["queued"]
-
-
-def _garbage(settings: Settings, ring: Callable[..., None], task_id: UUID) -> dict[str, bytes | str]:
+def _garbage(settings: Settings, publish: Publish, task_id: UUID) -> dict[str, bytes | str]:
     """Messages that are wrong in one way each."""
-    ring([task_id], queue="reports")
+    publish([task_id], queue="reports")
     good = _take_message(settings, "reports")
 
     def with_headers(**changes: Any) -> str:
@@ -148,45 +148,46 @@ def _garbage(settings: Settings, ring: Callable[..., None], task_id: UUID) -> di
 
 
 def test_a_message_of_any_form_does_not_end_a_worker(
-    tasks: Any, parts: Any, ring: Any, settings: Settings, eventually: Any
+    tasks: Tasks, parts: Parts, publish: Publish, settings: Settings, eventually: Eventually
 ) -> None:
     unheard_of, *_ = tasks.submit(count=1)
     worker = parts.start_worker(concurrency=1)
 
-    for name, message in _garbage(settings, ring, unheard_of).items():
+    for name, message in _garbage(settings, publish, unheard_of).items():
         _push(settings, message)
         proof = tasks.submit(count=1)
-        ring(proof)
+        publish(proof)
         eventually(lambda: tasks.all_done(proof) or worker.poll() is not None)  # noqa: B023
         assert worker.poll() is None, f"after {name}: {parts.logs()[-3000:]}"
 
 
-def test_a_message_of_an_unknown_kind_leaves_its_task_queued(
-    tasks: Any, parts: Any, ring: Any, eventually: Any
+def test_a_task_of_a_kind_that_a_worker_does_not_know_stays_queued(
+    tasks: Tasks, parts: Parts, publish: Publish, eventually: Eventually
 ) -> None:
-    parts.start_worker()
+    worker = parts.start_worker()
     task_id, proof = tasks.submit_one(), tasks.submit_one()
     tasks.connection.execute("UPDATE tasks SET kind = 'files.unheard_of' WHERE id = %s", (task_id,))
 
-    ring([task_id], kind="files.unheard_of")
-    ring([proof])
+    publish([task_id], kind="files.unheard_of")
+    publish([proof])
 
     eventually(lambda: tasks.status(proof) == "succeeded")
-    assert tasks.status(task_id) == "queued"
+    assert tasks.history(task_id) == ["queued"]
+    assert worker.poll() is None
 
 
 def test_celerys_revoke_neither_stops_a_task_nor_harms_the_worker(
-    tasks: Any, parts: Any, ring: Any, settings: Settings, eventually: Any
+    tasks: Tasks, parts: Parts, publish: Publish, settings: Settings, eventually: Eventually
 ) -> None:
     parts.start_worker()
     first, revoked, last = tasks.submit(count=3)
-    ring([first])
+    publish([first])
     eventually(lambda: tasks.status(first) == "succeeded")
     app = make_celery_app(settings)
     app.control.revoke(str(revoked))
     time.sleep(0.5)
 
-    ring([revoked, last])
+    publish([revoked, last])
 
     eventually(lambda: tasks.all_done([revoked, last]))
     assert tasks.statuses([revoked, last]) == {"succeeded"}
@@ -194,7 +195,7 @@ def test_celerys_revoke_neither_stops_a_task_nor_harms_the_worker(
 
 
 def test_remote_control_answers_and_events_bear_ids_and_no_data(
-    tasks: Any, parts: Any, ring: Any, settings: Settings, eventually: Any
+    tasks: Tasks, parts: Parts, publish: Publish, settings: Settings, eventually: Eventually
 ) -> None:
     parts.start_worker("files", concurrency=3)
     app = make_celery_app(settings)
@@ -204,7 +205,7 @@ def test_remote_control_answers_and_events_bear_ids_and_no_data(
     long, short = tasks.submit_one(params={"sleep_ms": 20_000, "echo": "a secret"}), tasks.submit_one()
     with app.connection() as connection:
         receiver = app.events.Receiver(connection, handlers={"*": seen.append})
-        threading.Timer(0.5, ring, ([long, short],)).start()
+        threading.Timer(0.5, publish, ([long, short],)).start()
         for _ in receiver.itercapture(limit=None, timeout=PATIENCE_SECONDS, wakeup=False):
             if any(event["type"] == "task-succeeded" for event in seen):
                 break
@@ -222,13 +223,15 @@ def test_remote_control_answers_and_events_bear_ids_and_no_data(
     assert "secret" not in str(active)
 
 
-def _span_seconds(tasks: Any, ids: list[UUID]) -> float:
+def _span_seconds(tasks: Tasks, ids: list[UUID]) -> float:
     """From the first start to the last end of these tasks, by the database's clock."""
     statement = "SELECT extract(epoch FROM max(finished_at) - min(started_at)) AS s FROM tasks WHERE id = ANY(%s)"
     return float(tasks.connection.execute(statement, (ids,)).fetchone().s)
 
 
-def test_as_many_attempts_run_at_once_as_there_are_slots(tasks: Any, engine_room: Any, eventually: Any) -> None:
+def test_as_many_attempts_run_at_once_as_there_are_slots(
+    tasks: Tasks, engine_room: Any, eventually: Eventually
+) -> None:
     ids = tasks.submit(count=4, params={"sleep_ms": 1000})
 
     eventually(lambda: tasks.count("running") == 2)
@@ -238,7 +241,7 @@ def test_as_many_attempts_run_at_once_as_there_are_slots(tasks: Any, engine_room
     assert _span_seconds(tasks, ids) > 1.9
 
 
-def test_the_slots_of_two_workers_are_filled_alike(tasks: Any, patient_parts: Any, eventually: Any) -> None:
+def test_the_slots_of_two_workers_are_filled_alike(tasks: Tasks, patient_parts: Parts, eventually: Eventually) -> None:
     parts = patient_parts
     parts.start("relay")
     parts.start_worker("files", concurrency=2)
@@ -254,7 +257,7 @@ def test_the_slots_of_two_workers_are_filled_alike(tasks: Any, patient_parts: An
     assert _span_seconds(tasks, ids) < 8
 
 
-def test_no_more_tasks_are_held_than_run(tasks: Any, patient_parts: Any, eventually: Any) -> None:
+def test_no_more_tasks_are_held_than_run(tasks: Tasks, patient_parts: Parts, eventually: Eventually) -> None:
     parts = patient_parts
     parts.start("relay")
     parts.start_worker("files", concurrency=2)
@@ -271,7 +274,9 @@ def test_no_more_tasks_are_held_than_run(tasks: Any, patient_parts: Any, eventua
     assert tasks.statuses(ids) == {"running", "queued"}
 
 
-def test_a_long_task_keeps_no_bell_from_an_idle_worker(tasks: Any, patient_parts: Any, eventually: Any) -> None:
+def test_a_long_task_keeps_no_bell_from_an_idle_worker(
+    tasks: Tasks, patient_parts: Parts, eventually: Eventually
+) -> None:
     parts = patient_parts
     parts.start("relay")
     busy = parts.start_worker("files", concurrency=1)
@@ -287,7 +292,23 @@ def test_a_long_task_keeps_no_bell_from_an_idle_worker(tasks: Any, patient_parts
     busy.send_signal(signal.SIGKILL)
 
 
-def test_higher_priority_is_started_sooner(tasks: Any, parts: Any, eventually: Any) -> None:
+def test_another_callers_task_starts_before_the_rest_of_a_backlog(
+    tasks: Tasks, patient_parts: Parts, eventually: Eventually
+) -> None:
+    params = {"sleep_ms": 1000, "queue": "reports"}
+    patient_parts.start("relay")
+    patient_parts.start_worker("reports", concurrency=2)
+    backlog = tasks.submit(count=6, params=params, owner=uuid.uuid4())
+    eventually(lambda: tasks.count("running") == 2)
+
+    other = tasks.submit_one(params={"queue": "reports"}, owner=uuid.uuid4())
+    eventually(lambda: tasks.status(other) == "succeeded")
+    eventually(lambda: tasks.get(backlog[2]).started_at)
+
+    assert tasks.get(other).started_at < tasks.get(backlog[2]).started_at
+
+
+def test_higher_priority_is_started_sooner(tasks: Tasks, parts: Parts, eventually: Eventually) -> None:
     low = tasks.submit(count=6, priority=1, params={"sleep_ms": 50})
     high = tasks.submit(count=6, priority=8, params={"sleep_ms": 50})
     parts.start("relay")
@@ -300,7 +321,9 @@ def test_higher_priority_is_started_sooner(tasks: Any, parts: Any, eventually: A
     assert [row.priority for row in order] == [8] * 6 + [1] * 6
 
 
-def test_a_sleeping_task_is_cancelled_within_two_heartbeats(tasks: Any, engine_room: Any, eventually: Any) -> None:
+def test_a_sleeping_task_is_cancelled_within_two_heartbeats(
+    tasks: Tasks, engine_room: Any, eventually: Eventually
+) -> None:
     task_id = tasks.submit_one(params={"sleep_ms": 60_000})
     eventually(lambda: tasks.status(task_id) == "running")
 
@@ -311,7 +334,7 @@ def test_a_sleeping_task_is_cancelled_within_two_heartbeats(tasks: Any, engine_r
 
 
 def _kill_while_running(
-    tasks: Any, parts: Any, eventually: Any, *, options: dict[str, Any] | None = None
+    tasks: Tasks, parts: Parts, eventually: Eventually, *, options: dict[str, Any] | None = None
 ) -> tuple[UUID, float]:
     parts.settings = parts.settings.model_copy(update={"lease_seconds": LOST_AFTER_SECONDS})
     parts.start("relay")
@@ -325,7 +348,7 @@ def _kill_while_running(
 
 
 def test_an_attempt_whose_worker_is_killed_is_taken_back_within_three_leases(
-    tasks: Any, parts: Any, eventually: Any
+    tasks: Tasks, parts: Parts, eventually: Eventually
 ) -> None:
     task_id, killed_at = _kill_while_running(tasks, parts, eventually)
     eventually(lambda: tasks.status(task_id) != "running")
@@ -338,7 +361,9 @@ def test_an_attempt_whose_worker_is_killed_is_taken_back_within_three_leases(
     assert tasks.history(task_id) == ["queued", "running", "retrying", "queued", "running", "succeeded"]
 
 
-def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(tasks: Any, parts: Any, eventually: Any) -> None:
+def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(
+    tasks: Tasks, parts: Parts, eventually: Eventually
+) -> None:
     parts.settings = parts.settings.model_copy(update={"lease_seconds": LOST_AFTER_SECONDS})
     parts.start("relay")
     frozen = parts.start_worker("files", concurrency=1)
@@ -372,7 +397,7 @@ def _stop(process: Any) -> float:
 
 
 def test_a_worker_that_is_stopped_finishes_short_work_and_hands_long_work_back(
-    tasks: Any, patient_parts: Any, settings: Settings, eventually: Any
+    tasks: Tasks, patient_parts: Parts, settings: Settings, eventually: Eventually
 ) -> None:
     parts = patient_parts
     parts.start("relay")
@@ -395,7 +420,7 @@ def test_a_worker_that_is_stopped_finishes_short_work_and_hands_long_work_back(
 
 
 def test_an_idle_worker_stops_at_once_and_leaves_no_folder(
-    tasks: Any, parts: Any, settings: Settings, eventually: Any
+    tasks: Tasks, parts: Parts, settings: Settings, eventually: Eventually
 ) -> None:
     parts.start("relay")
     worker = parts.start_worker()
@@ -423,7 +448,7 @@ def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresS
 
 
 def test_work_goes_on_when_the_broker_comes_back(
-    tasks: Any, parts: Any, own_broker: BrokerServer, eventually: Any
+    tasks: Tasks, parts: Parts, own_broker: BrokerServer, eventually: Eventually
 ) -> None:
     parts.settings = parts.settings.model_copy(update={"broker_url": own_broker.url})
     parts.start("relay")
@@ -444,7 +469,7 @@ def test_work_goes_on_when_the_broker_comes_back(
 
 
 def test_a_worker_without_a_broker_stops_in_time(
-    tasks: Any, patient_parts: Any, own_broker: BrokerServer, eventually: Any
+    tasks: Tasks, patient_parts: Parts, own_broker: BrokerServer, eventually: Eventually
 ) -> None:
     parts = patient_parts
     parts.settings = parts.settings.model_copy(update={"broker_url": own_broker.url})
@@ -460,7 +485,7 @@ def test_a_worker_without_a_broker_stops_in_time(
 
 
 def test_a_worker_without_a_database_stops_in_time(
-    parts: Any, own_postgres: PostgresServer, connect_tasks: Any, eventually: Any
+    parts: Parts, own_postgres: PostgresServer, connect_tasks: Tasks, eventually: Eventually
 ) -> None:
     # A lease is how long an end is tried to be written, and may be longer than the process has.
     parts.settings = parts.settings.model_copy(update={"database_url": own_postgres.url, "lease_seconds": 60})
@@ -476,7 +501,7 @@ def test_a_worker_without_a_database_stops_in_time(
 
 
 def test_what_ends_while_the_database_restarts_ends_once(
-    parts: Any, own_postgres: PostgresServer, connect_tasks: Any, eventually: Any
+    parts: Parts, own_postgres: PostgresServer, connect_tasks: Tasks, eventually: Eventually
 ) -> None:
     parts.settings = parts.settings.model_copy(update={"database_url": own_postgres.url, "lease_seconds": 6})
     tasks = connect_tasks(parts.settings)
@@ -500,7 +525,7 @@ def test_what_ends_while_the_database_restarts_ends_once(
 
 
 def test_the_folder_of_a_killed_worker_is_removed_and_that_of_a_living_one_is_not(
-    tasks: Any, parts: Any, settings: Settings, ring: Any, eventually: Any
+    tasks: Tasks, parts: Parts, settings: Settings, publish: Publish, eventually: Eventually
 ) -> None:
     root = settings.scratch_dir
     assert root is not None
@@ -514,8 +539,8 @@ def test_the_folder_of_a_killed_worker_is_removed_and_that_of_a_living_one_is_no
     other = parts.start_worker("reports")
 
     proofs = [tasks.submit_one(params={"queue": queue}) for queue in ("files", "reports")]
-    ring(proofs[:1], queue="files")
-    ring(proofs[1:], queue="reports")
+    publish(proofs[:1], queue="files")
+    publish(proofs[1:], queue="reports")
 
     eventually(lambda: tasks.all_done(proofs))
     assert len(list(root.glob("worker-*/lock"))) == 2
@@ -524,7 +549,7 @@ def test_the_folder_of_a_killed_worker_is_removed_and_that_of_a_living_one_is_no
     assert list(root.iterdir()) == []
 
 
-def test_a_poison_task_fails_and_its_neighbours_finish(tasks: Any, parts: Any, eventually: Any) -> None:
+def test_a_poison_task_fails_and_its_neighbours_finish(tasks: Tasks, parts: Parts, eventually: Eventually) -> None:
     parts.start("relay")
     task_id = tasks.submit_one(params={"sleep_ms": 60_000}, max_attempts=2)
     neighbours = tasks.submit(count=5)
@@ -542,7 +567,7 @@ def test_a_poison_task_fails_and_its_neighbours_finish(tasks: Any, parts: Any, e
 
 
 @pytest.mark.parametrize("queues", ["nothing", "files,nothing"])
-def test_a_worker_for_an_unknown_queue_does_not_start(parts: Any, queues: str) -> None:
+def test_a_worker_for_an_unknown_queue_does_not_start(parts: Parts, queues: str) -> None:
     worker = parts.start("worker", "--queues", queues)
 
     assert worker.wait(timeout=PATIENCE_SECONDS) != 0
@@ -550,7 +575,7 @@ def test_a_worker_for_an_unknown_queue_does_not_start(parts: Any, queues: str) -
 
 
 def test_a_worker_tells_what_becomes_of_attempts_under_the_tasks_id(
-    tasks: Any, patient_parts: Any, eventually: Any
+    tasks: Tasks, patient_parts: Parts, eventually: Eventually
 ) -> None:
     patient_parts.start("relay")
     patient_parts.start_worker()
@@ -567,6 +592,7 @@ def test_a_worker_tells_what_becomes_of_attempts_under_the_tasks_id(
 
 STUCK_WORKER = """
 import time
+import uuid
 from shared.settings import read_settings
 from workers.engine import heartbeat
 from workers.engine import worker_process
@@ -584,7 +610,7 @@ worker_process.run_worker(read_settings(), ["files"], 3)
 
 
 def test_a_handler_that_never_asks_costs_its_process_and_the_task_ends(
-    tasks: Any, patient_parts: Any, settings: Settings, eventually: Any
+    tasks: Tasks, patient_parts: Parts, settings: Settings, eventually: Eventually
 ) -> None:
     parts = patient_parts
     parts.start("relay")
@@ -602,22 +628,6 @@ def test_a_handler_that_never_asks_costs_its_process_and_the_task_ends(
     assert list(settings.scratch_dir.iterdir()) == []
 
 
-def test_a_task_of_a_kind_that_came_with_a_later_version_is_handed_back(
-    tasks: Any, parts: Any, ring: Any, eventually: Any
-) -> None:
-    worker = parts.start_worker("files")
-    task_id, proof = tasks.submit_one(), tasks.submit_one()
-    tasks.connection.execute("UPDATE tasks SET kind = 'files.unheard_of' WHERE id = %s", (task_id,))
-
-    # Under the name of a kind that is known, so that it is claimed.
-    ring([task_id, proof])
-
-    eventually(lambda: tasks.status(proof) == "succeeded")
-    eventually(lambda: tasks.history(task_id) == ["queued", "running", "queued"])
-    assert tasks.get(task_id).attempt == 0
-    assert worker.poll() is None
-
-
 def test_a_scratch_folder_that_someone_else_put_there_is_not_used(
     settings: Settings, monkeypatch: Any, tmp_path: Path
 ) -> None:
@@ -630,7 +640,7 @@ def test_a_scratch_folder_that_someone_else_put_there_is_not_used(
 
 
 def test_what_waits_too_long_is_handed_back_while_other_leases_are_renewed(
-    settings: Settings, tasks: Any, bench: Any, eventually: Any
+    settings: Settings, tasks: Tasks, bench: Bench, eventually: Eventually
 ) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
     process = WorkerProcess(settings, ["files"], 1)

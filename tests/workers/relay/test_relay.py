@@ -8,11 +8,14 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 import psycopg
 import pytest
 import redis
@@ -22,23 +25,25 @@ from shared.contracts.catalog import list_kinds
 from shared.database.connections import connect_hot
 from shared.errors import ConfigurationError
 from shared.queries import hot_tasks
-from shared.queries import relay as relay_queries
+from shared.queries.publishing import MARK_PUBLISHED, UNMARK
 from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
-from tests.conftest import PATIENCE_SECONDS
+from tests.conftest import PATIENCE_SECONDS, Eventually, Parts, wait_until_true
+from tests.workers.conftest import Bench, Tasks
 from workers.celery_app import make_celery_app
 from workers.relay import relay as relay_module
+from workers.relay.chores import SWEEPER_LOCK, Chores
 from workers.relay.doorbell import MARKER_KEY, Doorbell
-from workers.relay.relay import SWEEPER_LOCK, Relay
+from workers.relay.relay import Publisher, Relay
 
 
 def _uuid(number: int) -> UUID:
     return UUID(int=number)
 
 
-def _rung(settings: Settings, queue: str = "files") -> list[UUID]:
-    """The ids that lie in the broker, in the order in which they will be received."""
+def _published(settings: Settings, queue: str = "files") -> list[UUID]:
+    """Return the ids in the broker's messages, in the order in which they will be received."""
     with redis.Redis.from_url(settings.broker_url) as client:
         messages: Any = client.lrange(queue, 0, -1)
     found = []
@@ -49,41 +54,44 @@ def _rung(settings: Settings, queue: str = "files") -> list[UUID]:
 
 
 class RunningRelay:
-    """A relay in this process: its loops can be stepped, or run."""
+    """A relay in this process: its parts can be called one by one, or it runs."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.relay = Relay(settings)
+        self.doorbell = Doorbell(settings, make_celery_app(settings))
+        self.relay = Relay(settings, self.doorbell)
+        self.publisher = Publisher(settings, self.doorbell, threading.Event())
+        self.chores = Chores(settings, self.doorbell, threading.Event())
         self.connection = connect_hot(settings, "test-relay")
         self._thread: threading.Thread | None = None
 
-    def release(self, queue: str = "files") -> int:
-        return self.relay._release_queue(self.connection, queue)
+    def publish(self, queue: str = "files") -> int:
+        return self.publisher.publish_due(self.connection, queue)
 
     def do_chores(self) -> None:
-        self.relay._do_chores_once(self.connection)
+        self.chores.do_once(self.connection)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self.relay.run, daemon=True)
         self._thread.start()
-        # Until it has left its mark, a relay takes the broker for one that has forgotten, and rings everything once more.
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        # Until a relay has set its mark, it believes that the broker has lost its content, and republishes everything once.
         with redis.Redis.from_url(self.settings.broker_url) as client:
-            while not client.exists(MARKER_KEY):
-                assert time.monotonic() < deadline, "the relay left no mark"
-                time.sleep(0.02)
+            wait_until_true(lambda: client.exists(MARKER_KEY))
 
     def stop(self) -> None:
         self.relay.stop()
         if self._thread:
             self._thread.join(timeout=PATIENCE_SECONDS)
             assert not self._thread.is_alive(), "the relay did not stop"
-        self.relay._doorbell.close()
+        self.doorbell.close()
         self.connection.close()
 
 
+MakeRelay = Callable[..., RunningRelay]
+
+
 @pytest.fixture
-def make_relay(settings: Settings) -> Iterator[Callable[..., RunningRelay]]:
+def make_relay(settings: Settings) -> Iterator[MakeRelay]:
     made: list[RunningRelay] = []
 
     def make(**changes: Any) -> RunningRelay:
@@ -102,63 +110,197 @@ def own_broker(tmp_path: Path) -> Iterator[BrokerServer]:
         yield server
 
 
-def test_callers_are_released_in_turn_and_one_callers_tasks_by_priority_then_age(
-    tasks: Any, make_relay: Any, settings: Settings
+def _publish_and_list_by_turn(tasks: Tasks, relay: RunningRelay) -> list[UUID]:
+    """Publish what is due; return the ids of the published tasks in the order in which they would be claimed."""
+    relay.publish()
+    rows = tasks.connection.execute(
+        "SELECT id FROM tasks WHERE status = 'queued' AND rung_at IS NOT NULL ORDER BY turn NULLS FIRST, id"
+    )
+    return [row.id for row in rows]
+
+
+def _claim_next(tasks: Tasks, count: int) -> list[UUID]:
+    """Claim the tasks of `files` that are next, as a worker with so many free slots does."""
+    parameters = {
+        "queues": ["files"],
+        "counts": [count],
+        "kinds": ["platform.ping"],
+        "claims": list(range(1, count + 1)),
+        "lease": 60,
+        "worker": "a test",
+    }
+    return [row.id for row in tasks.connection.execute(hot_tasks.CLAIM, parameters)]
+
+
+def _owners(tasks: Tasks, ids: list[UUID]) -> list[int]:
+    return [tasks.get(task_id).owner_id.int for task_id in ids]
+
+
+def test_callers_are_published_in_turn_and_one_callers_tasks_by_priority_then_age(
+    tasks: Tasks, make_relay: MakeRelay, settings: Settings
 ) -> None:
     many, few = _uuid(1), _uuid(2)
     low, high = tasks.submit(owner=many, count=3), tasks.submit(owner=many, priority=9, count=2)
     others = tasks.submit(owner=few, count=2)
 
-    assert make_relay().release() == 7
+    order = _publish_and_list_by_turn(tasks, make_relay())
 
-    rung = _rung(settings)
-    assert [task_id for task_id in rung if task_id not in others] == sorted(high) + sorted(low)
-    assert {rung[0], rung[1]} == {sorted(high)[0], sorted(others)[0]}
-    assert {rung[2], rung[3]} == {sorted(high)[1], sorted(others)[1]}
+    assert [task_id for task_id in order if task_id not in others] == high + low
+    assert {order[0], order[1]} == {high[0], others[0]}
+    assert {order[2], order[3]} == {high[1], others[1]}
+    assert _published(settings) == order
 
 
-def test_where_there_is_room_for_one_it_is_not_always_the_same_callers(tasks: Any, make_relay: Any, bench: Any) -> None:
+def test_three_callers_are_claimed_in_turn(tasks: Tasks, make_relay: MakeRelay) -> None:
     for number in (1, 2, 3):
         tasks.submit(owner=_uuid(number), count=4)
-    relay = make_relay(window=1)
-    owners = []
 
-    for _ in range(9):
-        assert relay.release() == 1
-        row = tasks.connection.execute("SELECT id, owner_id FROM tasks WHERE rung_at IS NOT NULL").fetchone()
-        owners.append(row.owner_id.int)
-        bench.claim(row.id)
-        tasks.connection.execute("UPDATE tasks SET rung_at = NULL, named_claim = claim WHERE id = %s", (row.id,))
+    order = _publish_and_list_by_turn(tasks, make_relay())
 
-    assert owners == [1, 2, 3] * 3
+    owners = _owners(tasks, order)
+    assert [sorted(owners[place : place + 3]) for place in range(0, 12, 3)] == [[1, 2, 3]] * 4
 
 
-def test_no_more_than_a_window_is_published_and_not_claimed(
-    tasks: Any, bench: Any, make_relay: Any, settings: Settings
+def test_a_caller_who_comes_to_a_window_full_of_anothers_tasks_is_next(tasks: Tasks, make_relay: MakeRelay) -> None:
+    backlog = tasks.submit(owner=_uuid(1), count=20)
+    relay = make_relay(window=10)
+    assert relay.publish() == 10
+    assert _claim_next(tasks, 2) == backlog[:2]
+    assert relay.publish() == 2
+
+    late = tasks.submit(owner=_uuid(2), count=5)
+    assert relay.publish() == 1
+
+    assert _claim_next(tasks, 1) == late[:1]
+
+
+def test_callers_alternate_although_one_had_the_whole_window(tasks: Tasks, make_relay: MakeRelay) -> None:
+    tasks.submit(owner=_uuid(1), count=100)
+    relay = make_relay(window=20)
+    relay.publish()
+    tasks.submit(owner=_uuid(2), count=100)
+    claimed = []
+
+    for _ in range(20):
+        relay.publish()
+        claimed += _claim_next(tasks, 2)
+
+    owners = _owners(tasks, claimed)
+    assert all(owners[:place].count(2) >= place // 2 - 1 for place in range(40))
+    assert owners.count(2) <= 21
+
+
+def test_a_caller_with_one_task_at_a_time_does_not_starve_a_backlog(tasks: Tasks, make_relay: MakeRelay) -> None:
+    tasks.submit(owner=_uuid(1), count=20)
+    relay = make_relay()
+    claimed = []
+
+    for _ in range(10):
+        tasks.submit_one(owner=_uuid(2))
+        relay.publish()
+        claimed += _claim_next(tasks, 1)
+
+    assert _owners(tasks, claimed).count(1) in {4, 5}
+
+
+def test_a_caller_who_used_an_idle_queue_is_not_put_behind_others(tasks: Tasks, make_relay: MakeRelay) -> None:
+    relay = make_relay()
+    tasks.submit(owner=_uuid(1), count=50)
+    relay.publish()
+    _claim_next(tasks, 50)
+
+    for number in (2, 1):
+        tasks.submit(owner=_uuid(number), count=5)
+    order = _publish_and_list_by_turn(tasks, relay)
+
+    owners = _owners(tasks, order)
+    assert all(abs(owners[:place].count(1) - owners[:place].count(2)) <= 2 for place in range(10))
+
+
+def test_a_task_that_nobody_can_claim_does_not_let_a_new_caller_pass_for_long(
+    tasks: Tasks, make_relay: MakeRelay
+) -> None:
+    relay = make_relay(window=5)
+    stuck = tasks.submit_one(owner=_uuid(9))
+    tasks.connection.execute("UPDATE tasks SET kind = 'files.unheard_of' WHERE id = %s", (stuck,))
+    tasks.submit(owner=_uuid(1), count=100)
+    for _ in range(40):
+        relay.publish()
+        _claim_next(tasks, 2)
+
+    tasks.submit(owner=_uuid(2), count=50)
+    claimed = []
+    for _ in range(20):
+        relay.publish()
+        claimed += _claim_next(tasks, 1)
+
+    # A window is what a caller may be ahead, and no more.
+    assert _owners(tasks, claimed).count(1) >= 5
+
+
+def test_an_unmarked_or_requeued_task_keeps_its_turn(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
+    first, second, third = tasks.submit(count=3)
+    relay = make_relay()
+    order = _publish_and_list_by_turn(tasks, relay)
+    (claimed,) = _claim_next(tasks, 1)
+    tasks.connection.execute(UNMARK, {"ids": [second]})
+    ending = {"id": claimed, "claim": 1, "status": "queued"}
+    tasks.connection.execute(hot_tasks.FINISH, {"document": orjson.dumps([ending]).decode()})
+    assert tasks.get(first).rung_at is None
+
+    assert _publish_and_list_by_turn(tasks, relay) == order == [first, second, third]
+
+
+def test_a_window_is_not_exceeded_but_for_one_task_of_each_caller(
+    tasks: Tasks, bench: Bench, make_relay: MakeRelay, settings: Settings
 ) -> None:
     tasks.submit(count=10)
     relay = make_relay(window=4)
 
-    assert [relay.release(), relay.release()] == [4, 0]
-    cancelled, claimed, *_ = _rung(settings)
+    assert [relay.publish(), relay.publish()] == [4, 0]
+    cancelled, claimed, *_ = _published(settings)
     tasks.cancel(cancelled)
     bench.claim(claimed)
+    assert [relay.publish(), relay.publish()] == [2, 0]
 
-    assert [relay.release(), relay.release()] == [2, 0]
+    for number in range(3):
+        tasks.submit(owner=_uuid(number + 1), count=2)
+    assert [relay.publish(), relay.publish()] == [3, 0]
+
+
+def test_relays_that_publish_at_once_exceed_no_window_and_give_no_turn_twice(
+    tasks: Tasks, make_relay: MakeRelay
+) -> None:
+    for number in range(4):
+        tasks.submit(owner=_uuid(number + 1), count=50)
+    relays = [make_relay(window=40) for _ in range(4)]
+    start = threading.Barrier(4)
+
+    def publish(relay: RunningRelay) -> int:
+        start.wait()
+        return sum(relay.publish() for _ in range(5))
+
+    with ThreadPoolExecutor(4) as threads:
+        published = list(threads.map(publish, relays))
+
+    assert sum(published) == 40
+    rows = tasks.connection.execute("SELECT owner_id, turn FROM tasks WHERE rung_at IS NOT NULL").fetchall()
+    assert len({(row.owner_id, row.turn) for row in rows}) == 40
+    assert Counter(row.owner_id.int for row in rows) == {1: 10, 2: 10, 3: 10, 4: 10}
 
 
 def test_other_queues_are_not_held_up_by_a_full_one(
-    tasks: Any, make_relay: Any, settings: Settings, eventually: Any
+    tasks: Tasks, make_relay: MakeRelay, settings: Settings, eventually: Eventually
 ) -> None:
     tasks.submit(count=5)
     other = tasks.submit_one(params={"queue": "reports"})
     make_relay(window=2).start()
 
-    eventually(lambda: set(_rung(settings, "reports")) == {other})
-    eventually(lambda: len(set(_rung(settings))) == 2)
+    eventually(lambda: set(_published(settings, "reports")) == {other})
+    eventually(lambda: len(set(_published(settings))) == 2)
 
 
-def test_a_submission_tells_the_relay_its_queues(tasks: Any) -> None:
+def test_a_submission_tells_the_relay_its_queues(tasks: Tasks) -> None:
     tasks.connection.execute(f"LISTEN {hot_tasks.DUE_CHANNEL}")
 
     tasks.submit_one(params={"queue": "reports"})
@@ -167,7 +309,7 @@ def test_a_submission_tells_the_relay_its_queues(tasks: Any) -> None:
     assert notice.payload == "reports"
 
 
-def test_tasks_of_two_queues_name_both(tasks: Any, settings: Settings) -> None:
+def test_tasks_of_two_queues_name_both(tasks: Tasks, settings: Settings) -> None:
     new = [
         make_task("platform.ping", list_kinds()["platform.ping"], b"{}", queue, TaskOptions(), _uuid(1), _uuid(1))
         for queue in ("reports", "email", "reports")
@@ -182,42 +324,44 @@ def test_tasks_of_two_queues_name_both(tasks: Any, settings: Settings) -> None:
 
 @pytest.mark.parametrize("payload", ["email", "no-queue,of,ours", ""])
 def test_what_a_notice_does_not_name_is_rung_all_the_same(
-    tasks: Any, make_relay: Any, settings: Settings, eventually: Any, payload: str
+    tasks: Tasks, make_relay: MakeRelay, settings: Settings, eventually: Eventually, payload: str
 ) -> None:
     make_relay().start()
     task_id = tasks.submit_one()
-    eventually(lambda: _rung(settings) == [task_id])
+    eventually(lambda: _published(settings) == [task_id])
 
     with tasks.connection.transaction():
         tasks.connection.execute("UPDATE tasks SET rung_at = NULL WHERE id = %s", (task_id,))
         tasks.connection.execute("SELECT pg_notify(%s, %s)", (hot_tasks.DUE_CHANNEL, payload))
 
-    eventually(lambda: _rung(settings) == [task_id, task_id])
+    eventually(lambda: _published(settings) == [task_id, task_id])
 
 
 def test_a_queue_that_a_notice_names_is_not_looked_for(
-    tasks: Any, make_relay: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    tasks: Tasks, make_relay: MakeRelay, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
     running = make_relay()
-    list_due, ring = relay_module._list_due, running.relay._doorbell.ring
-    monkeypatch.setattr(relay_module, "_list_due", lambda connection: done.append("list") or list_due(connection))
-    monkeypatch.setattr(running.relay._doorbell, "ring", lambda *due: done.append("ring") or ring(*due))
+    list_due, publish = relay_module.list_due_queues, running.doorbell.publish
+    monkeypatch.setattr(relay_module, "list_due_queues", lambda connection: done.append("list") or list_due(connection))
+    monkeypatch.setattr(running.doorbell, "publish", lambda *due: done.append("publish") or publish(*due))
     running.start()
 
     firsts = []
-    # Each second a relay looks without having heard anything, which may come between.
+    # Each second a relay looks without having received a notice, which may come between.
     for _ in range(5):
         done.clear()
         tasks.submit_one()
-        eventually(lambda: "ring" in done)
+        eventually(lambda: "publish" in done)
         eventually(lambda: done[-1] == "list")
         firsts.append(done[0])
 
-    assert "ring" in firsts
+    assert "publish" in firsts
 
 
-def test_notices_are_heard_while_the_window_is_full(tasks: Any, make_relay: Any, eventually: Any) -> None:
+def test_notices_are_heard_while_the_window_is_full(
+    tasks: Tasks, make_relay: MakeRelay, eventually: Eventually
+) -> None:
     tasks.submit(count=5)
     make_relay(window=1).start()
 
@@ -245,21 +389,21 @@ def test_notices_are_heard_while_the_window_is_full(tasks: Any, make_relay: Any,
     eventually(has_nothing_left_to_say)
 
 
-def test_only_kinds_that_are_short_share_a_message(tasks: Any, make_relay: Any, settings: Settings) -> None:
+def test_only_kinds_that_are_short_share_a_message(tasks: Tasks, make_relay: MakeRelay, settings: Settings) -> None:
     tasks.submit(count=100)
     relay = make_relay()
-    relay.release()
-    relay.relay._doorbell.ring("email", [(str(uuid4()), "email.send") for _ in range(100)])
+    relay.publish()
+    relay.doorbell.publish("email", [(str(uuid4()), "email.send") for _ in range(100)])
 
     with redis.Redis.from_url(settings.broker_url) as client:
         assert 2 <= int(client.llen("files")) < 100  # type: ignore[arg-type]
         assert client.llen("email") == 100
-    assert len(_rung(settings)) == 100
+    assert len(_published(settings)) == 100
 
 
-def test_a_message_bears_ids_and_no_data(tasks: Any, make_relay: Any, settings: Settings) -> None:
+def test_a_message_bears_ids_and_no_data(tasks: Tasks, make_relay: MakeRelay, settings: Settings) -> None:
     tasks.submit(params={"echo": "a secret"}, tags=["a tag"], metadata={"a": "word"})
-    make_relay().release()
+    make_relay().publish()
 
     with redis.Redis.from_url(settings.broker_url) as client:
         (message,) = client.lrange("files", 0, -1)  # type: ignore[misc]
@@ -270,7 +414,7 @@ def test_a_message_bears_ids_and_no_data(tasks: Any, make_relay: Any, settings: 
 
 
 def test_what_a_broken_broker_does_not_take_is_rung_when_it_is_back(
-    tasks: Any, make_relay: Any, own_broker: BrokerServer, eventually: Any
+    tasks: Tasks, make_relay: MakeRelay, own_broker: BrokerServer, eventually: Eventually
 ) -> None:
     relay = make_relay(broker_url=own_broker.url)
     relay.start()
@@ -281,48 +425,48 @@ def test_what_a_broken_broker_does_not_take_is_rung_when_it_is_back(
 
     own_broker.start()
 
-    eventually(lambda: set(_rung(relay.settings)) >= set(ids))
+    eventually(lambda: set(_published(relay.settings)) >= set(ids))
     eventually(lambda: all(tasks.get(task_id).rung_at is not None for task_id in ids))
 
 
 def test_rows_are_not_marked_again_and_again_for_a_broker_that_stays_away(
-    tasks: Any, make_relay: Any, own_broker: BrokerServer
+    tasks: Tasks, make_relay: MakeRelay, own_broker: BrokerServer
 ) -> None:
     relay = make_relay(broker_url=own_broker.url)
     own_broker.kill()
     task_id = tasks.submit_one()
-    assert relay.release() == 0
+    assert relay.publish() == 0
 
     def version_of_the_row() -> Any:
         return tasks.connection.execute("SELECT rung_at, ctid, xmin FROM tasks WHERE id = %s", (task_id,)).fetchone()
 
     before = version_of_the_row()
-    assert relay.release() == 0
+    assert relay.publish() == 0
     assert version_of_the_row() == before
     own_broker.start()
-    assert relay.release() == 1
+    assert relay.publish() == 1
 
 
 def test_a_wiped_broker_is_filled_again_at_once(
-    tasks: Any, make_relay: Any, settings: Settings, eventually: Any
+    tasks: Tasks, make_relay: MakeRelay, settings: Settings, eventually: Eventually
 ) -> None:
     make_relay(rering_seconds=600).start()
     ids = tasks.submit(count=5)
-    eventually(lambda: len(_rung(settings)) == 5)
+    eventually(lambda: len(_published(settings)) == 5)
 
     with redis.Redis.from_url(settings.broker_url) as client:
         client.flushall()
 
-    eventually(lambda: sorted(_rung(settings)) == sorted(ids))
+    eventually(lambda: sorted(_published(settings)) == sorted(ids))
 
 
 def test_a_broker_that_comes_back_without_its_file_is_filled_again(
-    tasks: Any, make_relay: Any, own_broker: BrokerServer, eventually: Any
+    tasks: Tasks, make_relay: MakeRelay, own_broker: BrokerServer, eventually: Eventually
 ) -> None:
     relay = make_relay(broker_url=own_broker.url, rering_seconds=600)
     relay.start()
     ids = tasks.submit(count=5)
-    eventually(lambda: len(_rung(relay.settings)) == 5)
+    eventually(lambda: len(_published(relay.settings)) == 5)
 
     own_broker.kill()
     for path in (own_broker.directory / "data").rglob("*"):
@@ -330,11 +474,11 @@ def test_a_broker_that_comes_back_without_its_file_is_filled_again(
             path.unlink()
     own_broker.start()
 
-    eventually(lambda: sorted(_rung(relay.settings)) == sorted(ids))
+    eventually(lambda: sorted(_published(relay.settings)) == sorted(ids))
 
 
 def test_a_frozen_broker_does_not_keep_lost_leases_from_being_taken_back(
-    tasks: Any, bench: Any, make_relay: Any, own_broker: BrokerServer, eventually: Any
+    tasks: Tasks, bench: Bench, make_relay: MakeRelay, own_broker: BrokerServer, eventually: Eventually
 ) -> None:
     relay = make_relay(broker_url=own_broker.url)
     bench.claim(*tasks.submit(count=1))
@@ -349,10 +493,12 @@ def test_a_frozen_broker_does_not_keep_lost_leases_from_being_taken_back(
         assert tasks.status(waiting) == "queued"
     finally:
         subprocess.run(["kill", "-CONT", str(own_broker.pid)], check=True)
-    eventually(lambda: waiting in _rung(relay.settings))
+    eventually(lambda: waiting in _published(relay.settings))
 
 
-def test_two_relays_ring_each_task_once(tasks: Any, make_relay: Any, settings: Settings, eventually: Any) -> None:
+def test_two_relays_ring_each_task_once(
+    tasks: Tasks, make_relay: MakeRelay, settings: Settings, eventually: Eventually
+) -> None:
     # Nobody claims: on a busy machine, a task would else be rung again before the last is rung.
     relays = [make_relay(rering_seconds=600), make_relay(rering_seconds=600)]
     for relay in relays:
@@ -360,12 +506,12 @@ def test_two_relays_ring_each_task_once(tasks: Any, make_relay: Any, settings: S
 
     ids = [task_id for number in range(10) for task_id in tasks.submit(count=20, owner=_uuid(number + 1))]
 
-    eventually(lambda: len(_rung(settings)) >= 200)
+    eventually(lambda: len(_published(settings)) >= 200)
     time.sleep(0.5)
-    assert sorted(_rung(settings)) == sorted(ids)
+    assert sorted(_published(settings)) == sorted(ids)
 
 
-def _lock_holders(tasks: Any) -> list[int]:
+def _lock_holders(tasks: Tasks) -> list[int]:
     rows = tasks.connection.execute(
         "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = %s"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
@@ -375,7 +521,7 @@ def _lock_holders(tasks: Any) -> list[int]:
 
 
 def test_one_relay_does_the_chores_and_another_takes_over_from_a_killed_one(
-    tasks: Any, bench: Any, parts: Any, make_relay: Any, eventually: Any
+    tasks: Tasks, bench: Bench, parts: Parts, make_relay: MakeRelay, eventually: Eventually
 ) -> None:
     first = parts.start("relay")
     eventually(lambda: _lock_holders(tasks))
@@ -393,7 +539,7 @@ def test_one_relay_does_the_chores_and_another_takes_over_from_a_killed_one(
 
 
 def test_a_frozen_relay_that_holds_the_lock_does_not_stop_the_chores(
-    tasks: Any, bench: Any, parts: Any, make_relay: Any, eventually: Any
+    tasks: Tasks, bench: Bench, parts: Parts, make_relay: MakeRelay, eventually: Eventually
 ) -> None:
     frozen = parts.start("relay")
     eventually(lambda: _lock_holders(tasks))
@@ -409,7 +555,7 @@ def test_a_frozen_relay_that_holds_the_lock_does_not_stop_the_chores(
 
 @pytest.mark.parametrize("options", [{"delay": 3600}, {"run_at": "2026-01-01T00:00:00Z"}])
 def test_a_scheduled_task_is_queued_when_it_is_due_and_not_before(
-    tasks: Any, make_relay: Any, options: dict[str, Any]
+    tasks: Tasks, make_relay: MakeRelay, options: dict[str, Any]
 ) -> None:
     relay, task_id = make_relay(), tasks.submit_one(**options)
     assert tasks.status(task_id) == "scheduled"
@@ -424,7 +570,7 @@ def test_a_scheduled_task_is_queued_when_it_is_due_and_not_before(
     assert tasks.history(task_id) == ["scheduled", "queued"]
 
 
-def test_the_next_attempt_is_queued_when_it_is_due(tasks: Any, bench: Any, make_relay: Any) -> None:
+def test_the_next_attempt_is_queued_when_it_is_due(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
     relay, (attempt,) = make_relay(), bench.claim(tasks.submit_one())
     bench.finisher.write(attempt.finish_document("retrying", error={}, delay=3600))
     relay.do_chores()
@@ -436,13 +582,13 @@ def test_the_next_attempt_is_queued_when_it_is_due(tasks: Any, bench: Any, make_
     assert tasks.history(attempt.task.id) == ["queued", "running", "retrying", "queued"]
 
 
-def _lose(tasks: Any, task_id: UUID) -> None:
+def _lose(tasks: Tasks, task_id: UUID) -> None:
     tasks.connection.execute(
         "UPDATE tasks SET lease_until = now() - interval '1 s', named_claim = claim WHERE id = %s", (task_id,)
     )
 
 
-def test_a_lost_attempt_counts_and_waits_for_the_next(tasks: Any, bench: Any, make_relay: Any) -> None:
+def test_a_lost_attempt_counts_and_waits_for_the_next(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
     task_id = tasks.submit_one()
     bench.claim(task_id)
     _lose(tasks, task_id)
@@ -455,7 +601,7 @@ def test_a_lost_attempt_counts_and_waits_for_the_next(tasks: Any, bench: Any, ma
     assert tasks.history(task_id) == ["queued", "running", "retrying"]
 
 
-def test_the_last_attempt_to_be_lost_fails_the_task(tasks: Any, bench: Any, make_relay: Any) -> None:
+def test_the_last_attempt_to_be_lost_fails_the_task(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
     task_id = tasks.submit_one(max_attempts=1)
     bench.claim(task_id)
     _lose(tasks, task_id)
@@ -467,7 +613,9 @@ def test_the_last_attempt_to_be_lost_fails_the_task(tasks: Any, bench: Any, make
     assert row.purge_at > row.finished_at
 
 
-def test_a_lost_attempt_whose_cancel_was_asked_for_is_cancelled(tasks: Any, bench: Any, make_relay: Any) -> None:
+def test_a_lost_attempt_whose_cancel_was_asked_for_is_cancelled(
+    tasks: Tasks, bench: Bench, make_relay: MakeRelay
+) -> None:
     task_id = tasks.submit_one()
     bench.claim(task_id)
     tasks.cancel(task_id)
@@ -481,17 +629,17 @@ def test_a_lost_attempt_whose_cancel_was_asked_for_is_cancelled(tasks: Any, benc
 
 
 def test_after_an_outage_holders_of_leases_come_before_the_sweeper(
-    tasks: Any, bench: Any, make_relay: Any, monkeypatch: Any, eventually: Any
+    tasks: Tasks, bench: Bench, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
     relay = make_relay(lease_seconds=6)
     sweeps: list[bool] = []
-    really = relay.relay._do_chores_once
+    really = Chores.do_once
 
-    def note(connection: Any, *, sweep: bool = True) -> None:
+    def note(chores: Chores, connection: Any, *, sweep: bool = True) -> None:
         sweeps.append(sweep)
-        really(connection, sweep=sweep)
+        really(chores, connection, sweep=sweep)
 
-    monkeypatch.setattr(relay.relay, "_do_chores_once", note)
+    monkeypatch.setattr(Chores, "do_once", note)
     relay.start()
     eventually(lambda: sweeps)
     assert all(sweeps)
@@ -510,7 +658,7 @@ def test_after_an_outage_holders_of_leases_come_before_the_sweeper(
     assert sweeps[-1]
 
 
-def test_a_lease_that_is_not_over_is_left_alone(tasks: Any, bench: Any, make_relay: Any) -> None:
+def test_a_lease_that_is_not_over_is_left_alone(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
     task_id = tasks.submit_one()
     bench.claim(task_id)
 
@@ -520,7 +668,9 @@ def test_a_lease_that_is_not_over_is_left_alone(tasks: Any, bench: Any, make_rel
 
 
 @pytest.mark.parametrize("options", [{"ttl": 1800}, {"ttl": 1800, "delay": 3600}])
-def test_what_is_not_started_within_its_ttl_expires(tasks: Any, make_relay: Any, options: dict[str, Any]) -> None:
+def test_what_is_not_started_within_its_ttl_expires(
+    tasks: Tasks, make_relay: MakeRelay, options: dict[str, Any]
+) -> None:
     relay, task_id = make_relay(), tasks.submit_one(**options)
     relay.do_chores()
     assert tasks.status(task_id) in {"queued", "scheduled"}
@@ -532,7 +682,7 @@ def test_what_is_not_started_within_its_ttl_expires(tasks: Any, make_relay: Any,
     assert (row.status, row.error["type"], row.result) == ("expired", "/problems/expired", None)
 
 
-def test_what_is_running_does_not_expire(tasks: Any, bench: Any, make_relay: Any) -> None:
+def test_what_is_running_does_not_expire(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
     task_id = tasks.submit_one(ttl=3600)
     bench.claim(task_id)
     tasks.connection.execute("UPDATE tasks SET expires_at = now(), named_claim = claim WHERE id = %s", (task_id,))
@@ -542,52 +692,36 @@ def test_what_is_running_does_not_expire(tasks: Any, bench: Any, make_relay: Any
     assert tasks.status(task_id) == "running"
 
 
-def _rering(tasks: Any, **parameters: Any) -> set[UUID]:
-    values = {"queue": "files", "seconds": 10.0, "oldest": None, "limit": 100, **parameters}
-    return {row.id for row in tasks.connection.execute(relay_queries.RERING, values)}
+def test_a_task_that_was_published_long_ago_and_never_claimed_is_republished(
+    tasks: Tasks, make_relay: MakeRelay, settings: Settings
+) -> None:
+    relay = make_relay(rering_seconds=10)
+    relay.doorbell.remember()
+    long_ago, lately = tasks.submit(count=2)
+    tasks.publish([long_ago], seconds_ago=11)
+    tasks.publish([lately], seconds_ago=9)
 
+    relay.do_chores()
 
-def test_what_was_rung_long_ago_and_never_claimed_is_rung_again(tasks: Any) -> None:
-    long_ago, lately, _ = tasks.submit(count=3)
-    tasks.ring(long_ago, 11)
-    tasks.ring(lately, 9)
-
-    assert _rering(tasks) == {long_ago}
     assert tasks.get(long_ago).rung_at is None
+    assert tasks.get(lately).rung_at is not None
 
 
-def test_what_still_waits_in_the_broker_is_not_rung_again(tasks: Any) -> None:
-    lost, oldest_there, there = tasks.submit(count=3)
-    tasks.ring(lost, 1000)
-    tasks.ring(oldest_there, 900)
-    tasks.ring(there, 500)
+def test_nothing_is_republished_while_a_message_of_the_queue_is_left(tasks: Tasks, make_relay: MakeRelay) -> None:
+    relay = make_relay(rering_seconds=10)
+    relay.doorbell.remember()
+    (task_id,) = tasks.submit(count=1)
+    relay.publish()
+    tasks.publish([task_id], seconds_ago=1000)
 
-    assert _rering(tasks, oldest=oldest_there) == {lost}
+    relay.do_chores()
 
-
-def test_a_message_whose_task_is_claimed_already_says_little_about_the_others(tasks: Any, bench: Any) -> None:
-    claimed, long_ago, lately = tasks.submit(count=3)
-    bench.claim(claimed)
-    tasks.ring(long_ago, 41)
-    tasks.ring(lately, 39)
-
-    assert _rering(tasks, oldest=claimed) == {long_ago}
+    assert tasks.get(task_id).rung_at is not None
 
 
-def test_the_oldest_message_is_the_one_that_is_received_next(settings: Settings, tasks: Any, make_relay: Any) -> None:
-    relay, ids = make_relay(), tasks.submit(count=3)
-    relay.release()
-    doorbell = relay.relay._doorbell
-
-    assert doorbell.find_oldest("files") == sorted(ids)[0]
-    assert doorbell.find_oldest("reports") is None
-    with redis.Redis.from_url(settings.broker_url) as client:
-        client.rpush("files", b"\xff garbage")
-    assert doorbell.find_oldest("files") is None
-
-
-def test_a_relay_without_a_database_waits_for_it(settings: Settings, eventually: Any) -> None:
-    relay = Relay(settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/nothing"}))
+def test_a_relay_without_a_database_waits_for_it(settings: Settings, eventually: Eventually) -> None:
+    without_database = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/nothing"})
+    relay = Relay(without_database, Doorbell(settings, make_celery_app(settings)))
     thread = threading.Thread(target=relay.run, daemon=True)
     thread.start()
     time.sleep(0.3)
@@ -599,11 +733,11 @@ def test_a_relay_without_a_database_waits_for_it(settings: Settings, eventually:
     assert not thread.is_alive()
 
 
-def test_a_release_locks_little_of_a_long_queue(tasks: Any, make_relay: Any, settings: Settings) -> None:
+def test_publishing_locks_little_of_a_long_queue(tasks: Tasks, make_relay: MakeRelay, settings: Settings) -> None:
     for number in range(1, 11):
         tasks.submit(count=100, owner=_uuid(number))
     with psycopg.connect(settings.database_url) as connection:
-        connection.execute(hot_tasks.RELEASE, {"queue": "files", "window": 100, "after": None})
+        connection.execute(MARK_PUBLISHED, {"queue": "files", "window": 100})
         free = tasks.connection.execute("SELECT id FROM tasks FOR UPDATE SKIP LOCKED").fetchall()
 
     assert len(free) >= 800

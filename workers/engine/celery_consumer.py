@@ -1,0 +1,197 @@
+"""How the engine uses Celery: its consumer receives messages, its pool runs attempts, and its events tell Flower of them.
+
+A message only announces that tasks of its queue are published; the claimer asks Postgres which is next. So Celery never
+decodes a message's body or chooses a task by its name, and a task becomes a Celery request once it is claimed. Messages are
+never acknowledged: the relay publishes again what nobody claims.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import structlog
+from celery import Celery
+from celery.worker import state as worker_state
+from celery.worker.consumer import Consumer
+from celery.worker.request import Request, create_request_cls
+
+from shared.contracts.catalog import list_kinds
+from workers.engine.attempt import Attempt
+from workers.engine.claiming import Claimer
+
+log = structlog.get_logger()
+
+_EMPTY_BODY: Final[tuple[list[Any], dict[str, Any], dict[str, Any]]] = ([], {}, {})
+_HEADERS: Final[dict[str, Any]] = {
+    "lang": "py",
+    "argsrepr": "()",
+    "kwargsrepr": "{}",
+    "retries": 0,
+    "eta": None,
+    "expires": None,
+    "group": None,
+    "parent_id": None,
+    "shadow": None,
+    "timelimit": (None, None),
+    "ignore_result": True,
+}
+EVENTS: Final = {"failed": "task-failed", "retrying": "task-retried"}
+"""Celery's names for attempts that do not succeed, by the status that the task has then."""
+
+
+class ClaimedMessage(NamedTuple):
+    """What Celery's request asks of a message. The message that announced the task may have been any."""
+
+    delivery_info: dict[str, Any]
+    properties: dict[str, Any]
+
+
+class UnrevokedRequest(Request):  # type: ignore[misc]  # Celery has no types
+    """A request that Celery's `revoke` does not affect: callers cancel tasks in the database.
+
+    A task that was claimed and then not executed would be claimed again, and again.
+    """
+
+    attempt: Attempt | None = None
+
+    def revoked(self) -> bool:
+        """Return False."""
+        return False
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Send an event that says how the attempt ended: to Celery each succeeds, since none raises an error.
+
+        Of an error only the type is sent.
+        """
+        if type == "task-succeeded" and self.attempt is not None:
+            status, error = self.attempt.ended_as
+            if status in EVENTS:
+                type, fields = EVENTS[status], {"exception": error, "traceback": None}
+            elif status == "cancelled":
+                type, fields = "task-revoked", {"terminated": True, "signum": None, "expired": False}
+        super().send_event(type, **fields)
+
+
+class CeleryExecutor:
+    """Executes claimed tasks in the pool of this process's Celery worker, as tasks of their kinds' names."""
+
+    def __init__(self, app: Celery, run: Callable[[str], None]) -> None:
+        """Register every kind; `run` is called with a task's id, in a thread of the pool."""
+        self._app = app
+        self._consumer: Any = None
+
+        def run_claimed(task: Any) -> None:
+            run(task.request.id)
+
+        for name in list_kinds():
+            app.task(run_claimed, name=name, bind=True, ignore_result=True)
+
+    def attach(self, consumer: Any) -> None:
+        """Use the pool and the event dispatcher of this consumer, which has just connected."""
+        self._consumer = consumer
+        self._request_class = cache(self._make_request_class)
+
+    def execute(self, attempt: Attempt) -> None:
+        """Hand an attempt to the pool, and send the event that its task was received."""
+        consumer, task_id = self._consumer, str(attempt.task.id)
+        request = self._request_class(attempt.task.kind)(
+            ClaimedMessage({"exchange": "", "routing_key": attempt.task.queue}, {}),
+            on_ack=_do_nothing,
+            on_reject=_do_nothing,
+            app=self._app,
+            hostname=consumer.hostname,
+            eventer=consumer.event_dispatcher,
+            task=self._app.tasks[attempt.task.kind],
+            connection_errors=consumer.connection_errors,
+            body=_EMPTY_BODY,
+            headers={**_HEADERS, "task": attempt.task.kind, "id": task_id, "root_id": task_id},
+            decoded=True,
+            utc=True,
+        )
+        request.attempt = attempt
+        request.send_event(
+            "task-received",
+            name=attempt.task.kind,
+            args="()",
+            kwargs="{}",
+            root_id=task_id,
+            parent_id=None,
+            retries=0,
+            eta=None,
+            expires=None,
+        )
+        worker_state.task_reserved(request)
+        request.execute_using_pool(consumer.pool)
+
+    def _make_request_class(self, kind: str) -> Any:
+        consumer = self._consumer
+        return create_request_cls(
+            UnrevokedRequest,
+            self._app.tasks[kind],
+            consumer.pool,
+            consumer.hostname,
+            consumer.event_dispatcher,
+            app=self._app,
+        )
+
+
+class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+    """Celery's consumer, for messages that announce tasks. `bind_consumer` gives it a claimer and an executor."""
+
+    claimer: Claimer
+    executor: CeleryExecutor
+    _pipe: tuple[int, int] | None = None
+
+    def create_task_handler(self, **_: Any) -> Callable[[Any], None]:
+        """Return what is called with each message. Celery calls this each time that it has connected."""
+        self.executor.attach(self)
+        self._consume_only_when_wanted()
+        return self._on_message
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Drop a message that cannot be decoded. Celery would log its body."""
+        log.warning("message_dropped", error=type(exc).__name__)
+
+    def _on_message(self, message: Any) -> None:
+        headers, delivery_info = message.headers, message.delivery_info
+        if not isinstance(headers, dict) or not isinstance(delivery_info, dict):
+            return
+        ids = headers.get("ids")
+        self.claimer.announce(str(delivery_info.get("routing_key")), len(ids) if isinstance(ids, list) else 1)
+
+    def _consume_only_when_wanted(self) -> None:
+        """Let the channel ask the broker for messages only while the claimer wants them.
+
+        kombu asks `qos.can_consume` at each turn of its loop before it asks the broker; a byte through a pipe makes the loop
+        turn when messages are wanted again.
+        """
+        self.task_consumer.channel.qos.can_consume = self.claimer.wants_more
+        if self._pipe is None:
+            self._pipe = os.pipe()
+            for end in self._pipe:
+                os.set_blocking(end, False)
+            self.claimer.on_hungry = self._turn_the_loop
+        self.hub.add_reader(self._pipe[0], self._empty_pipe)
+
+    def _turn_the_loop(self) -> None:
+        assert self._pipe is not None
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._pipe[1], b"!")
+
+    def _empty_pipe(self) -> None:
+        assert self._pipe is not None
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._pipe[0], 4096)
+
+
+def bind_consumer(claimer: Claimer, executor: CeleryExecutor) -> type[AnnouncementConsumer]:
+    """Return a class of consumers that work for this claimer and executor: Celery makes the consumer itself."""
+    return type("BoundConsumer", (AnnouncementConsumer,), {"claimer": claimer, "executor": executor})
+
+
+def _do_nothing(*_: Any, **__: Any) -> None:
+    """Acknowledge nothing."""

@@ -1,0 +1,132 @@
+"""The relay's periodic work: promote, sweep, expire and republish tasks.
+
+Any number of relays may run; the one that holds the advisory lock does the chores. Two that do them at once do no harm, for
+each takes rows that the other has not locked.
+"""
+
+from __future__ import annotations
+
+import time
+from threading import Event
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from shared.contracts.kind import QUEUES
+from shared.database.connections import connect_hot
+from shared.outage_log import OutageLog
+from shared.queries import relay as queries
+from shared.queries.publishing import UNMARK_UNCLAIMED
+from shared.queries.signs_of_life import IS_SILENT, SHOW_SIGN_OF_LIFE
+from shared.settings import Settings
+from workers.relay.doorbell import BROKER_ERRORS, Doorbell
+
+log = structlog.get_logger()
+
+SWEEPER_LOCK: Final = 7_305_114_400_002
+"""The advisory lock of the relay that does the chores."""
+CHORE_SECONDS: Final = 0.5
+CHORE_LIMIT: Final = 1000
+"""How many tasks one statement moves at most."""
+SIGN_SECONDS: Final = 2.0
+BROKER_AWAY_SECONDS: Final = 2.0
+"""How long the chores go on without a broker that did not answer."""
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class EndedTask(NamedTuple):
+    """A row of `SWEEP`."""
+
+    id: UUID
+    status: str
+
+
+class Chores:
+    """Does the chores while it holds the lock, or while nobody else does them."""
+
+    def __init__(self, settings: Settings, doorbell: Doorbell, stopping: Event) -> None:
+        self._settings = settings
+        self._doorbell = doorbell
+        self._stopping = stopping
+        self._was_cut_off = False
+        """Whether the connection was lost, or could not be opened, since the chores were done last."""
+        self._broker_away_until = 0.0
+        self._broker_outage = OutageLog("broker")
+
+    def run(self) -> None:
+        """Do the chores until told to stop. Raises `psycopg.Error` when the database is away.
+
+        A relay that holds the lock may be frozen. So one that waits for the lock does the chores too if no relay has done
+        them for a lease.
+        """
+        try:
+            with connect_hot(self._settings, "relay-chores") as connection:
+                self._run_on(connection)
+        except psycopg.Error:
+            self._was_cut_off = True
+            raise
+
+    def _run_on(self, connection: Connection) -> None:
+        holds_lock, next_sign = False, 0.0
+        lease_seconds = self._settings.lease_seconds
+        patience = {"part": "sweeper", "seconds": max(lease_seconds, 2 * SIGN_SECONDS)}
+        # During an outage nobody could renew leases, and some have ended. Their holders try again each half second, or wait
+        # for a connection: they come first. A lease that is really lost is still swept within three leases.
+        patience_seconds = min(lease_seconds, lease_seconds / 3 + 1) if self._was_cut_off else 0.0
+        sweep_from = time.monotonic() + patience_seconds
+        while not self._stopping.is_set():
+            holds_lock = holds_lock or _take_lock(connection)
+            if holds_lock or connection.execute(IS_SILENT, patience).fetchone():
+                if time.monotonic() >= next_sign:
+                    connection.execute(SHOW_SIGN_OF_LIFE, {"part": "sweeper"})
+                    next_sign = time.monotonic() + SIGN_SECONDS
+                self.do_once(connection, sweep=time.monotonic() >= sweep_from)
+            self._stopping.wait(CHORE_SECONDS)
+
+    def do_once(self, connection: Connection, *, sweep: bool = True) -> None:
+        """Do each chore once."""
+        limit = {"limit": CHORE_LIMIT}
+        rows = connection.execute(queries.SWEEP, limit).fetchall() if sweep else []
+        swept = [EndedTask._make(row) for row in rows]
+        for task in swept:
+            log.warning("lease_lost", task_id=str(task.id), status=task.status)
+        expired = [task_id for (task_id,) in connection.execute(queries.EXPIRE, limit).fetchall()]
+        connection.execute(queries.PROMOTE, limit)
+        if time.monotonic() < self._broker_away_until:
+            return
+        try:
+            self._doorbell.wake_waiters([*(task.id for task in swept), *expired])
+            self._republish(connection)
+            self._broker_outage.end()
+        except BROKER_ERRORS as error:
+            # The other chores need no broker, and must not wait for it each time.
+            self._broker_away_until = time.monotonic() + BROKER_AWAY_SECONDS
+            self._broker_outage.warn(error)
+
+    def _republish(self, connection: Connection) -> None:
+        """Unmark tasks whose messages are lost, so that they are published again.
+
+        Messages are interchangeable: as long as one of a queue is left in the broker, whoever receives it claims the next
+        task. So tasks are republished where no message is left, if they were published long ago; and everywhere at once if
+        the broker has lost its content.
+        """
+        has_forgotten = self._doorbell.has_forgotten()
+        for queue in QUEUES:
+            if not has_forgotten and self._doorbell.depth(queue) > 0:
+                continue
+            seconds = 0.0 if has_forgotten else self._settings.rering_seconds
+            parameters = {"queue": queue, "seconds": seconds, "limit": self._settings.window}
+            unmarked = connection.execute(UNMARK_UNCLAIMED, parameters).fetchall()
+            if unmarked:
+                log.info("republished", queue=queue, tasks=len(unmarked), broker_lost_content=has_forgotten)
+        if has_forgotten:
+            self._doorbell.remember()
+
+
+def _take_lock(connection: Connection) -> bool:
+    row = connection.execute(queries.TRY_LOCK, {"key": SWEEPER_LOCK}).fetchone()
+    assert row is not None
+    (is_taken,) = row
+    return bool(is_taken)
