@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import unquote
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
@@ -23,6 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from api.http.problems import Problem, invalid
 from api.storage_threads import in_storage_thread, start_in_storage_thread
+from api.uploads.file_names import decode_text, read_file_name
 from shared.errors import StorageUnavailable
 from shared.media_types import HEAD_BYTES, detect_media_type, safe_file_name
 from shared.storage.object_store import ObjectStore, ObjectWriter, new_object_key
@@ -39,7 +38,6 @@ IDLE_SECONDS: Final = 60.0
 """How long a client may send nothing before it counts as gone."""
 
 _PLAIN_ENCODINGS: Final = frozenset({"", "7bit", "8bit", "binary"})
-_EXTENDED_FILE_NAME: Final = re.compile(r"""filename\*\s*=\s*utf-8'[^']*'([^;\s"]+)""", re.I)
 
 
 @dataclass(frozen=True)
@@ -251,7 +249,7 @@ class _FormReader:
         kind, options = parse_options_header(disposition)
         if kind != b"form-data" or b"name" not in options:
             raise _malformed("Each part needs the header Content-Disposition: form-data with a name")
-        name = self._part.name = _decode(options[b"name"])
+        name = self._part.name = decode_text(options[b"name"])
         shown = name.encode("ascii", "backslashreplace").decode()[:100]
         if name != FILE_FIELD and name not in FIELD_LIMITS:
             raise invalid(f"form:{shown}", "extra_forbidden", "Unknown field")
@@ -261,7 +259,7 @@ class _FormReader:
         if encoding not in _PLAIN_ENCODINGS:
             raise invalid(f"form:{name}", "transfer_encoding", "Send the part as it is, without a transfer encoding")
         if name == FILE_FIELD:
-            self.file_name = safe_file_name(_file_name(disposition, options))
+            self.file_name = safe_file_name(read_file_name(disposition, options))
             self._check_fields(self.decoded_fields())
         else:
             self._fields[name] = bytearray()
@@ -336,21 +334,3 @@ class _FileSink:
         self._size += len(data)
         if self._writer is not None:
             self._writer.write(data)
-
-
-def _file_name(disposition: str, options: Mapping[bytes, bytes]) -> str | None:
-    """Give the file's name as the client wrote it.
-
-    RFC 7578 (4.2) forbids the form `filename*`, but clients send it, some of them alone.
-    """
-    if b"filename" in options:
-        return _decode(options[b"filename"])
-    found = _EXTENDED_FILE_NAME.search(disposition)
-    return unquote(found.group(1), errors="replace") if found else None
-
-
-def _decode(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
