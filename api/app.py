@@ -7,19 +7,16 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
-from starlette.datastructures import QueryParams
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.hot_paths import HotPaths
 from api.http.error_responses import install_error_responses
 from api.http.middleware import AllowedMethods, BodyLimit, Frame, allowed_methods
-from api.http.problems import FieldError, Problem
 from api.http.protocol import ServerState
 from api.http.rate_limits import limiter
 from api.openapi.document import install_openapi, operation_id
 from api.request_log import RequestLog
-from api.routes import batches, docs, emails, files, health, kinds, metrics, problems, reports, tasks
+from api.routes import batches, docs, emails, files, health, index, kinds, metrics, problems, reports, tasks
 from api.services import Services
 from shared.log_setup import set_up_logs
 from shared.settings import Settings, read_settings
@@ -34,6 +31,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     kinds.router,
     problems.router,
     health.router,
+    index.router,
     metrics.router,
 )
 DESCRIPTION = """\
@@ -60,7 +58,7 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
         version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
-        openapi_url="/openapi.json" if settings.docs_enabled else None,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -72,29 +70,11 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
     app.state.routers = (*ROUTERS, docs.router) if settings.docs_enabled else ROUTERS
     for router in app.state.routers:
         app.include_router(router)
-    for plain in app.routes:
-        if isinstance(plain, Route) and not isinstance(plain, APIRoute):
-            plain.app = WithoutQuery(plain.app)
     allowed = list_allowed_methods(app)
     install_error_responses(app, lambda path: allowed_methods(allowed, path))
     install_openapi(app)
+    app.state.schema_document = docs.SchemaDocument(app)
     return app
-
-
-class WithoutQuery:
-    """What FastAPI serves itself, the schema, with queries refused as everywhere else."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request without a query."""
-        if names := list(QueryParams(scope["query_string"])):
-            raise Problem(
-                "validation",
-                errors=[FieldError(f"query:{name}", "extra_forbidden", "This takes no query") for name in names],
-            )
-        await self._app(scope, receive, send)
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -131,9 +111,6 @@ def list_allowed_methods(app: FastAPI) -> list[AllowedMethods]:
         for route in router.routes:
             if isinstance(route, APIRoute):
                 routes.append((route.path_regex, frozenset(route.methods or ())))
-    for plain in app.routes:
-        if hasattr(plain, "path_regex") and not isinstance(plain, APIRoute):
-            routes.append((plain.path_regex, frozenset(getattr(plain, "methods", None) or {"GET"})))
     return routes
 
 

@@ -16,6 +16,7 @@ from api.http.body import read_body, require_json
 from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
+from api.readiness import ReadinessChecks
 from api.services import Services
 from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.parsing import unknown_fields
@@ -48,6 +49,11 @@ def get_reads(request: Request) -> AsyncEngine:
 def get_store(request: Request) -> ObjectStore:
     """Return the storage of files."""
     return _services(request).store
+
+
+def get_readiness_checks(request: Request) -> ReadinessChecks:
+    """Return the checks of what the API depends on."""
+    return _services(request).readiness
 
 
 def get_task_reader(request: Request) -> TaskReader:
@@ -129,6 +135,7 @@ SettingsDependency = Annotated[Settings, Depends(get_settings)]
 EngineDependency = Annotated[AsyncEngine, Depends(get_engine)]
 ReadsDependency = Annotated[AsyncEngine, Depends(get_reads)]
 StoreDependency = Annotated[ObjectStore, Depends(get_store)]
+ReadinessDependency = Annotated[ReadinessChecks, Depends(get_readiness_checks)]
 TasksDependency = Annotated[TaskReader, Depends(get_task_reader)]
 EventsDependency = Annotated[EventReader, Depends(get_events)]
 WaitersDependency = Annotated[Waiters, Depends(get_waiters)]

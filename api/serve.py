@@ -8,31 +8,42 @@ import socket
 import sys
 from typing import Final
 
+import psycopg
+import structlog
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
 from api.http.protocol import HttpProtocol
-from shared.database.schema_version import refuse_newer_schema
+from shared.database.schema_version import MIGRATE_FIRST, newest_revision, require_known_schema
 from shared.log_setup import set_up_logs
 from shared.settings import Settings
 
 KEEP_ALIVE_SECONDS = 75
 GRACE_SECONDS = 10
 BACKLOG = 2048
-TURNS_AT_THE_DOOR: Final = 3
+ACCEPT_DRAIN_TICKS: Final = 3
+"""How many turns of the event loop accept waiting connections before the listening socket is closed."""
+log = structlog.get_logger()
 
 
 class ApiServer(uvicorn.Server):
-    """Takes who is at the door already before it closes the door."""
+    """A server that logs its address, and that accepts waiting connections before it stops."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen, and log where."""
+        await super().startup(sockets)
+        if self.started:
+            host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+            log.info("api_started", url=f"http://{host}:{self.config.port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept what the kernel has taken for this process, which closing would reset; then stop as uvicorn does.
+        """Accept the connections that the kernel holds for this process, and stop as uvicorn does.
 
-        A process that had to wait for the processor finds its time over and callers at the door in the same turn of its
-        loop, and the clock comes first.
+        Closing the listening socket resets connections that are not accepted. A process that the system let wait may find
+        the signal to stop and new connections in the same turn of its event loop.
         """
-        for _ in range(TURNS_AT_THE_DOOR):
+        for _ in range(ACCEPT_DRAIN_TICKS):
             await asyncio.sleep(0)
         await super().shutdown(sockets)
 
@@ -52,8 +63,9 @@ class ProcessSupervisor(multiprocess.Multiprocess):
     """Runs several processes on one listening socket."""
 
     def terminate_all(self) -> None:
-        """Let every process stop, with nobody left who keeps the socket open: the kernel would go on to take connections
-        that no process accepts, and reset them in the end.
+        """Stop every process, and close the listening socket here.
+
+        While any process keeps it open, the kernel accepts connections that no process takes, and resets them in the end.
         """
         for listening in self.sockets:
             listening.close()
@@ -61,9 +73,13 @@ class ProcessSupervisor(multiprocess.Multiprocess):
 
 
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:
-    """Serve until told to stop; then finish what has begun, for up to ten seconds. Raises `SchemaTooNew`."""
+    """Serve until a signal to stop, and then answer the requests that have begun, for up to `GRACE_SECONDS`.
+
+    Raises `SchemaTooNew`. A database that is away or not migrated is no reason not to start: requests are answered 503 until
+    it is there.
+    """
     set_up_logs(settings, "api")
-    refuse_newer_schema(settings)
+    _check_schema(settings)
     config = uvicorn.Config(
         "api.app:create_app_from_environment",
         factory=True,
@@ -84,7 +100,7 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
         backlog=BACKLOG,
     )
     if workers > 1:
-        # uvicorn's supervisor makes its processes of this class, by its name.
+        # uvicorn's supervisor takes no other class for its processes than the one of this name.
         multiprocess.Process = ApiProcess  # type: ignore[misc]
         ProcessSupervisor(config, sockets=[config.bind_socket()]).run()
         return
@@ -93,3 +109,13 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
         server.run()
     if not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def _check_schema(settings: Settings) -> None:
+    """Log it if the database is not migrated to this version. Raises `SchemaTooNew` and `ConfigurationError`."""
+    try:
+        found = require_known_schema(settings)
+    except psycopg.OperationalError:
+        return
+    if found != newest_revision():
+        log.warning("database_not_migrated", revision=found, needed=newest_revision(), todo=MIGRATE_FIRST)

@@ -18,6 +18,7 @@ from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
 from api.hot_paths import HotPaths
 from api.http.rate_limits import RateLimits
+from api.readiness import ReadinessChecks
 from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submission_batcher import SubmissionBatcher
@@ -42,6 +43,7 @@ class Services:
         self.waiters = Waiters(settings, self.reader)
         self.events = EventReader(settings)
         self.task_actions = TaskActions(self.engine, self.reader, self.waiters, self.store)
+        self.readiness = ReadinessChecks(settings, self.reads, self.store)
         self.queue_bounds = QueueBounds(settings, self.reads)
         self._pool = _make_pool(settings)
         self._batcher = SubmissionBatcher(settings)
@@ -74,6 +76,7 @@ class Services:
         await self._batcher.close()
         await self.reader.close()
         await self.authenticator.close()
+        await self.readiness.close()
         await self.events.close()
         await self._pool.close(timeout=2)
         await self.engine.dispose()

@@ -26,7 +26,7 @@ from shared.log_setup import set_up_logs
 from shared.outage_log import OutageLog
 from shared.queries import hot_tasks
 from shared.queries import schedules as queries
-from shared.queries.canaries import LIST_CANARIES
+from shared.queries.canaries import CANARY_KIND, LIST_CANARIES
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.schedules.slots import Missed, plan_slots
 from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled_task
@@ -46,7 +46,6 @@ CLOCK_TURNED_BACK_SECONDS: Final = 5.0
 KEEP_SECONDS: Final = 86_400
 """How long the platform's own tasks are kept: they are many, and of little interest once done."""
 
-CANARY: Final = "platform.canary"
 CANARY_SECONDS: Final = 20
 CANARY_LATE_SECONDS: Final = 60.0
 """How long after the return of its last canary a queue is logged as late."""
@@ -61,7 +60,7 @@ PLATFORM_SCHEDULES: Final[dict[str, tuple[str, int]]] = {
     "purge": ("maintenance.purge", 60),
     "delete-orphans": ("maintenance.delete_orphans", 3600),
     "drop-old-rows": ("maintenance.drop_old_rows", 3600),
-    **{f"canary-{queue}": (CANARY, CANARY_SECONDS) for queue in QUEUES},
+    **{f"canary-{queue}": (CANARY_KIND, CANARY_SECONDS) for queue in QUEUES},
 }
 """The platform's own schedules: name -> kind, and every how many seconds."""
 
@@ -102,9 +101,9 @@ def ensure_platform_schedules(engine: Engine) -> None:
     with engine.begin() as connection:
         for name, (kind, every_seconds) in PLATFORM_SCHEDULES.items():
             schedule_id = uuid5(PLATFORM_ID, name)
-            params = {"queue": name.removeprefix("canary-")} if kind == CANARY else {}
+            params = {"queue": name.removeprefix("canary-")} if kind == CANARY_KIND else {}
             options = {
-                "keep_for": CANARY_KEEP_SECONDS if kind == CANARY else KEEP_SECONDS,
+                "keep_for": CANARY_KEEP_SECONDS if kind == CANARY_KIND else KEEP_SECONDS,
                 # The next slot does the work that was not done when it begins.
                 "ttl": max(60, every_seconds),
             }
@@ -132,7 +131,7 @@ def insert_due_tasks(engine: Engine) -> int:
             # A task that the database refuses, because its file is gone, must not hold up the other schedules.
             due, tasks = _insert_together(engine, 1)
         inserted += len(tasks)
-        if any(task.kind == CANARY for task in tasks):
+        if any(task.kind == CANARY_KIND for task in tasks):
             log_canaries(engine)
         if not due:
             return inserted
@@ -213,7 +212,7 @@ def _take_slots(connection: Connection, wanted: Sequence[SlotTask]) -> list[NewT
 def log_canaries(engine: Engine) -> None:
     """Log for each queue the round trip of its last canary, in milliseconds, and how long ago it came back."""
     with engine.connect() as connection:
-        rows = connection.exec_driver_sql(LIST_CANARIES, {"kind": CANARY}).all()
+        rows = connection.exec_driver_sql(LIST_CANARIES, {"kind": CANARY_KIND}).all()
     for row in rows:
         late = row.age_seconds > CANARY_LATE_SECONDS
         (log.warning if late else log.debug)(

@@ -14,6 +14,7 @@ import sqlalchemy.exc
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from psycopg.errors import UndefinedColumn, UndefinedFunction, UndefinedTable
 from psycopg_pool import PoolTimeout
 from slowapi.errors import RateLimitExceeded
 from starlette.exceptions import HTTPException
@@ -21,6 +22,7 @@ from starlette.requests import ClientDisconnect
 
 from api.http.problems import FieldError, Problem, json_pointer
 from api.http.rate_limits import count_unless_counted, headers_of, rate_limited
+from shared.database.schema_version import MIGRATE_FIRST
 from shared.errors import ObjectMissing, StorageFull, StorageUnavailable
 
 log = structlog.get_logger()
@@ -61,8 +63,21 @@ def from_exception(error: Exception) -> Problem:
             return Problem("unsupported-media-type")
         case HTTPException():
             return Problem("bad-request", "The request cannot be read.")
+    if _is_about_missing_tables(error):
+        log.error("database_not_migrated", error=str(error).partition("\n")[0], todo=MIGRATE_FIRST)
+        return Problem(
+            "unavailable",
+            "The database of this server is not migrated to its version yet.",
+            headers={"Retry-After": "5"},
+        )
     log.error("unexpected_error", exc_info=error)
     return Problem("internal-error")
+
+
+def _is_about_missing_tables(error: Exception) -> bool:
+    """Return whether the database lacks a table, a column or a function that a statement names."""
+    cause = error.orig if isinstance(error, sqlalchemy.exc.DBAPIError) else error
+    return isinstance(cause, UndefinedTable | UndefinedColumn | UndefinedFunction)
 
 
 def _field_error(item: Mapping[str, Any]) -> FieldError:

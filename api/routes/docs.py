@@ -1,33 +1,69 @@
-"""`/docs`: the schema as a page to read and try, with everything on it from this server: there may be no other network."""
+"""`/openapi.json`, and `/docs`: the schema as a page to read and to try.
+
+Everything on the page comes from this server, which may have no access to the internet.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Request
+import orjson
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import FileResponse, Response
 
+from api.http.conditional import matches_etag
+from api.http.headers import find_header
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery
 
-router = APIRouter(prefix="/docs", include_in_schema=False)
+router = APIRouter(include_in_schema=False)
 
 ASSETS: Final = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
     "favicon.png": "image/png",
 }
-"""What the page loads, and the type of each."""
+"""The files that the page loads, and the type of each."""
 _FOLDER: Final = Path(str(files("fastapi_offline"))) / "static"
-"""Swagger UI as that package brings it; of its code nothing is used."""
+"""That package contains Swagger UI. Its code is not used."""
 
 
-@router.get("")
+class SchemaDocument:
+    """The schema of an application as it is sent."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    @cached_property
+    def content(self) -> bytes:
+        """The schema as JSON."""
+        return orjson.dumps(self._app.openapi())
+
+    @cached_property
+    def etag(self) -> str:
+        """A strong entity tag."""
+        return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
+
+
+@router.get("/openapi.json")
+async def get_schema(request: Request, query: Annotated[NoQuery, Query()]) -> Response:
+    """Return the schema, which is generated once in each process."""
+    document: SchemaDocument = request.app.state.schema_document
+    headers = {"ETag": document.etag, "Cache-Control": "no-cache"}
+    if_none_match = find_header(request, "if-none-match")
+    if if_none_match is not None and matches_etag(if_none_match, document.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(document.content, headers=headers, media_type="application/json")
+
+
+@router.get("/docs")
 async def show_docs(request: Request, query: Annotated[NoQuery, Query()]) -> Response:
-    """Show the page."""
+    """Return the page."""
     return get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Taskmill",
@@ -37,9 +73,9 @@ async def show_docs(request: Request, query: Annotated[NoQuery, Query()]) -> Res
     )
 
 
-@router.get("/{name}")
+@router.get("/docs/{name}")
 async def get_asset(request: Request, name: str, query: Annotated[NoQuery, Query()]) -> Response:
-    """Give what the page loads."""
+    """Return a file that the page loads."""
     if name not in ASSETS:
         raise Problem("not-found")
     return FileResponse(_FOLDER / name, headers={"Cache-Control": "public, max-age=3600"}, media_type=ASSETS[name])

@@ -14,8 +14,7 @@ from api.dependencies import ReadsDependency, TaskReaderCaller
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
-from api.routes.health import CANARY
-from shared.queries.canaries import LIST_CANARIES
+from shared.queries.canaries import CANARY_KIND, LIST_CANARIES
 from shared.queries.signs_of_life import list_signs_of_life
 
 router = APIRouter()
@@ -52,7 +51,7 @@ async def get_metrics(
         "taskmill_sign_of_life_age_seconds", "How long ago the part last showed a sign of life.", labels=["part"]
     )
     async with reads.connect() as connection:
-        for canary in await connection.exec_driver_sql(LIST_CANARIES, {"kind": CANARY}):
+        for canary in await connection.exec_driver_sql(LIST_CANARIES, {"kind": CANARY_KIND}):
             return_age.add_metric([canary.queue], canary.age_seconds)
             if canary.round_trip_seconds is not None:
                 round_trip.add_metric([canary.queue], canary.round_trip_seconds)

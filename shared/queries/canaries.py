@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+CANARY_KIND: Final = "platform.canary"
+
 LIST_CANARIES: Final = """
 SELECT DISTINCT ON (s.name) s.params->>'queue' AS queue,
     extract(epoch FROM now() - coalesce(t.finished_at, x.slot))::float8 AS age_seconds,

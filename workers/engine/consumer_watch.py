@@ -24,12 +24,11 @@ import redis
 import structlog
 
 from shared.database.connections import connect_hot
-from shared.queries.canaries import LIST_LATE_CANARIES
+from shared.queries.canaries import CANARY_KIND, LIST_LATE_CANARIES
 from shared.settings import Settings
 
 log = structlog.get_logger()
 
-CANARY: Final = "platform.canary"
 LOOKS: Final = 8
 """How often in a row a sign must be seen."""
 LONGEST_LATE_SECONDS: Final = 30.0
@@ -133,7 +132,7 @@ class ConsumerWatch:
         if self._connection is None or self._connection.closed:
             self._connection = connect_hot(self._settings, "worker-watch", timeout_seconds=STATEMENT_SECONDS)
         parameters = {
-            "kind": CANARY,
+            "kind": CANARY_KIND,
             "queues": self._queues,
             "seconds": self._late_seconds,
             "alive_seconds": LONGEST_LATE_SECONDS,

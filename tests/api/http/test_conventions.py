@@ -40,7 +40,7 @@ def require_problem(answer: httpx2.Response, status: int, name: str) -> dict[str
 
 
 def test_a_missing_route_is_a_problem(nobody: httpx2.Client) -> None:
-    for method, path in [("GET", "/nope"), ("POST", "/tasks/"), ("DELETE", "/"), ("OPTIONS", "/nope"), ("GET", "//")]:
+    for method, path in [("GET", "/nope"), ("POST", "/tasks/"), ("OPTIONS", "/nope"), ("GET", "//")]:
         require_problem(nobody.request(method, path), 404, "not-found")
 
 
@@ -578,7 +578,7 @@ def test_every_answer_has_a_request_id_and_the_security_headers(
     ]
 
     assert [answer.status_code for answer in answers] == [
-        *(200, 304, 200, 204, 200, 422, 413, 405, 401, 404, 200, 503, 200, 200, 200, 202, 204),
+        *(200, 304, 200, 204, 200, 422, 413, 405, 401, 404, 200, 200, 200, 200, 200, 202, 204),
     ]
     for answer in answers:
         assert answer.headers["x-request-id"]
