@@ -1,12 +1,18 @@
-"""Mail servers that stall, put off, refuse, or hang up after the message."""
+"""Mail servers that do not answer, defer, reject, or close the connection after the message."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+
+import httpx2
+
+from tests.faults.conftest import MailServer, Room
 
 
-def test_a_stalled_mail_server_holds_up_no_other_queue(room: Any, client: Any, mail: Any, lasting: Any) -> None:
+def test_a_mail_server_that_does_not_answer_delays_no_other_queue(
+    room: Room, client: httpx2.Client, mail: MailServer, lasting: Callable[[float, float], float]
+) -> None:
     room.relay()
     room.worker(queues="email", concurrency=1)
     room.worker(queues="files")
@@ -26,7 +32,7 @@ def test_a_stalled_mail_server_holds_up_no_other_queue(room: Any, client: Any, m
 
     statuses = room.settle(60)
     for task_id, address in emails.items():
-        # Whoever had no answer for as long as an attempt may last cannot know.
+        # Without a reply for as long as an attempt may last, the outcome is unknown.
         unknown = statuses[task_id] == "failed" and room.error_type(task_id) == "/problems/delivery-unknown"
         assert unknown or statuses[task_id] == "succeeded"
         assert mail.recipients.count(address) == 1 or unknown
@@ -35,7 +41,9 @@ def test_a_stalled_mail_server_holds_up_no_other_queue(room: Any, client: Any, m
     assert len(mail.recipients) == len(set(mail.recipients))
 
 
-def test_a_message_that_was_put_off_is_sent_once(room: Any, client: Any, mail: Any) -> None:
+def test_a_deferred_message_is_sent_once_and_its_task_shows_why(
+    room: Room, client: httpx2.Client, mail: MailServer
+) -> None:
     room.relay()
     room.worker()
     mail.handler.answers = ["421 Later", "451 Later still"]
@@ -43,14 +51,19 @@ def test_a_message_that_was_put_off_is_sent_once(room: Any, client: Any, mail: A
     for attempt in (1, 2):
         room.eventually(lambda n=attempt: room.attempts(task_id) == n)
         room.wait_for(task_id, "retrying")
-        # The backoff is half a minute: nobody need wait for it here.
+        error = client.get(f"/tasks/{task_id}").json()["error"]
+        assert (error["type"], error["attempt"]) == ("/problems/mail-deferred", attempt)
+        assert error["data"]["recipients"][0]["reply"] == ("Later" if attempt == 1 else "Later still")
+        # The next attempt is due in half a minute or more.
         room.ask("UPDATE tasks SET next_attempt_at = now() WHERE status = 'retrying'")
 
     assert room.settle()[task_id] == "succeeded"
     assert mail.recipients == ["a@example.com"]
 
 
-def test_a_refused_message_fails_and_one_without_an_answer_is_unknown(room: Any, client: Any, mail: Any) -> None:
+def test_a_rejected_message_fails_and_one_without_a_reply_is_unknown(
+    room: Room, client: httpx2.Client, mail: MailServer
+) -> None:
     room.relay()
     room.worker(concurrency=1)
     mail.handler.answers = ["550 No"]
