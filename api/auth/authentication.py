@@ -57,13 +57,13 @@ class Caller:
         """Return whether the caller sees what belongs to an organization."""
         return organization_id == self.organization_id or self.privileged
 
-    def require_may_delete(self, organization_id: UUID) -> None:
-        """Raise the problem `forbidden` unless the caller may delete what belongs to an organization.
+    def require_may_change(self, organization_id: UUID) -> None:
+        """Raise the problem `forbidden` unless the caller may change or delete what belongs to an organization.
 
-        Operators see what belongs to other organizations, but only admins may delete it.
+        Operators see what belongs to other organizations, but only admins may change or delete it.
         """
         if organization_id != self.organization_id and self.role != "admin":
-            raise Problem("forbidden", "Only an admin may delete what belongs to another organization.")
+            raise Problem("forbidden", "Only an admin may change or delete what belongs to another organization.")
 
     def require(self, *scopes: str) -> None:
         """Raise the problem `forbidden` unless the key has every one of the scopes (RFC 6750, section 3.1)."""

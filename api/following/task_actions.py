@@ -88,7 +88,7 @@ class TaskActions:
     async def delete(self, task_id: UUID, caller: Caller) -> None:
         """Erase a done task, its payload and its artifacts. Raises `forbidden`, `task-not-done` or `file-in-use`."""
         async with self._lock(task_id, caller) as task:
-            caller.require_may_delete(task.organization_id)
+            caller.require_may_change(task.organization_id)
             if not task.status.done:
                 message = f"The task is {task.status}. Cancel it and wait until it is done, then delete it."
                 raise Problem("task-not-done", message)

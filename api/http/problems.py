@@ -69,7 +69,11 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
         "Another request with this `Idempotency-Key` is still being processed. Repeat this one after `Retry-After` "
         "seconds.",
     ),
+    "name-taken": ProblemType(409, "Name taken", "The organization has another resource of this name. Choose another."),
     "gone": ProblemType(410, "Gone", "The resource existed, and was purged or deleted."),
+    "precondition-failed": ProblemType(
+        412, "Changed meanwhile", "The resource is no longer as `If-Match` says. Read it again, and decide anew."
+    ),
     "too-large": ProblemType(413, "Too large", "The body is larger than this route accepts."),
     "uri-too-long": ProblemType(414, "URI too long", "The path and query of the request are longer than 64 KiB."),
     "unsupported-media-type": ProblemType(
@@ -87,6 +91,11 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
         422,
         "Idempotency-Key reused",
         "This `Idempotency-Key` was used for a different request within 24 hours. Use a new key.",
+    ),
+    "precondition-required": ProblemType(
+        428,
+        "If-Match required",
+        "A change names the version that it is based on. Send the `ETag` of the resource in the header `If-Match`.",
     ),
     "rate-limited": ProblemType(
         429, "Too many requests", "The caller sent too many requests. Wait for `Retry-After` seconds."

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from api.http.problems import ProblemDocument
 from api.openapi.operations import TEXT
 from api.openapi.submission_schemas import COMPONENT, Schema, submission_components
+from api.scheduling.schedule_parsing import schedule_components
 
 OPEN_PATHS: Final = ("/health", "/problems", "/openapi.json", "/docs")
 
@@ -21,6 +22,7 @@ TAGS: Final = [
     {"name": "reports", "description": "Request a report: one SQL query over uploaded tables."},
     {"name": "emails", "description": "Send an email to several recipients, with attachments."},
     {"name": "batches", "description": "Follow and cancel tasks that were submitted together."},
+    {"name": "schedules", "description": "Submit tasks by the clock: cron rules in a time zone, or intervals."},
     {"name": "kinds", "description": "List the kinds of tasks, with the JSON Schemas of their params and results."},
     {"name": "problems", "description": "Explain the errors of requests and tasks."},
     {"name": "health", "description": "Check the server, for load balancers and monitoring."},
@@ -40,10 +42,10 @@ _HEADERS: Final[dict[str, dict[str, Any]]] = {
     },
     "Retry-After": {"description": "How many seconds to wait before the next request.", **_WHOLE_NUMBER},
     "Location": {
-        "description": "The path of the task or batch.",
+        "description": "The path of the task, batch or schedule.",
         "schema": {"type": "string", "format": "uri-reference"},
     },
-    "ETag": {"description": "The version of the answer, for `If-None-Match`.", "schema": TEXT},
+    "ETag": {"description": "The version of the answer, for `If-None-Match` and `If-Match`.", "schema": TEXT},
     "WWW-Authenticate": {"description": "Which credentials are needed (RFC 6750).", "schema": TEXT},
     "Preference-Applied": {"description": "`wait=N` if the request's `Prefer` header was applied.", "schema": TEXT},
     "Idempotency-Replayed": {
@@ -77,7 +79,9 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     answers: dict[str, Schema] = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         answers.pop(unused, None)
-    components["schemas"] = _join(answers, {**submission_components(), **_problem_components()})
+    components["schemas"] = _join(
+        answers, {**submission_components(), **schedule_components(), **_problem_components()}
+    )
     components["headers"] = _HEADERS
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `Authorization: Bearer tm_…`."},

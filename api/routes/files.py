@@ -321,7 +321,7 @@ async def delete_file(
 ) -> Response:
     """Delete a file now, unless a task that is not done reads it."""
     found = await _find(reads, caller, file_id)
-    caller.require_may_delete(found.organization_id)
+    caller.require_may_change(found.organization_id)
     async with engine.begin() as connection:
         if found.task_id is not None:
             # Whoever deletes a task locks it before its files: in the other order two who delete would wait in a ring.

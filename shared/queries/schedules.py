@@ -13,6 +13,9 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from shared.tables.schedules import schedule_slots, schedules
 from shared.tables.tasks import tasks
 
+NOW: Final = select(func.now())
+"""Read the database's clock."""
+
 LATEST_SLOTS: Final = 20
 """How many of a schedule's slots are looked at for tasks that still run."""
 
@@ -80,6 +83,57 @@ def plan_again_after_clock_was_turned_back(seconds: float) -> Executable:
     ahead = schedules.c.planned_at > func.now() + timedelta(seconds=seconds)
     values = {"next_at": func.now(), "planned_at": func.now()}
     return update(schedules).where(schedules.c.enabled, ahead).values(**values).returning(schedules.c.name)
+
+
+def insert_schedule(values: Mapping[str, Any]) -> Executable:
+    """Store a schedule. Raises `IntegrityError` when its organization has one of that name."""
+    return insert(schedules).values(**values).returning(*schedules.c)
+
+
+def find_schedule(schedule_id: UUID, organization_id: UUID | None) -> Select[Any]:
+    """Find a schedule, every column of `schedules`: of one organization, or of any if None."""
+    statement = select(schedules).where(schedules.c.id == schedule_id)
+    return statement if organization_id is None else statement.where(schedules.c.organization_id == organization_id)
+
+
+def lock_schedule(schedule_id: UUID, organization_id: UUID | None) -> Select[Any]:
+    """Find a schedule, and hold its row until the transaction ends; `now` is the database's clock."""
+    return find_schedule(schedule_id, organization_id).add_columns(func.now().label("now")).with_for_update()
+
+
+def list_schedules(organization_id: UUID | None, before: UUID | None, limit: int) -> Select[Any]:
+    """List schedules, newest first: of one organization, or of all if None; those older than the schedule `before`."""
+    statement = select(schedules).order_by(schedules.c.id.desc()).limit(limit)
+    if organization_id is not None:
+        statement = statement.where(schedules.c.organization_id == organization_id)
+    return statement if before is None else statement.where(schedules.c.id < before)
+
+
+def change_schedule(schedule_id: UUID, values: Mapping[str, Any]) -> Executable:
+    """Change a schedule, and raise its version."""
+    changed = {**values, "version": schedules.c.version + 1, "updated_at": func.now(), "planned_at": func.now()}
+    return update(schedules).where(schedules.c.id == schedule_id).values(**changed).returning(*schedules.c)
+
+
+def delete_schedule(schedule_id: UUID) -> Executable:
+    """Delete a schedule with its slots; the tasks that it submitted stay."""
+    return delete(schedules).where(schedules.c.id == schedule_id)
+
+
+def list_runs(schedule_id: UUID, limit: int) -> Select[Any]:
+    """List the latest slots of a schedule, newest first: `slot`, `task_id`, and the task's `status`, None once purged."""
+    return (
+        select(schedule_slots.c.slot, schedule_slots.c.task_id, tasks.c.status)
+        .select_from(schedule_slots.outerjoin(tasks, tasks.c.id == schedule_slots.c.task_id))
+        .where(schedule_slots.c.schedule_id == schedule_id)
+        .order_by(schedule_slots.c.slot.desc())
+        .limit(limit)
+    )
+
+
+TAKE_SLOT_NOW: Final = """
+INSERT INTO schedule_slots (schedule_id, slot, task_id) VALUES (%(schedule_id)s, clock_timestamp(), %(task_id)s)"""
+"""Store a slot of this moment, for a run on request: plain SQL, for the connection of the hot statements."""
 
 
 def drop_old_slots(limit: int, days: int) -> Executable:

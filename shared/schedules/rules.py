@@ -37,8 +37,13 @@ LONGEST_JUMP: Final = timedelta(hours=25)
 """No clock was ever moved by more: Samoa skipped a day in 2011."""
 
 
-class InvalidRuleError(ValueError):
+class InvalidRule(ValueError):
     """A rule that cannot be read, or never comes. The message says what is wrong with it, in a sentence."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+        """Which part of the rule is at fault: `cron`, `every`, `timezone` or `ends_at`."""
 
 
 @dataclass(frozen=True)
@@ -114,21 +119,22 @@ def parse_rule(
     starts_at: datetime | None = None,
     ends_at: datetime | None = None,
 ) -> Rule:
-    """Return the checked rule of a schedule. Raises `InvalidRuleError`.
+    """Return the checked rule of a schedule. Raises `InvalidRule`.
 
     Exactly one of `cron` and `every_seconds` is given. `timezone` is an IANA name; an interval does not use it.
     """
     if (cron is None) == (every_seconds is None):
-        raise InvalidRuleError("A schedule has either a cron rule or an interval.")
+        raise InvalidRule("cron", "A schedule has either a cron rule or an interval.")
     if every_seconds is not None and every_seconds < 1:
-        raise InvalidRuleError("An interval is at least one second.")
+        raise InvalidRule("every", "An interval is at least one second.")
     if timezone not in _list_timezones():
-        raise InvalidRuleError(f"{timezone!r} is not a time zone of the IANA database, such as 'Europe/Berlin'.")
+        raise InvalidRule("timezone", f"{timezone!r} is not a time zone of the IANA database, such as 'Europe/Berlin'.")
     if starts_at is not None and ends_at is not None and ends_at < starts_at:
-        raise InvalidRuleError("The schedule ends before it starts.")
+        raise InvalidRule("ends_at", "The schedule ends before it starts.")
     rule = Rule(None if cron is None else _parse_cron(cron), every_seconds, ZoneInfo(timezone), starts_at, ends_at)
     if next(rule.iterate_times(starts_at or datetime(2000, 1, 1, tzinfo=UTC)), None) is None:
-        raise InvalidRuleError("The rule never comes: no day of the calendar, or none before its end, fits it.")
+        field = "cron" if ends_at is None else "ends_at"
+        raise InvalidRule(field, "The rule never comes: no day of the calendar, or none before its end, fits it.")
     return rule
 
 
@@ -147,17 +153,17 @@ def _list_timezones() -> set[str]:
 def _parse_cron(cron: str) -> str:
     text = ALIASES.get(cron.strip().lower(), cron.strip())
     if text.startswith("@"):
-        raise InvalidRuleError(f"{cron!r} is not one of {', '.join(ALIASES)}.")
+        raise InvalidRule("cron", f"{cron!r} is not one of {', '.join(ALIASES)}.")
     fields = text.split()
     if len(fields) != 5:
-        raise InvalidRuleError(
-            f"A cron rule has five fields (minute, hour, day, month, day of week), not {len(fields)}."
+        raise InvalidRule(
+            "cron", f"A cron rule has five fields (minute, hour, day, month, day of week), not {len(fields)}."
         )
     try:
         CronSim(text, datetime(2000, 1, 1))  # noqa: DTZ001 (local times have no zone until they are placed in one)
     except CronSimError as error:
-        raise InvalidRuleError(
-            f"The cron rule {text!r} cannot be read, or never comes: {error}.".lower().capitalize()
+        raise InvalidRule(
+            "cron", f"The cron rule {text!r} cannot be read, or never comes: {str(error).lower()}."
         ) from None
     return " ".join(fields)
 

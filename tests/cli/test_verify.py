@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -157,10 +158,10 @@ class Rows:
         self.claim(purged)
         self.fail(purged)
         with self.engine.begin() as connection:
-            connection.execute(schedule_queries.ensure_schedule(schedule_id, "s", "platform.ping", {}, 60))
+            connection.execute(schedule_queries.ensure_schedule(schedule_id, "s", "platform.ping", {}, {}, 60))
             slot = self.submit("slot", schedule_id=schedule_id)
-            now = connection.execute(schedule_queries.list_due_slots()).all()[0].slot
-            connection.execute(schedule_queries.take_slot(schedule_id, now, slot))
+            taken = {"schedule_id": schedule_id, "slot": datetime.now(UTC), "task_id": slot}
+            connection.execute(schedule_queries.take_slots([taken]))
             self.hot.execute(
                 "INSERT INTO unique_tasks (owner_id, kind, params_sha256, task_id) VALUES (%s, 'x', '', %s)",
                 (OWNER, slot),

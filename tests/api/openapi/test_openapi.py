@@ -46,6 +46,13 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("get", "/files/{file_id}"): READING | {200, 404, 410},
     ("delete", "/files/{file_id}"): READING | {204, 404, 409, 410},
     ("get", "/files/{file_id}/content"): READING | {200, 206, 304, 404, 410, 416},
+    ("post", "/schedules"): READING | {201, 409, 415},
+    ("get", "/schedules"): READING | {200},
+    ("post", "/schedules/preview"): READING | {200, 415},
+    ("get", "/schedules/{schedule_id}"): READING | {200, 404},
+    ("patch", "/schedules/{schedule_id}"): READING | {200, 404, 409, 412, 415, 428},
+    ("delete", "/schedules/{schedule_id}"): READING | {204, 404},
+    ("post", "/schedules/{schedule_id}/run"): (SUBMITTING - {200}) | {404},
     ("get", "/kinds"): READING | {200},
     ("get", "/problems/{name}"): ANY | {200, 404, 422},
     ("get", "/health"): ANY | {200, 422},
@@ -206,12 +213,17 @@ def subjects(client: httpx2.Client, operator: httpx2.Client, hand: Any, data: Pa
         operator.post("/tasks/batch", json={"tasks": [{"kind": "platform.ping", "delay": 60}]}).json()["batch_id"]
         for _ in range(3)
     ]
+    message = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "hello"}}
+    schedules = [
+        client.post("/schedules", json={"name": name, "every": 3600, **message}).json()["id"] for name in "abc"
+    ]
     files = [upload["params"]["file_id"] for upload in uploads]
     hand.succeed(uploads[0]["id"])
     return {
         "task_id": cycle([*tasks, str(new_id())]),
         "batch_id": cycle([batch["batch_id"], *batches, str(new_id())]),
         "file_id": cycle([*files, str(new_id())]),
+        "schedule_id": cycle([*schedules, str(new_id())]),
         "name": cycle(["validation", "unreadable-image", "timed-out", "nope"]),
     }
 

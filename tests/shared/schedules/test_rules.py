@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from shared.schedules.rules import InvalidRuleError, Rule, find_jitter, parse_rule
+from shared.schedules.rules import InvalidRule, Rule, find_jitter, parse_rule
 
 
 def moments(rule: Rule, after: str, count: int) -> list[str]:
@@ -138,16 +138,16 @@ def test_a_rule_ends_at_its_last_moment() -> None:
 def test_a_rule_that_cannot_run_is_refused(
     cron: str | None, every_seconds: int | None, timezone: str, words: str
 ) -> None:
-    with pytest.raises(InvalidRuleError, match=words):
+    with pytest.raises(InvalidRule, match=words):
         parse_rule(cron, every_seconds, timezone)
 
 
 def test_a_rule_that_ends_before_it_starts_or_first_comes_is_refused() -> None:
     start, end = datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
 
-    with pytest.raises(InvalidRuleError, match="ends before it starts"):
+    with pytest.raises(InvalidRule, match="ends before it starts"):
         parse_rule("@daily", None, "UTC", start, end)
-    with pytest.raises(InvalidRuleError, match="never comes"):
+    with pytest.raises(InvalidRule, match="never comes"):
         parse_rule("0 0 29 2 *", None, "UTC", start, start + timedelta(days=300))
 
 

@@ -1,0 +1,402 @@
+"""`/schedules`: submit tasks by the clock."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import islice
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import orjson
+import psycopg
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.auth.authentication import Caller
+from api.batcher import HotConnection
+from api.dependencies import (
+    EngineDependency,
+    NoBody,
+    QueueBoundsDependency,
+    ReadsDependency,
+    SettingsDependency,
+    SubmissionsDependency,
+    TaskReaderCaller,
+    TaskWriterCaller,
+)
+from api.following.task_representation import new_task_json
+from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
+from api.http.body import json_body
+from api.http.conditional import matches_etag
+from api.http.cursors import read_cursor, write_cursor
+from api.http.headers import find_header
+from api.http.problems import Problem
+from api.http.query_strings import NoQuery, PageLimit, StrictQuery
+from api.http.rate_limits import limited
+from api.openapi.operations import ANY_CALLER, ANY_SUBMISSION, problem_responses, task_response
+from api.openapi.submission_schemas import ref
+from api.scheduling.schedule_models import (
+    Schedule,
+    ScheduleError,
+    ScheduleLinks,
+    SchedulePage,
+    SchedulePreview,
+    ScheduleRun,
+)
+from api.scheduling.schedule_parsing import (
+    ParsedSchedule,
+    apply_patch,
+    parse_preview,
+    parse_schedule,
+    refuse_platform_change,
+)
+from api.submitting.submissions import SubmissionRequest
+from shared.identifiers import new_id
+from shared.queries import schedules as queries
+from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled_task
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import PLATFORM_ID
+
+NEXT_TIMES: Final = 5
+PREVIEWED_TIMES: Final = 10
+LAST_RUNS: Final = 10
+router = APIRouter(tags=["schedules"])
+
+
+def _json_body_of(component: str, example: dict[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": ref(component), "examples": {"example": {"value": example}}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+_EXAMPLE: Final = {
+    "name": "nightly-profile",
+    "cron": "30 2 * * *",
+    "timezone": "Europe/Berlin",
+    "kind": "email.send",
+    "params": {"to": ["team@example.com"], "subject": "Good morning", "text": "It is half past two."},
+}
+IF_MATCH: Final[dict[str, Any]] = {
+    "name": "If-Match",
+    "in": "header",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "The `ETag` of the schedule that the change is based on.",
+}
+
+
+@router.post(
+    "/schedules",
+    status_code=201,
+    summary="Create a schedule",
+    response_model=Schedule,
+    response_description="The schedule, which is committed.",
+    responses=problem_responses(*ANY_CALLER, "name-taken", "unsupported-media-type"),
+    openapi_extra=_json_body_of("NewSchedule", _EXAMPLE),
+)
+@limited("submit")
+async def create_schedule(
+    request: Request,
+    caller: TaskWriterCaller,
+    settings: SettingsDependency,
+    submissions: SubmissionsDependency,
+    engine: EngineDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Store a schedule. It submits its task at each time of its rule, for as long as it is enabled."""
+    parsed = parse_schedule(await json_body(request, settings.max_json_bytes), caller)
+    await submissions.check_files([parsed.submission], caller)
+    values = {
+        "id": new_id(),
+        "organization_id": caller.organization_id,
+        "owner_id": caller.owner_id,
+        **parsed.columns(),
+    }
+    try:
+        async with engine.begin() as connection:
+            values["next_at"] = await _find_next(connection, parsed)
+            row = (await connection.execute(queries.insert_schedule(values))).one()
+    except IntegrityError:
+        raise Problem("name-taken") from None
+    return private_answer(_schedule(row), 201, {"Location": f"/schedules/{row.id}", "ETag": _etag(row)})
+
+
+class ListQuery(StrictQuery):
+    """Which page."""
+
+    limit: PageLimit = 50
+    cursor: str | None = None
+
+
+@router.get(
+    "/schedules",
+    summary="List schedules, newest first",
+    response_model=SchedulePage,
+    response_description="One page.",
+    responses=problem_responses(*ANY_CALLER),
+)
+@limited("read")
+async def list_schedules(
+    request: Request,
+    caller: TaskReaderCaller,
+    settings: SettingsDependency,
+    reads: ReadsDependency,
+    query: Annotated[ListQuery, Query()],
+) -> Response:
+    """Return the schedules that the caller may see; operators and admins see all, the platform's own too."""
+    before = read_cursor(settings, query.cursor) if query.cursor is not None else None
+    async with reads.connect() as connection:
+        statement = queries.list_schedules(caller.visible_organization_id, before, query.limit + 1)
+        rows = (await connection.execute(statement)).all()
+    page = rows[: query.limit]
+    next_cursor = write_cursor(settings, page[-1].id) if len(rows) > len(page) else None
+    return private_answer(SchedulePage(items=[_schedule(row) for row in page], next_cursor=next_cursor))
+
+
+@router.post(
+    "/schedules/preview",
+    summary="Show when a rule would run",
+    response_model=SchedulePreview,
+    response_description="The next ten times.",
+    responses=problem_responses(*ANY_CALLER, "unsupported-media-type"),
+    openapi_extra=_json_body_of("ScheduleRule", {"cron": "30 2 * * *", "timezone": "Europe/Berlin"}),
+)
+@limited("submit")
+async def preview_schedule(
+    request: Request,
+    caller: TaskReaderCaller,
+    settings: SettingsDependency,
+    reads: ReadsDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Return the rule in plain words and its next ten times. Nothing is stored."""
+    rule = parse_preview(await json_body(request, settings.max_json_bytes))
+    async with reads.connect() as connection:
+        now = await _read_clock(connection)
+    times = list(islice(rule.iterate_times(now), PREVIEWED_TIMES))
+    return private_answer(SchedulePreview(description=rule.describe(), times=times))
+
+
+@router.get(
+    "/schedules/{schedule_id}",
+    summary="Get a schedule with its next times and last runs",
+    response_model=Schedule,
+    response_description="The schedule.",
+    responses=problem_responses(*ANY_CALLER, "not-found"),
+)
+@limited("read")
+async def get_schedule(
+    request: Request,
+    schedule_id: UUID,
+    caller: TaskReaderCaller,
+    reads: ReadsDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Return a schedule, its next five times, and its last ten runs."""
+    async with reads.connect() as connection:
+        row = await _get(connection, queries.find_schedule(schedule_id, caller.visible_organization_id))
+        runs = (await connection.execute(queries.list_runs(schedule_id, LAST_RUNS))).all()
+        now = await _read_clock(connection)
+    times = list(islice(find_rule(row).iterate_times(now), NEXT_TIMES)) if row.enabled else []
+    last_runs = [ScheduleRun(at=run.slot, task_id=run.task_id, status=run.status) for run in runs]
+    return private_answer(_schedule(row, next_times=times, last_runs=last_runs), headers={"ETag": _etag(row)})
+
+
+@router.patch(
+    "/schedules/{schedule_id}",
+    summary="Change a schedule",
+    response_model=Schedule,
+    response_description="The schedule as it is now.",
+    responses=problem_responses(
+        *ANY_CALLER,
+        "not-found",
+        "name-taken",
+        "precondition-failed",
+        "precondition-required",
+        "unsupported-media-type",
+    ),
+    openapi_extra={**_json_body_of("ScheduleChange", {"enabled": False}), "parameters": [IF_MATCH]},
+)
+@limited("submit")
+async def change_schedule(
+    request: Request,
+    schedule_id: UUID,
+    caller: TaskWriterCaller,
+    settings: SettingsDependency,
+    submissions: SubmissionsDependency,
+    engine: EngineDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Change the fields that the body names. Beat follows the changed schedule within two seconds."""
+    body = await json_body(request, settings.max_json_bytes)
+    try:
+        async with engine.begin() as connection:
+            stored = await _lock_for_change(connection, schedule_id, caller)
+            _require_match(find_header(request, "if-match"), stored)
+            if stored.owner_id == PLATFORM_ID:
+                values = {"enabled": refuse_platform_change(body), "next_at": stored.now}
+            else:
+                parsed = parse_schedule(apply_patch(_as_body(stored), body), caller)
+                await submissions.check_files([parsed.submission], caller)
+                values = {**parsed.columns(), "next_at": await _find_next(connection, parsed)}
+            row = (await connection.execute(queries.change_schedule(schedule_id, values))).one()
+    except IntegrityError:
+        raise Problem("name-taken") from None
+    return private_answer(_schedule(row), headers={"ETag": _etag(row)})
+
+
+@router.delete(
+    "/schedules/{schedule_id}",
+    status_code=204,
+    summary="Delete a schedule",
+    responses=problem_responses(*ANY_CALLER, "not-found"),
+)
+@limited("submit")
+async def delete_schedule(
+    request: Request,
+    schedule_id: UUID,
+    caller: TaskWriterCaller,
+    engine: EngineDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Delete a schedule. The tasks that it submitted stay."""
+    async with engine.begin() as connection:
+        stored = await _lock_for_change(connection, schedule_id, caller)
+        if stored.owner_id == PLATFORM_ID:
+            raise Problem("forbidden", "The platform's own schedules can be disabled, but not deleted.")
+        await connection.execute(queries.delete_schedule(schedule_id))
+    return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
+
+
+@router.post(
+    "/schedules/{schedule_id}/run",
+    status_code=202,
+    summary="Run a schedule now",
+    responses={
+        **task_response(202, "The task, which is committed."),
+        **problem_responses(*ANY_SUBMISSION, "not-found", "input-gone", "conflict"),
+    },
+)
+@limited("submit")
+async def run_schedule(
+    request: Request,
+    schedule_id: UUID,
+    caller: TaskWriterCaller,
+    reads: ReadsDependency,
+    submissions: SubmissionsDependency,
+    queue_bounds: QueueBoundsDependency,
+    query: Annotated[NoQuery, Query()],
+    body: NoBody,
+) -> Response:
+    """Submit the schedule's task now, whether it is enabled or not. Its times stay as they are."""
+    async with reads.connect() as connection:
+        schedule = await _get(connection, queries.find_schedule(schedule_id, caller.visible_organization_id))
+        now = await _read_clock(connection)
+    caller.require_may_change(schedule.organization_id)
+    try:
+        task = make_scheduled_task(schedule, now)
+    except UnusableSchedule as error:
+        raise Problem("conflict", str(error)) from None
+    await queue_bounds.admit(schedule.owner_id, 1)
+    task.api_key_id, task.request_id = caller.key_id, request.state.request_id
+
+    async def take_slot(connection: HotConnection) -> None:
+        await connection.execute(queries.TAKE_SLOT_NOW, {"schedule_id": schedule_id, "task_id": task.id})
+
+    try:
+        created_at = await submissions.store_together(
+            [task], SubmissionRequest(caller, request.state.request_id), take_slot
+        )
+    except psycopg.errors.ForeignKeyViolation as error:
+        # Either the schedule was deleted in the meantime, or a file of its task was.
+        raise Problem("not-found" if error.diag.table_name == "schedule_slots" else "input-gone") from None
+    return private_json(new_task_json(task, created_at), 202, {"Location": f"/tasks/{task.id}", "Retry-After": "1"})
+
+
+async def _get(connection: AsyncConnection, statement: Any) -> Any:
+    row = (await connection.execute(statement)).first()
+    if row is None:
+        raise Problem("not-found")
+    return row
+
+
+async def _lock_for_change(connection: AsyncConnection, schedule_id: UUID, caller: Caller) -> Any:
+    """Return a schedule that the caller may change, its row held. Raises `not-found` or `forbidden`."""
+    row = await _get(connection, queries.lock_schedule(schedule_id, caller.visible_organization_id))
+    caller.require_may_change(row.organization_id)
+    return row
+
+
+def _require_match(if_match: str | None, row: Any) -> None:
+    if if_match is None:
+        raise Problem("precondition-required")
+    if not matches_etag(if_match, _etag(row)):
+        raise Problem("precondition-failed")
+
+
+async def _find_next(connection: AsyncConnection, parsed: ParsedSchedule) -> Any:
+    """Return the first time of a rule after this moment, by the database's clock."""
+    now = await _read_clock(connection)
+    return next(parsed.rule.iterate_times(now), None)
+
+
+async def _read_clock(connection: AsyncConnection) -> datetime:
+    """Return the moment by the database's clock, which beat goes by."""
+    now: datetime = (await connection.execute(queries.NOW)).scalar_one()
+    return now
+
+
+def _etag(row: Any) -> str:
+    return f'"{row.version}"'
+
+
+def _as_body(row: Any) -> dict[str, Any]:
+    """Return a stored schedule as the body that would create it."""
+    return {
+        "name": row.name,
+        "enabled": row.enabled,
+        "cron": row.cron,
+        "every": row.every_seconds,
+        "timezone": row.timezone,
+        "starts_at": row.starts_at,
+        "ends_at": row.ends_at,
+        "missed": row.missed,
+        "overlap": row.overlap,
+        "jitter": row.jitter_seconds,
+        "kind": row.kind,
+        "params": row.params,
+        **row.options,
+    }
+
+
+def _schedule(row: Any, **more: Any) -> Schedule:
+    options = TaskOptions.model_validate_json(orjson.dumps(row.options))
+    return Schedule(
+        id=row.id,
+        name=row.name,
+        enabled=row.enabled,
+        cron=row.cron,
+        every=row.every_seconds,
+        timezone=row.timezone,
+        starts_at=row.starts_at,
+        ends_at=row.ends_at,
+        missed=row.missed,
+        overlap=row.overlap,
+        jitter=row.jitter_seconds,
+        description=find_rule(row).describe(),
+        kind=row.kind,
+        params=row.params,
+        priority=options.priority,
+        ttl=options.ttl,
+        max_attempts=options.max_attempts,
+        timeout=options.timeout,
+        keep_for=options.keep_for,
+        tags=options.tags,
+        metadata=options.metadata,
+        next_at=row.next_at if row.enabled else None,
+        last_error=ScheduleError(**row.last_error) if row.last_error is not None else None,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        links=ScheduleLinks(self=f"/schedules/{row.id}", run=f"/schedules/{row.id}/run"),
+        **more,
+    )

@@ -1,0 +1,142 @@
+"""The answers about schedules as pydantic models, and what a request to store one may hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.http.answers import AnswerModel, Moment, Path
+from shared.schedules.slots import Missed
+from shared.tasks.options import LONGEST_WAIT_SECONDS, Timestamp
+
+Cron = Annotated[
+    str,
+    Field(
+        max_length=200,
+        description="Five fields (minute, hour, day of month, month, day of week), or `@hourly`, `@daily`, `@weekly`, "
+        "`@monthly`, `@yearly`; either this or `every`.",
+        examples=["30 2 * * MON-FRI"],
+    ),
+]
+Every = Annotated[
+    int, Field(ge=1, le=LONGEST_WAIT_SECONDS, description="An interval in seconds; either this or `cron`.")
+]
+Timezone = Annotated[
+    str,
+    Field(max_length=64, description="The IANA time zone whose clocks `cron` is read on.", examples=["Europe/Berlin"]),
+]
+
+
+class RuleFields(BaseModel):
+    """When a schedule runs."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    cron: Cron | None = None
+    every: Every | None = None
+    timezone: Timezone = "UTC"
+    starts_at: Annotated[Timestamp | None, Field(description="It runs at this moment at the earliest.")] = None
+    ends_at: Annotated[Timestamp | None, Field(description="It runs at this moment at the latest.")] = None
+
+
+class ScheduleFields(RuleFields):
+    """What a schedule has beside the task that it submits."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100, description="Unique within the organization.")]
+    enabled: Annotated[bool, Field(description="Whether it runs.")] = True
+    missed: Annotated[
+        Missed,
+        Field(
+            description="What happens to times that passed by more than a minute while nothing watched the clock: `skip` "
+            "them, `run_once` for the latest, or `run_all` of them (at most 100)."
+        ),
+    ] = Missed.SKIP
+    overlap: Annotated[
+        Literal["allow", "skip"],
+        Field(description="`skip` leaves a time out while a task of an earlier time is not done."),
+    ] = "allow"
+    jitter: Annotated[
+        int, Field(ge=0, le=86_400, description="Each task starts up to so many seconds late, to spread the load.")
+    ] = 0
+
+
+class ScheduleRun(AnswerModel):
+    """One time at which a schedule submitted a task."""
+
+    at: Moment
+    task_id: UUID
+    status: Annotated[str | None, Field(description="The status of the task; null once it was purged.")]
+
+
+class ScheduleError(AnswerModel):
+    """Why the last time got no task."""
+
+    type: Path
+    title: str
+    detail: str
+
+
+class ScheduleLinks(AnswerModel):
+    """The routes of a schedule."""
+
+    self: Path
+    run: Path
+
+
+class Schedule(AnswerModel):
+    """A rule of the clock and the task that it submits, in the form that `POST /schedules` takes."""
+
+    id: UUID
+    name: str
+    enabled: bool
+    cron: str | None
+    every: int | None
+    timezone: str
+    starts_at: Moment | None
+    ends_at: Moment | None
+    missed: Missed
+    overlap: Literal["allow", "skip"]
+    jitter: int
+    description: Annotated[str, Field(description="The rule in plain words.")]
+    kind: str
+    params: dict[str, Any]
+    priority: int
+    ttl: int | None
+    max_attempts: int | None
+    timeout: int | None
+    keep_for: int
+    tags: list[str]
+    metadata: dict[str, str]
+    next_at: Annotated[
+        Moment | None, Field(description="When it runs next; null while it is disabled, or when it has ended.")
+    ]
+    next_times: Annotated[
+        list[Moment],
+        Field(default_factory=list, description="The next five times; only in the answer for one schedule."),
+    ]
+    last_runs: Annotated[
+        list[ScheduleRun],
+        Field(
+            default_factory=list, description="The last ten runs, newest first; only in the answer for one schedule."
+        ),
+    ]
+    last_error: ScheduleError | None
+    created_at: Moment
+    updated_at: Moment
+    links: ScheduleLinks
+
+
+class SchedulePage(AnswerModel):
+    """One page of a list of schedules."""
+
+    items: list[Schedule]
+    next_cursor: str | None
+
+
+class SchedulePreview(AnswerModel):
+    """When a rule runs."""
+
+    description: Annotated[str, Field(description="The rule in plain words.")]
+    times: Annotated[list[Moment], Field(description="The next ten times.")]

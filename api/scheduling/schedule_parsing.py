@@ -1,0 +1,152 @@
+"""Reads and validates what is stored as a schedule: its rule, and the task that it submits.
+
+The task is validated as a submission is, by the same code, so that what is stored can be submitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import orjson
+from pydantic import ValidationError
+
+from api.auth.authentication import Caller
+from api.http.json_text import load_json
+from api.http.problems import Problem, invalid, invalid_body
+from api.scheduling.schedule_models import RuleFields, ScheduleFields
+from api.submitting.parsing import Parsed, dump_part, parse_submission
+from shared.contracts.catalog import list_kinds
+from shared.schedules.rules import InvalidRule, Rule, parse_rule
+from shared.tasks.options import TaskOptions
+
+TASK_OPTIONS: Final = ("priority", "ttl", "max_attempts", "timeout", "keep_for", "tags", "metadata")
+"""The options of the submitted task that a schedule may set; each time decides itself when its task runs."""
+_OTHER_OPTIONS: Final = ("run_at", "delay", "unique_for", "webhook")
+
+
+def schedule_components() -> dict[str, dict[str, Any]]:
+    """Return the schemas of the bodies that hold a schedule, by component."""
+    rule = RuleFields.model_json_schema()
+    own = ScheduleFields.model_json_schema(ref_template="#/components/schemas/{model}")
+    options = TaskOptions.model_json_schema()["properties"]
+    task = {
+        "kind": {"enum": [name for name, kind in list_kinds().items() if kind.public]},
+        "params": {"type": "object", "additionalProperties": True, "description": "As the kind's schema says."},
+        **{name: options[name] for name in TASK_OPTIONS},
+    }
+    schedule = {
+        "type": "object",
+        "properties": {**own["properties"], **task},
+        "additionalProperties": False,
+    }
+    return {
+        "Missed": own["$defs"]["Missed"],
+        "NewSchedule": {
+            **schedule,
+            "title": "NewSchedule",
+            "description": "A rule of the clock beside the task that it submits.",
+            "required": ["name", "kind"],
+        },
+        "ScheduleChange": {
+            **schedule,
+            "title": "ScheduleChange",
+            "description": "The fields of a schedule that change.",
+            "minProperties": 1,
+        },
+        "ScheduleRule": {**rule, "title": "ScheduleRule"},
+    }
+
+
+@dataclass(frozen=True)
+class ParsedSchedule:
+    """A validated schedule, before its files are looked at."""
+
+    fields: ScheduleFields
+    rule: Rule
+    submission: Parsed
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of `schedules` that the schedule sets."""
+        fields, options = self.fields, self.submission.options
+        return {
+            "name": fields.name,
+            "kind": self.submission.kind_name,
+            "params": orjson.loads(self.submission.params),
+            "options": options.model_dump(mode="json", include=set(TASK_OPTIONS), exclude_defaults=True),
+            "cron": self.rule.cron,
+            "every_seconds": fields.every,
+            "timezone": fields.timezone,
+            "starts_at": fields.starts_at,
+            "ends_at": fields.ends_at,
+            "jitter_seconds": fields.jitter,
+            "missed": fields.missed.value,
+            "overlap": fields.overlap,
+            "enabled": fields.enabled,
+        }
+
+
+def parse_schedule(body: bytes, caller: Caller) -> ParsedSchedule:
+    """Validate a body that holds a schedule's fields beside `{kind, params, …options}`. Raises a problem."""
+    content = load_json(body)
+    if not isinstance(content, dict):
+        raise invalid("", "dict_type", "Input should be an object")
+    for name in _OTHER_OPTIONS:
+        if name in content:
+            raise invalid(f"/{name}", "extra_forbidden", "A schedule does not take this option")
+    own = {name: value for name, value in content.items() if name in ScheduleFields.model_fields}
+    task = {name: value for name, value in content.items() if name not in ScheduleFields.model_fields}
+    try:
+        fields = ScheduleFields.model_validate_json(dump_part(own, ""))
+    except ValidationError as error:
+        raise invalid_body(error) from None
+    if "\x00" in fields.name:
+        raise invalid("/name", "nul_character", "Text must not contain U+0000")
+    return ParsedSchedule(fields, find_rule_of(fields), parse_submission(dump_part(task, ""), caller))
+
+
+def parse_preview(body: bytes) -> Rule:
+    """Validate a body that holds a rule alone. Raises a problem."""
+    if not isinstance(load_json(body), dict):
+        raise invalid("", "dict_type", "Input should be an object")
+    try:
+        return find_rule_of(RuleFields.model_validate_json(body))
+    except ValidationError as error:
+        raise invalid_body(error) from None
+
+
+def apply_patch(stored: dict[str, Any], body: bytes) -> bytes:
+    """Return a stored schedule with the fields of a body in the place of its own, to be validated anew.
+
+    A `cron` replaces a stored `every`, and the reverse. Raises a problem for a body that is not an object.
+    """
+    patch = load_json(body)
+    if not isinstance(patch, dict):
+        raise invalid("", "dict_type", "Input should be an object")
+    if not patch:
+        raise invalid("", "empty", "The body names no field to change")
+    changed = {**stored, **patch}
+    for one, other in (("cron", "every"), ("every", "cron")):
+        if patch.get(one) is not None and other not in patch:
+            changed.pop(other, None)
+    return dump_part({name: value for name, value in changed.items() if value is not None or name in patch}, "")
+
+
+def find_rule_of(fields: RuleFields) -> Rule:
+    """Return the rule that fields describe. Raises a problem at the field at fault."""
+    try:
+        rule = parse_rule(fields.cron, fields.every, fields.timezone, fields.starts_at, fields.ends_at)
+    except InvalidRule as error:
+        raise invalid(f"/{error.field}", "invalid_rule", str(error)) from None
+    if fields.ends_at is not None and fields.ends_at <= datetime.now(UTC) - timedelta(days=1):
+        raise invalid("/ends_at", "in_the_past", "The schedule would have ended already")
+    return rule
+
+
+def refuse_platform_change(patch: bytes) -> bool:
+    """Return whether the platform's own schedule is to be enabled. Raises `forbidden` for any other change."""
+    content = load_json(patch)
+    if not isinstance(content, dict) or set(content) != {"enabled"} or not isinstance(content["enabled"], bool):
+        raise Problem("forbidden", "Of the platform's own schedules, only `enabled` can be changed.")
+    return content["enabled"]
