@@ -168,6 +168,14 @@ WHERE t.id >= %(floor)s AND t.schedule_id IS NOT NULL AND t.created_at > now() -
     AND EXISTS (SELECT FROM schedules s WHERE s.id = t.schedule_id)""",
     ),
     Check(
+        "schedules",
+        "While beat runs, an enabled schedule is looked at within two minutes of its next time.",
+        """
+SELECT schedule.id, format('its next time was %%s, and beat has not looked at it', schedule.next_at) FROM schedules AS schedule
+WHERE schedule.enabled AND schedule.next_at < now() - interval '2 minutes' AND schedule.planned_at < now() - interval '2 minutes'
+    AND EXISTS (SELECT FROM signs_of_life AS sign WHERE sign.part = 'beat' AND sign.at > now() - interval '10 seconds')""",
+    ),
+    Check(
         "idempotency-keys",
         "What an idempotency key stands for is there, or was purged.",
         """

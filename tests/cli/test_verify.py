@@ -153,7 +153,7 @@ class Rows:
         self.finish(task_id, "succeeded", result={"n": 1}, artifacts=[artifact])
 
     def _fill_with_slot_and_purged(self) -> None:
-        schedule_id = new_id()
+        schedule_id = self.task["schedule"] = new_id()
         purged = self.submit("purged", idempotency_key="purged", fingerprint="00")
         self.claim(purged)
         self.fail(purged)
@@ -259,6 +259,8 @@ CORRUPTIONS = [
      "DELETE FROM tasks WHERE id = {keyed}"),
     ("a slot's task gone", "slots", "slot", "WITH e AS (DELETE FROM task_events WHERE task_id = {slot}), p AS (DELETE FROM "
      "task_payloads WHERE task_id = {slot}), u AS (DELETE FROM unique_tasks) DELETE FROM tasks WHERE id = {slot}"),
+    ("a schedule that beat passes over", "schedules", "schedule", "WITH sign AS (INSERT INTO signs_of_life (part) "
+     "VALUES ('beat')) UPDATE schedules SET next_at = now() - interval '1 hour', planned_at = now() - interval '1 hour'"),
     ("a slot done twice", "slots", "queued", "UPDATE tasks SET schedule_id = (SELECT id FROM schedules) "
      "WHERE id = {queued}"),
     ("uniqueness that points to nothing", "deleted-rows", "purged", "INSERT INTO unique_tasks (owner_id, kind, "
