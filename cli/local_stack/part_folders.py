@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
+from functools import cached_property
 from pathlib import Path
 
 from cli.local_stack.child_process import Account
@@ -19,29 +20,21 @@ from cli.local_stack.owned_files import make_folder, write_atomically, writing_i
 from cli.local_stack.unprivileged_account import can_pass_to, make_system_folder
 from shared.errors import ConfigurationError
 
-_ACCOUNT_KEY = "parts_uid"
+_OWNERS_KEY = "part_folder_owners"
 
 
 class PartFolders:
-    """The folders of the parts of one stack. `account` is None when the parts run as whoever started the stack.
-
-    Raises `ConfigurationError` when the data directory is a copy whose folders are the original's.
-    """
+    """The folders of the parts of one stack. `account` is None when the parts run as whoever started the stack."""
 
     def __init__(self, directory: DataDirectory, account: Account | None) -> None:
         self._directory = directory
         self._account = account
-        uid = account.uid if account else os.geteuid()
-        earlier = directory.recall(_ACCOUNT_KEY)
-        self._owner_changed = earlier != uid
-        self._was_always_root = earlier is None
-        self._state = self._find_state()
-        directory.remember(_ACCOUNT_KEY, uid)
 
     def folder(self, name: str) -> Path:
         """Return the folder of that name, made if absent, in which the account may write.
 
-        What lies in the data directory is moved when the account cannot reach it there.
+        What lies in the data directory is moved when the account cannot reach it there. Raises `ConfigurationError` when
+        the data directory is a copy whose folders are the original's.
         """
         inside = self._directory.path / name
         if self._state is None:
@@ -52,30 +45,36 @@ class PartFolders:
                 with writing_in(self._directory.path):
                     shutil.move(inside, folder)
             make_folder(folder)
-        if self._account is not None:
-            self.hand_over(folder)
+        self.hand_over(folder, name)
         return folder
 
-    def hand_over(self, folder: Path) -> None:
+    def hand_over(self, folder: Path, name: str) -> None:
         """Make the account the owner of the folder and of what is in it, unless it is already.
 
         Once an account has written there, a file with several names is left alone: the account may have linked a file
         of root's from elsewhere.
         """
-        if self._account is None or (not self._owner_changed and folder.lstat().st_uid == self._account.uid):
-            return
+        owners = self._directory.recall(_OWNERS_KEY)
+        known = dict(owners) if isinstance(owners, dict) else {}
+        earlier = known.get(name)
         account = self._account
-        for parent, folders, names in os.walk(folder, topdown=False):
-            for name in [*folders, *names]:
-                path = Path(parent, name)
-                status = path.lstat()
-                is_safe_file = stat.S_ISREG(status.st_mode) and (status.st_nlink == 1 or self._was_always_root)
-                if stat.S_ISDIR(status.st_mode) or is_safe_file:
-                    os.chown(path, account.uid, account.gid, follow_symlinks=False)
-        os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+        if account is not None and (earlier != account.uid or folder.lstat().st_uid != account.uid):
+            for parent, folders, names in os.walk(folder, topdown=False):
+                for entry in [*folders, *names]:
+                    path = Path(parent, entry)
+                    status = path.lstat()
+                    is_safe_file = stat.S_ISREG(status.st_mode) and (status.st_nlink == 1 or earlier is None)
+                    if stat.S_ISDIR(status.st_mode) or is_safe_file:
+                        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+            os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+        self._directory.remember(_OWNERS_KEY, known | {name: account.uid if account else os.geteuid()})
+
+    @cached_property
+    def _state(self) -> Path | None:
+        """The folder outside of the data directory that holds the folders, or None if they lie within."""
+        return self._find_state()
 
     def _find_state(self) -> Path | None:
-        """Return the folder outside of the data directory that holds the folders, or None if they lie within."""
         remembered = self._directory.recall(STATE_KEY)
         if isinstance(remembered, str) and Path(remembered).is_dir():
             state = Path(remembered)

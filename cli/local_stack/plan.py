@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from cli.local_stack.broker import BrokerServer
@@ -71,9 +72,13 @@ class StackPlan:
         self.postgres = (
             None if "postgres" in self._replaced else PostgresServer(directory.path / "postgres", self._promised)
         )
-        self.broker = None
-        if "broker" not in self._replaced:
-            self.broker = BrokerServer(self._folders.folder("broker"), self._promised, self.runs_as.account)
+
+    @cached_property
+    def broker(self) -> BrokerServer | None:
+        """The built-in broker; None when a server of the user's takes its place."""
+        if "broker" in self._replaced:
+            return None
+        return BrokerServer(self._folders.folder("broker"), self._promised, self.runs_as.account)
 
     def choose_ports(self, api_port: int) -> None:
         """Choose them, each as it was at the last start if that is free; `api_port` 0 leaves the API's to the stack.
@@ -142,7 +147,7 @@ class StackPlan:
             MARK: self.mark,
         }
         if (storage := find_own_storage(given)) and may_hand_over(storage):
-            self._folders.hand_over(make_folder(storage))
+            self._folders.hand_over(make_folder(storage), str(storage))
         if hosts := given.get(_HOSTS):
             # The stack itself, and whoever reads the ready file, asks by these.
             own[_HOSTS] = ",".join(dict.fromkeys([*hosts.split(","), self._api_host, "localhost"]))

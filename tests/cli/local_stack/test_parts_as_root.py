@@ -69,7 +69,7 @@ def test_a_file_that_the_account_may_have_linked_is_not_handed_over(open_folder:
     roots.write_text("of root")
     with DataDirectory(open_folder / "data") as directory:
         objects = PartFolders(directory, STRANGER).folder("objects")
-        PartFolders(directory, None)
+        PartFolders(directory, None).folder("objects")
         os.link(roots, objects / "trap")
 
         PartFolders(directory, STRANGER).folder("objects")
@@ -107,7 +107,7 @@ def test_a_copy_of_a_data_directory_does_not_take_the_folders_of_the_original(
         DataDirectory(tmp_path / "copy") as copy,
         pytest.raises(ConfigurationError, match=f"is a copy of {tmp_path / 'data'}"),
     ):
-        PartFolders(copy, STRANGER)
+        PartFolders(copy, STRANGER).folder("objects")
     remove_data_directory(tmp_path / "copy")
     assert objects.exists()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.local_stack import unprivileged_account
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.data_directory import DataDirectory
 from cli.local_stack.free_ports import choose_port, is_of_this_machine
@@ -20,6 +21,7 @@ def make_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeP
     """Makes a plan whose servers are all the user's own, in an environment that also has the given variables."""
     for name in ("DATABASE", "BROKER", "SMTP"):
         monkeypatch.setenv(f"TASKMILL_{name}_URL", f"{name.lower()}://of-the-user")
+    monkeypatch.setattr(unprivileged_account, "SYSTEM_STATE_FOLDER", tmp_path / "system")
     with DataDirectory(tmp_path) as directory:
 
         def make(host: str = "127.0.0.1", **environment: str) -> StackPlan:
