@@ -26,20 +26,43 @@ _ADVICE_BEGINS = (
     "\n\n  file =",
     "\n  file =",
     "\n\nLINE ",
-    ". You can ",
+    "\nUse ",
     "\nYou can ",
+    ". You can ",
     " Try auto-detecting",
 )
 """Where a message turns to advice about DuckDB's own options."""
 
-_LINES_OF_DATA = ("Original Line:", "Line:", "Input:")
-"""How lines begin that quote what was read."""
+_MESSAGES_ABOUT_VALUES = (
+    "Could not parse string",
+    "Invalid type specifier",
+    "Malformed JSON",
+    "Map keys must be unique",
+    "Map keys can not be NULL",
+    "More than one row returned by a subquery",
+    "Overflow in ",
+)
+"""How messages begin of which the first line quotes values in quotation marks or parentheses only, if at all."""
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'')
 _NUMBERS = re.compile(r"(?<![\w.])[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![\w.])")
 _TARGET_TYPE = re.compile(
     r"""(?:\bto(?: type)?|destination type|format for) ['"]?([A-Z][A-Z0-9_]*(?:\([0-9, ]+\))?)['"]?"""
 )
+
+_SQL_TYPES = {
+    "INT8": "TINYINT",
+    "INT16": "SMALLINT",
+    "INT32": "INTEGER",
+    "INT64": "BIGINT",
+    "INT128": "HUGEINT",
+    "UINT8": "UTINYINT",
+    "UINT16": "USMALLINT",
+    "UINT32": "UINTEGER",
+    "UINT64": "UBIGINT",
+    "UINT128": "UHUGEINT",
+}
+"""Names that SQL has for types which DuckDB's messages name otherwise."""
 
 
 @dataclass(frozen=True)
@@ -99,22 +122,26 @@ def _describe(error: duckdb.Error, whole: str, query: str) -> str:
     message = whole
     for words in _ADVICE_BEGINS:
         message = message.split(words, 1)[0]
-    lines = [line for line in message.splitlines() if line.strip() and not line.startswith(_LINES_OF_DATA)]
-    message = "\n".join(lines)
     if isinstance(error, (duckdb.OutOfRangeException, duckdb.InvalidInputException)):
-        return _mask_values(message, query)
-    return message
+        return _describe_failed_value(message, query)
+    return "\n".join(line for line in message.splitlines() if line.strip())
 
 
 def _describe_conversion(whole: str) -> str:
     """Return a sentence that names the type alone: such a message consists of the value that cannot be converted."""
     found = _TARGET_TYPE.findall(whole)
-    target = f"to {found[-1]}" if found else "to the type that is asked for"
+    target = f"to {_SQL_TYPES.get(found[-1], found[-1])}" if found else "to the type that the query needs"
     return f"A value cannot be converted {target}. TRY_CAST gives NULL for such values."
 
 
-def _mask_values(message: str, query: str) -> str:
-    """Return a message of DuckDB's with `…` for each text and number in it that the query does not have."""
+def _describe_failed_value(message: str, query: str) -> str:
+    """Return what a function of the query could not do, with `…` for each value that the query does not have itself."""
+    if message in query:
+        # The text of `error('…')`.
+        return message
+    first_line = message.split("\n", 1)[0]
+    if not first_line.startswith(_MESSAGES_ABOUT_VALUES):
+        return "A function of the query cannot be applied to a value of the data."
 
     def mask_text(match: re.Match[str]) -> str:
         quoted = match[0][1:-1]
@@ -123,4 +150,4 @@ def _mask_values(message: str, query: str) -> str:
     def mask_number(match: re.Match[str]) -> str:
         return match[0] if match[0] in query else "…"
 
-    return _NUMBERS.sub(mask_number, _QUOTED.sub(mask_text, message))
+    return _NUMBERS.sub(mask_number, _QUOTED.sub(mask_text, first_line.split("  Input:", 1)[0]))

@@ -40,6 +40,8 @@ def open_sandbox(
     )
     # DuckDB 2.0 shows this setting when it comes with the configuration, but enforces it only when it is set afterwards.
     connection.execute(f"SET max_temp_directory_size = '{spill_bytes}B'")
+    # Otherwise the reader of CSV does the casts of the query: TRY_CAST fails, and casts to text skip the column's type.
+    connection.execute("SET disabled_optimizers = 'type_pushdown'")
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET enable_progress_bar = true")
     connection.execute("SET enable_progress_bar_print = false")

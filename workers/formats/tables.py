@@ -146,7 +146,7 @@ def _find_reason(error: duckdb.Error, table: Table) -> str:
     assert table.csv_form is not None, "prepare_table has found it"
     if (fault := find_csv_fault(table.path, table.csv_form)) is not None:
         return fault
-    if isinstance(error, duckdb.ConversionException):
+    if isinstance(error, duckdb.ConversionException) and table.path.stat().st_size > WHOLE_SAMPLE_BYTES:
         return f"a value behind the first {SAMPLE_ROWS:,} rows is not of the type that these have."
     return "it is no CSV that can be read."
 

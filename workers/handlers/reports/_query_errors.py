@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import duckdb
@@ -15,8 +14,6 @@ from workers.handlers.reports._limits import ReportLimits
 from workers.handlers.reports._sources import Source
 from workers.outcomes import Failed
 
-CONVERSION = re.compile(r"Column (?P<column>.*) is being converted as type (?P<type>.*)")
-
 
 def failure_of(error: duckdb.Error, query: str, sources: Sequence[Source], limits: ReportLimits) -> Failed:
     """Return the `Failed` that explains what was wrong: the query, a source, or the space that they needed."""
@@ -27,14 +24,12 @@ def failure_of(error: duckdb.Error, query: str, sources: Sequence[Source], limit
     if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
         # Such a message holds a stack trace of DuckDB's.
         return _problems.invalid_query("The query engine cannot run this query.")
-    explanation = explain(error, query)
     for source in sources:
-        if str(source.table.path) in explanation.whole:
-            if _is_cast_by_query(explanation.whole, source):
-                return _problems.invalid_query(f'In the source "{source.name}": {explanation.message}')
+        if str(source.table.path) in str(error):
             return explain_table_error(error, source.table)
     if isinstance(error, duckdb.IOException):
         return engine_failed()
+    explanation = explain(error, query)
     if explanation.position is None:
         return _problems.invalid_query(explanation.message)
     return _problems.invalid_query(explanation.message, *find_line_and_column(query, explanation.position))
@@ -44,12 +39,3 @@ def find_line_and_column(query: str, position: int) -> tuple[int, int]:
     """Return the line and the column in characters, both from 1, of a position in bytes, from 0."""
     before = query.encode()[:position].decode(errors="ignore")
     return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
-
-
-def _is_cast_by_query(message: str, source: Source) -> bool:
-    """Return whether a type was asked for by the query, and not found in the file.
-
-    DuckDB's CSV reader does the query's casts while it reads, and reports their failure as it reports a broken file.
-    """
-    match = CONVERSION.search(message)
-    return match is not None and source.column_types.get(match["column"]) != match["type"].strip()

@@ -19,7 +19,7 @@ from workers.handlers.reports._limits import ReportLimits
 from workers.handlers.reports._query_check import check_query
 from workers.handlers.reports._query_errors import failure_of
 from workers.handlers.reports._sources import FOLDER, Source, create_view
-from workers.handlers.reports._values import Converter, find_converters, name_columns
+from workers.handlers.reports._values import ColumnConverter, find_converters, name_columns
 from workers.handlers.reports._xlsx_writer import XlsxWriter
 
 BATCH_ROWS = 2_000
@@ -112,18 +112,13 @@ def _run(
 
 
 def _fetch(
-    connection: duckdb.DuckDBPyConnection, converters: Sequence[tuple[int, Converter]]
+    connection: duckdb.DuckDBPyConnection, converters: Sequence[ColumnConverter]
 ) -> Iterator[Sequence[Sequence[Any]]]:
-    """Yield the rows in batches, with the values converted whose columns have a converter."""
+    """Yield the rows in batches, converted where their columns have a converter that finds anything to convert."""
     while rows := _fetch_batch(connection):
-        if converters:
-            converted = [list(row) for row in rows]
-            for position, convert in converters:
-                for row in converted:
-                    row[position] = convert(row[position])
-            yield converted
-        else:
-            yield rows
+        for converter in converters:
+            rows = converter.convert_batch(rows)
+        yield rows
 
 
 def _fetch_batch(connection: duckdb.DuckDBPyConnection) -> Sequence[Sequence[Any]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import duckdb
 
 from workers.formats.duckdb_sandbox import quote_identifier
-from workers.formats.table_readers import describe_relation
 from workers.formats.tables import Table, explain_table_error, find_relation
 
 FOLDER = Path("sources")
@@ -20,7 +19,6 @@ class Source:
 
     name: str
     table: Table
-    column_types: dict[str, str]
 
 
 def create_view(connection: duckdb.DuckDBPyConnection, name: str, table: Table) -> Source:
@@ -28,9 +26,8 @@ def create_view(connection: duckdb.DuckDBPyConnection, name: str, table: Table) 
 
     Raises `Failed` (`/problems/unreadable-table`) if DuckDB cannot read it.
     """
-    view = quote_identifier(name)
     try:
-        connection.execute(f"CREATE VIEW {view} AS FROM {find_relation(connection, table)}")
-        return Source(name, table, dict(describe_relation(connection, view)))
+        connection.execute(f"CREATE VIEW {quote_identifier(name)} AS FROM {find_relation(connection, table)}")
     except duckdb.Error as error:
         raise explain_table_error(error, table) from error
+    return Source(name, table)

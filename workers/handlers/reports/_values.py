@@ -78,14 +78,35 @@ class FarMoment:
         return self.date if self.time is None else f"{self.date}{separator}{self.time}"
 
 
-def find_converters(description: Sequence[Sequence[Any]]) -> list[tuple[int, Converter]]:
-    """Return the positions of the columns of which DuckDB returns values in a form that depends on their type.
+@dataclass(frozen=True)
+class ColumnConverter:
+    """Converts the values of one column."""
+
+    position: int
+    convert: Converter
+    only_texts: bool
+    """Whether the values that need it come as texts, which is rare in the columns of their type."""
+
+    def convert_batch(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+        """Return the rows with the values of the column converted: the same rows if there is nothing to convert."""
+        position, convert = self.position, self.convert
+        if self.only_texts and not any(type(row[position]) is str for row in rows):
+            return rows
+        return [(*row[:position], convert(row[position]), *row[position + 1 :]) for row in rows]
+
+
+def find_converters(description: Sequence[Sequence[Any]]) -> list[ColumnConverter]:
+    """Return the converters of the columns of which DuckDB returns values in a form that depends on their type.
 
     These are FLOAT, of which Python would show digits that it does not have; JSON, which comes as its source text; and
     dates and timestamps that Python has no type for, which come as text.
     """
     found = ((position, _find_converter(column[1])) for position, column in enumerate(description))
-    return [(position, converter) for position, converter in found if converter is not None]
+    return [
+        ColumnConverter(position, convert, only_texts=convert is _parse_far_moment)
+        for position, convert in found
+        if convert is not None
+    ]
 
 
 def _find_converter(column_type: DuckDBPyType) -> Converter | None:

@@ -235,6 +235,12 @@ def test_a_cast_that_fails_is_the_querys_fault_and_not_the_files(run_report: Run
     assert "Adelie" not in str(caught.value)
 
 
+def test_try_cast_gives_null_and_a_cast_to_text_what_the_type_has(run_report: RunReport) -> None:
+    report = run_report("SELECT TRY_CAST(a AS INT) AS i, b::VARCHAR AS t FROM t", t=b"a,b\nx,1E5\n12,2.50\n")
+
+    assert report.csv_rows[1:] == [["", "100000.0"], ["12", "2.5"]]
+
+
 def test_columns_of_the_same_name_are_told_apart(run_report: RunReport) -> None:
     report = run_report("SELECT 1 AS a, 2 AS a, 3 AS A, 4 AS a_2", formats=["csv", "json"])
 

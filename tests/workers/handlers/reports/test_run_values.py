@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +40,9 @@ def write(expression: str) -> Written:
     connection.execute(f"SELECT {expression} AS v")
     description = connection.description or []
     columns = name_columns(description)
-    rows = [list(row) for row in connection.fetchall()]
-    for position, convert in find_converters(description):
-        for row in rows:
-            row[position] = convert(row[position])
+    rows: Sequence[Sequence[object]] = connection.fetchall()
+    for converter in find_converters(description):
+        rows = converter.convert_batch(rows)
     in_csv, in_json, in_xlsx = io.BytesIO(), io.BytesIO(), io.BytesIO()
     for writer in (
         CsvWriter(in_csv, columns, None, 1 << 20),
