@@ -15,12 +15,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 import redis
 
 from cli.local_stack.child_process import wait_until
-from cli.local_stack.process_identity import ProcessIdentity, identify, list_marked, signal_all, wait_until_gone
+from cli.local_stack.process_identity import (
+    ProcessIdentity,
+    identify,
+    is_alive,
+    list_marked,
+    signal_all,
+    wait_until_gone,
+)
 from cli.local_stack.process_record import MARK
 from cli.local_stack.ready_file import PARTS
 from cli.local_stack.server_process import ServerFailed
@@ -49,9 +57,14 @@ def get_task(ready: dict[str, Any], task_id: str, wait_seconds: int = 30) -> dic
 
 
 def list_processes(stack: LocalStack) -> list[ProcessIdentity]:
-    """Every process of the stack, but the supervisor: by the mark, and, of Postgres, by its parent."""
+    """Return the processes of the stack, without the supervisor.
+
+    Workers are found in the supervisor's record: they are not dumpable, so only root can read their environment.
+    """
     mark = json.loads((stack.data_dir / "local_stack.json").read_text())["mark"]
-    return list_marked(MARK, mark)
+    recorded = json.loads((stack.data_dir / "processes.json").read_text())["running"].values()
+    parts = [identity for identity in (ProcessIdentity(**entry) for entry in recorded) if is_alive(identity)]
+    return list({*parts, *list_marked(MARK, mark)})
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +104,22 @@ def test_no_part_connects_to_the_database_as_its_owner(running: LocalStack) -> N
     assert {role for _, role in sessions} == {"taskmill_app"}
     assert owned == []
     owner_password = ready["database_owner_url"].split(":")[2].split("@")[0]
-    for name in ("api", "relay", "beat", "flower", "worker-files", "mail"):
+    for name in ("api", "relay", "beat", "flower", "mail"):
         assert owner_password not in Path(f"/proc/{ready['pids'][name][0]}/environ").read_text()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run parts as another account")
 def test_no_part_runs_as_root(running: LocalStack) -> None:
-    owners = {part: Path(f"/proc/{pid}").stat().st_uid for part, (pid,) in running.ready["pids"].items()}
+    users = {part: psutil.Process(pid).uids() for part, (pid,) in running.ready["pids"].items()}
 
-    assert {part for part, uid in owners.items() if uid == 0} == set()
+    assert {part for part, uids in users.items() if 0 in uids} == set()
+
+
+def test_the_memory_of_workers_is_closed_to_their_own_account(running: LocalStack) -> None:
+    workers = [pid for part, (pid,) in running.ready["pids"].items() if part.startswith("worker-")]
+
+    # The kernel gives the files of a process that is not dumpable to root.
+    assert {Path(f"/proc/{pid}/environ").stat().st_uid for pid in workers} == {0}
 
 
 def test_no_secret_stands_in_an_argument(running: LocalStack) -> None:
