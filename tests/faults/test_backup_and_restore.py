@@ -57,7 +57,14 @@ def test_a_dump_under_load_is_restored_beside_an_empty_broker_and_work_goes_on(
         update={"database_url": f"{server}/{name}", "storage_url": f"file://{tmp_path}/restored-objects"}
     )
     subprocess.run(
-        [programs / "pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", f"--dbname={restored.database_url}", dump],
+        [
+            programs / "pg_restore",
+            "--no-owner",
+            "--no-privileges",
+            "--exit-on-error",
+            f"--dbname={restored.database_url}",
+            dump,
+        ],
         check=True,
         timeout=60,
     )
