@@ -166,7 +166,7 @@ def bench(
     part: Annotated[
         str,
         typer.Argument(
-            help="submit, poll, drain, latency, waiters, size, workers, files, reports, email, steady, or all."
+            help="submit, poll, drain, latency, fairness, waiters, size, workers, files, reports, email, steady, or all."
         ),
     ] = "all",
     rounds: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from taskmill_bench.fairness_part import FAIRNESS
 from taskmill_bench.family_parts import EMAIL, FILES, REPORTS
 from taskmill_bench.http_parts import POLL, SUBMIT
 from taskmill_bench.run import Part
@@ -11,5 +12,6 @@ from taskmill_bench.task_parts import DRAIN, LATENCY, WORKERS
 from taskmill_bench.waiters_part import WAITERS
 
 PARTS: dict[str, Part] = {
-    part.name: part for part in (SUBMIT, POLL, DRAIN, LATENCY, WAITERS, SIZE, WORKERS, FILES, REPORTS, EMAIL, STEADY)
+    part.name: part
+    for part in (SUBMIT, POLL, DRAIN, LATENCY, FAIRNESS, WAITERS, SIZE, WORKERS, FILES, REPORTS, EMAIL, STEADY)
 }
