@@ -68,8 +68,9 @@ async def cancel_batch(
 async def _count(reads: AsyncEngine, caller: Caller, batch_id: UUID) -> BatchState:
     """Count a batch's tasks by status. Raises `not-found` unless the caller may see the batch."""
     async with reads.connect() as connection:
-        rows = (await connection.execute(queries.count_batch(batch_id))).all()
-    if not rows or not caller.sees(rows[0].organization_id):
+        statement = queries.count_batch(batch_id, caller.visible_organization_id)
+        rows = (await connection.execute(statement)).all()
+    if not rows:
         raise Problem("not-found")
     is_live = any(row.status in LIVE for row in rows)
     return BatchState(

@@ -149,8 +149,11 @@ class ListQuery(StrictQuery):
     tag: Annotated[str | None, Field(max_length=64)] = None
     batch_id: UUID | None = None
     owner: Annotated[UUID | None, Field(description="The id of the caller who submitted the task.")] = None
-    created_after: Timestamp | None = None
-    created_before: Timestamp | None = None
+    created_after: Annotated[Timestamp | None, Field(description="Tasks created at this moment or later.")] = None
+    created_before: Annotated[
+        Timestamp | None,
+        Field(description="Tasks created earlier than this moment, so that adjoining windows share no task."),
+    ] = None
 
 
 @router.get(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 
 from shared.tables.tasks import tasks
 
@@ -13,19 +13,30 @@ LIST_BATCH: Final = "SELECT id FROM tasks WHERE batch_id = %(batch_id)s ORDER BY
 """List the ids of a batch's tasks, in the order in which they were submitted."""
 
 
-def count_batch(batch_id: UUID) -> Select[Any]:
-    """Count a batch's tasks by status: (organization_id, status, count, first created_at, last finished_at)."""
-    return (
+def count_batch(batch_id: UUID, organization_id: UUID | None) -> Select[Any]:
+    """Count a batch's tasks by status: (status, count, first created_at, last finished_at).
+
+    Returns no row unless the batch belongs to the organization, if one is given. A foreign batch takes as long as one that
+    does not exist, however large it is: its organization is read from one task, before the others are counted.
+    """
+    statement = (
         select(
-            tasks.c.organization_id,
             tasks.c.status,
             func.count().label("count"),
             func.min(tasks.c.created_at).label("created_at"),
             func.max(tasks.c.finished_at).label("finished_at"),
         )
         .where(tasks.c.batch_id == batch_id)
-        .group_by(tasks.c.organization_id, tasks.c.status)
+        .group_by(tasks.c.status)
     )
+    return statement if organization_id is None else statement.where(is_batch_of(batch_id, organization_id))
+
+
+def is_batch_of(batch_id: UUID, organization_id: UUID) -> ColumnElement[bool]:
+    """Return the condition that a batch belongs to an organization, which reads one task of the batch."""
+    first = tasks.alias("first")
+    owner = select(first.c.organization_id).where(first.c.batch_id == batch_id).limit(1).scalar_subquery()
+    return owner == organization_id
 
 
 def lock_batch(batch_id: UUID) -> Select[UUID]:

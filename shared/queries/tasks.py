@@ -15,6 +15,7 @@ from sqlalchemy import Select, Text, func, select, text, type_coerce
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from shared.identifiers import least_id
+from shared.queries.batches import is_batch_of
 from shared.queries.files import TOMBSTONE_DAYS
 from shared.queries.hot_tasks import CANCELLED_ERROR, DUE_CHANNEL, NAME_THE_CLAIM
 from shared.queries.unknown_deliveries import final_error
@@ -142,7 +143,10 @@ def list_page(
     created_after: datetime | None = None,
     created_before: datetime | None = None,
 ) -> Select[UUID]:
-    """List the ids of one page, newest first; without an organization, of all of them."""
+    """List the ids of one page, newest first; without an organization, of all of them.
+
+    `created_after` includes its moment and `created_before` does not.
+    """
     statement = select(tasks.c.id).order_by(tasks.c.id.desc()).limit(limit)
     if organization_id is not None:
         statement = statement.where(tasks.c.organization_id == organization_id)
@@ -159,16 +163,17 @@ def list_page(
         statement = statement.where(type_coerce(tasks.c.tags, ARRAY(Text)).contains([tag]), text("tags <> '{}'"))
     if batch_id is not None:
         statement = statement.where(tasks.c.batch_id == batch_id)
+        if organization_id is not None:
+            # A foreign batch is not read, however large it is.
+            statement = statement.where(is_batch_of(batch_id, organization_id))
     if owner_id is not None:
         # The organization leads to an index; there is none on owners.
         organization = select(callers.c.organization_id).where(callers.c.id == owner_id).scalar_subquery()
         statement = statement.where(tasks.c.owner_id == owner_id, tasks.c.organization_id == organization)
+    # Tasks show their times in milliseconds, and are compared by the times that they show.
+    shown_at = func.date_trunc("milliseconds", tasks.c.created_at)
     if created_after is not None:
-        # Times are told in milliseconds: a task is not after the time that it is told to be of.
-        told = func.date_trunc("milliseconds", tasks.c.created_at)
-        statement = statement.where(told > created_after, tasks.c.id >= least_id(created_after, -CLOCKS_DIFFER))
+        statement = statement.where(shown_at >= created_after, tasks.c.id >= least_id(created_after, -CLOCKS_DIFFER))
     if created_before is not None:
-        statement = statement.where(
-            tasks.c.created_at < created_before, tasks.c.id < least_id(created_before, CLOCKS_DIFFER)
-        )
+        statement = statement.where(shown_at < created_before, tasks.c.id < least_id(created_before, CLOCKS_DIFFER))
     return statement

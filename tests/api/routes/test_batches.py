@@ -6,13 +6,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import httpx2
 import psycopg
 import pytest
+from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from shared.identifiers import new_id
+from shared.queries.batches import count_batch
+from shared.queries.tasks import list_page
 from shared.settings import Settings
+from tests.api.conftest import HandWorker
 
 ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 PING = {"kind": "platform.ping"}
@@ -173,3 +178,24 @@ def test_a_batch_that_never_was_is_not_found(operator: httpx2.Client) -> None:
         answer = operator.request(method, path)
         assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
     assert operator.get("/batches/x").json()["errors"][0]["pointer"] == "path:batch_id"
+
+
+@pytest.mark.parametrize("statement", ["count", "list"])
+def test_a_foreign_batch_is_not_read_so_that_it_takes_no_longer_than_none(
+    client: httpx2.Client, hand: HandWorker, statement: str
+) -> None:
+    email = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "x"}}
+    answer = client.post("/tasks/batch", json={"tasks": [email] * 50})
+    batch_id, stranger = UUID(answer.json()["batch_id"]), new_id()
+    query = (
+        count_batch(batch_id, stranger)
+        if statement == "count"
+        else list_page(stranger, before_id=None, limit=50, batch_id=batch_id)
+    )
+
+    text = query.compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
+    plan = hand.connection.execute(f"EXPLAIN (ANALYZE) {text}").fetchall()  # type: ignore[call-overload]
+
+    assert [
+        line for (line,) in plan if "on tasks " in line and "never executed" not in line and "first" not in line
+    ] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from datetime import datetime
+from itertools import chain, pairwise
 from typing import Any
 from uuid import UUID
 
@@ -182,13 +183,32 @@ def test_tasks_are_found_by_when_they_were_made(
 
     assert find(created_before="2020-06-01T12:00:01Z") == {old}
     assert find(created_before="2020-06-01T12:00:00Z") == set()
-    assert find(created_after="2020-06-01T14:00:00+02:00") == {new}
-    assert find(created_after="2020-06-01T11:59:59.999Z") == {old, new}
+    assert find(created_after="2020-06-01T14:00:00+02:00") == {old, new}
+    assert find(created_after="2020-06-01T12:00:00.001Z") == {new}
     assert find(created_after="9999-12-31T23:59:59.999999Z") == set()
     assert find(created_after="0001-01-01T00:00:00+23:59", created_before="9999-12-31T23:59:59-23:59") == {old, new}
 
 
-def test_no_task_is_after_the_time_that_it_is_told_to_be_of(
+@pytest.mark.parametrize("second", ["00.123", "00.123456", "00.1234", "00.123999", "00.000", "00.999999"])
+def test_adjoining_windows_of_creation_lose_and_repeat_no_task(
+    operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str, second: str
+) -> None:
+    task_id = make_old(hand, ping(tags=[tag]), f"2021-06-01T12:00:{second}Z")
+    bounds = ["00.000", "00.122", "00.123", "00.1232", "00.1235", "00.124", "00.999", "00.9995", "01.000"]
+    moments = [f"2021-06-01T12:00:{bound}Z" for bound in bounds]
+
+    for boundary in moments:
+        before = ids_of(operator.get("/tasks", params={"tag": tag, "created_before": boundary}))
+        after = ids_of(operator.get("/tasks", params={"tag": tag, "created_after": boundary}))
+        assert before + after == [task_id], boundary
+    windows = [
+        ids_of(operator.get("/tasks", params={"tag": tag, "created_after": start, "created_before": end}))
+        for start, end in pairwise(moments)
+    ]
+    assert list(chain.from_iterable(windows)) == [task_id]
+
+
+def test_a_window_of_creation_begins_with_the_time_that_a_task_shows(
     operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
 ) -> None:
     task_id = ping(tags=[tag])
@@ -199,8 +219,9 @@ def test_no_task_is_after_the_time_that_it_is_told_to_be_of(
         return ids_of(operator.get("/tasks", params={"tag": tag, **filters}))
 
     assert told == "2020-06-01T12:00:00.123Z"
-    assert find(created_after=told) == []
-    assert find(created_after="2020-06-01T12:00:00.122Z") == [task_id]
+    assert find(created_after=told) == [task_id]
+    assert find(created_after="2020-06-01T12:00:00.124Z") == []
+    assert find(created_before=told) == []
     assert find(created_before="2020-06-01T12:00:00.124Z") == [task_id]
 
 
