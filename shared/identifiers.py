@@ -1,4 +1,4 @@
-"""Identifiers that sort by age."""
+"""Identifiers that sort by the time at which they were made."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _last_tick = 0
 
 
 def new_id() -> UUID:
-    """Make a UUIDv7 (RFC 9562, section 5.7), greater than each that this process made before.
+    """Return a new UUIDv7 (RFC 9562, section 5.7), greater than every earlier one of this process.
 
-    After 48 bits of Unix milliseconds come 12 bits of their fractions (section 6.2, method 3), which run ahead of the
-    clock where ids are made faster than that or the clock is set back; then 62 random bits.
+    It has 48 bits of Unix milliseconds, 12 bits of a fraction of a millisecond (section 6.2, method 3) and 62 random
+    bits. The fraction runs ahead of the clock when ids are made faster than it counts, or the clock is set back.
     """
     global _last_tick
     tick = time.time_ns() * _TICKS_IN_A_MILLISECOND // 1_000_000
@@ -32,7 +32,7 @@ def new_id() -> UUID:
 
 
 def least_id(since: datetime | None, later: timedelta = timedelta(0)) -> UUID:
-    """Give the least identifier of that time, or of so much later: an id begins with the milliseconds."""
+    """Return the least identifier of the time `since`, or of `later` after it; of the epoch without `since`."""
     if since is None:
         return UUID(int=0)
     milliseconds = int((since.timestamp() + later.total_seconds()) * 1000)

@@ -1,9 +1,9 @@
-"""Named places in the code at which a test lets the process die, as a crash there would.
+"""Named places in the code at which a test kills the process, as a crash there would.
 
-`TASKMILL_KILL_POINT=name` kills the process by SIGKILL when it first comes to that place, `name:3` at the third time, and
-`name:1:stop` stops it by SIGSTOP instead, to be continued by whoever stopped it. It is refused unless
-`TASKMILL_ENVIRONMENT=development` is said in so many words, and in production always (`Settings.refuse_unsafe_production`).
-Without it, `reach` is a function that does nothing.
+`TASKMILL_KILL_POINT=name` kills the process with SIGKILL when it first reaches that place, `name:3` at the third time.
+`name:1:stop` stops it with SIGSTOP instead; the test continues it. The variable is refused unless
+`TASKMILL_ENVIRONMENT=development` is set explicitly, and always in production (`Settings.refuse_unsafe_production`).
+Without the variable, `reach` does nothing.
 """
 
 from __future__ import annotations
@@ -29,23 +29,29 @@ Point = Literal[
     "after-smtp-accept",
     "after-receipt",
 ]
-"""Before and after the commit of submissions; between marking tasks and publishing them, and after; between taking a slot
-and inserting its task; after a claim; when an attempt's work is done and its artifacts are stored, before its end is
-written; after an email's intent, after the server's answer, after the receipt."""
+"""In this order:
+
+- before and after the commit of submissions;
+- between marking tasks and publishing them, and after publishing;
+- between taking a slot of a schedule and inserting its task;
+- after a claim;
+- after an attempt's work, with its artifacts stored, before its finish is written;
+- after an email's intent, after the mail server's answer, and after the receipt.
+"""
 
 
 def _do_nothing(point: Point) -> None:
-    """Be reached, and do nothing."""
+    """Do nothing."""
 
 
 reach: Callable[[Point], None] = _do_nothing
-"""Called, as `kill_points.reach(…)`, where a process comes to a point."""
+"""Called as `kill_points.reach(…)` where a process reaches a point."""
 
 
 def arm(environment: str | None) -> None:
-    """Arm the point that the variable names, if any. Raises `ConfigurationError` when it is unknown or not allowed.
+    """Arm the point that the variable names, if it is set. Raises `ConfigurationError` if it is unknown or not allowed.
 
-    `environment` is what `TASKMILL_ENVIRONMENT` says, None when it says nothing.
+    `environment` is the value of `TASKMILL_ENVIRONMENT`, None if it is not set.
     """
     global reach
     value = os.environ.get(VARIABLE)
@@ -53,7 +59,7 @@ def arm(environment: str | None) -> None:
         return
     if environment != "development":
         raise ConfigurationError(
-            f"{VARIABLE} makes processes die, and is for tests: unset it, or set TASKMILL_ENVIRONMENT=development"
+            f"{VARIABLE} kills processes and is for tests only: unset it, or set TASKMILL_ENVIRONMENT=development"
         )
     name, _, rest = value.partition(":")
     count, _, action = rest.partition(":")
@@ -63,7 +69,7 @@ def arm(environment: str | None) -> None:
 
 
 class _Trap:
-    """Sends this process a signal at the n-th time that a point is reached, by whichever thread."""
+    """Sends this process a signal when any thread reaches a point for the n-th time."""
 
     def __init__(self, name: str, count: int, number: signal.Signals) -> None:
         self._name = name

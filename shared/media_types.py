@@ -1,9 +1,9 @@
-"""What bytes are, told from their beginning, and what a file may safely be called.
+"""Detects the media type of a file from its first bytes, and makes file names safe.
 
-The signatures are those of the formats' own specifications: JPEG (ITU-T T.81, B.1.1), PNG (W3C PNG, 5.2), GIF89a,
+The signatures are those of the specifications: JPEG (ITU-T T.81, B.1.1), PNG (W3C PNG, 5.2), GIF89a,
 WebP (RFC 9649), TIFF 6.0, ISO base media files (ISO/IEC 14496-12, 4.3) with the brands of HEIF (ISO/IEC 23008-12) and
 AVIF, PDF (ISO 32000-2, 7.5.2), Parquet, ZIP (APPNOTE 4.3) with Office Open XML and OpenDocument in it, gzip (RFC 1952).
-What is text and what is HTML follows the WHATWG MIME Sniffing Standard (7.1 and 3, "binary data byte").
+Text and HTML are recognized as in the WHATWG MIME Sniffing Standard (7.1 and 3, "binary data byte").
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 HEAD_BYTES = 64 << 10
-"""How much of a file's beginning is worth giving to `detect_media_type`."""
+"""How many of the first bytes `detect_media_type` reads."""
 
 UNKNOWN = "application/octet-stream"
 
@@ -110,12 +110,11 @@ _JSON_START = re.compile(
 
 
 def detect_media_type(head: bytes, name: str | None = None) -> str:
-    """Tell the media type of a file from its first bytes, of which `HEAD_BYTES` are looked at; never raises.
+    """Return the media type of a file from its first `HEAD_BYTES` bytes. Raises nothing.
 
-    Only where the bytes are text does the name's ending have a say, and only between kinds of plain text. Separated
-    values are `text/csv` whatever separates them, and lines of JSON are `application/json`. Text that begins as JSON
-    is never `text/csv`, even if it is broken further on. What is not known is `application/octet-stream`, and so is
-    an empty file.
+    The extension of the name decides between kinds of plain text, and is ignored otherwise. Values with any separator
+    are `text/csv`, and lines of JSON are `application/json`. Text that begins as JSON is never `text/csv`, even if it is
+    invalid further on. An unknown or empty file is `application/octet-stream`.
     """
     head = bytes(head[:HEAD_BYTES])
     return _detect_binary(head) or _detect_text(head, name) or UNKNOWN
@@ -142,7 +141,7 @@ def _detect_iso_media(head: bytes) -> str | None:
     size = min(int.from_bytes(head[:4], "big"), 256)
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, size, 4))]
     known = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
-    # `mif1` says only that it is some still picture: a brand beside it says which.
+    # The brand `mif1` stands for any still picture; another brand beside it names the format.
     return next((media_type for media_type in known if media_type != "image/heif"), known[0] if known else None)
 
 
@@ -152,7 +151,7 @@ def _detect_in_zip(head: bytes) -> str:
         return declared.group().decode("ascii") if declared else "application/zip"
     if b"[Content_Types].xml" in head or b"_rels/.rels" in head:
         for folder, media_type in _OFFICE_FOLDERS:
-            # A member's name stands 30 bytes behind the signature of its local header (APPNOTE 4.3.7).
+            # The name of a member begins 30 bytes after the start of its local header (APPNOTE 4.3.7).
             if re.search(rb"PK\x03\x04.{26}" + folder, head, re.S):
                 return media_type
     return "application/zip"
@@ -186,7 +185,7 @@ def begins_as_json(text: str) -> bool:
 
 
 def _decode_text(head: bytes) -> str | None:
-    """Give the text that the bytes are, the encoding guessed as roughly as a media type needs, or None."""
+    """Return the bytes as text, or None. The encoding is a rough guess, which is enough for a media type."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
             try:
@@ -196,7 +195,7 @@ def _decode_text(head: bytes) -> str | None:
     if head.translate(None, _BINARY_BYTES) != head:
         return None
     try:
-        # The last character may be cut in two: an incremental decoder waits for its rest.
+        # The last character may be cut off. An incremental decoder does not take that for an error.
         return codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeError:
         return head.decode("latin-1")
@@ -216,7 +215,7 @@ def _detect_markup(start: str) -> str | None:
 
 
 def _looks_like_json(start: str, whole: bool) -> bool:
-    """Whether text is JSON or lines of JSON: a prefix of its tokens is, or all of a short one."""
+    """Return whether text is JSON or lines of JSON. Of a long text, only the first tokens are examined."""
     if start[0] not in "{[":
         return False
     if whole:
@@ -246,7 +245,7 @@ def _is_cut_token(rest: str) -> bool:
 
 
 def _looks_like_csv(text: str, whole: bool) -> bool:
-    """Whether each of the first lines, of which there are two at least, has the same number of separators."""
+    """Return whether there are at least two lines, and the first ones all have the same number of separators."""
     lines = text.splitlines(keepends=True)
     cut = not whole or len(lines) > _CSV_LINES_LOOKED_AT
     return any(_is_regular(lines[:_CSV_LINES_LOOKED_AT], delimiter, cut) for delimiter in _CSV_DELIMITERS)
@@ -258,7 +257,7 @@ def _is_regular(lines: Iterable[str], delimiter: str, cut: bool) -> bool:
     except csv.Error:
         return False
     if cut and len(widths) > 2:
-        # The last row, or a quoted field of it, may go on behind what is looked at.
+        # The last row, or a quoted field in it, may continue beyond the lines that are examined.
         widths.pop()
     return len(widths) >= 2 and widths[0] >= 2 and set(widths) == {widths[0]}
 
@@ -266,21 +265,27 @@ def _is_regular(lines: Iterable[str], delimiter: str, cut: bool) -> bool:
 LONGEST_NAME_CHARACTERS = 150
 LONGEST_NAME_BYTES = 255
 _RESERVED = re.compile(r'[<>:"|?*]')
+_NOT_VISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_JOINERS = "\u200c\u200d"
+_STRAY_JOINERS = re.compile(r"(?:^|(?<=[\s._\u200c\u200d]))[\u200c\u200d]+|[\u200c\u200d]+(?=[\s._\u200c\u200d]|$)")
+"""Joiners that do not stand alone between two visible characters."""
 _EXTENSION = re.compile(r"\.[^\s.]{1,16}$")
 
 
 def safe_file_name(name: str | None) -> str:
-    """Give a form of a file's name that can be shown, logged and saved anywhere, and is never empty.
+    """Return a form of a file's name that can be shown, logged and saved anywhere, and is never empty.
 
-    Folders are dropped, whichever slash parts them. So are control and format characters (categories Cc, Cf, Cs, Co, Cn
-    of Unicode, among them the bidirectional overrides that make `exe` look like `txt`, UTS #39), except for the joiners
-    inside words of some scripts. Letters are composed (NFC, UAX #15), what file systems reserve becomes `_`, and the
-    ending survives when the name is cut to 150 characters and 255 bytes.
+    - Folders are removed, whether `/` or `\\` separates them.
+    - Control and format characters are removed (the Unicode categories Cc, Cf, Cs, Co and Cn). Among them are the
+      bidirectional overrides, which make `exe` look like `txt` (UTS #39). Joiners between two visible characters stay:
+      some scripts need them within words.
+    - Letters are composed (NFC, UAX #15), and characters that file systems reserve become `_`.
+    - The name is cut to 150 characters and 255 bytes, and keeps its extension.
     """
     base = re.split(r"[/\\]", name or "")[-1]
-    visible = "".join(c for c in base if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+    visible = "".join(c for c in base if unicodedata.category(c) not in _NOT_VISIBLE or c in _JOINERS)
     composed = unicodedata.normalize("NFC", _RESERVED.sub("_", visible))
-    cleaned = re.sub(r"\s+", " ", composed).strip().rstrip(". ")
+    cleaned = re.sub(r"\s+", " ", _STRAY_JOINERS.sub("", composed)).strip().rstrip(". ")
     if not cleaned.strip(". "):
         return "file"
     return _cut(cleaned)
@@ -294,4 +299,4 @@ def _cut(name: str) -> str:
     stem = name[: len(name) - len(extension)][: LONGEST_NAME_CHARACTERS - len(extension)]
     room = LONGEST_NAME_BYTES - len(extension.encode())
     stem = stem.encode()[:room].decode(errors="ignore")
-    return stem.rstrip(". ") + extension
+    return stem.rstrip(". " + _JOINERS) + extension

@@ -1,7 +1,7 @@
-"""Objects as files in a folder of this machine, or of a network file system that keeps POSIX's promises.
+"""Objects as files in a local folder, or in one on a network file system with POSIX semantics.
 
-What is being written lies in the folder `.incoming`, on the same file system, and is renamed to its key when whole. What
-was renamed is durable: the file is synced before, and every folder that changed after.
+An object is written to the folder `.incoming` on the same file system, and renamed to its key when it is whole. To make
+that durable, the file is synced before the rename, and every changed folder after it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
 
 
 class LocalObjects:
-    """The storage port on a folder, which and whose contents only the owner can read."""
+    """The storage port on a folder. Only the owner can read the folder and its content."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -43,8 +43,8 @@ class LocalObjects:
             _make_folder(self._incoming)
         except OSError as error:
             raise ConfigurationError(
-                f"TASKMILL_STORAGE_URL names {root}, which cannot be made or entered ({error.strerror}): "
-                "make it, and give it to the account that Taskmill runs as"
+                f"TASKMILL_STORAGE_URL names {root}, which cannot be made or opened ({error.strerror}): "
+                "make the folder, and make the account that Taskmill runs as its owner"
             ) from error
 
     def put_file(self, key: str, path: Path) -> None:
@@ -97,7 +97,7 @@ class LocalObjects:
 
     def abort_abandoned(self, older_than: datetime) -> int:
         limit = older_than.timestamp()
-        # The time of the last write counts, so that a long upload which still goes on is left alone.
+        # The time of the last write counts, so that a long upload that is still running is kept.
         abandoned = [entry for entry, found in _scan(self._incoming) if found.st_mtime < limit]
         for path in abandoned:
             with _as_storage_errors(path.name):
@@ -144,7 +144,7 @@ class _LocalWriter:
         if self._is_over:
             return
         self._is_over = True
-        # What cannot be removed now is found by `abort_abandoned`; the reason of the abort is the error that matters.
+        # `abort_abandoned` finds what cannot be removed now. The reason for the abort is the error to report.
         with suppress(OSError):
             self._close()
         with suppress(OSError):
@@ -203,7 +203,7 @@ def _as_storage_errors(key: str) -> Iterator[None]:
         raise
     except OSError as error:
         if is_no_room(error):
-            raise StorageFull("the storage folder has no room left") from error
+            raise StorageFull("the storage folder has no space left") from error
         if error.errno in _ABSENT:
             raise ObjectMissing(key) from error
         raise StorageUnavailable(f"the storage folder failed: {error.strerror}") from error
@@ -214,7 +214,7 @@ def _create(path: Path) -> int:
 
 
 def _open_regular(path: Path) -> int:
-    """Open a regular file for reading; what is none (a folder, a link, a pipe that would wait) counts as absent."""
+    """Return a descriptor of a regular file. A folder, a link or a pipe, which would block, counts as absent."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -245,7 +245,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
         target.chmod(0o600)
-        # The object's age counts from now, whatever the age of the file that it was.
+        # The object is new, however old the file is.
         os.utime(target)
     except OSError as error:
         if is_no_room(error):
@@ -272,7 +272,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _settle(waiting: Path, target: Path) -> None:
-    """Give a finished file its name, durably."""
+    """Rename a finished file to its key, durably."""
     _sync(waiting)
     _make_folder(target.parent)
     waiting.replace(target)
@@ -280,16 +280,16 @@ def _settle(waiting: Path, target: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and what is missing above it, durably and for the owner alone."""
+    """Create a folder and its missing parents, durably, readable by the owner only."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        # Another thread or process was faster.
+        # Another thread or process has created it meanwhile.
         if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "a file stands in its place") from None
+            raise NotADirectoryError(errno.ENOTDIR, "there is a file of that name") from None
     _sync(folder.parent)
 
 
@@ -302,7 +302,7 @@ def _sync(path: Path) -> None:
 
 
 def _scan(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Give what lies in a folder; what vanishes meanwhile is left out."""
+    """Yield the entries of a folder, without those that are deleted meanwhile."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

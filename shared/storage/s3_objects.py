@@ -1,6 +1,6 @@
-"""Objects in a bucket, by the S3 API (Amazon S3 API Reference), on Amazon's servers or any that speak it.
+"""Objects in a bucket, by the S3 API (Amazon S3 API Reference), on Amazon's servers or compatible ones.
 
-Requests, waits and retries are bounded: a server that does not answer is an error within two minutes.
+Timeouts and retries are bounded: a server that does not respond is an error within two minutes.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _CONNECTIONS: Final = 32
 
 _PART_BYTES: Final = 8 << 20
 _PARTS_OF_ONE_SIZE: Final = 2000
-"""An upload has at most 10,000 parts (Amazon S3 User Guide, "multipart upload limits"): later ones are larger, so that
-half a tebibyte fits while small files need little memory."""
+"""An upload has at most 10,000 parts (Amazon S3 User Guide, "multipart upload limits"). Later parts are larger, so that half
+a tebibyte fits and small files need little memory."""
 _KEYS_OF_ONE_DELETE: Final = 1000
 
 _FULL_CODES: Final = frozenset(
@@ -54,7 +54,7 @@ _ABSENT_CODES: Final = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
 class S3Objects:
-    """The storage port on a bucket, all keys beginning with a prefix."""
+    """The storage port on a bucket. All keys begin with a prefix."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class S3Objects:
         self._prefix = prefix + "/" if prefix else ""
         with _as_storage_errors(""):
             session = boto3.session.Session()
-            # Servers that one runs oneself take any region, but a request cannot be signed without one.
+            # Self-hosted servers accept any region, but a request cannot be signed without one.
             own_region = region or session.region_name or ("us-east-1" if endpoint_url else None)
             self._client: S3Client = session.client(
                 "s3",
@@ -80,7 +80,7 @@ class S3Objects:
                     read_timeout=_READ_SECONDS,
                     retries={"mode": "standard", "max_attempts": _MOST_ATTEMPTS},
                     max_pool_connections=_CONNECTIONS,
-                    # The checksums that newer clients add are unknown to many servers; the signature covers the body.
+                    # Many servers do not know the checksums that newer clients add. The signature covers the body.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
                     s3={"addressing_style": addressing_style},
@@ -102,7 +102,7 @@ class S3Objects:
         try:
             return self._open_range(key, start, length)
         except _RangeRefused:
-            # Some servers refuse a range that only ends behind the object, where RFC 9110 (14.1.2) cuts it.
+            # Some servers refuse a range that ends beyond the object, although RFC 9110 (14.1.2) allows it.
             left = self.size(key) - start
             if left <= 0:
                 return _S3Reader(None, key)
@@ -140,7 +140,9 @@ class S3Objects:
                 )
                 failed = [e for e in answer.get("Errors", []) if e.get("Code") not in _ABSENT_CODES]
                 if failed:
-                    raise StorageUnavailable(f"the bucket kept {len(failed)} objects: {failed[0].get('Code')}")
+                    raise StorageUnavailable(
+                        f"the bucket did not delete {len(failed)} objects: {failed[0].get('Code')}"
+                    )
 
     def list_objects(self, older_than: datetime) -> Iterator[StoredObject]:
         paginator = self._client.get_paginator("list_objects_v2")
@@ -159,7 +161,7 @@ class S3Objects:
                 Bucket=self._bucket, Prefix=self._prefix
             ):
                 for found in page.get("Uploads", []):
-                    # Not every server heeds the prefix, and other people's uploads are not ours to end.
+                    # Not every server applies the prefix, and uploads of other programs must not be aborted.
                     is_ours = found["Key"].startswith(self._prefix) and is_made_key(
                         found["Key"].removeprefix(self._prefix)
                     )
@@ -187,7 +189,7 @@ class S3Objects:
 
 
 class _S3Writer:
-    """Sends a small object by one request, and a large one in parts; holds one part in memory."""
+    """Sends a small object in one request, and a large one in parts, of which one at a time is in memory."""
 
     def __init__(self, client: S3Client, bucket: str, name: str) -> None:
         self._client = client
@@ -234,7 +236,7 @@ class _S3Writer:
                 with _as_storage_errors(self._name):
                     _abort_upload(self._client, self._bucket, self._name, self._upload_id)
             except StorageUnavailable:
-                # `abort_abandoned` finds it later; the reason of the abort is the error that matters.
+                # `abort_abandoned` finds it later. The reason for the abort is the error to report.
                 return
 
     @property
@@ -263,7 +265,7 @@ class _S3Writer:
                 Bucket=self._bucket, Key=self._name, UploadId=upload_id, MultipartUpload={"Parts": self._parts}
             )
         except ClientError as error:
-            # An earlier try may have been done and its answer lost: then the object is there, and the upload is not.
+            # An earlier request may have succeeded and its response be lost: then the object exists, and the upload does not.
             if _code(error) != "NoSuchUpload" or self._stored_size() != self._size:
                 raise
 
@@ -308,7 +310,7 @@ class _S3Reader:
 
 
 class _RangeRefused(StorageUnavailable):
-    """The server does not give this range of the object."""
+    """The server refused this range of the object."""
 
 
 @contextmanager
@@ -321,7 +323,7 @@ def _as_storage_errors(key: str) -> Iterator[None]:
         if code in _ABSENT_CODES:
             raise ObjectMissing(key) from error
         if code in _FULL_CODES or status == HTTPStatus.INSUFFICIENT_STORAGE:
-            raise StorageFull("the bucket has no room left") from error
+            raise StorageFull("the bucket has no space left") from error
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or code == "InvalidArgument":
             raise _RangeRefused(f"the bucket answered {code}") from error
         raise StorageUnavailable(f"the bucket answered {code}") from error
@@ -334,7 +336,7 @@ def _code(error: ClientError) -> str:
 
 
 def _body(buffer: bytearray) -> bytes:
-    """Pass a buffer as a request's body: the client takes it as it is, its stubs do not, and a copy would cost memory."""
+    """Return a buffer as the body of a request. The client accepts it, its type stubs do not, and a copy costs memory."""
     return cast(bytes, buffer)
 
 

@@ -244,6 +244,9 @@ def test_malicious_heads_are_cheap(head: bytes) -> None:
         ("trailing. . .", "trailing"),
         ("two  spaces.txt", "two spaces.txt"),
         ("lone\ud800surrogate.txt", "lonesurrogate.txt"),
+        ("می\u200cخواهم.pdf", "می\u200cخواهم.pdf"),
+        ("क्\u200dष 👩\u200d💻.txt", "क्\u200dष 👩\u200d💻.txt"),
+        ("\u200da\u200d\u200db\u200c .\u200ctxt\u200d", "ab .txt"),
     ],
 )
 def test_names_become_safe(given_name: str | None, safe: str) -> None:

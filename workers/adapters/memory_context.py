@@ -129,7 +129,7 @@ class MemoryContext:
     @property
     def engine(self) -> Engine:
         """The database that the test passed."""
-        assert self._engine is not None, "this handler needs the database: give the context an engine"
+        assert self._engine is not None, "this handler needs a database: pass an engine to the context"
         return self._engine
 
     @contextmanager

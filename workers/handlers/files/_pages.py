@@ -1,4 +1,4 @@
-"""Chooses pages, as the params of `files.extract_text` name them."""
+"""Resolves the param `pages` of `files.extract_text`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from workers.handlers.files._errors import no_such_page
 
 
 def choose_pages(wanted: list[int | str] | None, pages: int) -> list[int]:
-    """Give the numbers of the pages that are wanted, from 1, in that order, each once.
+    """Return the numbers of the requested pages, counted from 1, in their order and each once; all pages for None.
 
-    Raises `/problems/no-such-page` before a range is spelled out, so that its length costs nothing.
+    Raises `/problems/no-such-page` before a range is expanded, so that a long range costs nothing.
     """
     if wanted is None:
         return list(range(1, pages + 1))

@@ -45,26 +45,44 @@ class Fragment(NamedTuple):
     box: Box
 
 
-def read_annotations(document: pdfium.PdfDocument, number: int) -> list[Fragment]:
-    """Return what fields and annotations of page `number` show. Changes the page: read its content before."""
+class Annotation(NamedTuple):
+    """What a page shows for an annotation: a value, or the text in its appearance stream, which is not read yet."""
+
+    position: int
+    """Its place in the page's list of annotations."""
+    box: Box
+    value: str
+
+
+def list_visible(document: pdfium.PdfDocument, page: pdfium.PdfPage) -> list[Annotation]:
+    """Return the fields and annotations of a page that may show text. Does not change the page."""
+    visible = []
+    for index in range(raw.FPDFPage_GetAnnotCount(page)):
+        with _open_annotation(page, index) as annotation:
+            if annotation is None:
+                continue
+            value, has_appearance = _read_annotation(document, annotation)
+            if value or has_appearance:
+                visible.append(Annotation(index, _read_box(annotation), value))
+    return visible
+
+
+def read_fragments(document: pdfium.PdfDocument, number: int, visible: list[Annotation]) -> list[Fragment]:
+    """Return the texts of the visible annotations of page `number`. Changes the page: read its content before."""
+    values = [Fragment(annotation.value, annotation.box) for annotation in visible if annotation.value]
+    drawn = {annotation.position: annotation.box for annotation in visible if not annotation.value}
+    if not drawn:
+        return values
     page = document[number - 1]
     try:
-        fragments, boxes = [], []
         for index in range(raw.FPDFPage_GetAnnotCount(page)):
-            with _open_annotation(page, index) as annotation:
-                if annotation is None:
-                    continue
-                text, has_appearance = _read_annotation(document, annotation)
-                if text:
-                    fragments.append(Fragment(text, _read_box(annotation)))
-                if has_appearance:
-                    boxes.append(_read_box(annotation))
-                else:
-                    raw.FPDFAnnot_SetFlags(annotation, raw.FPDF_ANNOT_FLAG_HIDDEN)
-        drawn = bool(boxes) and _draw_only_annotations(page)
+            with _open_annotation(page, index) as handle:
+                if handle is not None and index not in drawn:
+                    raw.FPDFAnnot_SetFlags(handle, raw.FPDF_ANNOT_FLAG_HIDDEN)
+        is_drawn = _draw_only_annotations(page)
     finally:
         page.close()
-    return fragments + (_read_appearances(document, number, boxes) if drawn else [])
+    return values + (_read_appearances(document, number, list(drawn.values())) if is_drawn else [])
 
 
 @contextmanager

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pypdfium2 as pdfium
-from pypdfium2 import raw
 
-from workers.handlers.files._pdf_annotations import Fragment, read_annotations
+from workers.handlers.files._pdf_annotations import Fragment, list_visible, read_fragments
 from workers.handlers.files._pdf_characters import Box, Line, open_text_page, read_lines, read_text
 
 
@@ -16,13 +15,13 @@ def read_page_text(document: pdfium.PdfDocument, number: int) -> str:
     page = document[number - 1]
     try:
         with open_text_page(page) as text_page:
-            if raw.FPDFPage_GetAnnotCount(page) == 0:
+            visible = list_visible(document, page)
+            if not visible:
                 return read_text(text_page)
-            text, lines, quarters = read_text(text_page), read_lines(text_page), page.get_rotation() // 90
+            lines, quarters = read_lines(text_page), page.get_rotation() // 90
     finally:
         page.close()
-    fragments = read_annotations(document, number)
-    return insert_fragments(fragments, lines, quarters) if fragments else text
+    return insert_fragments(read_fragments(document, number, visible), lines, quarters)
 
 
 class _Place(NamedTuple):

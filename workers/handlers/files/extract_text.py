@@ -1,4 +1,4 @@
-"""Takes the text out of a PDF or a text file; the bytes are a child's business."""
+"""Extracts the text of a PDF or a text file, in a limited child."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST_TEXT_BYTES = 64 << 20
 
 
 def handle(params: ExtractTextParams, context: HandlerContext) -> ExtractTextResult:
-    """Write the text and keep it as the artifact `text.txt`; raises what the contract says."""
+    """Write the text, and add it as the artifact `text.txt`. Raises the errors of the contract."""
     source = context.input_file(params.file_id)
     with source.path.open("rb") as stream:
         media_type = detect_media_type(stream.read(HEAD_BYTES), source.name)
