@@ -94,7 +94,8 @@ def make_celery_app(settings: Settings) -> Celery:
         worker_disable_rate_limits=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        worker_send_task_events=False,
+        # Flower cannot ask for events where remote control is off.
+        worker_send_task_events=True,
         enable_utc=True,
         timezone="UTC",
     )

@@ -36,6 +36,8 @@ class Attempt:
         self.ended_as: tuple[str, str | None] = ("queued", None)
         """The status that its end is to be recorded as, and the type of its error."""
         self.claimed_at = time.monotonic()
+        self.ran_seconds = 0.0
+        """How long it ran, once it has ended."""
         self._first = threading.Lock()
         self._stop: Stopped | None = None
         self._told = threading.Event()
@@ -48,6 +50,11 @@ class Attempt:
         self.started = True
         self._deadline = time.monotonic() + self.task.timeout_seconds
         return True
+
+    @property
+    def was_withdrawn(self) -> bool:
+        """Whether the attempt was withdrawn before it began."""
+        return self._first.locked() and not self.started
 
     def withdraw(self) -> bool:
         """Let the attempt never begin; gives whether it had not begun, nor been withdrawn."""

@@ -20,6 +20,7 @@ from celery.worker.consumer import Consumer
 from celery.worker.request import Request, create_request_cls
 
 from shared.contracts.catalog import list_kinds
+from shared.queries.canaries import CANARY_KIND
 from workers.engine.attempt import Attempt
 from workers.engine.claiming import Claimer
 
@@ -39,8 +40,10 @@ _HEADERS: Final[dict[str, Any]] = {
     "timelimit": (None, None),
     "ignore_result": True,
 }
-EVENTS: Final = {"failed": "task-failed", "retrying": "task-retried"}
+EVENTS: Final = {"failed": "task-failed", "retrying": "task-retried", "queued": "task-retried"}
 """Celery's names for attempts that do not succeed, by the status that the task has then."""
+REQUEUED: Final = "requeued"
+"""What Flower shows as the exception of an attempt that was requeued."""
 
 
 class ClaimedMessage(NamedTuple):
@@ -65,12 +68,16 @@ class UnrevokedRequest(Request):  # type: ignore[misc]  # Celery has no types
     def send_event(self, type: str, **fields: Any) -> None:
         """Send an event that says how the attempt ended: to Celery each succeeds, since none raises an error.
 
-        Of an error only the type is sent.
+        Of an error only the type is sent. Nothing is sent of canaries, and nothing of an attempt that was requeued before it
+        began: `announce_requeue` has sent that, and another worker may run the task by now.
         """
-        if type == "task-succeeded" and self.attempt is not None:
-            status, error = self.attempt.ended_as
+        attempt = self.attempt
+        if attempt is not None and (attempt.task.kind == CANARY_KIND or attempt.was_withdrawn):
+            return
+        if type == "task-succeeded" and attempt is not None:
+            status, error = attempt.ended_as
             if status in EVENTS:
-                type, fields = EVENTS[status], {"exception": error, "traceback": None}
+                type, fields = EVENTS[status], {"exception": error or REQUEUED, "traceback": None}
             elif status == "cancelled":
                 type, fields = "task-revoked", {"terminated": True, "signum": None, "expired": False}
         super().send_event(type, **fields)
@@ -88,7 +95,7 @@ class CeleryExecutor:
             run(task.request.id)
 
         for name in list_kinds():
-            app.task(run_claimed, name=name, bind=True, ignore_result=True)
+            app.task(run_claimed, name=name, bind=True, ignore_result=True, shared=False)
 
     def attach(self, consumer: Any) -> None:
         """Use the pool and the event dispatcher of this consumer, which has just connected."""
@@ -126,6 +133,12 @@ class CeleryExecutor:
         )
         worker_state.task_reserved(request)
         request.execute_using_pool(consumer.pool)
+
+    def announce_requeue(self, attempt: Attempt) -> None:
+        """Send the event that ends an attempt which was requeued before it began."""
+        dispatcher = self._consumer.event_dispatcher if self._consumer is not None else None
+        if dispatcher and dispatcher.enabled and attempt.task.kind != CANARY_KIND:
+            dispatcher.send(EVENTS["queued"], uuid=str(attempt.task.id), exception=REQUEUED, traceback=None)
 
     def _make_request_class(self, kind: str) -> Any:
         consumer = self._consumer

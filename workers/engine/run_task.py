@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from shared.errors import is_no_room
 from shared.queries.files import list_known_keys
 from workers.engine.attempt import Attempt
 from workers.engine.attempt_context import AttemptContext, WorkerParts, make_folder, remove_folder
+from workers.engine.end_log import log_end
 from workers.engine.finishing import REFUSED, UNKNOWN, OnWritten
 from workers.engine.handler_catalog import Handler
 from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack, TimedOut
@@ -49,6 +51,7 @@ class TaskRunner:
             folder = self.folder / f"{task.id}-{task.claim:x}"
             context = AttemptContext(self.parts, attempt, folder / "scratch")
             document: dict[str, Any] | None = None
+            began = time.monotonic()
             try:
                 document = self._handle(attempt, context, folder)
             except ClaimLost:
@@ -56,12 +59,13 @@ class TaskRunner:
             finally:
                 if list_kinds()[task.kind].uses_files:
                     remove_folder(folder)
+            attempt.ran_seconds = time.monotonic() - began
             attempt.ended = True
             if document is not None:
                 attempt.ended_as = document["status"], document.get("error", {}).get("type")
 
         if document is None:
-            self._let_go(context, None, None, on_recorded)
+            self._let_go(attempt, context, None, None, on_recorded)
         else:
             self._record(attempt, context, document, on_recorded)
 
@@ -73,9 +77,9 @@ class TaskRunner:
         def on_written(status: str | None) -> None:
             if status == REFUSED:
                 fallback = self._internal_error(attempt)
-                self.write_end(fallback, lambda state: self._let_go(context, fallback, state, on_recorded))
+                self.write_end(fallback, lambda state: self._let_go(attempt, context, fallback, state, on_recorded))
             else:
-                self._let_go(context, document, status, on_recorded)
+                self._let_go(attempt, context, document, status, on_recorded)
 
         try:
             self.write_end(document, on_written)
@@ -85,14 +89,18 @@ class TaskRunner:
 
     def _let_go(
         self,
+        attempt: Attempt,
         context: AttemptContext,
         document: dict[str, Any] | None,
         status: str | None,
         on_recorded: Callable[[], None],
     ) -> None:
-        """Delete what nobody will ever reach, once the attempt's end is written, or lost."""
-        if document is not None and status in {None, UNKNOWN, REFUSED}:
-            log.warning("end_not_written", task_id=str(context.task_id), wanted=document["status"], because=status)
+        """Log the attempt's end, once it is written or lost, and delete the objects that nobody will ever reach."""
+        if document is not None:
+            if status is None or status in {UNKNOWN, REFUSED}:
+                log.warning("end_not_written", task_id=str(context.task_id), wanted=document["status"], because=status)
+            else:
+                log_end(attempt, status, document)
 
         def delete() -> None:
             try:
@@ -134,7 +142,6 @@ class TaskRunner:
         except ClaimLost:
             raise
         except HandedBack:
-            log.info("handed_back")
             return attempt.finish_document("queued")
         except Cancelled:
             return self._end(
@@ -166,12 +173,10 @@ class TaskRunner:
     def _fail(self, attempt: Attempt, kind: AnyKind, failed: Failed) -> dict[str, Any]:
         """End as failed, or wait for the next attempt when one is left and may help."""
         if not failed.retryable or attempt.task.attempt >= attempt.task.max_attempts:
-            log.info("task_failed", type=failed.type)
             return self._end(attempt, "failed", failed)
         delay = failed.after_seconds
         if delay is None:
             delay = kind.retry.delay_seconds(attempt.task.attempt, random.random())  # noqa: S311 (jitter is no secret)
-        log.info("attempt_failed", type=failed.type, next_in_seconds=round(delay, 1))
         return {**self._end(attempt, "retrying", failed), "delay": delay}
 
     def _end(self, attempt: Attempt, status: str, failed: Failed) -> dict[str, Any]:

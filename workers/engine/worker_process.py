@@ -35,6 +35,8 @@ from workers.engine.attempt_context import ProgressWriter, WorkerParts
 from workers.engine.celery_consumer import CeleryExecutor, bind_consumer
 from workers.engine.claiming import Claimer
 from workers.engine.consumer_watch import ConsumerWatch
+from workers.engine.end_log import EVENTS as END_EVENTS
+from workers.engine.end_log import log_end
 from workers.engine.finishing import Finisher
 from workers.engine.handler_catalog import load_handlers
 from workers.engine.heartbeat import Heartbeat
@@ -189,6 +191,8 @@ class WorkerProcess:
         for attempt in attempts:
             if attempt.withdraw():
                 attempt.stop(HandedBack())
+                # Before the task can be claimed again, or Flower would show this event as the last one.
+                self._executor.announce_requeue(attempt)
                 self._end_soon(attempt, attempt.finish_document("queued"))
                 self._claimer.release(None)
 
@@ -199,7 +203,9 @@ class WorkerProcess:
 
     def _hand_back(self, attempt: Attempt) -> None:
         attempt.stop(HandedBack())
-        self._finisher.write(attempt.finish_document("queued"))
+        document = attempt.finish_document("queued")
+        if (status := self._finisher.write(document)) in END_EVENTS:
+            log_end(attempt, status, document)
         attempt.ended = True
         self._forget(attempt)
 
@@ -212,7 +218,13 @@ class WorkerProcess:
     def _end_soon(self, attempt: Attempt, document: dict[str, Any]) -> None:
         """Have an end written without waiting for it, as those who call this have other leases to renew, or to claim."""
         attempt.ended = True
-        self._finisher.write_soon(document, lambda _: self._forget(attempt))
+
+        def on_written(status: str | None) -> None:
+            self._forget(attempt)
+            if status in END_EVENTS:
+                log_end(attempt, status, document)
+
+        self._finisher.write_soon(document, on_written)
 
     def has_room(self) -> bool:
         """Whether more is wanted: while the database is away, claims wait and it is not."""

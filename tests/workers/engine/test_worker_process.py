@@ -574,19 +574,26 @@ def test_a_worker_for_an_unknown_queue_does_not_start(parts: Parts, queues: str)
     assert "unknown queues: nothing" in parts.logs()
 
 
-def test_a_worker_tells_what_becomes_of_attempts_under_the_tasks_id(
+def test_a_worker_logs_one_line_for_each_attempt_that_ended(
     tasks: Tasks, patient_parts: Parts, eventually: Eventually
 ) -> None:
     patient_parts.start("relay")
     patient_parts.start_worker()
-    task_id = tasks.submit_one(params={"sleep_ms": 5000, "echo": "a secret"}, timeout=1, max_attempts=1)
+    failing = tasks.submit_one(params={"sleep_ms": 5000, "echo": "a secret"}, timeout=1, max_attempts=1)
+    succeeding = tasks.submit_one(params={"echo": "a secret"})
+    canary = tasks.submit_one("platform.canary")
 
-    eventually(lambda: tasks.status(task_id) == "failed")
+    def read_ends() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in patient_parts.logs().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"].startswith("task_")]
 
-    lines = [json.loads(line) for line in patient_parts.logs().splitlines() if line.startswith("{")]
-    assert any(line["event"] == "worker_started" for line in lines)
-    (told,) = [line for line in lines if line["event"] == "task_failed"]
-    assert (told["task_id"], told["type"]) == (str(task_id), "/problems/timed-out")
+    eventually(lambda: tasks.all_done([failing, succeeding, canary]) and len(read_ends()) == 2)
+    ends = {line["task_id"]: line for line in read_ends()}
+    assert ends.keys() == {str(failing), str(succeeding)}
+    assert (ends[str(failing)]["event"], ends[str(failing)]["error"]) == ("task_failed", "/problems/timed-out")
+    assert (ends[str(succeeding)]["event"], ends[str(succeeding)]["kind"]) == ("task_succeeded", "platform.ping")
+    assert ends[str(failing)]["duration_ms"] >= 1000
+    assert {"attempt", "request_id"} <= ends[str(succeeding)].keys()
     assert "secret" not in patient_parts.logs()
 
 
