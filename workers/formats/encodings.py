@@ -30,6 +30,11 @@ _WORD_BEYOND_ASCII = re.compile(rb"[\x80-\xff]{3,}")
 MIN_DISTINCT_BYTES = 8
 """With fewer different bytes beyond ASCII, no script can be told from another."""
 
+_ONLY_LETTER_IN_WINDOWS_1250 = re.compile(
+    rb"[A-Za-z\xc0-\xff][\x8d\x8f\x9d\xa3\xa5\xaa\xaf\xb3\xb9\xba\xbc\xbe\xbf][A-Za-z\xc0-\xff]"
+)
+"""Within a word, a byte that is a letter in windows-1250, and in windows-1252 a sign such as a superscript or none."""
+
 _KOI8_LOWER_CASE = bytes([0xA3, *range(0xC0, 0xE0)])
 """The small letters of Russian in KOI8-R; in windows-1251 the capital letters have most of these bytes."""
 
@@ -195,6 +200,8 @@ def _guess_latin(sample: bytes) -> str:
     """Return `cp1250` where its letters make likelier words than those of `cp1252`, and `cp1252` in doubt."""
     if sample.decode("cp1250", "replace") == sample.decode("cp1252", "replace"):
         return "cp1252"
+    if _ONLY_LETTER_IN_WINDOWS_1250.search(sample):
+        return "cp1250"
     from charset_normalizer import from_bytes
 
     # The library leaves a reading out that it finds too unlikely.

@@ -104,7 +104,7 @@ class _Text:
 
     def fault(self) -> _Invalid:
         """Return the error of what stands here."""
-        if not self.peek():
+        if self._at_end and not self._text[self._position :].strip():
             return _Invalid("it is not valid JSON: it ends within a value.")
         return _not_valid(*self._count_place())
 
@@ -187,7 +187,7 @@ def _is_lines(path: Path) -> bool:
             value, end = _decode(line, 0, 1)
         except (json.JSONDecodeError, _Fault):
             continue
-        if end == len(line.rstrip()) and isinstance(value, (dict, list)):
+        if end == len(line) and isinstance(value, (dict, list)):
             return number > 0 or next(lines, None) is not None
     return False
 
@@ -196,8 +196,8 @@ def _list_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not empty, with their numbers from 1. Lines end as Python ends them: LF, CR LF or CR."""
     with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, start=1):
-            if line.strip():
-                yield number, line
+            if stripped := line.rstrip():
+                yield number, stripped
 
 
 def _decode(text: str, position: int, record: int) -> tuple[object, int]:
