@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
+import orjson
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
@@ -79,9 +80,10 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     answers: dict[str, Schema] = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         answers.pop(unused, None)
-    components["schemas"] = _join(
-        answers, {**submission_components(), **schedule_components(), **_problem_components()}
-    )
+    bodies = {**submission_components(), **schedule_components()}
+    for body in bodies.values():
+        _describe_defaults(body)
+    components["schemas"] = _join(answers, {**bodies, **_problem_components()})
     components["headers"] = _HEADERS
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `Authorization: Bearer tm_…`."},
@@ -91,6 +93,20 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
         for method, operation in operations.items():
             _complete_operation(operation, method, path)
     return document
+
+
+def _describe_defaults(component: Schema) -> None:
+    """Move the defaults of a body's fields into their descriptions.
+
+    A declared default makes generators of clients require the field (openapi-typescript), or send the default always and,
+    where the field may be a list or a text, as the text `[]` (openapi-python-client).
+    """
+    for field in component.get("properties", {}).values():
+        default = field.pop("default", None)
+        if isinstance(default, (str, int, float)) and default != "":
+            field["description"] = (
+                f"{field.get('description', '')} Default: `{orjson.dumps(default).decode()}`.".strip()
+            )
 
 
 def _join(answers: dict[str, Schema], others: dict[str, Schema]) -> dict[str, Schema]:

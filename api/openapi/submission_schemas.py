@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -46,8 +45,6 @@ def submission_components() -> dict[str, Schema]:
     models += [side_by_side_model(name) for name in SIDE_BY_SIDE_KINDS]
     _, document = models_json_schema([(model, "validation") for model in models], ref_template=COMPONENT)
     components: dict[str, Schema] = document["$defs"]
-    for component in components.values():
-        _describe_defaults(component)
     names = {name: submission_model(name).__name__ for name in kinds}
     components["Submission"] = {
         "description": "A task of any kind: its params, and options.",
@@ -66,20 +63,6 @@ def submission_components() -> dict[str, Schema]:
         "additionalProperties": False,
     }
     return components
-
-
-def _describe_defaults(schema: Schema) -> None:
-    """Move the defaults of a component's fields into their descriptions.
-
-    A declared default makes generators of clients require the field (openapi-typescript), or send the default always and,
-    where the field may be a list or a text, as the text `[]` (openapi-python-client).
-    """
-    for field in schema.get("properties", {}).values():
-        default = field.pop("default", None)
-        if isinstance(default, (str, int, float)) and default != "":
-            field["description"] = (
-                f"{field.get('description', '')} Default: `{orjson.dumps(default).decode()}`.".strip()
-            )
 
 
 def submission_examples() -> dict[str, Schema]:

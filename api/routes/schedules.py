@@ -249,6 +249,7 @@ async def change_schedule(
     "/schedules/{schedule_id}",
     status_code=204,
     summary="Delete a schedule",
+    response_description="The schedule is deleted.",
     responses=problem_responses(*ANY_CALLER, "not-found"),
 )
 @limited("submit")

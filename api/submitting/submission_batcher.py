@@ -8,7 +8,6 @@ from typing import NamedTuple
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import class_row
 
 from api.batcher import Batcher, HotConnection
 from shared import kill_points
@@ -18,7 +17,7 @@ from shared.tasks.submission import NewTask, submission_document
 
 
 class StoredTasks(NamedTuple):
-    """The columns of `hot_tasks.SUBMIT` and `hot_tasks.SUBMIT_KEYED`."""
+    """The columns of `hot_tasks.SUBMIT` and `hot_tasks.SUBMIT_KEYED`, in their order."""
 
     created_at: datetime
     notified: object
@@ -50,15 +49,15 @@ class SubmissionBatcher:
         statement = hot_tasks.SUBMIT_KEYED if keyed else hot_tasks.SUBMIT
         kill_points.reach("api-before-commit")
         try:
-            async with connection.cursor(row_factory=class_row(StoredTasks)) as cursor:
-                await cursor.execute(statement, {"document": submission_document(tasks)})
-                stored = await cursor.fetchone()
+            cursor = await connection.execute(statement, {"document": submission_document(tasks)})
+            row = await cursor.fetchone()
         except (psycopg.errors.DataError, psycopg.errors.IntegrityError) as error:
             if len(tasks) == 1:
                 return [error]
             # One bad row failed the statement, which stored nothing. Each task is tried alone, so that only the bad one fails.
             return [(await self._flush(connection, [task]))[0] for task in tasks]
-        assert stored is not None
+        assert row is not None
+        stored = StoredTasks._make(row)
         kill_points.reach("api-after-commit")
         if not keyed:
             return [stored.created_at] * len(tasks)

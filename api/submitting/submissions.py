@@ -246,11 +246,9 @@ class Submissions:
             if before is not None:
                 await before(connection)
             statement = hot_tasks.SUBMIT_KEYED if any(task.files for task in tasks) else hot_tasks.SUBMIT
-            async with connection.cursor(row_factory=class_row(StoredTasks)) as cursor:
-                await cursor.execute(statement, {"document": submission_document(tasks)})
-                stored = await cursor.fetchone()
-            assert stored is not None
-        return stored.created_at
+            row = await (await connection.execute(statement, {"document": submission_document(tasks)})).fetchone()
+            assert row is not None
+        return StoredTasks._make(row).created_at
 
     async def _claim_uniqueness(self, connection: HotConnection, task: NewTask) -> None:
         parameters = {

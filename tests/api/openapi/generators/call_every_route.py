@@ -19,6 +19,15 @@ from taskmill_client.api.health import get_health, get_readiness
 from taskmill_client.api.kinds import list_kinds
 from taskmill_client.api.problems import explain_problem
 from taskmill_client.api.reports import submit_report
+from taskmill_client.api.schedules import (
+    change_schedule,
+    create_schedule,
+    delete_schedule,
+    get_schedule,
+    list_schedules,
+    preview_schedule,
+    run_schedule,
+)
 from taskmill_client.api.tasks import (
     cancel_task,
     delete_task,
@@ -39,10 +48,18 @@ from taskmill_client.models import (
     InspectParams,
     Kinds,
     ListTasksQueue,
+    NewSchedule,
+    NewScheduleKind,
+    NewScheduleParams,
     Problem,
     Readiness,
     ReportSource,
     ReportsRunRequest,
+    Schedule,
+    ScheduleChange,
+    SchedulePage,
+    SchedulePreview,
+    ScheduleRule,
     SendParams,
     SubmittedBatch,
     Task,
@@ -133,6 +150,22 @@ def call_batch_routes(client: AuthenticatedClient, file: StoredFile) -> None:
     expect(state.counts.to_dict(), {"cancelled": 2})
 
 
+def call_schedule_routes(client: AuthenticatedClient) -> None:
+    preview = the(SchedulePreview, preview_schedule.sync(client=client, body=ScheduleRule(cron="30 2 * * *")))
+    expect(len(preview.times), 10)
+    params = NewScheduleParams.from_dict({"to": ["ada@example.com"], "text": "Good morning."})
+    new = NewSchedule(name="generated", kind=NewScheduleKind.EMAIL_SEND, every=3600, params=params)
+    schedule = the(Schedule, create_schedule.sync(client=client, body=new))
+    expect([item.id for item in the(SchedulePage, list_schedules.sync(client=client)).items], [schedule.id])
+    found = get_schedule.sync_detailed(schedule_id=schedule.id, client=client)
+    change = ScheduleChange(enabled=False)
+    changed = change_schedule.sync(schedule_id=schedule.id, client=client, body=change, if_match=found.headers["etag"])
+    expect((the(Schedule, changed).enabled, the(Schedule, changed).name), (False, "generated"))
+    the(Task, run_schedule.sync(schedule_id=schedule.id, client=client))
+    deleted = delete_schedule.sync_detailed(schedule_id=schedule.id, client=client)
+    expect(deleted.status_code, HTTPStatus.NO_CONTENT)
+
+
 def call_open_routes(client: Client) -> None:
     expect(get_health.sync_detailed(client=client).status_code, HTTPStatus.OK)
     the(Readiness, get_readiness.sync(client=client))
@@ -146,6 +179,7 @@ def main(url: str, key: str) -> None:
     task = call_submitting_routes(client, file)
     call_following_routes(client, task, file)
     call_batch_routes(client, file)
+    call_schedule_routes(client)
     expect("email.send" in {kind.kind for kind in the(Kinds, list_kinds.sync(client=client)).items}, True)
     call_open_routes(Client(base_url=url))
     in_use = the(Problem, delete_file.sync(file_id=file.id, client=client))
