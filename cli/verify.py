@@ -1,4 +1,4 @@
-"""`taskmill verify`: prints what `shared.verification` finds."""
+"""`taskmill verify`: prints the broken promises that `shared.verification` finds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from shared.verification import Finding, Report, verify
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MOST_WARNINGS_SHOWN = 10
 _PROMISES = {check.name: check.promise for check in CHECKS} | {
-    "objects": "Every file has its object, whole.",
-    "orphans": "No object older than 26 hours is without a file.",
+    "objects": "Every file has its object, with the same size and content.",
+    "orphans": "Every object older than 26 hours belongs to a file.",
 }
 
 
 def parse_since(text: str | None) -> datetime | None:
-    """Read a time (RFC 3339) or an age (`90s`, `15m`, `3h`, `7d`). Raises `typer.BadParameter`."""
+    """Parse a time (RFC 3339) or an age (`90s`, `15m`, `3h`, `7d`). Raises `typer.BadParameter`."""
     if text is None:
         return None
     if age := re.fullmatch(r"(\d{1,9})([smhd])", text):
@@ -36,7 +36,7 @@ def parse_since(text: str | None) -> datetime | None:
 
 
 def run_verify(settings: Settings, since: str | None, *, deep: bool, as_json: bool) -> int:
-    """Check, print, and answer the exit code: 0 when every promise held, 1 when one is broken."""
+    """Verify, print, and return the exit code: 0 when every promise holds, 1 when one is broken."""
     moment = parse_since(since)
     report = verify(settings, since=moment, deep=deep, on_finding=None if as_json else print_finding)
     if as_json:
@@ -47,12 +47,12 @@ def run_verify(settings: Settings, since: str | None, *, deep: bool, as_json: bo
 
 
 def print_finding(finding: Finding) -> None:
-    """Print one broken promise, on a line of its own."""
+    """Print one broken promise in one line."""
     print(f"{finding.check}: {finding.subject}: {finding.detail}")
 
 
 def print_summary(report: Report) -> None:
-    """Print what was looked at, what may be seen to, and the verdict."""
+    """Print the warnings, what was checked, and which promises are broken."""
     for finding in report.warnings[:_MOST_WARNINGS_SHOWN]:
         print(f"warning: {finding.check}: {finding.subject}: {finding.detail}", file=sys.stderr)
     if len(report.warnings) > _MOST_WARNINGS_SHOWN:
@@ -67,7 +67,7 @@ def print_summary(report: Report) -> None:
 
 
 def as_document(report: Report) -> dict[str, Any]:
-    """Give a report as JSON has it."""
+    """Return a report as a document for JSON."""
     return {
         "sound": report.sound,
         "tasks": report.tasks,

@@ -1,8 +1,8 @@
-"""Proves the platform's promises on what is stored: the rows against each other, and the files against their objects.
+"""Checks the platform's promises on what is stored: rows against each other, and files against their objects.
 
-Everything is read in one snapshot, so that it may be asked of a busy system. What the store shows is compared with the
-rows of now before it counts, as objects come before their rows and go after them; and an object that no row names counts
-if it is still there a moment later.
+Rows are read in one snapshot, so it may run while the platform works. Objects are stored before their rows and deleted
+after them; a difference therefore counts only if the rows of now show it too, and an object without a file only if it is
+still there a moment later.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from shared.storage.object_store import COPY_BYTES, ObjectStore, StoredObject
 from shared.storage.open_store import open_object_store
 
 ROUND: Final = 1000
+"""How many rows or objects are checked together."""
 OBJECT_THREADS: Final = 8
 ORPHAN_AGE: Final = timedelta(hours=26)
-"""How old an object without a file must be to count: a younger one may still wait for its row, or for the hunt, which
-comes every hour for what is older than a day."""
+"""How old an object without a file must be to count. A younger one may still get its row, or wait for the hourly task that
+deletes orphans older than a day."""
 LOOK_AGAIN_SECONDS: Final = 2.0
-"""How much later an object without a file is looked for again: a row that goes is gone a moment before its object."""
+"""How much later an object without a file is checked again: a row is deleted a moment before its object."""
 MOST_KEPT: Final = 10_000
-"""Findings of one check that a report keeps; the rest are counted only."""
+"""How many findings of one check a report holds; more are only counted."""
 Item = TypeVar("Item")
 
 
 class Finding(NamedTuple):
-    """One thing that is not as promised. `subject` is the task's id, or the file's or the object's key."""
+    """One broken promise. `subject` is the id of the task or file, or the key of the object."""
 
     check: str
     subject: str
@@ -48,24 +49,24 @@ class Finding(NamedTuple):
 
 @dataclass
 class Report:
-    """What was found. It is sound when nothing is broken; warnings are for what will be seen to."""
+    """What was found. Warnings are findings that the platform will repair by itself."""
 
     broken: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    """Broken promises by check, every check with its number."""
+    """The number of broken promises of each check, 0 included."""
     tasks: dict[str, int] = field(default_factory=dict)
-    """Tasks looked at, by status."""
+    """The number of checked tasks, by status."""
     files: int = 0
     objects: int = 0
 
     @property
     def sound(self) -> bool:
-        """Whether every promise held."""
+        """Whether no promise is broken."""
         return not any(self.counts.values())
 
     def describe(self) -> str:
-        """Give the findings as text, one a line."""
+        """Return the findings as text, one in each line."""
         return "\n".join(f"{finding.check}: {finding.subject}: {finding.detail}" for finding in self.broken)
 
 
@@ -76,9 +77,9 @@ def verify(
     deep: bool = False,
     on_finding: Callable[[Finding], None] | None = None,
 ) -> Report:
-    """Check every promise on what was accepted since a time, or ever; with `deep`, read every object for its SHA-256.
+    """Check every promise on the tasks since a time, or on all; with `deep`, read every object and compare its SHA-256.
 
-    `on_finding` is called with each broken promise as it is found. Raises what the database or the store raise.
+    Calls `on_finding` with each broken promise as soon as it is found. Raises the errors of the database and of the store.
     """
     engine = make_engine(settings, "verify", timeout_seconds=None)
     try:
@@ -88,15 +89,15 @@ def verify(
 
 
 def find_broken_rows(connection: Connection, since: datetime | None, lease_seconds: float) -> Iterator[Finding]:
-    """Find what rows say against each other, in the snapshot that the connection's transaction has or takes."""
+    """Yield where rows contradict each other, in the snapshot of the connection's transaction."""
     parameters = {"floor": least_id(since), "lease": lease_seconds}
     for check in queries.CHECKS:
-        for subject, detail in _stream(connection, check.statement, parameters):
-            yield Finding(check.name, str(subject), detail)
+        for row in _stream(connection, check.statement, parameters):
+            yield Finding(check.name, str(row.subject), row.detail)
 
 
 class _Verification:
-    """One run. The rows come first, in their snapshot, then the objects of its files, then the walk of the store."""
+    """One run: first the rows, in a snapshot; then the objects of their files; then all objects of the store."""
 
     def __init__(
         self,
@@ -122,7 +123,7 @@ class _Verification:
         with self._engine.connect() as connection:
             for statement in queries.BEGIN_SNAPSHOT:
                 connection.exec_driver_sql(statement)
-            self._report.tasks = {row[0]: row[1] for row in _stream(connection, queries.COUNT, self._floor)}
+            self._report.tasks = {row.status: row.tasks for row in _stream(connection, queries.COUNT, self._floor)}
             for finding in find_broken_rows(connection, self._since, self._lease_seconds):
                 self._note(*finding)
             self._check_objects(connection)
@@ -138,19 +139,19 @@ class _Verification:
             self._on_finding(finding)
 
     def _check_objects(self, connection: Connection) -> None:
-        """Ask the store for the object of every file."""
+        """Check the object of every file."""
         with ThreadPoolExecutor(OBJECT_THREADS) as threads:
-            for rows in _in_rounds(_stream(connection, queries.LIST_FILES, self._floor)):
+            for rows in _group(_stream(connection, queries.LIST_FILES, self._floor)):
                 self._report.files += len(rows)
                 wrong = {
                     row.id: (row.task_id or row.id, detail)
-                    for row, detail in zip(rows, threads.map(self._find_fault, rows), strict=True)
+                    for row, detail in zip(rows, threads.map(self._find_difference, rows), strict=True)
                     if detail is not None
                 }
-                for file_id in self._list_now(queries.LIST_STILL_THERE, "ids", list(wrong)) if wrong else ():
+                for file_id in self._query_now(queries.LIST_STORED, "ids", list(wrong)) if wrong else ():
                     self._note("objects", *wrong[file_id])
 
-    def _find_fault(self, row: Any) -> str | None:
+    def _find_difference(self, row: Any) -> str | None:
         try:
             size = self._store.size(row.storage_key)
             if size != row.size:
@@ -169,45 +170,49 @@ class _Verification:
         return digest.digest()
 
     def _find_orphans(self) -> None:
-        """Walk the store, after the snapshot: an object is stored before its row, so that a row of now counts."""
+        """Check all objects of the store against the rows of now, as an object may have got its row since the snapshot."""
         suspects: list[StoredObject] = []
-        for objects in _in_rounds(self._store.list_objects(datetime.now(UTC) + ORPHAN_AGE)):
+        for objects in _group(self._store.list_objects(datetime.now(UTC) + ORPHAN_AGE)):
             self._report.objects += len(objects)
-            suspects += self._find_nameless(
+            suspects += self._list_unreferred(
                 [stored for stored in objects if self._since is None or stored.modified_at >= self._since]
             )
             if len(suspects) >= ROUND:
-                self._judge_orphans(suspects)
+                self._check_again(suspects)
                 suspects = []
         if suspects:
-            self._judge_orphans(suspects)
+            self._check_again(suspects)
 
-    def _find_nameless(self, objects: list[StoredObject]) -> list[StoredObject]:
-        known = set(self._list_now(queries.LIST_KNOWN_KEYS, "keys", [stored.key for stored in objects]))
+    def _list_unreferred(self, objects: list[StoredObject]) -> list[StoredObject]:
+        known = set(self._query_now(queries.LIST_REFERRED_KEYS, "keys", [stored.key for stored in objects]))
         return [stored for stored in objects if stored.key not in known]
 
-    def _judge_orphans(self, suspects: list[StoredObject]) -> None:
-        """Look again at objects without a file, and note those that are neither gone nor named by now."""
+    def _check_again(self, suspects: list[StoredObject]) -> None:
+        """Check objects without a file again, and note those that still exist and still have none."""
         time.sleep(LOOK_AGAIN_SECONDS)
         limit = datetime.now(UTC) - ORPHAN_AGE
-        nameless = self._find_nameless(suspects)
+        unreferred = self._list_unreferred(suspects)
         with ThreadPoolExecutor(OBJECT_THREADS) as threads:
-            there = list(threads.map(self._is_there, [stored.key for stored in nameless]))
-        for stored in compress(nameless, there):
+            exists = list(threads.map(self._exists, [stored.key for stored in unreferred]))
+        for stored in compress(unreferred, exists):
             if stored.modified_at < limit:
-                self._note("orphans", stored.key, f"no file refers to it since {stored.modified_at:%Y-%m-%d %H:%M}")
+                self._note(
+                    "orphans",
+                    stored.key,
+                    f"no file refers to it, and it was stored at {stored.modified_at:%Y-%m-%d %H:%M}",
+                )
             elif len(self._report.warnings) < MOST_KEPT:
-                detail = "no file refers to it; it may be in the making, or left by a crash"
+                detail = "no file refers to it: an upload may be going on, or was ended by a crash"
                 self._report.warnings.append(Finding("orphans", stored.key, detail))
 
-    def _is_there(self, key: str) -> bool:
+    def _exists(self, key: str) -> bool:
         try:
             self._store.size(key)
         except ObjectMissing:
             return False
         return True
 
-    def _list_now(self, statement: str, name: str, values: list[Any]) -> list[Any]:
+    def _query_now(self, statement: str, name: str, values: list[Any]) -> list[Any]:
         with self._engine.connect() as connection:
             return list(connection.exec_driver_sql(statement, {name: values}).scalars())
 
@@ -218,7 +223,7 @@ def _stream(connection: Connection, statement: str, parameters: dict[str, Any]) 
         yield from result
 
 
-def _in_rounds(items: Iterable[Item]) -> Iterator[list[Item]]:
+def _group(items: Iterable[Item]) -> Iterator[list[Item]]:
     iterator = iter(items)
-    while items_of_round := list(islice(iterator, ROUND)):
-        yield items_of_round
+    while group := list(islice(iterator, ROUND)):
+        yield group

@@ -1,264 +1,279 @@
-"""The statements that find what must never be: each gives a row for every finding, and none on a sound database.
+"""Statements that find broken promises. Each returns one row for every finding, and none on a sound database.
 
-All are read in one snapshot, so that what goes on meanwhile is no finding. Each takes `floor`, the least id to look at (ids
-sort by age), and gives (subject id, what was found). Postgres does the work, in order of the keys and with its own spill to
-disk, so that whoever reads the rows needs memory for those that are wrong only.
+All are read in one snapshot, so work that goes on meanwhile causes no finding. Each takes `floor`, the lowest id to check
+(ids are sorted by age), and returns (id of the subject, what was found). Postgres compares and sorts, with its own spill
+to disk, so the reader needs memory only for the findings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from shared.tasks.states import DONE_VALUES, FIRST_STATES, MOVES, RETRIABLE
 
 
 class Check(NamedTuple):
-    """One thing that must hold: its name in reports, the promise in a sentence, and the statement that finds breaches."""
+    """One promise: its name in reports, the promise as a sentence, and the statement that finds where it is broken."""
 
     name: str
     promise: str
     statement: str
 
 
-def _quoted(values: object) -> str:
-    return ", ".join(f"'{value}'" for value in sorted(str(value) for value in values))  # type: ignore[attr-defined]
+def _quote(values: Iterable[object]) -> str:
+    return ", ".join(f"'{value}'" for value in sorted(map(str, values)))
 
 
-_DONE: Final = _quoted(DONE_VALUES)
-_MOVES: Final = _quoted(f"{before}>{after}" for before, after in MOVES)
-_OWED: Final = """
-    SELECT i.task_id, i.id FROM email_intents i CROSS JOIN LATERAL unnest(i.recipients) AS x (recipient)
-    WHERE i.task_id >= %(floor)s AND i.given_up_at IS NULL
-        AND NOT EXISTS (SELECT FROM email_receipts r WHERE r.intent_id = i.id AND r.recipient = x.recipient)
-    GROUP BY i.task_id, i.id"""
+_DONE: Final = _quote(DONE_VALUES)
+_MOVES: Final = _quote(f"{before}>{after}" for before, after in MOVES)
+_STATUS_CHANGES: Final = """
+        SELECT task_id, seq, data->>'status' AS after,
+            lag(data->>'status') OVER (PARTITION BY task_id ORDER BY seq) AS before,
+            coalesce((data->>'retried')::boolean, false) AS retried,
+            coalesce((data->>'cancel_requested')::boolean, false) AS cancel_requested
+        FROM task_events WHERE task_id >= %(floor)s AND type = 'status'"""
+"""Each status event of a task, with the status before it."""
+_INTENTS_WITHOUT_RECEIPT: Final = """
+    SELECT intent.task_id, intent.id
+    FROM email_intents AS intent CROSS JOIN LATERAL unnest(intent.recipients) AS addressee (recipient)
+    WHERE intent.task_id >= %(floor)s AND intent.given_up_at IS NULL AND NOT EXISTS (
+        SELECT FROM email_receipts AS receipt
+        WHERE receipt.intent_id = intent.id AND receipt.recipient = addressee.recipient)
+    GROUP BY intent.task_id, intent.id"""
+"""Each email intent that lacks a receipt for one of its recipients."""
 
 BEGIN_SNAPSHOT: Final = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-    # The store is walked while the snapshot is held.
+    # The objects of the store are listed while the snapshot is held.
     "SET LOCAL idle_in_transaction_session_timeout = 0",
     "SET LOCAL statement_timeout = 0",
     "SET LOCAL jit = off",
 )
-"""What to execute first in the transaction that all statements of this module are read in."""
+"""What to execute first in the transaction in which all statements of this module are read."""
 
 COUNT: Final = """
-SELECT status, count(*) FROM tasks WHERE id >= %(floor)s GROUP BY status ORDER BY status"""
+SELECT status, count(*) AS tasks FROM tasks WHERE id >= %(floor)s GROUP BY status ORDER BY status"""
 """Count tasks by status."""
 
 CHECKS: Final = (
     Check(
         "history",
-        "A task's history is gapless from 1 to the task's version.",
+        "The history of a task has every number from 1 to the version of the task.",
         """
-SELECT t.id, CASE WHEN e.n IS NULL THEN 'no history at all; the version is ' || t.version
-    ELSE format('%%s events, from %%s to %%s; the version is %%s', e.n, e.first, e.last, t.version) END
-FROM tasks t LEFT JOIN (
-    SELECT task_id, count(*) AS n, min(seq) AS first, max(seq) AS last FROM task_events
-    WHERE task_id >= %(floor)s GROUP BY task_id) AS e ON e.task_id = t.id
-WHERE t.id >= %(floor)s AND (e.n IS NULL OR e.first <> 1 OR e.last <> t.version OR e.n <> t.version)""",
+SELECT task.id AS subject, CASE WHEN history.events IS NULL THEN 'it has no history; its version is ' || task.version
+    ELSE format('%%s events, from %%s to %%s; the version is %%s', history.events, history.first, history.last, task.version)
+    END AS detail
+FROM tasks AS task LEFT JOIN (
+    SELECT task_id, count(*) AS events, min(seq) AS first, max(seq) AS last FROM task_events
+    WHERE task_id >= %(floor)s GROUP BY task_id) AS history ON history.task_id = task.id
+WHERE task.id >= %(floor)s AND (history.events IS NULL OR history.first <> 1 OR history.last <> task.version
+    OR history.events <> task.version)""",
     ),
     Check(
         "moves",
-        "Every move in the history is one of the table of moves; a terminal state is left only by a person's retry.",
+        "Every change of status is an allowed one; a task that is done changes only by a caller's retry.",
         f"""
-SELECT task_id, CASE
-    WHEN before IS NULL THEN format('began as %%s', after)
-    WHEN before IN ({_DONE}) AND NOT retried THEN format('%%s changed to %%s at %%s and nobody asked for it', before, after, seq)
-    WHEN retried AND before NOT IN ({_quoted(RETRIABLE)}) THEN format('retried while %%s at %%s', before, seq)
-    ELSE format('%%s to %%s at %%s is no move', before, after, seq) END
-FROM (
-    SELECT task_id, seq, data->>'status' AS after,
-        lag(data->>'status') OVER (PARTITION BY task_id ORDER BY seq) AS before,
-        coalesce((data->>'retried')::boolean, false) AS retried,
-        coalesce((data->>'cancel_requested')::boolean, false) AS cancel_requested
-    FROM task_events WHERE task_id >= %(floor)s AND type = 'status') AS m
+SELECT task_id AS subject, CASE
+    WHEN before IS NULL THEN format('its first status is %%s', after)
+    WHEN before IN ({_DONE}) AND NOT retried THEN format('%%s changed to %%s at %%s without a retry', before, after, seq)
+    WHEN retried AND before NOT IN ({_quote(RETRIABLE)}) THEN format('retried while %%s at %%s', before, seq)
+    ELSE format('%%s to %%s at %%s is not an allowed change', before, after, seq) END AS detail
+FROM ({_STATUS_CHANGES}) AS change
 WHERE CASE
-    WHEN before IS NULL THEN after IS NULL OR after NOT IN ({_quoted(FIRST_STATES)})
+    WHEN before IS NULL THEN after IS NULL OR after NOT IN ({_quote(FIRST_STATES)})
     WHEN before = 'running' AND after = 'running' THEN NOT cancel_requested
     ELSE after IS NULL OR before || '>' || after NOT IN ({_MOVES}) OR retried <> (before IN ({_DONE})) END""",
     ),
     Check(
         "status",
-        "A task's status is the one of its last status event.",
+        "The status of a task is that of its last status event.",
         """
-SELECT t.id, format('it is %%s, and its history says %%s', t.status, coalesce(e.status, 'nothing'))
-FROM tasks t LEFT JOIN (
+SELECT task.id AS subject, format('it is %%s; its history ends with %%s', task.status, coalesce(last.status, 'nothing')) AS detail
+FROM tasks AS task LEFT JOIN (
     SELECT DISTINCT ON (task_id) task_id, data->>'status' AS status FROM task_events
-    WHERE task_id >= %(floor)s AND type = 'status' ORDER BY task_id, seq DESC) AS e ON e.task_id = t.id
-WHERE t.id >= %(floor)s AND t.status IS DISTINCT FROM e.status""",
+    WHERE task_id >= %(floor)s AND type = 'status' ORDER BY task_id, seq DESC) AS last ON last.task_id = task.id
+WHERE task.id >= %(floor)s AND task.status IS DISTINCT FROM last.status""",
     ),
     Check(
         "attempts",
-        "Attempts are as many as were claimed and not handed back, and no more than allowed.",
-        """
-SELECT t.id, format('attempt %%s of %%s; the history has %%s claims and %%s hand-backs', t.attempt, t.max_attempts,
-    coalesce(e.claims, 0), coalesce(e.hand_backs, 0))
-FROM tasks t LEFT JOIN (
+        "A task has one attempt for each claim that was not requeued, and no more than it is allowed.",
+        f"""
+SELECT task.id AS subject, format('attempt %%s of %%s; its history has %%s claims, and was requeued %%s times', task.attempt,
+    task.max_attempts, coalesce(history.claims, 0), coalesce(history.requeues, 0)) AS detail
+FROM tasks AS task LEFT JOIN (
     SELECT task_id, count(*) FILTER (WHERE before = 'queued' AND after = 'running') AS claims,
-        count(*) FILTER (WHERE before = 'running' AND after = 'queued') AS hand_backs
-    FROM (
-        SELECT task_id, data->>'status' AS after,
-            lag(data->>'status') OVER (PARTITION BY task_id ORDER BY seq) AS before
-        FROM task_events WHERE task_id >= %(floor)s AND type = 'status') AS m
-    GROUP BY task_id) AS e ON e.task_id = t.id
-WHERE t.id >= %(floor)s AND (t.attempt > t.max_attempts OR t.attempt < 0
-    OR t.attempt <> coalesce(e.claims, 0) - coalesce(e.hand_backs, 0))""",
+        count(*) FILTER (WHERE before = 'running' AND after = 'queued') AS requeues
+    FROM ({_STATUS_CHANGES}) AS change
+    GROUP BY task_id) AS history ON history.task_id = task.id
+WHERE task.id >= %(floor)s AND (task.attempt > task.max_attempts OR task.attempt < 0
+    OR task.attempt <> coalesce(history.claims, 0) - coalesce(history.requeues, 0))""",
     ),
     Check(
         "leases",
-        "What runs has a claim and a lease, and is taken back within three leases; nothing else has either.",
+        "A running task has a claim and a lease, and is swept within three leases; no other task has either.",
         """
-SELECT id, CASE
-    WHEN status <> 'running' THEN format('%%s, with a claim or a lease', status)
-    WHEN claim IS NULL OR lease_until IS NULL THEN 'running, without a claim or a lease'
-    ELSE format('its lease was over %%s s ago', round(extract(epoch FROM now() - lease_until)::numeric, 1)) END
+SELECT id AS subject, CASE
+    WHEN status <> 'running' THEN format('it is %%s, and has a claim or a lease', status)
+    WHEN claim IS NULL OR lease_until IS NULL THEN 'it is running without a claim or a lease'
+    ELSE format('its lease ended %%s s ago', round(extract(epoch FROM now() - lease_until)::numeric, 1)) END AS detail
 FROM tasks WHERE id >= %(floor)s AND CASE
     WHEN status <> 'running' THEN claim IS NOT NULL OR lease_until IS NOT NULL
     ELSE claim IS NULL OR lease_until IS NULL OR lease_until < now() - 2 * %(lease)s * interval '1 second' END""",
     ),
     Check(
         "payload",
-        "A task has its params; `succeeded` has a result and no error, the other ends have an error and no result.",
+        "A task has params; a succeeded one has a result and no error, one that ended otherwise an error and no result.",
         f"""
-SELECT t.id, CASE
-    WHEN p.task_id IS NULL THEN 'it has no payload'
-    WHEN t.status = 'succeeded' THEN 'succeeded, without a result or with an error'
-    ELSE format('%%s, without an error or with a result', t.status) END
-FROM tasks t LEFT JOIN task_payloads p ON p.task_id = t.id
-WHERE t.id >= %(floor)s AND CASE
-    WHEN p.task_id IS NULL THEN true
-    WHEN t.status = 'succeeded' THEN p.result IS NULL OR p.error IS NOT NULL
-    WHEN t.status IN ({_DONE}) THEN p.error IS NULL OR p.result IS NOT NULL
-    ELSE p.result IS NOT NULL END""",
+SELECT task.id AS subject, CASE
+    WHEN payload.task_id IS NULL THEN 'it has no payload'
+    WHEN task.status = 'succeeded' THEN 'it succeeded without a result, or with an error'
+    ELSE format('it is %%s without an error, or with a result', task.status) END AS detail
+FROM tasks AS task LEFT JOIN task_payloads AS payload ON payload.task_id = task.id
+WHERE task.id >= %(floor)s AND CASE
+    WHEN payload.task_id IS NULL THEN true
+    WHEN task.status = 'succeeded' THEN payload.result IS NULL OR payload.error IS NOT NULL
+    WHEN task.status IN ({_DONE}) THEN payload.error IS NULL OR payload.result IS NOT NULL
+    ELSE payload.result IS NOT NULL END""",
     ),
     Check(
         "times",
-        "What is done has the times of its end and of its purge, and nothing else has them.",
+        "A task that is done has the times of its end and of its purge; no other task has them.",
         f"""
-SELECT id, format('%%s, finished at %%s, to be purged at %%s', status, coalesce(finished_at::text, 'no time'),
-    coalesce(purge_at::text, 'no time'))
+SELECT id AS subject, format('it is %%s, finished at %%s, to be purged at %%s', status, coalesce(finished_at::text, 'no time'),
+    coalesce(purge_at::text, 'no time')) AS detail
 FROM tasks WHERE id >= %(floor)s AND ((status IN ({_DONE})) <> (finished_at IS NOT NULL)
     OR (status IN ({_DONE})) <> (purge_at IS NOT NULL) OR (status = 'retrying') <> (next_attempt_at IS NOT NULL))""",
     ),
     Check(
         "deleted-rows",
-        "What was accepted is there, or has a tombstone.",
+        "An accepted task is stored, or has a tombstone.",
         """
-SELECT s.task_id, 'its row is gone, and ' || string_agg(s.what, ', ' ORDER BY s.what) || ' of it is left' FROM (
-    SELECT DISTINCT task_id, 'history' AS what FROM task_events WHERE task_id >= %(floor)s
-    UNION ALL SELECT task_id, 'payload' FROM task_payloads WHERE task_id >= %(floor)s
+SELECT trace.task_id AS subject,
+    'its row is missing, but not ' || string_agg(trace.what, ', ' ORDER BY trace.what) AS detail
+FROM (
+    SELECT DISTINCT task_id, 'its history' AS what FROM task_events WHERE task_id >= %(floor)s
+    UNION ALL SELECT task_id, 'its payload' FROM task_payloads WHERE task_id >= %(floor)s
     UNION ALL SELECT DISTINCT task_id, 'a link to a file' FROM task_files WHERE task_id >= %(floor)s
     UNION ALL SELECT task_id, 'its uniqueness' FROM unique_tasks WHERE task_id >= %(floor)s
     UNION ALL SELECT DISTINCT task_id, 'an intent' FROM email_intents WHERE task_id >= %(floor)s
     UNION ALL SELECT DISTINCT task_id, 'a receipt' FROM email_receipts WHERE task_id >= %(floor)s
     UNION ALL SELECT task_id, 'an artifact' FROM files WHERE task_id >= %(floor)s
-) AS s WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.id = s.task_id) GROUP BY s.task_id""",
+) AS trace
+WHERE NOT EXISTS (SELECT FROM tasks AS task WHERE task.id = trace.task_id) GROUP BY trace.task_id""",
     ),
     Check(
         "slots",
-        "A slot of a schedule has one task, which is there or has a tombstone.",
+        "A slot of a schedule has one task, which is stored or has a tombstone.",
         """
-SELECT s.task_id, format('the task of the slot %%s is gone without a tombstone', s.slot) FROM schedule_slots s
-WHERE s.task_id >= %(floor)s AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = s.task_id)
-    AND NOT EXISTS (SELECT FROM tombstones d WHERE d.id = s.task_id)
+SELECT slot.task_id AS subject, format('the task of the slot %%s is missing and has no tombstone', slot.slot) AS detail
+FROM schedule_slots AS slot
+WHERE slot.task_id >= %(floor)s AND NOT EXISTS (SELECT FROM tasks AS task WHERE task.id = slot.task_id)
+    AND NOT EXISTS (SELECT FROM tombstones AS tombstone WHERE tombstone.id = slot.task_id)
 UNION ALL
-SELECT t.id, 'a task of a schedule, without a slot' FROM tasks t
-WHERE t.id >= %(floor)s AND t.schedule_id IS NOT NULL AND t.created_at > now() - interval '6 days'
-    AND NOT EXISTS (SELECT FROM schedule_slots s WHERE s.task_id = t.id)
-    AND EXISTS (SELECT FROM schedules s WHERE s.id = t.schedule_id)""",
+SELECT task.id, 'it belongs to a schedule, and has no slot' FROM tasks AS task
+WHERE task.id >= %(floor)s AND task.schedule_id IS NOT NULL AND task.created_at > now() - interval '6 days'
+    AND NOT EXISTS (SELECT FROM schedule_slots AS slot WHERE slot.task_id = task.id)
+    AND EXISTS (SELECT FROM schedules AS schedule WHERE schedule.id = task.schedule_id)""",
     ),
     Check(
         "schedules",
-        "While beat runs, an enabled schedule is looked at within two minutes of its next time.",
+        "While beat runs, it checks each enabled schedule within two minutes of its next time.",
         """
-SELECT schedule.id, format('its next time was %%s, and beat has not looked at it', schedule.next_at) FROM schedules AS schedule
+SELECT schedule.id AS subject, format('beat did not check it at its next time, %%s', schedule.next_at) AS detail
+FROM schedules AS schedule
 WHERE schedule.enabled AND schedule.next_at < now() - interval '2 minutes' AND schedule.planned_at < now() - interval '2 minutes'
     AND EXISTS (SELECT FROM signs_of_life AS sign WHERE sign.part = 'beat' AND sign.at > now() - interval '10 seconds')""",
     ),
     Check(
         "idempotency-keys",
-        "What an idempotency key stands for is there, or was purged.",
+        "The task or batch of an idempotency key is stored, or was purged.",
         """
-SELECT k.subject_id, format('the key of %%s stands for what is gone without a tombstone', k.owner_id)
-FROM idempotency_keys k
-WHERE k.subject_id >= %(floor)s
-    AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = k.subject_id)
-    AND NOT EXISTS (SELECT FROM tasks t WHERE t.batch_id = k.subject_id)
-    -- A batch leaves no tombstone but those of its tasks, so that anything of the owner's purged since may have been it.
-    AND NOT EXISTS (SELECT FROM tombstones d WHERE d.owner_id = k.owner_id AND d.subject = 'task'
-        AND d.purged_at >= k.created_at)""",
+SELECT key.subject_id AS subject, format('a key of %%s names a task that is missing and has no tombstone', key.owner_id) AS detail
+FROM idempotency_keys AS key
+WHERE key.subject_id >= %(floor)s
+    AND NOT EXISTS (SELECT FROM tasks AS task WHERE task.id = key.subject_id)
+    AND NOT EXISTS (SELECT FROM tasks AS task WHERE task.batch_id = key.subject_id)
+    -- A batch has no tombstone of its own, so any task of the owner that was purged since may have been one of the batch.
+    AND NOT EXISTS (SELECT FROM tombstones AS tombstone WHERE tombstone.owner_id = key.owner_id
+        AND tombstone.subject = 'task' AND tombstone.purged_at >= key.created_at)""",
     ),
     Check(
         "tombstones",
-        "What has a tombstone is gone.",
+        "A task or file with a tombstone is no longer stored.",
         """
-SELECT t.id, 'it is there, and has a tombstone' FROM tombstones d JOIN tasks t ON t.id = d.id WHERE d.id >= %(floor)s
+SELECT task.id AS subject, 'it is stored, and has a tombstone' AS detail
+FROM tombstones AS tombstone JOIN tasks AS task ON task.id = tombstone.id WHERE tombstone.id >= %(floor)s
 UNION ALL
-SELECT coalesce(f.task_id, f.id), format('the file %%s is there, and has a tombstone', f.id)
-FROM tombstones d JOIN files f ON f.id = d.id WHERE d.id >= %(floor)s""",
+SELECT coalesce(file.task_id, file.id), format('the file %%s is stored, and has a tombstone', file.id)
+FROM tombstones AS tombstone JOIN files AS file ON file.id = tombstone.id WHERE tombstone.id >= %(floor)s""",
     ),
     Check(
         "receipts",
-        "A receipt answers an intent of its task, for one of the intent's recipients.",
+        "A receipt belongs to an intent of its task, and to one of the intent's recipients.",
         """
-SELECT r.task_id, CASE
-    WHEN i.id IS NULL THEN 'a receipt without its intent'
-    WHEN i.task_id <> r.task_id THEN format('a receipt for the intent of the task %%s', i.task_id)
-    ELSE 'a receipt for someone to whom the intent did not go' END
-FROM email_receipts r LEFT JOIN email_intents i ON i.id = r.intent_id
-WHERE r.task_id >= %(floor)s AND (i.id IS NULL OR i.task_id <> r.task_id OR r.recipient <> ALL (i.recipients))""",
+SELECT receipt.task_id AS subject, CASE
+    WHEN intent.id IS NULL THEN 'a receipt has no intent'
+    WHEN intent.task_id <> receipt.task_id THEN format('a receipt belongs to the intent of the task %%s', intent.task_id)
+    ELSE 'a receipt is for a recipient whom the intent does not name' END AS detail
+FROM email_receipts AS receipt LEFT JOIN email_intents AS intent ON intent.id = receipt.intent_id
+WHERE receipt.task_id >= %(floor)s AND (intent.id IS NULL OR intent.task_id <> receipt.task_id
+    OR receipt.recipient <> ALL (intent.recipients))""",
     ),
     Check(
         "sent-once",
-        "A recipient's server accepts a message once for each time that a person asked for it.",
+        "The mail server accepts a message for a recipient once, and once more for each retry by a caller.",
         """
-SELECT a.task_id, format('accepted %%s times for one recipient, and asked for %%s times', a.n, 1 + coalesce(e.retries, 0))
+SELECT accepted.task_id AS subject, format('accepted %%s times for one recipient, with %%s retries by a caller', accepted.times,
+    coalesce(asked.retries, 0)) AS detail
 FROM (
-    SELECT task_id, recipient, count(*) AS n FROM email_receipts
-    WHERE task_id >= %(floor)s AND status = 'accepted' GROUP BY task_id, recipient HAVING count(*) > 1) AS a
+    SELECT task_id, recipient, count(*) AS times FROM email_receipts
+    WHERE task_id >= %(floor)s AND status = 'accepted' GROUP BY task_id, recipient HAVING count(*) > 1) AS accepted
 LEFT JOIN LATERAL (
-    SELECT count(*) AS retries FROM task_events e
-    WHERE e.task_id = a.task_id AND e.type = 'status' AND (e.data->>'retried')::boolean) AS e ON true
-WHERE a.n > 1 + coalesce(e.retries, 0)""",
+    SELECT count(*) AS retries FROM task_events AS event
+    WHERE event.task_id = accepted.task_id AND event.type = 'status' AND (event.data->>'retried')::boolean) AS asked ON true
+WHERE accepted.times > 1 + coalesce(asked.retries, 0)""",
     ),
     Check(
         "delivery-unknown",
-        "When nobody can know whether a message was sent, the task's end says so.",
+        "A task that is done without knowing whether its message was sent ends with /problems/delivery-unknown.",
         f"""
-SELECT t.id, format('%%s (%%s), with an intent that has no receipt for someone', t.status,
-    coalesce(p.error->>'type', 'no error'))
-FROM tasks t JOIN ({_OWED}) AS o ON o.task_id = t.id LEFT JOIN task_payloads p ON p.task_id = t.id
-WHERE t.status IN ({_DONE}) AND p.error->>'type' IS DISTINCT FROM '/problems/delivery-unknown'
-GROUP BY t.id, t.status, p.error->>'type'""",
+SELECT task.id AS subject, format('it is %%s (%%s), and an intent of it lacks a receipt', task.status,
+    coalesce(payload.error->>'type', 'no error')) AS detail
+FROM tasks AS task JOIN ({_INTENTS_WITHOUT_RECEIPT}) AS unanswered ON unanswered.task_id = task.id
+LEFT JOIN task_payloads AS payload ON payload.task_id = task.id
+WHERE task.status IN ({_DONE}) AND payload.error->>'type' IS DISTINCT FROM '/problems/delivery-unknown'
+GROUP BY task.id, task.status, payload.error->>'type'""",
     ),
     Check(
         "artifacts",
         "An artifact belongs to a succeeded task, which refers to it.",
         """
-SELECT f.task_id, CASE
-    WHEN t.status <> 'succeeded' THEN format('%%s, with the artifact %%s', t.status, f.id)
-    ELSE format('it does not refer to its artifact %%s', f.id) END
-FROM files f JOIN tasks t ON t.id = f.task_id
-LEFT JOIN task_files x ON x.task_id = f.task_id AND x.file_id = f.id AND x.role = 'artifact'
-WHERE f.task_id >= %(floor)s AND (t.status <> 'succeeded' OR x.file_id IS NULL)""",
+SELECT file.task_id AS subject, CASE
+    WHEN task.status <> 'succeeded' THEN format('it is %%s, and has the artifact %%s', task.status, file.id)
+    ELSE format('it does not refer to its artifact %%s', file.id) END AS detail
+FROM files AS file JOIN tasks AS task ON task.id = file.task_id
+LEFT JOIN task_files AS link ON link.task_id = file.task_id AND link.file_id = file.id AND link.role = 'artifact'
+WHERE file.task_id >= %(floor)s AND (task.status <> 'succeeded' OR link.file_id IS NULL)""",
     ),
     Check(
         "file-links",
-        "What a task reads or made is a file that is there, and what it made is its own.",
+        "Each input and artifact of a task is a stored file, and each artifact is its own.",
         """
-SELECT x.task_id, CASE WHEN f.id IS NULL THEN format('its %%s %%s is gone', x.role, x.file_id)
-    ELSE format('it refers to the artifact %%s of another', x.file_id) END
-FROM task_files x LEFT JOIN files f ON f.id = x.file_id
-WHERE x.task_id >= %(floor)s AND (f.id IS NULL OR (x.role = 'artifact' AND f.task_id IS DISTINCT FROM x.task_id))""",
+SELECT link.task_id AS subject, CASE WHEN file.id IS NULL THEN format('its %%s %%s is missing', link.role, link.file_id)
+    ELSE format('it refers to the artifact %%s of another task', link.file_id) END AS detail
+FROM task_files AS link LEFT JOIN files AS file ON file.id = link.file_id
+WHERE link.task_id >= %(floor)s
+    AND (file.id IS NULL OR (link.role = 'artifact' AND file.task_id IS DISTINCT FROM link.task_id))""",
     ),
 )
 
 LIST_FILES: Final = """
 SELECT id, task_id, storage_key, size, sha256 FROM files WHERE id >= %(floor)s ORDER BY id"""
-"""List the files whose objects must be there."""
+"""List the files whose objects must exist."""
 
-LIST_STILL_THERE: Final = "SELECT id FROM files WHERE id = ANY(%(ids)s::uuid[])"
-"""Of files, list those that are there: a file whose object was missing may have been deleted since the snapshot."""
+LIST_STORED: Final = "SELECT id FROM files WHERE id = ANY(%(ids)s::uuid[])"
+"""Of these files, list those that still exist: a file without its object may have been deleted since the snapshot."""
 
-LIST_KNOWN_KEYS: Final = "SELECT storage_key FROM files WHERE storage_key = ANY(%(keys)s::text[])"
-"""Of storage keys, list those that a file bears."""
+LIST_REFERRED_KEYS: Final = "SELECT storage_key FROM files WHERE storage_key = ANY(%(keys)s::text[])"
+"""Of these storage keys, list those that a file refers to."""
