@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from cli.demo.checks import (
     CheckFailed,
@@ -87,7 +87,7 @@ def _run(stack: LocalStack, console: Console, *, throw_away: bool, keep: bool) -
     else:
         try:
             lines = _do_the_work(stack, console)
-            _print_table(console, lines)
+            _print_table(console, lines, with_urls=keep)
             is_right = all(line.fault is None for line in lines)
             if is_right:
                 console.print("Every result is right.", style="bold green")
@@ -229,16 +229,18 @@ def _get(contents: dict[str, bytes], name: str) -> bytes:
     return contents[name]
 
 
-def _print_table(console: Console, lines: list[_Line]) -> None:
-    # Paths are there to be copied: on a narrow terminal they are broken into lines, and never cut.
-    place = Column("artifacts", overflow="fold")
-    table = Table("task", "status", "time", place, "found", title="Results", title_justify="left")
+def _print_table(console: Console, lines: list[_Line], *, with_urls: bool) -> None:
+    """Print what was found. The URLs of the artifacts are of use only while the stack still runs."""
+    table = Table("task", "status", "time", "found", title="Results", title_justify="left")
+    if with_urls:
+        # They are there to be copied: on a narrow terminal they are broken into lines, and never cut.
+        table.add_column("artifacts", overflow="fold")
     for line in lines:
         task = line.task
         status = task["status"] if task else "not submitted"
-        places = [artifact["url"] for artifact in task["artifacts"]] if task else []
         found = "\n".join(line.findings) if line.fault is None else f"[red]{_escape(line.fault)}[/red]"
-        table.add_row(line.title, status, _time_taken(task), "\n".join(places), found)
+        urls = "\n".join(artifact["url"] for artifact in task["artifacts"]) if task else ""
+        table.add_row(line.title, status, _time_taken(task), found, *([urls] if with_urls else []))
     console.print(table)
 
 
