@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import celery.apps.worker
 from celery import Celery, signals
 from celery.app.amqp import AMQP
 from celery.exceptions import CPendingDeprecationWarning
@@ -109,4 +110,10 @@ def _set_up_celery_logs(**_: Any) -> None:
     messages that it cannot use, with their bodies.
     """
     logging.getLogger("celery.worker.consumer.consumer").setLevel(logging.CRITICAL)
+    # Celery prints lines of its own when it is told to stop. The worker logs `worker_stopped`.
+    celery.apps.worker.safe_say = _say_nothing
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+
+
+def _say_nothing(*_: Any) -> None:
+    """Print nothing."""

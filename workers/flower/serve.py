@@ -160,7 +160,8 @@ def _make_web_settings(prefix: str) -> dict[str, Any]:
 
 def _quieten_logs() -> None:
     """Keep what operators need to know about Flower, and drop its lines about each request and each worker."""
-    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    for library in ("tornado.access", "tornado.general"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     # Each worker that does not answer in time is a warning of its own, every few seconds.
     logging.getLogger("flower.inspector").setLevel(logging.ERROR)
     # The reason is logged as an outage of the database.
