@@ -49,7 +49,7 @@ class LocalObjects:
 
     def put_file(self, key: str, path: Path) -> None:
         target = self._path(key)
-        with _as_storage_errors(key):
+        with raising_storage_errors(key):
             waiting = self._incoming / secrets.token_hex(16)
             try:
                 _link_or_copy(path, waiting)
@@ -58,25 +58,25 @@ class LocalObjects:
                 waiting.unlink(missing_ok=True)
 
     def open_writer(self, key: str) -> ObjectWriter:
-        with _as_storage_errors(key):
+        with raising_storage_errors(key):
             return _LocalWriter(self._incoming / secrets.token_hex(16), self._path(key), key)
 
     def open_reader(self, key: str, start: int = 0, length: int | None = None) -> ObjectReader:
-        with _as_storage_errors(key):
+        with raising_storage_errors(key):
             return _LocalReader(self._path(key), key, start, length)
 
     def local_path(self, key: str) -> Path | None:
         path = self._path(key)
-        with _as_storage_errors(key):
+        with raising_storage_errors(key):
             _require_regular(path.lstat())
         return path
 
     def fetch(self, key: str, path: Path) -> None:
-        with _as_storage_errors(key):
+        with raising_storage_errors(key):
             _copy(self._path(key), path)
 
     def size(self, key: str) -> int:
-        with _as_storage_errors(key):
+        with raising_storage_errors(key):
             found = self._path(key).lstat()
             _require_regular(found)
             return found.st_size
@@ -84,7 +84,7 @@ class LocalObjects:
     def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             path = self._path(key)
-            with _as_storage_errors(key):
+            with raising_storage_errors(key):
                 path.unlink(missing_ok=True)
 
     def list_objects(self, older_than: datetime) -> Iterator[StoredObject]:
@@ -100,7 +100,7 @@ class LocalObjects:
         # The time of the last write counts, so that a long upload that is still running is kept.
         abandoned = [entry for entry, found in _scan(self._incoming) if found.st_mtime < limit]
         for path in abandoned:
-            with _as_storage_errors(path.name):
+            with raising_storage_errors(path.name):
                 path.unlink(missing_ok=True)
         return len(abandoned)
 
@@ -127,12 +127,12 @@ class _LocalWriter:
         self._is_over = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        with _as_storage_errors(self._key):
+        with raising_storage_errors(self._key):
             _write_all(self._descriptor, data)
 
     def commit(self) -> None:
         try:
-            with _as_storage_errors(self._key):
+            with raising_storage_errors(self._key):
                 self._close()
                 _settle(self._waiting, self._target)
         except BaseException:
@@ -172,7 +172,7 @@ class _LocalReader:
         os.lseek(self._descriptor, start, os.SEEK_SET)
 
     def read(self, size: int = -1) -> bytes:
-        with _as_storage_errors(self._key):
+        with raising_storage_errors(self._key):
             if size < 0:
                 return b"".join(iter(lambda: self.read(COPY_BYTES), b""))
             wanted = size if self._left is None else min(size, self._left)
@@ -196,7 +196,8 @@ class _LocalReader:
 
 
 @contextmanager
-def _as_storage_errors(key: str) -> Iterator[None]:
+def raising_storage_errors(key: str) -> Iterator[None]:
+    """Raise the errors of `shared/errors.py` in the place of those of the operating system."""
     try:
         yield
     except FileExistsError:

@@ -67,7 +67,7 @@ class S3Objects:
     ) -> None:
         self._bucket = bucket
         self._prefix = prefix + "/" if prefix else ""
-        with _as_storage_errors(""):
+        with raising_storage_errors(""):
             session = boto3.session.Session()
             # Self-hosted servers accept any region, but a request cannot be signed without one.
             own_region = region or session.region_name or ("us-east-1" if endpoint_url else None)
@@ -124,12 +124,12 @@ class S3Objects:
                 raise
 
     def size(self, key: str) -> int:
-        with _as_storage_errors(key):
+        with raising_storage_errors(key):
             return self._client.head_object(Bucket=self._bucket, Key=self._name(key))["ContentLength"]
 
     def delete(self, keys: Sequence[str]) -> None:
         names = [self._name(key) for key in keys]
-        with _as_storage_errors(""):
+        with raising_storage_errors(""):
             if len(names) == 1:
                 self._client.delete_object(Bucket=self._bucket, Key=names[0])
                 return
@@ -146,7 +146,7 @@ class S3Objects:
 
     def list_objects(self, older_than: datetime) -> Iterator[StoredObject]:
         paginator = self._client.get_paginator("list_objects_v2")
-        with _as_storage_errors(""):
+        with raising_storage_errors(""):
             for folder in list_key_folders():
                 for page in paginator.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}{folder}/"):
                     for found in page.get("Contents", []):
@@ -156,7 +156,7 @@ class S3Objects:
 
     def abort_abandoned(self, older_than: datetime) -> int:
         count = 0
-        with _as_storage_errors(""):
+        with raising_storage_errors(""):
             for page in self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._prefix
             ):
@@ -172,7 +172,7 @@ class S3Objects:
 
     def check(self) -> None:
         try:
-            with _as_storage_errors(""):
+            with raising_storage_errors(""):
                 self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         except (ObjectMissing, StorageFull) as error:
             raise StorageUnavailable("the bucket cannot be listed") from error
@@ -180,7 +180,7 @@ class S3Objects:
     def _open_range(self, key: str, start: int, length: int | None) -> ObjectReader:
         last = "" if length is None else start + length - 1
         wanted: dict[str, Any] = {} if start == 0 and length is None else {"Range": f"bytes={start}-{last}"}
-        with _as_storage_errors(key):
+        with raising_storage_errors(key):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._name(key), **wanted)
         return _S3Reader(answer["Body"], key)
 
@@ -212,7 +212,7 @@ class _S3Writer:
 
     def commit(self) -> None:
         try:
-            with _as_storage_errors(self._name):
+            with raising_storage_errors(self._name):
                 if self._upload_id is None:
                     self._size += len(self._buffer)
                     self._client.put_object(Bucket=self._bucket, Key=self._name, Body=_body(self._buffer))
@@ -233,7 +233,7 @@ class _S3Writer:
         self._buffer = bytearray()
         if self._upload_id is not None:
             try:
-                with _as_storage_errors(self._name):
+                with raising_storage_errors(self._name):
                     _abort_upload(self._client, self._bucket, self._name, self._upload_id)
             except StorageUnavailable:
                 # `abort_abandoned` finds it later. The reason for the abort is the error to report.
@@ -244,7 +244,7 @@ class _S3Writer:
         return _PART_BYTES << (len(self._parts) // _PARTS_OF_ONE_SIZE)
 
     def _send_part(self) -> None:
-        with _as_storage_errors(self._name):
+        with raising_storage_errors(self._name):
             if self._upload_id is None:
                 self._upload_id = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._name)["UploadId"]
             number = len(self._parts) + 1
@@ -292,7 +292,7 @@ class _S3Reader:
     def read(self, size: int = -1) -> bytes:
         if self._body is None or size == 0:
             return b""
-        with _as_storage_errors(self._key):
+        with raising_storage_errors(self._key):
             data: bytes = self._body.read(None if size < 0 else size)
             return data
 
@@ -314,7 +314,8 @@ class _RangeRefused(StorageUnavailable):
 
 
 @contextmanager
-def _as_storage_errors(key: str) -> Iterator[None]:
+def raising_storage_errors(key: str) -> Iterator[None]:
+    """Raise the errors of `shared/errors.py` in the place of those of boto3."""
     try:
         yield
     except ClientError as error:

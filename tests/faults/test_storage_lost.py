@@ -1,4 +1,4 @@
-"""An object store that answers 503 for a while, and for good."""
+"""An object store that responds with 503, for a while and permanently."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from typing import Any
 from urllib.parse import quote
 
 import boto3
+import httpx2
 import pytest
 
 from cli.local_stack.child_process import wait_until
 from cli.local_stack.free_ports import choose_port, is_free
 from shared.settings import Settings
+from tests.faults.conftest import Room
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 IMAGES: dict[str, Any] = {
@@ -30,7 +32,7 @@ IMAGES: dict[str, Any] = {
 
 
 class Front(ThreadingHTTPServer):
-    """Stands before the store, and answers the next `failures` uploads with 503."""
+    """A proxy before the store, which responds to the next `failures` uploads with 503."""
 
     daemon_threads = True
 
@@ -110,8 +112,8 @@ def settings(settings: Settings, front: Front) -> Settings:
     return settings.model_copy(update={"storage_url": f"s3://faults/p?endpoint_url={endpoint}&region=us-east-1"})
 
 
-def test_a_store_that_answers_503_for_a_while_delays_what_is_made_and_for_good_fails_it(
-    room: Any, client: Any, front: Front
+def test_artifacts_wait_for_a_store_that_returns_503_for_a_while(
+    room: Room, client: httpx2.Client, front: Front
 ) -> None:
     with (DATA / "rocket.jpg").open("rb") as file:
         submission = json.dumps({**IMAGES, "max_attempts": 1})

@@ -1,4 +1,4 @@
-"""Identifiers are UUIDv7, and in the order in which they were made."""
+"""Identifiers are UUIDv7 and sort in the order in which they were made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from shared.identifiers import new_id
 
 
-def test_an_id_is_a_uuid_of_version_seven_of_this_moment() -> None:
+def test_an_id_is_a_uuid_of_version_7_with_the_present_time() -> None:
     before = time.time_ns() // 1_000_000
     made = new_id()
     after = time.time_ns() // 1_000_000
@@ -19,7 +19,7 @@ def test_an_id_is_a_uuid_of_version_seven_of_this_moment() -> None:
     assert before <= made.int >> 80 <= after + 1
 
 
-def test_ids_sort_in_the_order_in_which_they_were_made_within_a_millisecond_too() -> None:
+def test_ids_of_one_millisecond_sort_in_the_order_they_were_made() -> None:
     made = [new_id() for _ in range(20_000)]
 
     assert made == sorted(made)
@@ -34,7 +34,7 @@ def test_ids_sort_when_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) ->
     assert first < new_id() < new_id()
 
 
-def test_many_threads_make_no_two_alike() -> None:
+def test_ids_made_by_many_threads_are_unique() -> None:
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda _: [new_id() for _ in range(2_000)], range(8)))
 
@@ -42,5 +42,5 @@ def test_many_threads_make_no_two_alike() -> None:
     assert all(part == sorted(part) for part in made)
 
 
-def test_two_ids_differ_in_more_than_their_time() -> None:
+def test_ids_differ_in_their_random_bits() -> None:
     assert len({new_id().int & ((1 << 62) - 1) for _ in range(1000)}) == 1000

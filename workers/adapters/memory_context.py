@@ -33,7 +33,14 @@ class KeptArtifact:
 
 
 class MemoryContext:
-    """Implements `HandlerContext` without a database or an object store. Limited children are real."""
+    """Implements `HandlerContext` without a database or an object store. Limited children are real.
+
+    A test reads `artifacts` and `progress_calls`, and may set
+
+    - `stop_with`: what the next method raises, as when the task is cancelled;
+    - `stop_after_progress`: the same, from the first progress on;
+    - `memory_bytes`: the memory of a limited child.
+    """
 
     def __init__(
         self,
@@ -58,10 +65,11 @@ class MemoryContext:
         self.artifacts: list[KeptArtifact] = []
         self.progress_calls: list[tuple[int, str | None]] = []
         self.stop_with: Stopped | None = None
+        self.stop_after_progress: Stopped | None = None
+        self.memory_bytes = memory_bytes
         self._files: dict[UUID, InputFile] = {}
         self._folder = folder
         self._deadline = time.monotonic() + timeout_seconds
-        self._memory_bytes = memory_bytes
         self._engine = engine
 
     def add_input(self, content: bytes, name: str = "input", media_type: str = "application/octet-stream") -> UUID:
@@ -84,6 +92,7 @@ class MemoryContext:
     def progress(self, percent: int, message: str | None = None) -> None:
         self.check()
         self.progress_calls.append((percent, message))
+        self.stop_with = self.stop_with or self.stop_after_progress
 
     def add_artifact(self, path: Path, name: str, media_type: str) -> None:
         self.check()
@@ -118,7 +127,7 @@ class MemoryContext:
         wall = min(timeout_seconds or self.remaining_seconds(), self.remaining_seconds())
         file_bytes = max_file_bytes or DEFAULT_FILE_BYTES
         limits = ChildLimits(
-            memory_bytes=memory_bytes or self._memory_bytes,
+            memory_bytes=memory_bytes or self.memory_bytes,
             wall_seconds=wall,
             cpu_seconds=int(wall * 2) + 1,
             file_bytes=file_bytes,

@@ -1,4 +1,4 @@
-"""One suite for both forms of the storage port: a folder, and a bucket on a real S3 server that checks signatures."""
+"""Tests of both implementations of the storage port: a folder, and a bucket on a real S3 server that checks signatures."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from shared.errors import ConfigurationError, ObjectMissing, StorageFull, Storag
 from shared.storage.local_objects import LocalObjects
 from shared.storage.object_store import ObjectStore, list_key_folders, new_object_key
 from shared.storage.open_store import open_object_store
-from shared.storage.s3_objects import S3Objects, _as_storage_errors
+from shared.storage.s3_objects import S3Objects, raising_storage_errors
 
 ACCESS_KEY = "AKIATESTTESTTESTTEST"
 SECRET_KEY = "a-secret-that-only-this-test-knows"
@@ -135,7 +135,7 @@ def test_one_write_may_be_larger_than_a_part(store: ObjectStore) -> None:
     assert read(store, put(store, data)) == data
 
 
-def test_nothing_is_seen_before_the_commit(store: ObjectStore) -> None:
+def test_nothing_is_visible_before_the_commit(store: ObjectStore) -> None:
     key = new_object_key()
     with store.open_writer(key) as writer:
         writer.write(os.urandom(9 << 20))
@@ -147,7 +147,7 @@ def test_nothing_is_seen_before_the_commit(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 9 << 20])
-def test_an_aborted_object_leaves_nothing_and_may_be_aborted_again(store: ObjectStore, size: int) -> None:
+def test_an_aborted_object_leaves_nothing(store: ObjectStore, size: int) -> None:
     writer = store.open_writer(new_object_key())
     writer.write(os.urandom(size))
     writer.abort()
@@ -155,7 +155,7 @@ def test_an_aborted_object_leaves_nothing_and_may_be_aborted_again(store: Object
     assert_nothing_is_left(store)
 
 
-def test_a_writer_left_by_an_error_aborts(store: ObjectStore) -> None:
+def test_a_writer_aborts_when_its_block_raises(store: ObjectStore) -> None:
     with pytest.raises(ZeroDivisionError), store.open_writer(new_object_key()) as writer:
         writer.write(os.urandom(9 << 20))
         raise ZeroDivisionError
@@ -205,7 +205,7 @@ def test_an_object_is_read_in_pieces(store: ObjectStore) -> None:
     assert max(map(len, pieces)) <= 100_000
 
 
-def test_an_object_is_fetched_into_a_file_of_the_owner_alone(store: ObjectStore, tmp_path: Path) -> None:
+def test_only_the_owner_can_read_a_fetched_file(store: ObjectStore, tmp_path: Path) -> None:
     data = os.urandom(3_000_000)
     target = tmp_path / "input.bin"
     store.fetch(put(store, data), target)
@@ -213,7 +213,7 @@ def test_an_object_is_fetched_into_a_file_of_the_owner_alone(store: ObjectStore,
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
 
-def test_a_fetch_that_fails_leaves_no_file_and_overwrites_none(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_failed_fetch_leaves_no_file_and_overwrites_none(store: ObjectStore, tmp_path: Path) -> None:
     target = tmp_path / "input.bin"
     with pytest.raises(ObjectMissing):
         store.fetch(new_object_key(), target)
@@ -224,7 +224,7 @@ def test_a_fetch_that_fails_leaves_no_file_and_overwrites_none(store: ObjectStor
     assert target.read_text() == "mine"
 
 
-def test_an_absent_object_is_missing_whatever_is_asked_of_it(store: ObjectStore) -> None:
+def test_every_method_that_reads_raises_for_a_missing_object(store: ObjectStore) -> None:
     key = new_object_key()
     asked: list[Callable[[], object]] = [
         lambda: store.size(key),
@@ -238,7 +238,7 @@ def test_an_absent_object_is_missing_whatever_is_asked_of_it(store: ObjectStore)
         assert caught.value.key == key
 
 
-def test_deleting_takes_what_is_there_and_forgives_what_is_not(store: ObjectStore) -> None:
+def test_deleting_a_missing_object_is_no_error(store: ObjectStore) -> None:
     kept, one, two = (put(store, b"x") for _ in range(3))
     store.delete([])
     store.delete([one])
@@ -247,7 +247,7 @@ def test_deleting_takes_what_is_there_and_forgives_what_is_not(store: ObjectStor
     assert list_keys(store) == [kept]
 
 
-def test_a_listing_shows_what_is_older_than_a_time(store: ObjectStore) -> None:
+def test_objects_older_than_a_time_are_listed(store: ObjectStore) -> None:
     key = put(store, b"x")
     assert list(store.list_objects(datetime.now(UTC) - timedelta(minutes=1))) == []
     (found,) = store.list_objects(soon())
@@ -259,14 +259,14 @@ def test_a_listing_shows_what_is_older_than_a_time(store: ObjectStore) -> None:
     "foreign",
     ["report.pdf", "photos/2024/cat.jpg", "ab/notes.txt", "ab/" + "0" * 35, "abc/" + "0" * 36, "AB/" + "0" * 36],
 )
-def test_a_listing_shows_nothing_that_is_not_of_the_form_of_our_keys(store: ObjectStore, foreign: str) -> None:
+def test_only_keys_of_our_form_are_listed(store: ObjectStore, foreign: str) -> None:
     # What is listed and known to no row is deleted, and a folder or a bucket may hold more than Taskmill's objects.
     put(store, b"theirs", foreign)
     key = put(store, b"ours")
     assert list_keys(store) == [key]
 
 
-def test_abandoned_writes_are_removed_by_age(store: ObjectStore) -> None:
+def test_abandoned_writes_are_deleted_by_age(store: ObjectStore) -> None:
     writer = store.open_writer(new_object_key())
     writer.write(os.urandom(9 << 20))
     assert store.abort_abandoned(datetime.now(UTC) - timedelta(minutes=1)) == 0
@@ -281,7 +281,7 @@ def test_abandoned_writes_are_removed_by_age(store: ObjectStore) -> None:
 @pytest.mark.parametrize(
     "key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", ".incoming/x", "a/.b", "a\0b", "a" * 600]
 )
-def test_a_key_that_is_no_plain_relative_path_is_refused(store: ObjectStore, tmp_path: Path, key: str) -> None:
+def test_a_key_that_is_not_a_plain_relative_path_is_refused(store: ObjectStore, tmp_path: Path, key: str) -> None:
     asked: list[Callable[[], object]] = [
         lambda: store.open_writer(key),
         lambda: store.open_reader(key),
@@ -313,24 +313,24 @@ def test_many_threads_write_at_once(store: ObjectStore) -> None:
     assert all(read(store, key) == data for key, data in written.items())
 
 
-def test_a_store_that_works_passes_its_check_and_shows_nothing_of_it(store: ObjectStore) -> None:
+def test_a_working_store_passes_its_check(store: ObjectStore) -> None:
     store.check()
     assert_nothing_is_left(store)
 
 
-def test_keys_are_random_and_fanned_out() -> None:
+def test_keys_are_random_and_spread_over_folders() -> None:
     keys = {new_object_key() for _ in range(1000)}
     assert len(keys) == 1000
     assert len({key.split("/")[0] for key in keys}) > 200
 
 
-def test_a_walk_begins_anywhere_and_passes_every_folder_once() -> None:
+def test_a_walk_begins_at_a_random_folder_and_visits_each_once() -> None:
     walks = [list_key_folders() for _ in range(100)]
     assert all(len(walk) == 256 and set(walk) == set(walks[0]) for walk in walks)
     assert len({walk[0] for walk in walks}) > 20
 
 
-def test_the_folder_and_all_in_it_are_the_owners_alone(local_store: ObjectStore, tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_folder_and_its_content(local_store: ObjectStore, tmp_path: Path) -> None:
     open_to_all = tmp_path / "open"
     open_to_all.touch(mode=0o666)
     keys = [put(local_store, b"x"), new_object_key()]
@@ -341,7 +341,7 @@ def test_the_folder_and_all_in_it_are_the_owners_alone(local_store: ObjectStore,
     assert local_store.local_path(keys[0]) == root / keys[0]
 
 
-def test_an_object_is_synced_before_it_bears_its_name(
+def test_an_object_is_synced_before_it_is_renamed(
     local_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = new_object_key()
@@ -375,7 +375,7 @@ def test_links_and_folders_are_not_objects(local_store: ObjectStore, tmp_path: P
     assert_nothing_is_left(local_store)
 
 
-def test_a_file_of_another_file_system_is_copied(
+def test_a_file_on_another_file_system_is_copied(
     local_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
@@ -392,12 +392,12 @@ def test_a_file_of_another_file_system_is_copied(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of four mebibytes: a real one where this process may mount it."""
+    """A file system of four mebibytes, which root can mount."""
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)], capture_output=True)
     if mounted.returncode != 0:
-        pytest.skip("mounting a file system takes root; the next test feigns the full disk")
+        pytest.skip("only root can mount a file system; the next test simulates the full disk")
     try:
         yield folder
     finally:
@@ -405,7 +405,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.needs_program("mount", debian="mount")
-def test_a_disk_that_is_really_full_is_said_so_and_nothing_is_left(small_disk: Path, tmp_path: Path) -> None:
+def test_a_really_full_disk_raises_storage_full_and_leaves_nothing(small_disk: Path, tmp_path: Path) -> None:
     store = open_object_store(f"file://{small_disk}/objects")
     with pytest.raises(StorageFull), store.open_writer(new_object_key()) as writer:
         for _ in range(8):
@@ -419,7 +419,9 @@ def test_a_disk_that_is_really_full_is_said_so_and_nothing_is_left(small_disk: P
     store.check()
 
 
-def test_a_full_disk_is_said_so_and_nothing_is_left(local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_raises_storage_full_and_leaves_nothing(
+    local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     really = os.write
 
     def full_after_ten_bytes(descriptor: int, data: bytes) -> int:
@@ -434,20 +436,20 @@ def test_a_full_disk_is_said_so_and_nothing_is_left(local_store: ObjectStore, mo
     assert_nothing_is_left(local_store)
 
 
-def test_a_folder_that_went_away_fails_its_check(local_store: ObjectStore, tmp_path: Path) -> None:
+def test_a_missing_folder_fails_the_check(local_store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "objects").rename(tmp_path / "away")
     with pytest.raises(StorageUnavailable):
         local_store.check()
 
 
-def test_someone_elses_files_in_the_folder_are_not_listed(local_store: ObjectStore, tmp_path: Path) -> None:
+def test_files_of_others_in_the_folder_are_not_listed(local_store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "objects" / "lost+found").mkdir()
     (tmp_path / "objects" / ".hidden").touch()
     (tmp_path / "objects" / "Thumbs db").touch()
     assert list_keys(local_store) == []
 
 
-def test_two_buckets_prefixes_do_not_see_each_other(s3_server: str, bucket: str, credentials: None) -> None:
+def test_prefixes_of_one_bucket_are_separate(s3_server: str, bucket: str, credentials: None) -> None:
     one, two = (
         open_object_store(f"s3://{bucket}/{name}?endpoint_url={quote(s3_server, safe='')}") for name in ("one", "one2")
     )
@@ -458,7 +460,7 @@ def test_two_buckets_prefixes_do_not_see_each_other(s3_server: str, bucket: str,
 
 
 @pytest.mark.parametrize("wrong", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
-def test_a_wrong_secret_is_refused_by_the_server(
+def test_wrong_credentials_are_refused_by_the_server(
     s3_store: ObjectStore, s3_server: str, bucket: str, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     key = put(s3_store, b"x")
@@ -472,7 +474,7 @@ def test_a_wrong_secret_is_refused_by_the_server(
         stranger.delete([key])
 
 
-def test_a_missing_bucket_fails_the_check_and_is_no_missing_object(s3_server: str, credentials: None) -> None:
+def test_a_missing_bucket_is_unavailable_and_not_a_missing_object(s3_server: str, credentials: None) -> None:
     store = open_object_store(f"s3://no-such-bucket?endpoint_url={quote(s3_server, safe='')}")
     with pytest.raises(StorageUnavailable):
         store.check()
@@ -480,7 +482,7 @@ def test_a_missing_bucket_fails_the_check_and_is_no_missing_object(s3_server: st
         put(store, b"x")
 
 
-def test_a_server_that_is_down_is_unavailable_soon(credentials: None) -> None:
+def test_a_server_that_is_down_is_unavailable_within_seconds(credentials: None) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         store = open_object_store(f"s3://bucket?endpoint_url=http://127.0.0.1:{taken.getsockname()[1]}")
@@ -504,13 +506,13 @@ def test_a_server_that_is_down_is_unavailable_soon(credentials: None) -> None:
         ("SlowDown", 503, StorageUnavailable),
     ],
 )
-def test_what_a_bucket_answers_becomes_an_error_of_ours(code: str, status: int, expected: type[Exception]) -> None:
+def test_errors_of_the_server_become_storage_errors(code: str, status: int, expected: type[Exception]) -> None:
     answer = ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")  # type: ignore[typeddict-item]
-    with pytest.raises(expected), _as_storage_errors("key"):
+    with pytest.raises(expected), raising_storage_errors("key"):
         raise answer
 
 
-def test_an_upload_whose_completion_was_done_and_its_answer_lost_is_committed(s3_store: ObjectStore) -> None:
+def test_an_upload_is_committed_when_only_the_response_is_lost(s3_store: ObjectStore) -> None:
     key = new_object_key()
     assert isinstance(s3_store, S3Objects)
     client = s3_store._client
@@ -543,13 +545,13 @@ def test_an_upload_whose_completion_was_done_and_its_answer_lost_is_committed(s3
         ("s3://bucket/../x", "prefix"),
     ],
 )
-def test_a_url_that_is_wrong_says_how_it_is_right_and_shows_no_secret(url: str, said: str) -> None:
+def test_the_error_of_a_wrong_url_says_what_to_write(url: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as caught:
         open_object_store(url)
     assert "secret" not in str(caught.value).replace("SECRET", "")
 
 
-def test_a_folder_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot be made"):
         LocalObjects(tmp_path / "file" / "objects")

@@ -3,13 +3,12 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.workers.handlers.files.fixtures import Encode, ReadData
 from workers.adapters.memory_context import MemoryContext
 
 DATA = Path(__file__).parents[3] / "data"
@@ -17,19 +16,21 @@ DATA = Path(__file__).parents[3] / "data"
 
 @pytest.fixture
 def context(tmp_path: Path) -> MemoryContext:
+    """An attempt without a database."""
     return MemoryContext(tmp_path)
 
 
 @pytest.fixture
-def read_data() -> Callable[[str], bytes]:
+def read_data() -> ReadData:
+    """Reads a file of `tests/data`."""
     return lambda name: (DATA / name).read_bytes()
 
 
 @pytest.fixture
-def encode() -> Callable[..., bytes]:
-    """Encode a Pillow image."""
+def encode() -> Encode:
+    """Encodes an image of Pillow, with the options of its `save`."""
 
-    def encode_image(image: Image.Image, format: str, **options: Any) -> bytes:
+    def encode_image(image: Image.Image, format: str, **options: object) -> bytes:
         stream = io.BytesIO()
         image.save(stream, format, **options)
         return stream.getvalue()
@@ -39,7 +40,7 @@ def encode() -> Callable[..., bytes]:
 
 @pytest.fixture
 def png_bomb() -> bytes:
-    """A PNG of a few KiB that decodes to 3.6 gigapixels of nothing."""
+    """A PNG of a few KiB whose header claims 3.6 gigapixels."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -10,13 +9,12 @@ from pydantic import ValidationError
 
 from shared.contracts.files.extract_text import ExtractTextParams, ExtractTextResult
 from shared.contracts.kind import list_referred_files
+from tests.workers.handlers.files.fixtures import LimitedChildren, ReadData
 from tests.workers.handlers.files.pdf_documents import document
 from workers.adapters.memory_context import MemoryContext
 from workers.handlers.files import extract_text
 from workers.handlers.files.extract_text import handle
 from workers.outcomes import Cancelled, Failed
-
-ReadData = Callable[[str], bytes]
 
 
 def extract(context: MemoryContext, content: bytes, name: str = "file", **params: Any) -> tuple[ExtractTextResult, str]:
@@ -58,7 +56,7 @@ def test_a_document_set_in_columns_becomes_text_in_reading_order(context: Memory
         (["1-3", 2, "2-4"], ["one", "two", "three", "four"]),
     ],
 )
-def test_pages_are_chosen_in_the_order_asked_and_each_once(
+def test_pages_are_extracted_in_the_requested_order_and_once(
     context: MemoryContext, pages: list[int | str] | None, wanted: list[str]
 ) -> None:
     result, text = extract(context, document("one", "two", "three", "four"), pages=pages)
@@ -74,7 +72,7 @@ def test_a_page_beyond_the_end_is_a_named_error(context: MemoryContext, pages: l
         assert failed.data == {"pages": 3}
 
 
-def test_an_empty_page_is_kept_as_nothing(context: MemoryContext) -> None:
+def test_an_empty_page_stays_between_form_feeds(context: MemoryContext) -> None:
     assert extract(context, document("one", "", "three"))[1] == "one\f\fthree"
 
 
@@ -83,7 +81,7 @@ def test_a_document_that_asks_for_a_password_is_a_named_error(context: MemoryCon
     assert failure_of(context, locked).type == "/problems/encrypted-pdf"
 
 
-def test_a_document_that_anyone_may_open_is_read_though_encrypted(context: MemoryContext) -> None:
+def test_an_encrypted_document_without_a_password_is_read(context: MemoryContext) -> None:
     assert extract(context, document("one", encryption=pikepdf.Encryption(user="", owner="secret")))[1] == "one"
 
 
@@ -109,32 +107,32 @@ def test_a_text_of_any_encoding_becomes_utf_8(context: MemoryContext, encoding: 
     assert result.pages == 1
 
 
-def test_cyrillic_is_told_by_its_letters(context: MemoryContext) -> None:
+def test_cyrillic_is_recognized_by_its_letters(context: MemoryContext) -> None:
     wanted = "Съешь же ещё этих мягких французских булок, да выпей чаю.\n" * 9
     assert extract(context, wanted.encode("cp1251"))[1] == wanted
 
 
-def test_a_letter_late_in_a_long_text_decides_too(context: MemoryContext) -> None:
+def test_a_letter_late_in_a_long_text_decides_the_encoding(context: MemoryContext) -> None:
     wanted = "plain words\n" * 120_000 + "Grüße aus Köln, schöne Füße, müde Bären\n"
     assert extract(context, wanted.encode("latin-1"), "notes.txt")[1] == wanted
 
 
-def test_form_feeds_part_the_pages_of_a_text(context: MemoryContext) -> None:
+def test_form_feeds_separate_the_pages_of_a_text(context: MemoryContext) -> None:
     assert extract(context, b"one\ftwo\fthree")[0].pages == 3
     assert extract(context, b"one\ftwo\fthree", pages=[3, 1])[1] == "three\fone"
 
 
-def test_an_almost_empty_text_is_a_text(context: MemoryContext) -> None:
+def test_a_text_of_one_line_end_is_a_text(context: MemoryContext) -> None:
     result, text = extract(context, b"\n")
     assert (result.pages, text) == (1, "\n")
 
 
-def test_json_and_csv_are_texts_too(context: MemoryContext, read_data: ReadData) -> None:
+def test_json_and_csv_are_texts(context: MemoryContext, read_data: ReadData) -> None:
     assert extract(context, b'{"a": 1}')[1] == '{"a": 1}'
     assert extract(context, read_data("penguins.csv"))[1].startswith("species,island,")
 
 
-def test_what_is_no_text_is_a_named_error(context: MemoryContext, read_data: ReadData) -> None:
+def test_a_file_that_is_not_text_is_a_named_error(context: MemoryContext, read_data: ReadData) -> None:
     for content in (b"", bytes(100), read_data("rocket.jpg")):
         assert failure_of(context, content).type == "/problems/unreadable-text"
 
@@ -149,14 +147,9 @@ def test_more_text_than_a_task_may_make_is_a_named_error(
         assert failed.data == {"most_bytes": 1000}
 
 
-def test_cancelling_in_the_middle_ends_it_and_keeps_nothing(context: MemoryContext, limited_children: Any) -> None:
-    heard = context.progress
+def test_cancelling_ends_the_child_and_keeps_nothing(context: MemoryContext, limited_children: LimitedChildren) -> None:
+    context.stop_after_progress = Cancelled()
 
-    def progress(percent: int, message: str | None = None) -> None:
-        heard(percent, message)
-        context.stop_with = Cancelled()
-
-    context.progress = progress  # type: ignore[method-assign]
     with pytest.raises(Cancelled):
         extract(context, document(*("words",) * 3000))
     assert len(context.progress_calls) == 1
@@ -178,13 +171,13 @@ def test_cancelling_in_the_middle_ends_it_and_keeps_nothing(context: MemoryConte
         ([1] * 1001, ("pages",)),
     ],
 )
-def test_bad_pages_are_pointed_at(pages: object, place: tuple[int | str, ...]) -> None:
+def test_the_error_of_invalid_pages_names_their_place(pages: object, place: tuple[int | str, ...]) -> None:
     with pytest.raises(ValidationError) as caught:
         ExtractTextParams.model_validate({"file_id": str(uuid4()), "pages": pages})
     assert [error["loc"] for error in caught.value.errors()] == [place]
 
 
-def test_the_contract_says_which_types_it_reads() -> None:
+def test_the_contract_accepts_pdf_and_text_only() -> None:
     (referred,) = list_referred_files(ExtractTextParams(file_id=uuid4()))
     assert all(
         referred.reference.can_read(t) for t in ("application/pdf", "text/plain", "text/csv", "application/json")

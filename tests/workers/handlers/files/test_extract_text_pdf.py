@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pikepdf
 import pytest
@@ -163,7 +163,7 @@ def test_a_check_box_that_is_on_shows_a_mark(extract: Extract) -> None:
 
 
 @pytest.mark.parametrize("entries", [{"F": HIDDEN_FLAG}, {"F": NO_VIEW_FLAG}, {"Ff": PASSWORD_FLAG}])
-def test_what_a_field_hides_is_not_in_the_text(extract: Extract, entries: dict[str, Any]) -> None:
+def test_what_a_field_hides_is_not_in_the_text(extract: Extract, entries: dict[str, int]) -> None:
     widget = field("Tx", (80, 345, 240, 365), String("hidden"), **entries)
 
     assert extract(form_with_appearance(widget, "hidden")) == "Label:"
@@ -224,7 +224,7 @@ def test_damaged_annotations_cost_nothing_but_themselves(extract: Extract) -> No
         lambda content: b"\0" * 500 + content,
     ],
 )
-def test_bytes_around_a_document_do_not_matter(extract: Extract, change: Any) -> None:
+def test_bytes_around_a_document_do_not_matter(extract: Extract, change: Callable[[bytes], bytes]) -> None:
     assert extract(change(document("one", "two"))) == "one\ftwo"
 
 

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from shared.contracts.files.inspect import InspectParams, InspectResult, TableFacts
+from tests.workers.handlers.files.fixtures import Encode, ReadData
 from tests.workers.handlers.files.pdf_documents import document
 from workers.adapters.memory_context import MemoryContext
 from workers.handlers.files.inspect import handle
 from workers.outcomes import Failed, TimedOut
-
-Encode = Callable[..., bytes]
-ReadData = Callable[[str], bytes]
 
 
 def inspect(context: MemoryContext, content: bytes, name: str = "file", **params: Any) -> InspectResult:
@@ -40,7 +37,7 @@ def columns_of(table: TableFacts | None) -> list[tuple[str, str, int]]:
     return [(column.name, column.type, column.nulls) for column in table.columns]
 
 
-def test_a_photo_tells_its_size_and_not_more_than_it_knows(context: MemoryContext, read_data: ReadData) -> None:
+def test_the_facts_of_a_photo_are_returned(context: MemoryContext, read_data: ReadData) -> None:
     content = read_data("rocket.jpg")
     result = inspect(context, content)
     assert (result.media_type, result.size) == ("image/jpeg", len(content))
@@ -59,9 +56,7 @@ def test_a_photo_tells_its_size_and_not_more_than_it_knows(context: MemoryContex
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF"])
-def test_exif_is_told_by_name_and_the_place_only_when_asked(
-    context: MemoryContext, encode: Encode, format: str
-) -> None:
+def test_exif_has_names_and_the_place_only_on_request(context: MemoryContext, encode: Encode, format: str) -> None:
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     exif[0x0112] = 6
@@ -82,7 +77,7 @@ def test_exif_is_told_by_name_and_the_place_only_when_asked(
         assert (plain.width, plain.height, plain.orientation) == (60, 40, 6)
 
 
-def test_damaged_exif_is_left_out_and_the_picture_told(context: MemoryContext, encode: Encode) -> None:
+def test_damaged_exif_is_left_out(context: MemoryContext, encode: Encode) -> None:
     exif = Image.Exif()
     exif[0x010F] = "Maker" * 20
     content = encode(Image.new("RGB", (60, 40)), "JPEG", exif=exif)
@@ -107,7 +102,7 @@ def test_damaged_exif_is_left_out_and_the_picture_told(context: MemoryContext, e
         ("BMP", "RGB", False),
     ],
 )
-def test_pictures_of_every_format_are_told(
+def test_the_facts_of_every_picture_format_are_returned(
     context: MemoryContext, encode: Encode, format: str, mode: str, has_alpha: bool
 ) -> None:
     image = inspect(context, encode(Image.new(mode, (33, 21)), format)).image
@@ -116,7 +111,7 @@ def test_pictures_of_every_format_are_told(
     assert image.has_alpha is has_alpha
 
 
-def test_frames_that_a_png_announces_and_does_not_have_are_not_counted(context: MemoryContext, encode: Encode) -> None:
+def test_frames_that_a_png_only_announces_are_not_counted(context: MemoryContext, encode: Encode) -> None:
     still = encode(Image.new("RGB", (8, 8)), "PNG")
     chunk = b"acTL" + (2**31 - 1).to_bytes(4, "big") + bytes(4)
     announced = len(chunk[4:]).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
@@ -136,7 +131,7 @@ def test_frames_are_counted(context: MemoryContext, encode: Encode, format: str)
     assert (image.width, image.height, image.frames) == (32, 24, 4)
 
 
-def test_a_bomb_is_refused_by_its_header(context: MemoryContext, png_bomb: bytes) -> None:
+def test_a_decompression_bomb_is_refused_by_its_header(context: MemoryContext, png_bomb: bytes) -> None:
     before = psutil.Process().memory_info().rss
     failed = failure_of(context, png_bomb)
     assert failed.type == "/problems/image-too-large"
@@ -153,7 +148,7 @@ def test_a_picture_that_is_cut_short_is_unreadable(
     assert failure_of(context, whole[: len(whole) * 2 // 3]).type == "/problems/unreadable-image"
 
 
-def test_a_document_tells_its_pages_and_title(context: MemoryContext, read_data: ReadData) -> None:
+def test_the_pages_and_the_title_of_a_document_are_returned(context: MemoryContext, read_data: ReadData) -> None:
     news = inspect(context, read_data("latex-news.pdf"))
     assert news.media_type == "application/pdf"
     assert news.pdf is not None
@@ -191,7 +186,7 @@ def test_bytes_around_a_document_do_not_matter(context: MemoryContext) -> None:
         assert (result.pdf.pages, result.pdf.title) == (2, "A title")
 
 
-def test_an_encrypted_document_says_so(context: MemoryContext) -> None:
+def test_an_encrypted_document_is_reported_as_encrypted(context: MemoryContext) -> None:
     locked = inspect(context, document(*"abc", encryption=pikepdf.Encryption(user="secret", owner="secret"))).pdf
     assert locked is not None
     assert locked.model_dump() == {"pages": None, "title": None, "encrypted": True}
@@ -268,7 +263,7 @@ def test_a_single_column_is_a_table(context: MemoryContext) -> None:
     assert columns_of(inspect(context, b'"first, last"\n"a, b"\n', "t.csv").table) == [("first, last", "VARCHAR", 0)]
 
 
-def test_a_drawing_in_svg_is_a_text(context: MemoryContext) -> None:
+def test_svg_is_a_text(context: MemoryContext) -> None:
     result = inspect(context, b'<svg xmlns="http://www.w3.org/2000/svg">\n</svg>\n')
     assert result.media_type == "image/svg+xml"
     assert result.text is not None
@@ -364,7 +359,7 @@ def test_a_table_cannot_reach_another_file(context: MemoryContext) -> None:
 
 
 def test_a_large_table_needs_no_more_than_a_task_may_use(context: MemoryContext) -> None:
-    context._memory_bytes = 1600 << 20
+    context.memory_bytes = 1600 << 20
     content = b"".join(b"%d,some words that repeat,%d.5,2026-01-02\n" % (n, n) for n in range(400_000))
     table = inspect(context, b"id,words,value,day\n" + content).table
     assert table is not None
@@ -386,34 +381,36 @@ def test_a_large_table_needs_no_more_than_a_task_may_use(context: MemoryContext)
         (b"<!doctype html>\n<p>x</p>\n", "utf-8", 2),
     ],
 )
-def test_a_text_tells_its_encoding_and_lines(context: MemoryContext, content: bytes, encoding: str, lines: int) -> None:
+def test_the_encoding_and_lines_of_a_text_are_returned(
+    context: MemoryContext, content: bytes, encoding: str, lines: int
+) -> None:
     result = inspect(context, content, "notes.txt")
     assert result.text is not None
     assert result.text.lines == lines
     assert result.text.encoding == encoding
 
 
-def test_an_end_of_line_that_is_cut_in_two_counts_once(context: MemoryContext) -> None:
+def test_a_line_end_that_is_read_in_two_pieces_counts_once(context: MemoryContext) -> None:
     content = b"x" * ((1 << 20) - 1) + b"\r\n" + b"y"
     result = inspect(context, content, "notes.txt")
     assert result.text is not None
     assert result.text.lines == 2
 
 
-def test_what_is_unknown_is_only_measured(context: MemoryContext) -> None:
+def test_an_unknown_file_has_only_a_size_and_a_checksum(context: MemoryContext) -> None:
     for content in (b"", bytes(1000), b"PK\x03\x04" + bytes(100)):
         result = inspect(context, content)
         assert result.size == len(content)
         assert (result.image, result.pdf, result.table, result.text) == (None, None, None, None)
 
 
-def test_time_that_is_over_ends_it(tmp_path: Path, read_data: ReadData) -> None:
+def test_an_attempt_without_time_left_is_stopped(tmp_path: Path, read_data: ReadData) -> None:
     context = MemoryContext(tmp_path, timeout_seconds=0.0)
     with pytest.raises(TimedOut):
         inspect(context, read_data("rocket.jpg"))
 
 
-def test_an_input_that_is_gone_is_a_named_error(context: MemoryContext) -> None:
+def test_a_missing_input_is_a_named_error(context: MemoryContext) -> None:
     with pytest.raises(Failed, match="/problems/input-gone"):
         handle(InspectParams.model_validate({"file_id": "01234567-89ab-7def-8123-456789abcdef"}), context)
 

@@ -2,27 +2,29 @@ from __future__ import annotations
 
 import gc
 import io
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psutil
 import pytest
+import pyvips
 from PIL import Image, ImageCms, ImageDraw
 from pydantic import ValidationError
 
 from shared.contracts.files.make_images import READABLE_TYPES, MakeImagesParams, MakeImagesResult
 from shared.contracts.kind import list_referred_files
 from shared.media_types import detect_media_type
+from tests.workers.handlers.files.fixtures import Encode, LimitedChildren, ReadData
 from workers.adapters.memory_context import MemoryContext
 from workers.handlers.files._make_images import plan_variant
 from workers.handlers.files.make_images import handle
 from workers.outcomes import Cancelled, Failed
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 160, 0), (0, 0, 255), (255, 255, 255)
-Encode = Callable[..., bytes]
-ReadData = Callable[[str], bytes]
 
 
 def variant(name: str = "small", **fields: Any) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def failure_of(context: MemoryContext, content: bytes, *variants: dict[str, Any]
     return caught.value
 
 
-def is_near(found: Any, wanted: tuple[int, ...], by: int = 12) -> bool:
+def is_near(found: Any, wanted: Sequence[int], by: int = 12) -> bool:
     return all(abs(a - b) <= by for a, b in zip(found, wanted, strict=True))
 
 
@@ -66,7 +68,7 @@ def corner_colours(image: Image.Image) -> list[Any]:
     return [picture.getpixel(place) for place in ((3, 3), (right, 3), (3, below), (right, below))]
 
 
-def test_a_photo_becomes_every_format_and_is_never_enlarged(context: MemoryContext, read_data: ReadData) -> None:
+def test_a_photo_is_written_in_every_format_and_not_enlarged(context: MemoryContext, read_data: ReadData) -> None:
     result = make(
         context,
         read_data("rocket.jpg"),
@@ -95,7 +97,7 @@ def test_a_photo_becomes_every_format_and_is_never_enlarged(context: MemoryConte
     assert context.progress_calls == [(25, "1 of 4"), (50, "2 of 4"), (75, "3 of 4"), (100, "4 of 4")]
 
 
-def test_it_looks_like_what_pillow_makes_of_it(context: MemoryContext, read_data: ReadData) -> None:
+def test_a_resized_picture_looks_like_the_one_of_pillow(context: MemoryContext, read_data: ReadData) -> None:
     make(context, read_data("coffee.png"), variant(width=150))
     with Image.open(io.BytesIO(read_data("coffee.png"))) as original:
         wanted = original.convert("RGB").resize((150, 100), Image.Resampling.LANCZOS)
@@ -129,7 +131,7 @@ def test_every_orientation_is_turned_upright(
         assert is_near(found, wanted, by=30), (found, wanted)
 
 
-def test_all_metadata_is_gone_the_place_too(context: MemoryContext, encode: Encode) -> None:
+def test_variants_have_no_metadata(context: MemoryContext, encode: Encode) -> None:
     exif = Image.Exif()
     exif[0x010F] = "A maker of cameras"
     exif[0x8825] = {1: "N", 2: (47.0, 30.0, 0.0), 3: "E", 4: (9.0, 45.0, 0.0)}
@@ -144,7 +146,7 @@ def test_all_metadata_is_gone_the_place_too(context: MemoryContext, encode: Enco
         assert "icc_profile" not in opened(context, position).info
 
 
-def test_a_profile_is_converted_from_and_not_thrown_away(context: MemoryContext, encode: Encode) -> None:
+def test_a_profile_is_converted_to_srgb(context: MemoryContext, encode: Encode) -> None:
     # In Adobe RGB this green is far outside sRGB's middle: read as sRGB, its red would be 100.
     profile = _swapped_profile()
     make(context, encode(Image.new("RGB", (50, 50), (200, 100, 50)), "PNG", icc_profile=profile), variant())
@@ -153,8 +155,6 @@ def test_a_profile_is_converted_from_and_not_thrown_away(context: MemoryContext,
 
 def _swapped_profile() -> bytes:
     """The profile of the rocket photo, Adobe RGB (1998), whose primaries differ from sRGB's."""
-    from pathlib import Path
-
     with Image.open(Path(__file__).parents[3] / "data" / "rocket.jpg") as image:
         profile = image.info["icc_profile"]
     assert isinstance(profile, bytes)
@@ -167,12 +167,12 @@ def test_a_profile_of_srgb_changes_nothing(context: MemoryContext, encode: Encod
     assert is_near(opened(context).convert("RGB").getpixel((25, 25)), (200, 100, 50), by=2)
 
 
-def test_a_damaged_profile_is_passed_over(context: MemoryContext, encode: Encode) -> None:
+def test_a_damaged_profile_is_ignored(context: MemoryContext, encode: Encode) -> None:
     make(context, encode(Image.new("RGB", (50, 50), (200, 100, 50)), "JPEG", icc_profile=b"nonsense" * 40), variant())
     assert is_near(opened(context).convert("RGB").getpixel((25, 25)), (200, 100, 50), by=4)
 
 
-def test_what_is_transparent_becomes_white_or_the_background_in_jpeg(context: MemoryContext, encode: Encode) -> None:
+def test_transparent_areas_are_white_or_the_background_in_jpeg(context: MemoryContext, encode: Encode) -> None:
     image = Image.new("RGBA", (100, 100), (0, 0, 255, 0))
     image.paste((255, 0, 0, 255), (0, 0, 50, 100))
     make(
@@ -186,20 +186,20 @@ def test_what_is_transparent_becomes_white_or_the_background_in_jpeg(context: Me
     assert is_near(opened(context, 0).getpixel((75, 50)), WHITE)
     assert is_near(opened(context, 0).getpixel((25, 50)), RED)
     assert is_near(opened(context, 1).getpixel((75, 50)), GREEN)
-    assert opened(context, 2).convert("RGBA").getpixel((75, 50))[3] == 0  # type: ignore[index]
+    assert opened(context, 2).convert("RGBA").getchannel("A").getpixel((75, 50)) == 0
     assert is_near(opened(context, 3).getpixel((75, 50)), GREEN)
 
 
-def test_the_colour_of_what_is_transparent_does_not_bleed(context: MemoryContext, encode: Encode) -> None:
+def test_the_colour_of_transparent_pixels_does_not_bleed(context: MemoryContext, encode: Encode) -> None:
     image = Image.new("RGBA", (1000, 1000), (0, 255, 0, 0))
     image.paste((255, 0, 0, 255), (0, 0, 505, 1000))
     make(context, encode(image, "PNG"), variant(width=10))
-    red, green, _blue, alpha = opened(context).getpixel((5, 5))  # type: ignore[misc]
+    red, green, _, alpha = (channel.getpixel((5, 5)) for channel in opened(context).split())
     assert alpha in range(1, 255)
     assert (red, green) == (255, 0)
 
 
-def test_contain_pads_with_nothing_or_white_or_the_background(context: MemoryContext, encode: Encode) -> None:
+def test_contain_pads_with_transparency_white_or_the_background(context: MemoryContext, encode: Encode) -> None:
     box = {"width": 90, "height": 90, "fit": "contain"}
     make(
         context,
@@ -215,7 +215,7 @@ def test_contain_pads_with_nothing_or_white_or_the_background(context: MemoryCon
     assert opened(context, 2).getpixel((45, 5)) == (0, 0, 0, 0)
 
 
-def test_cover_fills_the_box_and_cuts_evenly(context: MemoryContext, encode: Encode) -> None:
+def test_cover_fills_the_box_and_crops_evenly(context: MemoryContext, encode: Encode) -> None:
     image = Image.new("RGB", (300, 100), GREEN)
     image.paste(RED, (0, 0, 90, 100))
     image.paste(BLUE, (210, 0, 300, 100))
@@ -231,7 +231,7 @@ def test_fill_stretches(context: MemoryContext, encode: Encode) -> None:
         assert is_near(found, wanted, by=30)
 
 
-def test_a_small_picture_is_enlarged_only_when_asked(context: MemoryContext, encode: Encode) -> None:
+def test_a_small_picture_is_enlarged_only_on_request(context: MemoryContext, encode: Encode) -> None:
     result = make(
         context, encode(corners(), "PNG"), variant("not", width=480), variant("asked", width=480, enlarge=True)
     )
@@ -295,7 +295,12 @@ def test_a_line_one_pixel_high_stays_one(context: MemoryContext, encode: Encode)
     ],
 )
 def test_every_kind_of_pixels_becomes_srgb(
-    context: MemoryContext, encode: Encode, mode: str, format: str, colour: Any, wanted: tuple[int, int, int]
+    context: MemoryContext,
+    encode: Encode,
+    mode: str,
+    format: str,
+    colour: float | tuple[int, ...],
+    wanted: tuple[int, int, int],
 ) -> None:
     make(context, encode(Image.new(mode, (64, 48), colour), format), variant(width=32))
     assert opened(context).size == (32, 24)
@@ -303,19 +308,17 @@ def test_every_kind_of_pixels_becomes_srgb(
 
 
 def test_sixteen_bits_of_colour_become_eight(context: MemoryContext) -> None:
-    import pyvips
-
     pixels = pyvips.Image.black(40, 40).bandjoin([0, 0]).linear([1, 1, 1], [51400, 25700, 12850])
     content = pixels.cast("ushort").copy(interpretation="rgb16").write_to_buffer(".png")
     make(context, content, variant())
     assert is_near(opened(context).convert("RGB").getpixel((20, 20)), (200, 100, 50), by=2)
 
 
-def test_every_type_that_is_accepted_can_be_read() -> None:
+def test_the_accepted_types_are_those_that_can_be_decoded() -> None:
     assert {f"image/{t}" for t in ("jpeg", "png", "webp", "avif", "gif", "tiff", "bmp")} == set(READABLE_TYPES)
 
 
-def test_the_first_frame_of_an_animation_is_taken(context: MemoryContext, encode: Encode) -> None:
+def test_the_first_frame_of_an_animation_is_used(context: MemoryContext, encode: Encode) -> None:
     frames = [Image.new("RGB", (60, 40), colour) for colour in (RED, GREEN, BLUE)]
     for format in ("GIF", "WEBP"):
         make(context, encode(frames[0], format, save_all=True, append_images=frames[1:]), variant())
@@ -354,7 +357,7 @@ def test_a_picture_that_is_cut_short_is_unreadable(
     assert context.artifacts == []
 
 
-def test_a_header_that_lies_about_a_length_is_unreadable_and_not_short_of_memory(context: MemoryContext) -> None:
+def test_a_header_with_a_wrong_length_is_unreadable(context: MemoryContext) -> None:
     directory_without_entries = b"II*\0\x08\0\0\0\0\0" + bytes(100)
     assert failure_of(context, directory_without_entries, variant()).type == "/problems/unreadable-image"
 
@@ -364,11 +367,7 @@ def test_other_files_are_unreadable(context: MemoryContext, read_data: ReadData)
         assert failure_of(context, content, variant()).type == "/problems/unreadable-image"
 
 
-def test_noise_after_the_magic_number_never_does_worse_than_a_named_error(
-    context: MemoryContext, encode: Encode
-) -> None:
-    import random
-
+def test_random_damage_is_a_named_error_at_worst(context: MemoryContext, encode: Encode) -> None:
     chance = random.Random(7)
     for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF"):
         content = bytearray(encode(corners(), format))
@@ -391,32 +390,27 @@ def test_a_variant_that_its_format_cannot_hold_is_refused(context: MemoryContext
     assert failure_of(context, thin, huge).type == "/problems/image-too-large"
 
 
-def test_too_little_memory_is_a_named_error_and_the_worker_lives(context: MemoryContext, encode: Encode) -> None:
+def test_too_little_memory_is_a_named_error(context: MemoryContext, encode: Encode) -> None:
     content = encode(Image.new("RGB", (14_000, 14_000)), "PNG", compress_level=1)
-    context._memory_bytes = 512 << 20
+    context.memory_bytes = 512 << 20
     failed = failure_of(context, content, variant(width=14_000, format="webp"))
     assert failed.type == "/problems/out-of-memory"
-    context._memory_bytes = 2 << 30
+    context.memory_bytes = 2 << 30
     assert make(context, encode(corners(), "PNG"), variant()).variants[0].width == 100
 
 
-def test_a_large_photo_needs_little(context: MemoryContext, encode: Encode) -> None:
+def test_a_large_photo_needs_little_memory(context: MemoryContext, encode: Encode) -> None:
     content = encode(Image.new("RGB", (12_000, 9_000), GREEN), "JPEG")
-    context._memory_bytes = 768 << 20
+    context.memory_bytes = 768 << 20
     result = make(context, content, variant(width=1600, format="jpeg"), variant("b", width=400, format="webp"))
     assert [(v.width, v.height) for v in result.variants] == [(1600, 1200), (400, 300)]
 
 
-def test_cancelling_in_the_middle_ends_it_and_keeps_nothing(
-    context: MemoryContext, read_data: ReadData, limited_children: Any
+def test_cancelling_ends_the_child_and_keeps_nothing(
+    context: MemoryContext, read_data: ReadData, limited_children: LimitedChildren
 ) -> None:
-    heard = context.progress
+    context.stop_after_progress = Cancelled()
 
-    def progress(percent: int, message: str | None = None) -> None:
-        heard(percent, message)
-        context.stop_with = Cancelled()
-
-    context.progress = progress  # type: ignore[method-assign]
     with pytest.raises(Cancelled):
         make(context, read_data("rocket.jpg"), *(variant(f"v{n}", width=600, format="avif") for n in range(20)))
     assert len(context.progress_calls) == 1
@@ -448,13 +442,15 @@ def test_cancelling_in_the_middle_ends_it_and_keeps_nothing(
         ([variant(colour="red")], ("variants", 0, "colour")),
     ],
 )
-def test_bad_params_are_pointed_at(variants: list[dict[str, Any]], place: tuple[int | str, ...]) -> None:
+def test_the_error_of_invalid_params_names_their_place(
+    variants: list[dict[str, Any]], place: tuple[int | str, ...]
+) -> None:
     with pytest.raises(ValidationError) as caught:
         MakeImagesParams.model_validate({"file_id": str(uuid4()), "variants": variants})
     assert [error["loc"] for error in caught.value.errors()] == [place]
 
 
-def test_the_contract_says_which_types_it_reads() -> None:
+def test_the_contract_accepts_decoded_types_only() -> None:
     params = MakeImagesParams.model_validate({"file_id": str(uuid4()), "variants": [variant()]})
     (referred,) = list_referred_files(params)
     assert referred.reference.can_read("image/avif")

@@ -243,7 +243,7 @@ def test_a_tiff_of_ycbcr_has_no_alpha(convert: Convert, inspect: Callable[[bytes
     assert convert(content).mode == "RGB"
 
 
-def png(colour: Any, *chunks: bytes, mode: str = "RGB", **options: Any) -> bytes:
+def png(colour: float | Colour, *chunks: bytes, mode: str = "RGB", **options: object) -> bytes:
     stream = io.BytesIO()
     Image.new(mode, (2, 2), colour).save(stream, "PNG", **options)
     return insert_png_chunks(stream.getvalue(), *chunks)
@@ -271,7 +271,7 @@ def srgb_of_light(light: float) -> int:
 @pytest.mark.parametrize(
     ("mode", "colour"), [("RGB", (128, 64, 200)), ("RGBA", (128, 64, 200, 77)), ("L", 128), ("LA", (128, 77))]
 )
-def test_the_gamma_of_a_png_is_applied(convert: Convert, exponent: float, mode: str, colour: Any) -> None:
+def test_the_gamma_of_a_png_is_applied(convert: Convert, exponent: float, mode: str, colour: int | Colour) -> None:
     stored = colour if isinstance(colour, tuple) else (colour,)
     opaque = stored[:3] if mode.startswith("RGB") else stored[:1] * 3
     wanted = [srgb_of_light((value / 255) ** (1 / exponent)) for value in opaque]
