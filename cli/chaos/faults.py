@@ -1,4 +1,4 @@
-"""Throws faults at the processes and servers of a running local stack."""
+"""Causes faults in the processes and servers of a running local stack."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from cli.local_stack.stack import LocalStack
 
 _WAIT_SECONDS: Final = 20.0
 _COPIES: Final = 4
-_CHILD: Final = "limited_child"
+CHILD_MODULE: Final = "workers.sandbox.child_main"
+"""The module in the command line by which a limited child is recognised."""
 
 
 class NothingHit(Exception):
-    """There was nothing for the fault to hit, so that it was not thrown. The message says what was looked for."""
+    """The fault found no process or message to hit. The message says what was missing."""
 
 
 class FaultThrower:
-    """Knows how to do each fault. A part that is just being restarted is waited for, as there is nothing to hit."""
+    """Causes each fault. It waits for a part that is just being restarted."""
 
     def __init__(self, stack: LocalStack, mail: MailServer, lease_seconds: float) -> None:
         self._stack = stack
         self._mail = mail
         self._lease_seconds = lease_seconds
         self._hit_at = 0.0
-        self._deeds: dict[str, Callable[[Fault], object]] = {
+        self._actions: dict[str, Callable[[Fault], object]] = {
             "kill-worker": lambda fault: self._signal(f"worker-{fault.queue}", signal.SIGKILL),
             "kill-child": lambda _: self._kill_children(),
             "kill-relay": lambda _: self._signal("relay", signal.SIGKILL),
@@ -44,19 +45,24 @@ class FaultThrower:
             "kill-flower": lambda _: self._signal("flower", signal.SIGKILL),
             "stop-worker": lambda fault: self._stop(f"worker-{fault.queue}", stop_seconds(lease_seconds)),
             "flush-broker": lambda _: self._flush(),
-            "kill-broker": lambda _: self._lose_broker(),
+            "kill-broker": lambda _: self._kill_broker(),
             "freeze-broker": lambda _: self._stop("broker", FREEZE_SECONDS),
             "crash-postgres": lambda _: self._signal("postgres", signal.SIGQUIT),
             "stall-mail": lambda _: self._stall_mail(),
-            "put-off-mail": lambda _: setattr(mail, "put_off", 5),
-            "drop-mail": lambda _: setattr(mail, "drop", 3),
+            "put-off-mail": lambda _: setattr(mail, "messages_to_defer", 5),
+            "drop-mail": lambda _: setattr(mail, "messages_to_drop", 3),
             "redeliver": lambda _: self._redeliver(),
         }
 
+    @property
+    def known_faults(self) -> frozenset[str]:
+        """The names of the faults that it can cause."""
+        return frozenset(self._actions)
+
     def throw(self, fault: Fault) -> float:
-        """Do a fault, to its end, and give the Unix time at which it hit. Raises `NothingHit`."""
+        """Cause a fault, wait for its end, and return the Unix time at which it hit. Raises `NothingHit`."""
         self._hit_at = time.time()
-        self._deeds[fault.name](fault)
+        self._actions[fault.name](fault)
         return self._hit_at
 
     def _find(self, part: str) -> int:
@@ -66,15 +72,15 @@ class FaultThrower:
             if pid is not None and psutil.pid_exists(pid):
                 return int(pid)
             if time.monotonic() > deadline:
-                raise NothingHit(f"{part} was not there for {_WAIT_SECONDS:.0f} s")
+                raise NothingHit(f"{part} did not run for {_WAIT_SECONDS:.0f} s")
             time.sleep(0.05)
 
     def _signal(self, part: str, number: signal.Signals) -> int:
-        """Send it and give the pid that it went to."""
+        """Send the signal and return the pid that received it."""
         while True:
             pid = self._find(part)
             self._hit_at = time.time()
-            # One that ended in between is on its way back.
+            # A process that has just ended is being restarted.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
                 return pid
@@ -86,20 +92,20 @@ class FaultThrower:
             os.kill(pid, signal.SIGCONT)
 
     def _kill_children(self) -> None:
-        """Kill a child as soon as there is one, and those that are there with it; give up after two seconds."""
+        """Kill all limited children as soon as there is one. Raises `NothingHit` after two seconds without one."""
         deadline = time.monotonic() + 2
         while time.monotonic() < deadline:
             killed = 0
             for queue in QUEUES:
                 with contextlib.suppress(psutil.Error, ProcessLookupError):
                     for child in psutil.Process(self._find(f"worker-{queue}")).children(recursive=True):
-                        if any(_CHILD in argument for argument in child.cmdline()):
+                        if any(CHILD_MODULE in argument for argument in child.cmdline()):
                             child.kill()
                             killed += 1
             if killed:
                 return
             time.sleep(0.01)
-        raise NothingHit("no worker ran a child for 2 s")
+        raise NothingHit("no worker ran a limited child for 2 s")
 
     def _broker(self) -> redis.Redis:
         client: redis.Redis = redis.Redis.from_url(
@@ -118,7 +124,7 @@ class FaultThrower:
         if not flushed:
             raise NothingHit("the broker did not answer")
 
-    def _lose_broker(self) -> None:
+    def _kill_broker(self) -> None:
         pid = self._signal("broker", signal.SIGSTOP)
         data: Path = self._stack.data_dir / "broker" / "data"
         for left in data.iterdir():
@@ -127,12 +133,12 @@ class FaultThrower:
             os.kill(pid, signal.SIGKILL)
 
     def _stall_mail(self) -> None:
-        self._mail.answers.clear()
+        self._mail.answering.clear()
         time.sleep(FREEZE_SECONDS)
-        self._mail.answers.set()
+        self._mail.answering.set()
 
     def _redeliver(self) -> None:
-        """Put four copies of each message beside it, wherever it is seen before it is taken."""
+        """Add four copies of each message that is seen before a worker receives it."""
         seen: set[bytes] = set()
         end = time.monotonic() + FREEZE_SECONDS
         with self._broker() as broker:
@@ -146,4 +152,4 @@ class FaultThrower:
                             broker.rpush(queue, *(unseen * _COPIES))
                 time.sleep(0.002)
         if not seen:
-            raise NothingHit("no message was seen before it was taken")
+            raise NothingHit("no message was seen before a worker received it")

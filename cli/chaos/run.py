@@ -1,4 +1,4 @@
-"""`taskmill chaos`: a local stack under real work and seeded faults, and whether every promise held."""
+"""`taskmill chaos`: runs a local stack under real work and planned faults, and checks every promise."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from shared.verification import Report, verify
 
 SETTLE_SECONDS: Final = 180.0
 MOST_SLOW_HEALTH: Final = 2
-"""So many answers of `/health` may take longer than a second: this machine runs the servers, the work and the faults."""
+"""How many answers of `/health` may take over a second, as one machine runs the servers, the work and the faults."""
 _CLAIM_SECONDS: Final = 2.0
 SHOWN_CHARACTERS: Final = 8000
-"""How much of the stack's log is shown when a promise was broken: in CI, nobody can look for the rest."""
+"""How much of the log of the stack is printed when a promise is broken. In CI, the rest is lost."""
 
 
 @dataclass(frozen=True)
 class ChaosOptions:
-    """What to run."""
+    """The options of a run."""
 
     seed: int
     seconds: float
@@ -42,24 +42,24 @@ class ChaosOptions:
 
 @dataclass
 class Outcome:
-    """What was seen."""
+    """What a run has shown."""
 
     schedule: list[Fault]
     thrown: list[tuple[Fault, float]] = field(default_factory=list)
-    """Each fault that hit something, and the Unix time at which it did."""
+    """Each fault that hit something, with the Unix time."""
     backlog_seconds: float | None = None
-    """From the end of the last fault to the moment when nothing was under way; None when that never came."""
+    """The time from the end of the last fault until no task was due or running; None if that never happened."""
     settled: bool = False
     statuses: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    taken_back_seconds: list[float] = field(default_factory=list)
-    """From each loss of a worker to the moment when an attempt of its was taken back."""
+    swept_after_seconds: list[float] = field(default_factory=list)
+    """For each swept attempt, the time since its worker was lost; sorted."""
     broken: list[str] = field(default_factory=list)
     report: Report | None = None
 
 
 def parse_faults(text: str | None) -> list[str]:
-    """Read a list of faults, separated by commas; all of them unless told. Raises `typer.BadParameter`."""
+    """Parse a list of faults, separated by commas; None means all. Raises `typer.BadParameter`."""
     names = [name.strip() for name in text.split(",") if name.strip()] if text is not None else list(FAULTS)
     if unknown := sorted(set(names) - set(FAULTS)):
         raise typer.BadParameter(f"unknown: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
@@ -67,7 +67,7 @@ def parse_faults(text: str | None) -> list[str]:
 
 
 def run_chaos(options: ChaosOptions) -> int:
-    """Run, print, and answer the exit code: 0 when every promise held, 1 when one is broken."""
+    """Run, print, and return the exit code: 0 when every promise held, 1 when one is broken."""
     schedule = plan_faults(options.seed, options.seconds, options.faults, options.lease_seconds)
     print(
         f"Seed {options.seed}, {options.seconds:.0f} s, {options.rate:g} tasks a second, lease {options.lease_seconds:g} s"
@@ -98,10 +98,10 @@ def run_chaos(options: ChaosOptions) -> int:
         if passed:
             stack.remove()
         else:
-            print(f"What is left lies in {stack.data_dir}; its log is {stack.log_path}")
+            print(f"The data directory {stack.data_dir} was kept; the log is {stack.log_path}")
             if stack.log_path.exists():
                 print(
-                    f"It ends so:\n{stack.log_path.read_text(encoding='utf-8', errors='replace')[-SHOWN_CHARACTERS:]}"
+                    f"The end of the log:\n{stack.log_path.read_text(encoding='utf-8', errors='replace')[-SHOWN_CHARACTERS:]}"
                 )
     return 0 if passed else 1
 
@@ -131,19 +131,19 @@ class _Run:
             try:
                 self.outcome.thrown.append((fault, self._thrower.throw(fault)))
             except NothingHit as nothing:
-                print(f"    not thrown: {nothing}", flush=True)
+                print(f"    nothing was hit: {nothing}", flush=True)
         last_fault_ended = time.monotonic()
         time.sleep(max(0.0, began + self.options.seconds - time.monotonic()))
         self.workload.stop()
         self._settle(last_fault_ended)
-        self._judge()
+        self._check()
 
     def _find_api_pid(self) -> int | None:
         pids: list[int] | None = self._stack.ready["pids"]["api"]
         return pids[0] if pids else None
 
     def _settle(self, since: float) -> None:
-        """Wait until nothing is under way, then bring forward what waits for its next attempt, until all is done."""
+        """Wait until no task is due or running, then make retries due at once, until every task is done."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
             under_way, later = self._ask(queries.COUNT_LIVE)[0]
@@ -161,17 +161,17 @@ class _Run:
             cursor = connection.execute(statement.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
 
-    def _judge(self) -> None:
+    def _check(self) -> None:
         outcome, broken = self.outcome, self.outcome.broken
         ends = {row[0]: (row[1], row[2]) for row in self._ask(queries.LIST_ENDS, {"ids": list(self.workload.accepted)})}
         outcome.statuses.update(status for status, _ in ends.values())
         outcome.errors.update(error for status, error in ends.values() if error and status != "succeeded")
         outcome.report = verify(self._settings, deep=True)
-        outcome.taken_back_seconds = self._measure_taking_back()
+        outcome.swept_after_seconds = self._measure_sweeps()
         if not outcome.settled:
-            broken.append(f"not all was done {SETTLE_SECONDS:.0f} s after the work ended")
+            broken.append(f"not every task was done {SETTLE_SECONDS:.0f} s after the work ended")
         if missing := len(self.workload.accepted) - len(ends):
-            broken.append(f"{missing} tasks that were answered 202 are not there")
+            broken.append(f"{missing} tasks that were answered with 202 are missing")
         broken += [f"{task_id} is {status}" for task_id, (status, _) in ends.items() if status not in _ENDS]
         broken += [f"{finding.check}: {finding.subject}: {finding.detail}" for finding in outcome.report.broken]
         broken += self._find_wrong_mail(ends)
@@ -180,21 +180,21 @@ class _Run:
         limit = 3 * self.options.lease_seconds
         if outcome.backlog_seconds is not None and outcome.backlog_seconds > limit:
             broken.append(
-                f"the backlog was gone {outcome.backlog_seconds:.1f} s after the last fault, not {limit:.0f} s"
+                f"the backlog was gone {outcome.backlog_seconds:.1f} s after the last fault, later than {limit:.0f} s"
             )
-        if outcome.taken_back_seconds and outcome.taken_back_seconds[-1] > limit:
+        if outcome.swept_after_seconds and outcome.swept_after_seconds[-1] > limit:
             broken.append(
-                f"an attempt was taken back {outcome.taken_back_seconds[-1]:.1f} s after its worker was lost, not {limit:.0f} s"
+                f"an attempt was swept {outcome.swept_after_seconds[-1]:.1f} s after its worker was lost, later than {limit:.0f} s"
             )
-        broken += self._judge_clients()
+        broken += self._check_clients()
 
-    def _judge_clients(self) -> list[str]:
-        """Hold against the promises what the clients met."""
+    def _check_clients(self) -> list[str]:
+        """Return what clients saw and no fault excuses."""
         workload = self.workload
-        broken = [f"an answer that no fault excuses: {answer}" for answer in workload.wrong[:20]]
+        broken = [f"an unexpected answer: {answer}" for answer in workload.wrong[:20]]
         broken += [f"a client failed: {failure}" for failure in workload.failed[:20]]
         if workload.given_up:
-            broken.append(f"{workload.given_up} clients had no answer in {TRY_SECONDS:.0f} s of asking")
+            broken.append(f"{workload.given_up} clients repeated a request for {TRY_SECONDS:.0f} s without success")
         if workload.slow_health > MOST_SLOW_HEALTH:
             broken.append(f"/health took longer than a second {workload.slow_health} times")
         broken += [
@@ -203,36 +203,36 @@ class _Run:
         return broken
 
     def _find_wrong_mail(self, ends: dict[str, tuple[str, str | None]]) -> list[str]:
-        """Hold what the mail server took against what the tasks say: nobody asked for a second time."""
-        wrong = [f"sent {count} times to {who}" for who, count in self.mail.taken.items() if count > 1]
+        """Return where the messages that the mail server accepted differ from what the tasks report."""
+        wrong = [f"sent {count} times to {who}" for who, count in self.mail.accepted.items() if count > 1]
         for task_id, recipient in self.workload.recipients.items():
             status, error = ends.get(task_id, ("missing", None))
-            taken = self.mail.taken[recipient]
+            accepted = self.mail.accepted[recipient]
             known = error != "/problems/delivery-unknown"
-            if known and taken != (status == "succeeded"):
-                wrong.append(f"{task_id} is {status} ({error}), and {taken} messages were taken")
+            if known and accepted != (status == "succeeded"):
+                wrong.append(f"{task_id} is {status} ({error}), and {accepted} messages were accepted")
         return wrong
 
-    def _measure_taking_back(self) -> list[float]:
-        """Give, for each attempt that was taken back, the seconds since its worker, or the database, was last hit.
+    def _measure_sweeps(self) -> list[float]:
+        """Return, for each swept attempt, the seconds since its worker, or the database, was last hit; sorted.
 
-        A fault from before the attempt began did not lose it; but a claim may be a moment behind the death of its worker.
+        A fault before the start of the attempt did not lose it. A claim may be stored a moment after its worker died.
         """
         return sorted(
-            taken_at - max(hits)
-            for queue, began_at, taken_at in self._ask(queries.LIST_TAKEN_BACK)
+            swept_at - max(hits)
+            for queue, began_at, swept_at in self._ask(queries.LIST_TAKEN_BACK)
             if (
                 hits := [
                     at
                     for fault, at in self.outcome.thrown
-                    if _loses_leases(fault, queue) and began_at - _CLAIM_SECONDS <= at <= taken_at
+                    if _loses_leases(fault, queue) and began_at - _CLAIM_SECONDS <= at <= swept_at
                 ]
             )
         )
 
 
 def _loses_leases(fault: Fault, queue: str) -> bool:
-    """Whether a fault keeps the worker of a queue from renewing its leases: nothing is renewed in a database that is away."""
+    """Return whether a fault keeps the worker of a queue from renewing its leases."""
     return fault.name == "crash-postgres" or (fault.name in {"kill-worker", "stop-worker"} and fault.queue == queue)
 
 
@@ -240,7 +240,7 @@ _ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Give the nearest-rank percentile of sorted values."""
+    """Return the nearest-rank percentile of sorted values."""
     return values[max(0, math.ceil(share * len(values)) - 1)]
 
 
@@ -249,14 +249,14 @@ def _print_outcome(run: _Run) -> None:
     accepted = Counter(workload.accepted.values())
     print(f"Faults: {len(outcome.thrown)} of {len(outcome.schedule)} hit something")
     print(f"Accepted: {len(workload.accepted)} ({', '.join(f'{n} {work}' for work, n in accepted.most_common())})")
-    print(f"Answers: {dict(workload.answers.most_common())}; given up without knowing: {workload.given_up}")
+    print(f"Answers: {dict(workload.answers.most_common())}; without an answer in the end: {workload.given_up}")
     print(f"Ends: {dict(outcome.statuses)}; errors: {dict(outcome.errors)}")
-    print(f"Messages taken by the mail server: {run.mail.taken.total()} for {len(run.mail.taken)} recipients")
+    print(f"Messages accepted by the mail server: {run.mail.accepted.total()} for {len(run.mail.accepted)} recipients")
     if outcome.backlog_seconds is not None:
         print(f"The backlog was gone {outcome.backlog_seconds:.1f} s after the last fault")
-    if values := outcome.taken_back_seconds:
+    if values := outcome.swept_after_seconds:
         print(
-            f"Attempts taken back from lost workers: {len(values)}, after p50 {percentile(values, 0.5):.1f} s, "
+            f"Attempts swept after the loss of their worker: {len(values)}, after p50 {percentile(values, 0.5):.1f} s, "
             f"p99 {percentile(values, 0.99):.1f} s, at most {values[-1]:.1f} s"
         )
     print(

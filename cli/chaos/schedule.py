@@ -1,4 +1,4 @@
-"""What is thrown at a stack and when, from a seed alone: the same seed, length and faults give the same schedule."""
+"""Plans which faults happen when. The same seed, length and faults give the same schedule."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from typing import Final
 
 QUIET_SECONDS: Final = 3.0
-"""Before the first fault, so that there is work for it to hit."""
+"""Time before the first fault, so that it finds work."""
 SHORTEST_GAP_SECONDS: Final = 2.0
 LONGEST_GAP_SECONDS: Final = 6.0
 FREEZE_SECONDS: Final = 5.0
-"""How long a server that is not killed misbehaves."""
+"""How long a server misbehaves that is not killed."""
 
 FAULTS: Final[dict[str, str]] = {
     "kill-worker": "SIGKILL to the worker of a queue",
-    "kill-child": "SIGKILL to the children in which workers run what touches untrusted bytes",
+    "kill-child": "SIGKILL to the limited children of workers",
     "kill-relay": "SIGKILL to the relay",
     "kill-beat": "SIGKILL to beat",
     "kill-api": "SIGKILL to the API",
     "kill-flower": "SIGKILL to Flower",
     "stop-worker": "SIGSTOP to the worker of a queue for longer than a lease, then SIGCONT",
     "flush-broker": "FLUSHALL, five times",
-    "kill-broker": "SIGKILL to the broker, its file removed",
+    "kill-broker": "SIGKILL to the broker, whose file is removed",
     "freeze-broker": "SIGSTOP to the broker for five seconds, then SIGCONT",
     "crash-postgres": "an immediate shutdown of Postgres",
     "stall-mail": "the mail server answers nothing for five seconds",
     "put-off-mail": "the mail server answers 421 to the next five messages",
-    "drop-mail": "the mail server takes the next three messages and hangs up without an answer",
+    "drop-mail": "the mail server accepts the next three messages, and closes the connection without an answer",
     "redeliver": "every message is delivered five times, for five seconds",
 }
 """Every fault, and what it does."""
@@ -37,7 +37,7 @@ QUEUES: Final = ("files", "reports", "email", "maintenance")
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: so many seconds after the work began, and, where one of several is hit, which."""
+    """One fault: when it happens, counted from the start of the work, and the queue whose worker it hits, if it hits a worker."""
 
     at_seconds: float
     name: str
@@ -49,17 +49,17 @@ class Fault:
 
 
 def plan_faults(seed: int, seconds: float, names: Sequence[str], lease_seconds: float) -> list[Fault]:
-    """Plan the faults of a run: each of the names once before any comes again, in an order of the seed's."""
+    """Return the faults of a run. Each of the names comes once before any comes again, in an order that the seed gives."""
     return list(_plan(random.Random(seed), seconds, sorted(names), lease_seconds))  # noqa: S311 - nothing is secret.
 
 
 def stop_seconds(lease_seconds: float) -> float:
-    """Give how long a worker is stopped: until its lease is over for certain."""
+    """Return how long a worker is stopped: longer than its lease."""
     return lease_seconds * 1.5
 
 
-def _how_long(name: str, lease_seconds: float) -> float:
-    """Give how many seconds a fault takes; the gap to the next comes after them."""
+def _duration_seconds(name: str, lease_seconds: float) -> float:
+    """Return how many seconds a fault takes, before the pause until the next."""
     if name == "stop-worker":
         return stop_seconds(lease_seconds)
     return {"freeze-broker": FREEZE_SECONDS, "stall-mail": FREEZE_SECONDS, "redeliver": FREEZE_SECONDS}.get(name, 0.0)
@@ -73,4 +73,4 @@ def _plan(chance: random.Random, seconds: float, names: list[str], lease_seconds
             left = chance.sample(names, len(names))
         name = left.pop()
         yield Fault(round(at_seconds, 1), name, chance.choice(QUEUES))
-        at_seconds += _how_long(name, lease_seconds) + chance.uniform(SHORTEST_GAP_SECONDS, LONGEST_GAP_SECONDS)
+        at_seconds += _duration_seconds(name, lease_seconds) + chance.uniform(SHORTEST_GAP_SECONDS, LONGEST_GAP_SECONDS)

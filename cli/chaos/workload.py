@@ -1,4 +1,4 @@
-"""Real tasks of every family, submitted at a rate, by clients that ask again with the same key when they hear nothing."""
+"""Submits real tasks of every family at a rate. Clients that get no answer repeat the request with the same key."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from urllib.parse import urlsplit
 _DATA: Final = Path(__file__).resolve().parents[1] / "demo" / "data"
 _CLIENTS: Final = 16
 TRY_SECONDS: Final = 45.0
-"""How long a client asks again, before it gives up without knowing."""
+"""How long a client repeats a request before it gives up."""
 _SLOW_SECONDS: Final = 1.0
 _MIX: Final = {"ping": 60, "email": 18, "inspect": 10, "images": 6, "report": 4, "text": 2}
 Headers = dict[str, str]
 
 
 class Workload:
-    """Submits until told to stop. What was answered 202 is in `accepted`, by task id, with the kind of work."""
+    """Submits tasks until `stop` is called. `accepted` has the kind of work of each task that was answered with 202."""
 
     def __init__(
         self, api_url: str, api_key: str, rate: float, seed: int, find_api_pid: Callable[[], int | None]
@@ -42,27 +42,27 @@ class Workload:
         self._table: str | None = None
         self.accepted: dict[str, str] = {}
         self.recipients: dict[str, str] = {}
-        """Whom each email goes to, by task id: everyone gets one."""
+        """The recipient of each email, by task id. Each recipient gets one."""
         self.answers: Counter[str] = Counter()
-        """Answers by status, `no answer` among them; 503 is one, as long as the client then succeeds."""
+        """The number of answers by status, and of requests without an answer as `no answer`."""
         self.given_up = 0
         self.wrong: list[str] = []
-        """Answers that no fault excuses."""
+        """Answers that no fault explains."""
         self.failed: list[str] = []
-        """What went wrong in a client itself: whatever it was about to do, nobody looked at."""
+        """Errors of the clients themselves, after which nothing was checked."""
         self.slowest_health_seconds = 0.0
         self.slow_health = 0
         self.wrong_health: Counter[int] = Counter()
-        """Answers of `/health` other than 200, by status."""
+        """The number of answers of `/health` other than 200, by status."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start to submit."""
         self._table = self._submit("/files", *self._file("penguins.csv", "text/csv", None), "upload")
         self._thread.start()
         threading.Thread(target=self._note_failure, args=[self._watch_health], name="health", daemon=True).start()
 
     def stop(self) -> None:
-        """Submit nothing more, and wait for what is under way."""
+        """Stop submitting, and wait for requests that are under way."""
         self._stopping.set()
         self._thread.join()
 
@@ -125,7 +125,7 @@ class Workload:
         return body, f"multipart/form-data; boundary={boundary}"
 
     def _submit(self, path: str, body: bytes, content_type: str, work: str) -> str | None:
-        """Submit under a key of its own until it is answered; give the task's id, or for an upload the file's."""
+        """Submit with a new idempotency key until there is an answer. Return the id of the task, or for an upload of the file."""
         headers = {
             "Authorization": f"Bearer {self._key}",
             "Content-Type": content_type,
@@ -171,17 +171,17 @@ class Workload:
 
     def _watch_health(self) -> None:
         while not self._stopping.wait(0.25):
-            self._ask_health()
+            self._check_health()
 
-    def _ask_health(self) -> None:
-        """Ask how the process is; one that was killed cannot say, but one that lives must say it soon."""
-        asked = self._find_api_pid()
+    def _check_health(self) -> None:
+        """Request `/health` and measure the answer. A process that was killed meanwhile is not counted."""
+        pid_before = self._find_api_pid()
         began = time.monotonic()
         try:
             status, _ = self._request("GET", "/health", None, {})
         except TimeoutError:
-            # Nothing was said for that long: by a process that lived all the while, or by none.
-            if asked is None or asked != self._find_api_pid():
+            # Only a process that ran all the time is counted.
+            if pid_before is None or pid_before != self._find_api_pid():
                 return
         except (OSError, http.client.HTTPException):
             return

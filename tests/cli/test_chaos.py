@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
+from importlib.util import find_spec
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +13,14 @@ from unittest.mock import Mock
 import pytest
 from typer.testing import CliRunner
 
-from cli.chaos.faults import FaultThrower, NothingHit
+from cli.chaos.faults import CHILD_MODULE, FaultThrower, NothingHit
 from cli.chaos.mail_server import MailServer
 from cli.chaos.run import _Run, parse_faults, percentile
 from cli.chaos.schedule import FAULTS, Fault, plan_faults
 from cli.chaos.workload import Workload
 from cli.local_stack.ready_file import PARTS
 from cli.main import app
+from workers.sandbox import limited_child
 
 
 def test_the_same_seed_gives_the_same_schedule_and_another_seed_another() -> None:
@@ -27,7 +30,7 @@ def test_the_same_seed_gives_the_same_schedule_and_another_seed_another() -> Non
     assert [fault.name for fault in first] != [fault.name for fault in other]
 
 
-def test_the_order_in_which_faults_are_named_does_not_matter() -> None:
+def test_the_order_of_the_given_faults_does_not_matter() -> None:
     assert plan_faults(1, 60, ["kill-api", "kill-beat"], 5) == plan_faults(1, 60, ["kill-beat", "kill-api"], 5)
 
 
@@ -45,20 +48,25 @@ def test_a_worker_is_stopped_for_longer_than_its_lease() -> None:
     assert all(after.at_seconds - before.at_seconds > 30 for before, after in pairwise(gaps))
 
 
-def test_every_fault_can_be_thrown() -> None:
+def test_every_planned_fault_can_be_caused() -> None:
     mail = MailServer()
     thrower = FaultThrower(SimpleNamespace(ready={}), mail, 5)  # type: ignore[arg-type]
 
-    assert set(thrower._deeds) == set(FAULTS)
+    assert thrower.known_faults == set(FAULTS)
 
 
-def test_a_fault_that_is_none_is_refused() -> None:
+def test_a_limited_child_is_recognised_by_a_module_that_exists() -> None:
+    assert find_spec(CHILD_MODULE) is not None
+    assert CHILD_MODULE in inspect.getsource(limited_child)
+
+
+def test_an_unknown_fault_is_refused() -> None:
     assert parse_faults(" kill-api, kill-beat,") == ["kill-api", "kill-beat"]
     assert CliRunner().invoke(app, ["chaos", "--faults", "kill-everyone"]).exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("end", "taken", "complaints"),
+    ("end", "accepted", "complaints"),
     [
         (("succeeded", None), 1, 0),
         (("succeeded", None), 0, 1),
@@ -70,75 +78,75 @@ def test_a_fault_that_is_none_is_refused() -> None:
         (("failed", "/problems/worker-lost"), 0, 0),
     ],
 )
-def test_what_the_mail_server_took_is_held_against_what_the_task_says(end: Any, taken: int, complaints: int) -> None:
+def test_accepted_messages_are_compared_with_the_ends_of_tasks(end: Any, accepted: int, complaints: int) -> None:
     run: Any = SimpleNamespace(
-        mail=SimpleNamespace(taken=Counter({"a": taken})), workload=SimpleNamespace(recipients={"task": "a"})
+        mail=SimpleNamespace(accepted=Counter({"a": accepted})), workload=SimpleNamespace(recipients={"task": "a"})
     )
 
     assert len(_Run._find_wrong_mail(run, {"task": end})) == complaints
 
 
 def make_workload(pids: list[int | None]) -> Workload:
-    """One whose API has these pids, each time that it is asked for."""
+    """Return a workload whose API has these pids, one at each question."""
     return Workload("http://127.0.0.1:1", "key", rate=1, seed=1, find_api_pid=iter(pids).__next__)
 
 
 @pytest.mark.parametrize(("pids", "slow"), [([7, 7], 1), ([7, 8], 0), ([None], 0)])
-def test_a_health_check_without_an_answer_counts_when_the_process_lived_all_the_while(
+def test_an_unanswered_health_check_counts_if_the_process_ran_all_the_time(
     pids: list[int | None], slow: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workload = make_workload(pids)
     monkeypatch.setattr(workload, "_request", Mock(side_effect=TimeoutError))
     monkeypatch.setattr("cli.chaos.workload._SLOW_SECONDS", 0.0)
 
-    workload._ask_health()
+    workload._check_health()
 
     assert workload.slow_health == slow
 
 
-def test_what_clients_met_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_clients_saw_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     workload = make_workload([7])
-    judge: Any = SimpleNamespace(workload=workload)
-    assert _Run._judge_clients(judge) == []
+    run: Any = SimpleNamespace(workload=workload)
+    assert _Run._check_clients(run) == []
 
     monkeypatch.setattr(workload, "_request", lambda *_: (500, b""))
-    workload._ask_health()
+    workload._check_health()
     workload._note_failure(lambda: {}["missing"])
     workload.given_up = 2
 
-    assert _Run._judge_clients(judge) == [
+    assert _Run._check_clients(run) == [
         "a client failed: KeyError('missing')",
-        "2 clients had no answer in 45 s of asking",
+        "2 clients repeated a request for 45 s without success",
         "/health answered 500 1 times",
     ]
 
 
-def test_a_fault_that_finds_nothing_is_not_thrown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_without_a_process_to_hit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cli.chaos.faults._WAIT_SECONDS", 0.0)
     pids = dict.fromkeys(PARTS)
     thrower = FaultThrower(SimpleNamespace(ready={"pids": pids}), MailServer(), 5)  # type: ignore[arg-type]
 
     for name in ("kill-relay", "stop-worker", "kill-broker"):
-        with pytest.raises(NothingHit, match="was not there"):
+        with pytest.raises(NothingHit, match="did not run"):
             thrower.throw(Fault(1.0, name, "files"))
 
 
 @pytest.mark.parametrize(("hit_at", "expected"), [(100.0, [8.0]), (40.0, []), (110.0, [])])
-def test_taking_back_is_measured_from_a_fault_within_the_attempt(hit_at: float, expected: list[float]) -> None:
+def test_a_sweep_is_measured_from_a_fault_within_the_attempt(hit_at: float, expected: list[float]) -> None:
     thrown = [(Fault(1.0, "kill-worker", "files"), hit_at)]
     run: Any = SimpleNamespace(outcome=SimpleNamespace(thrown=thrown), _ask=lambda _: [("files", 99.0, 108.0)])
 
-    assert _Run._measure_taking_back(run) == expected
+    assert _Run._measure_sweeps(run) == expected
 
 
-def test_percentiles_are_of_the_nearest_rank() -> None:
+def test_percentiles_use_the_nearest_rank() -> None:
     values = [float(n) for n in range(1, 101)]
 
     assert (percentile(values, 0.5), percentile(values, 0.99), percentile([3.0], 0.99)) == (50, 99, 3)
 
 
-def test_a_short_run_throws_its_faults_and_every_promise_holds(capfd: pytest.CaptureFixture[str]) -> None:
-    # By the lease is measured how soon all must be done afterwards, and a server's start takes its time on a busy machine.
+def test_a_short_run_causes_its_faults_and_every_promise_holds(capfd: pytest.CaptureFixture[str]) -> None:
+    # The lease decides how soon every task must be done; on a busy machine, the start of a server takes long.
     arguments = ["chaos", "--seed", "5", "--seconds", "9", "--rate", "6", "--lease", "12"]
     outcome = CliRunner().invoke(app, [*arguments, "--faults", "kill-worker,crash-postgres,kill-broker"])
 
