@@ -1,4 +1,4 @@
-"""Does together what arrives together: while one round trip is under way, the next one gathers. There is no timer."""
+"""Sends items to the database in batches: items that arrive during one round trip are sent by the next. There is no timer."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ Answer = TypeVar("Answer")
 HotConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 HotPool = AsyncConnectionPool[HotConnection]
 SLOW_SHARE: Final = 0.5
-"""A flush that fails after so much of the timeout had no answer; one that fails sooner was refused, and the next is tried."""
+"""A flush that fails after this share of the timeout counts as not answered. One that fails sooner was refused by the
+database, and the next flush is tried."""
 log = structlog.get_logger()
 
 
 class Batcher(Generic[Item, Answer]):
-    """Gathers items and hands them to `flush`, up to `limit` at a time, on a connection of its own.
+    """Collects items and passes them to `flush`, up to `limit` at a time, on a connection of its own.
 
-    `flush` gives one answer for each item, in their order; an answer that is an exception is raised to its caller. A
-    flush that fails fails all its items, unless `flush` itself sees to it that one bad item fails alone. A flush that
-    takes longer than the database's timeout fails with `TimeoutError`, and the connection is given up. What has gathered
-    behind a flush that failed for want of an answer fails with it: it would stand in a queue that nobody serves.
+    - `flush` returns one answer for each item, in their order. An answer that is an exception is raised by its future.
+    - If `flush` raises, all its items fail with that exception.
+    - If it takes longer than the database timeout, its items fail with `TimeoutError` and the connection is closed. The
+      items that were collected meanwhile fail too, since they would wait for a database that does not answer.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Batcher(Generic[Item, Answer]):
         self._connection: HotConnection | None = None
 
     def submit(self, item: Item) -> asyncio.Future[Answer]:
-        """Give the answer's future; the item is flushed with what has gathered by then."""
+        """Return the future of the item's answer. The item is flushed with those that were submitted by then."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._runner is None:
@@ -56,7 +57,7 @@ class Batcher(Generic[Item, Answer]):
         return future
 
     async def close(self) -> None:
-        """Flush what has gathered, then close the connection."""
+        """Flush the collected items, then close the connection."""
         if self._runner is not None:
             await asyncio.wait([self._runner], timeout=self._settings.database_timeout_seconds)
         if self._connection is not None:
@@ -64,7 +65,7 @@ class Batcher(Generic[Item, Answer]):
 
     async def _run(self) -> None:
         try:
-            await asyncio.sleep(0)  # what became ready in the same turn of the loop joins
+            await asyncio.sleep(0)  # Items that are submitted in the same turn of the event loop are flushed together.
             while self._waiting:
                 batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
                 batch = [(item, future) for item, future in batch if not future.done()]

@@ -92,7 +92,7 @@ def get_idempotency_keys(request: Request) -> IdempotencyKeys:
 
 
 async def authenticate(request: Request) -> Caller:
-    """Give the caller, and remember it for the limits. Raises `unauthorized`."""
+    """Return the caller, and store it in the request's state for the rate limits. Raises `unauthorized`."""
     services = _services(request)
     try:
         caller = await services.authenticator.caller(
@@ -106,7 +106,7 @@ async def authenticate(request: Request) -> Caller:
 
 
 def caller_with(*scopes: str) -> Any:
-    """Give the dependency for a caller with every one of the scopes."""
+    """Return the dependency on a caller who has all of the scopes."""
 
     async def require(caller: Annotated[Caller, Depends(authenticate)]) -> Caller:
         caller.require(*scopes)
@@ -117,7 +117,7 @@ def caller_with(*scopes: str) -> Any:
 
 
 async def refuse_body(request: Request) -> None:
-    """Refuse a body with anything in it: a field that nobody reads would silently change nothing."""
+    """Raise a problem if the body has any content: its fields would be ignored silently."""
     limit_bytes = _services(request).settings.max_json_bytes
     body = (await read_body(request.scope, request.receive, limit_bytes)).strip()
     if body in {b"", b"{}"}:

@@ -1,8 +1,8 @@
 """The two hot paths, `POST /tasks` and `GET /tasks/<id>`, as plain ASGI.
 
-The router and its dependencies cost more than all that these two do, so requests to them never reach it. They share
-every check with the other routes: authentication, limits, validation, idempotency. `api/routes/tasks.py` declares them
-to the schema, and answers through here too.
+FastAPI's router and dependencies take longer than all the work of these two routes, so their requests do not pass through
+them. Authentication, rate limits, validation and idempotency are the same code as for the other routes.
+`api/routes/tasks.py` declares the two routes for the schema.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class HotPaths:
         self._max_body_bytes = max_body_bytes
 
     def serves(self, method: str, path: str) -> bool:
-        """Whether a request is for one of the two: an id that is none is refused here too, once its caller is counted."""
+        """Return whether a request is for one of the two routes. A path with an invalid id is, and is answered with 422."""
         if path.startswith("/tasks"):
             return (
                 method == "POST"
@@ -66,7 +66,7 @@ class HotPaths:
         return False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; every error becomes a problem document."""
+        """Answer one request. Every error becomes a problem document."""
         limit_headers: RawHeaders = []
         try:
             status, headers, body = await self._answer(scope, receive, limit_headers)

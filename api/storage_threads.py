@@ -1,4 +1,4 @@
-"""Runs the storage port, which blocks, in threads of its own: a storage that hangs holds up nothing else."""
+"""Runs calls of the storage, which block, in threads of their own, so that a storage that hangs delays nothing else."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Final, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MOST_THREADS: Final = 32
+MAX_THREADS: Final = 32
 
-_executor: Final = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="storage")
+_executor: Final = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="storage")
 
 
 async def in_storage_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Give what `work` answers or raises. Cancelled, it returns at once, and work that has begun goes on."""
+    """Return or raise what `work` returns or raises. If this is cancelled, work that has begun continues in its thread."""
     return await asyncio.wrap_future(start_in_storage_thread(work, *args, **kwargs))
 
 
 def start_in_storage_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Begin work that is done even if nobody waits for it, as tidying up must be when a request is cancelled."""
+    """Start work that is done even if nobody awaits it, such as deleting an object after a request was cancelled."""
     return _executor.submit(work, *args, **kwargs)

@@ -87,10 +87,15 @@ async def submit_task(request: Request) -> Response:
 
 
 class WaitQuery(StrictQuery):
-    """How long to wait."""
+    """How long a request waits for a task."""
 
     wait: Annotated[
-        int | None, Field(ge=1, le=MAX_WAIT_SECONDS, description="Seconds to wait for the task to be done.")
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_WAIT_SECONDS,
+            description="How many seconds to wait for the task to be done, or, with `If-None-Match`, to change.",
+        ),
     ] = None
 
 
@@ -137,12 +142,15 @@ async def submit_batch(
 
 
 class ListQuery(StrictQuery):
-    """Which tasks, and which page of them."""
+    """The filters of a list of tasks, and the page."""
 
-    # Without a default in the schema, since generated clients send defaults, and `ids` go alone.
+    # The schema has no default, since generated clients send defaults, and `ids` allows no other parameter.
     limit: PageLimit | None = None
-    cursor: str | None = None
-    ids: Annotated[str | None, Field(description="Up to 100 ids, separated by commas; alone.")] = None
+    cursor: Annotated[str | None, Field(description="The `next_cursor` of the page before.")] = None
+    ids: Annotated[
+        str | None,
+        Field(description=f"Up to {MAX_IDS} ids, separated by commas. No other parameter can be used with it."),
+    ] = None
     status: Annotated[str | None, Field(description="One or more statuses, separated by commas.")] = None
     kind: Annotated[str | None, Field(max_length=100)] = None
     queue: Literal[QUEUES] | None = None  # type: ignore[valid-type]
@@ -184,10 +192,10 @@ async def list_tasks(
     if query.status is not None:
         statuses = query.status.split(",")
         if not set(statuses) <= set(TaskStatus):
-            raise invalid("query:status", "enum", f"Of {', '.join(TaskStatus)}")
+            raise invalid("query:status", "enum", f"Must be statuses separated by commas, of {', '.join(TaskStatus)}.")
     for name in ("kind", "tag"):
         if "\x00" in (getattr(query, name) or ""):
-            raise invalid(f"query:{name}", "nul_character", "Text must not contain U+0000")
+            raise invalid(f"query:{name}", "nul_character", "A text must not contain the character U+0000.")
     statement = queries.list_page(
         caller.visible_organization_id,
         before_id=read_cursor(settings, query.cursor) if query.cursor is not None else None,
@@ -211,14 +219,14 @@ async def list_tasks(
 
 async def _list_by_ids(query: ListQuery, caller: Caller, tasks: TaskReader) -> Response:
     if extra := query.model_fields_set - {"ids"}:
-        raise invalid(f"query:{min(extra)}", "not_with_ids", "ids go alone")
+        raise invalid(f"query:{min(extra)}", "not_with_ids", "No other parameter can be used with ids.")
     assert query.ids is not None
     try:
         ids = list(dict.fromkeys(UUID(text) for text in query.ids.split(",")))
     except ValueError:
-        raise invalid("query:ids", "uuid_parsing", "Ids are UUIDs, separated by commas") from None
+        raise invalid("query:ids", "uuid_parsing", "Must be UUIDs, separated by commas.") from None
     if len(ids) > MAX_IDS:
-        raise invalid("query:ids", "too_long", f"At most {MAX_IDS} ids")
+        raise invalid("query:ids", "too_long", f"Must be at most {MAX_IDS} ids.")
     rows = {row.id: row for row in await tasks.find_many(ids, caller)}
     items = [orjson.Fragment(task_json(rows[task_id])) for task_id in ids if task_id in rows]
     missing = [str(task_id) for task_id in ids if task_id not in rows]

@@ -1,4 +1,4 @@
-"""Reads and validates what is submitted: every finding becomes part of one problem, and nothing is stored or looked up."""
+"""Parses and validates submissions. One problem lists everything that is invalid. Nothing is stored or looked up here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]
 
 @dataclass
 class Parsed:
-    """A validated submission, before its files are looked at."""
+    """A validated submission, whose files have not been looked up yet."""
 
     kind_name: str
     kind: AnyKind
@@ -32,16 +32,19 @@ class Parsed:
     params: bytes
     queue: str
     files: list[ReferredFile] = field(default_factory=list)
-    """Pointers lead into the body."""
+    """The files that the params refer to. Their pointers are JSON Pointers into the body."""
 
 
 def read_traceparent(value: str | None) -> str | None:
-    """Give the trace that a request belongs to; none when the header is not one (W3C Trace Context, section 3.2.2)."""
+    """Return the header `traceparent`, or None if it is invalid (W3C Trace Context, section 3.2.2)."""
     return value if value is not None and TRACEPARENT(value) else None
 
 
 def parse_submission(body: bytes, caller: Caller, prefix: str = "") -> Parsed:
-    """Validate `{kind, params, …options}`; `prefix` is the pointer to it. Raises a problem with every finding."""
+    """Return a validated `{kind, params, …options}`. `prefix` is the JSON Pointer to it within the whole body.
+
+    Raises one problem that lists everything that is invalid.
+    """
     content = load_json(body)
     if not isinstance(content, dict):
         raise invalid(prefix, "dict_type", "Input should be an object")
@@ -61,7 +64,10 @@ def parse_submission(body: bytes, caller: Caller, prefix: str = "") -> Parsed:
 
 
 def parse_side_by_side(body: bytes, caller: Caller, kind_name: str) -> Parsed:
-    """Validate a body that holds a kind's params and the options side by side."""
+    """Return a validated body that has a kind's params and the options side by side.
+
+    Raises one problem that lists everything that is invalid.
+    """
     if not isinstance(load_json(body), dict):
         raise invalid("", "dict_type", "Input should be an object")
     kind = submittable_kind(kind_name, caller, "")
@@ -74,10 +80,10 @@ def parse_side_by_side(body: bytes, caller: Caller, kind_name: str) -> Parsed:
 
 
 def submittable_kind(name: object, caller: Caller, pointer: str) -> AnyKind:
-    """Give a kind that the caller may submit. Raises a problem otherwise."""
+    """Return the kind with this name. Raises a problem unless it exists and the caller may submit it."""
     kind = find_kind(name) if isinstance(name, str) else None
     if kind is None or not kind.public:
-        raise invalid(pointer, "unknown_kind", "There is no such kind: GET /kinds lists those that there are.")
+        raise invalid(pointer, "unknown_kind", "There is no kind of this name. `GET /kinds` lists the kinds.")
     if kind.privileged and not caller.privileged:
         raise Problem("forbidden", "Only operators and admins may submit this kind.")
     return kind
@@ -87,7 +93,9 @@ def _parsed(
     name: str, kind: AnyKind, options: TaskOptions, params: BaseModel, text: bytes, params_pointer: str, prefix: str
 ) -> Parsed:
     if options.timeout is not None and options.timeout > kind.timeout_seconds:
-        raise invalid(f"{prefix}/timeout", "less_than_equal", f"The kind allows at most {kind.timeout_seconds} seconds")
+        raise invalid(
+            f"{prefix}/timeout", "less_than_equal", f"The kind allows at most {kind.timeout_seconds} seconds."
+        )
     if b"\\u0000" in text or options.tags or options.metadata:
         _refuse_nul(params.model_dump(by_alias=True), params_pointer)
         _refuse_nul(options.tags, f"{prefix}/tags")
@@ -97,10 +105,10 @@ def _parsed(
 
 
 def _refuse_nul(value: object, pointer: str) -> None:
-    """Refuse U+0000, which no text in Postgres may hold."""
+    """Raise a problem if a text contains U+0000, which Postgres cannot store."""
     if isinstance(value, str):
         if "\x00" in value:
-            raise invalid(pointer, "nul_character", "Text must not contain U+0000")
+            raise invalid(pointer, "nul_character", "A text must not contain the character U+0000.")
     elif isinstance(value, dict):
         for key, item in value.items():
             _refuse_nul(key, pointer)
@@ -111,22 +119,25 @@ def _refuse_nul(value: object, pointer: str) -> None:
 
 
 def unknown_fields(names: Iterable[str]) -> list[FieldError]:
-    """Tell of fields at the top of a body that nobody reads, of as many as an answer tells."""
+    """Return an error for each unknown field at the top of a body, up to `MAX_FIELD_ERRORS`."""
     return [
         FieldError(json_pointer([name]), "extra_forbidden", "Unknown field") for name in islice(names, MAX_FIELD_ERRORS)
     ]
 
 
 def dump_part(content: Any, pointer: str) -> bytes:
-    """Give a part of a body as JSON again. Raises a problem when it nests deeper than what is written may."""
+    """Return a decoded part of a body as JSON. Raises a problem if it is nested more deeply than orjson can write."""
     try:
         return orjson.dumps(content)
     except orjson.JSONEncodeError:
-        raise invalid(pointer, "json_invalid", "It nests too deeply") from None
+        raise invalid(pointer, "json_invalid", "The JSON is nested too deeply.") from None
 
 
 def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
-    """Validate `{"tasks": […]}`: the findings of all tasks are told at once, as many as an answer tells."""
+    """Return the validated submissions of `{"tasks": […]}`.
+
+    Raises one problem that lists what is invalid in all tasks, up to `MAX_FIELD_ERRORS`.
+    """
     content = load_json(body)
     if not isinstance(content, dict):
         raise invalid("", "dict_type", "Input should be an object")
@@ -147,7 +158,11 @@ def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
         try:
             parsed = parse_submission(dump_part(item, f"/tasks/{position}"), caller, f"/tasks/{position}")
             if parsed.options.unique_for is not None:
-                raise invalid(f"/tasks/{position}/unique_for", "not_in_a_batch", "A batch takes no unique_for")
+                raise invalid(
+                    f"/tasks/{position}/unique_for",
+                    "not_in_a_batch",
+                    "The option unique_for cannot be used in a batch.",
+                )
             batch.append(parsed)
         except Problem as problem:
             if problem.name != "validation":

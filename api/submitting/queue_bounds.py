@@ -1,7 +1,7 @@
-"""Refuses submissions while too much is queued, for all or for one caller.
+"""Refuses submissions while too many tasks are queued, in all or of one caller.
 
-What is queued is counted in the database once in `COUNT_SECONDS` by each process that has a bound to keep, and what this
-process accepts in between is added: several processes together may go over a bound by what they accept in that time.
+Each process counts the queued tasks in the database every `COUNT_SECONDS`, and adds those that it accepts in between. It
+does not know what other processes accept in between, so that several processes together can exceed a bound by that much.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ RETRY_AFTER_SECONDS: Final = 5
 
 
 class QueueBounds:
-    """The bounds of one process; without one, `admit` does nothing."""
+    """The bounds `max_queued` and `max_queued_per_caller`. While neither is set, `admit` does nothing."""
 
     def __init__(self, settings: Settings, reads: AsyncEngine) -> None:
-        self._most = settings.max_queued
-        self._most_of_a_caller = settings.max_queued_per_caller
+        self._max_queued = settings.max_queued
+        self._max_queued_per_caller = settings.max_queued_per_caller
         self._reads = reads
         self._queued: Counter[UUID] = Counter()
         self._total = 0
@@ -35,16 +35,18 @@ class QueueBounds:
         self._counting = asyncio.Lock()
 
     async def admit(self, owner_id: UUID, tasks: int) -> None:
-        """Count so many tasks of a caller as queued. Raises the problem `queue-full` when there is no room for them."""
-        if not self._most and not self._most_of_a_caller:
+        """Count `tasks` more tasks of a caller as queued. Raises the problem `queue-full` if a bound would be exceeded."""
+        if not self._max_queued and not self._max_queued_per_caller:
             return
         async with self._counting:
             if time.monotonic() - self._counted_at > COUNT_SECONDS:
                 await self._count()
-        if self._most and self._total + tasks > self._most:
-            raise _queue_full(f"{self._most} tasks may be queued, and there is no room for {tasks} more.")
-        if self._most_of_a_caller and self._queued[owner_id] + tasks > self._most_of_a_caller:
-            raise _queue_full(f"{self._most_of_a_caller} tasks of a caller may be queued, not {tasks} more.")
+        if self._max_queued and self._total + tasks > self._max_queued:
+            raise _queue_full(f"At most {self._max_queued} tasks may be queued, and {tasks} more would exceed this.")
+        if self._max_queued_per_caller and self._queued[owner_id] + tasks > self._max_queued_per_caller:
+            raise _queue_full(
+                f"At most {self._max_queued_per_caller} tasks of one caller may be queued, and {tasks} more would exceed this."
+            )
         self._queued[owner_id] += tasks
         self._total += tasks
 
