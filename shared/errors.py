@@ -14,7 +14,7 @@ import errno
 
 
 class TaskmillError(Exception):
-    """The root of the tree."""
+    """The base of the platform's errors."""
 
 
 class ConfigurationError(TaskmillError):

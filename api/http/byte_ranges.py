@@ -1,4 +1,4 @@
-"""Parts of a file, and the headers under which a file is handed out (RFC 9110, RFC 6266)."""
+"""Reads the header Range, and writes the headers of a download (RFC 9110, RFC 6266)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ByteRange(NamedTuple):
     length: int
 
     def content_range(self, size: int) -> str:
-        """Give the header Content-Range (RFC 9110, 14.4)."""
+        """Return the value of Content-Range (RFC 9110, section 14.4)."""
         return f"bytes {self.start}-{self.start + self.length - 1}/{size}"
 
 
@@ -30,10 +30,10 @@ class RangeNotSatisfiable(Exception):
 
 
 def find_range(header: str | None, size: int) -> ByteRange | None:
-    """Give the part of a file of `size` bytes that the header Range asks for, or None for the whole.
+    """Return the part of a file of `size` bytes that the header Range asks for, or None for the whole.
 
-    A header that names several ranges, another unit than bytes, or nonsense is ignored, as RFC 9110 (14.2) allows or
-    demands. Raises `RangeNotSatisfiable` when the one range has no byte in the file (14.1.2).
+    A header with several ranges, with another unit than bytes, or with a syntax error is ignored, as RFC 9110 (section
+    14.2) allows or requires. Raises `RangeNotSatisfiable` when the range has no byte in the file (section 14.1.2).
     """
     found = _RANGE.fullmatch(header.strip()) if header is not None else None
     if found is None or found.group(1) == found.group(2) == "":
@@ -54,25 +54,25 @@ def find_range(header: str | None, size: int) -> ByteRange | None:
 
 
 def _shorten(digits: str) -> str:
-    """Give a number that is beyond every file for one that is longer: Python refuses to read thousands of digits."""
+    """Return the digits, or those of a number larger than every file if they are too many: Python refuses to parse thousands."""
     return digits if len(digits.lstrip("0")) <= MOST_DIGITS and len(digits) < 1000 else "9" * MOST_DIGITS
 
 
 def range_applies(if_range: str | None, etag: str, last_modified: str) -> bool:
-    """Whether Range is to be heeded (RFC 9110, 13.1.5): the validator must be the file's own, compared strongly."""
+    """Return whether Range applies (RFC 9110, section 13.1.5): `If-Range` is absent, or names this file by strong comparison."""
     return if_range is None or if_range.strip() in (etag, last_modified)
 
 
 def http_date(moment: datetime) -> str:
-    """Write a moment as HTTP does (RFC 9110, 5.6.7)."""
+    """Return a moment as an HTTP date (RFC 9110, section 5.6.7)."""
     return format_datetime(moment.astimezone(UTC), usegmt=True)
 
 
 def attachment(name: str) -> str:
-    """Give a Content-Disposition that saves a file under its name (RFC 6266; the encoding of RFC 8187).
+    """Return a Content-Disposition that saves a file under its name (RFC 6266, with the encoding of RFC 8187).
 
-    A name that is not plain ASCII is given twice, the second time exactly, as RFC 6266 (appendix D) advises: programs
-    that do not know `filename*` show the first.
+    A name that is not plain ASCII is sent as `filename*`, and in an ASCII form as `filename` for programs that do not know
+    the former, as RFC 6266 (appendix D) advises.
     """
     if _PLAIN_NAME.fullmatch(name):
         return f'attachment; filename="{name}"'

@@ -1,4 +1,4 @@
-"""Where a list goes on: an opaque cursor over the last id of a page, signed so that only what was handed out is taken back."""
+"""Writes and reads the cursors of lists: the last id of a page, signed so that a client cannot make up its own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _TAG_BYTES: Final = 8
 
 
 def write_cursor(settings: Settings, last_id: UUID) -> str:
-    """Give the cursor after an id."""
+    """Return the cursor of the page after an id."""
     return base64.urlsafe_b64encode(last_id.bytes + _tag(settings, last_id.bytes)).decode()
 
 
 def read_cursor(settings: Settings, cursor: str) -> UUID:
-    """Give the id that a cursor stands after. Raises a problem at `query:cursor` for one that was not handed out."""
+    """Return the id that a cursor contains. Raises the problem `validation` at `query:cursor` for an invalid one."""
     try:
         content = base64.urlsafe_b64decode(cursor.encode("ascii"))
     except (binascii.Error, ValueError):
@@ -32,7 +32,7 @@ def read_cursor(settings: Settings, cursor: str) -> UUID:
         or not hmac.compare_digest(tag, _tag(settings, body))
         or cursor != write_cursor(settings, UUID(bytes=body))
     ):
-        raise invalid("query:cursor", "invalid_cursor", "Use the next_cursor of a page as it was given")
+        raise invalid("query:cursor", "invalid_cursor", "Must be the next_cursor of an earlier page, unchanged")
     return UUID(bytes=body)
 
 

@@ -1,7 +1,7 @@
-"""Sends what one turn of the event loop has for a connection in one system call.
+"""Joins the small writes of one turn of the event loop into one system call for each connection.
 
-uvicorn writes the head of an answer and its body apart, and uvloop sends each at once: the second system call is a sixth
-of the API's processor time for a poll.
+uvicorn writes the head and the body of an answer separately, and uvloop sends each at once: the second system call is a
+sixth of the processor time that the API needs to answer a poll.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import asyncio
 from typing import Any, Final
 
 AT_ONCE_BYTES: Final = 64 << 10
-"""So much does not wait for the turn's end, so that a stream is told to pause as soon as its reader is slow."""
+"""So many bytes are sent at once, so that the transport can pause a stream as soon as its reader is slow."""
 
 
 class JoinedWrites:
-    """A transport that joins small writes. All else is that of the transport that it stands before."""
+    """A transport that joins small writes, and leaves everything else to the transport that it wraps."""
 
     __slots__ = ("_held", "_held_bytes", "_loop", "_transport", "get_extra_info", "is_closing")
 
@@ -27,7 +27,7 @@ class JoinedWrites:
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        """Send it when this turn of the loop ends, or now when much has gathered; always in order."""
+        """Send the data when this turn of the loop ends, or at once when there is much of it; always in order."""
         if not self._held:
             self._loop.call_soon(self._send)
         self._held.append(data)
@@ -36,17 +36,17 @@ class JoinedWrites:
             self._send()
 
     def write_eof(self) -> None:
-        """Send what is held, then close the writing half of the connection."""
+        """Send the data that is held back, then close the writing half of the connection."""
         self._send()
         self._transport.write_eof()
 
     def close(self) -> None:
-        """Send what is held, then close."""
+        """Send the data that is held back, then close."""
         self._send()
         self._transport.close()
 
     def abort(self) -> None:
-        """Close without sending anything more."""
+        """Close without sending the data that is held back."""
         self._held.clear()
         self._transport.abort()
 

@@ -1,7 +1,9 @@
-"""How many requests a caller may make in a minute, for each class of route, counted in this process.
+"""Limits how many requests a caller may make in a minute, for each class of route, counted in this process.
 
-Ordinary routes bear `@limits.limited("read")`, slowapi's decorator. The routes that are served before the router, and
-those that must be refused before their body is read, count by `RateLimits.count`, in the same counters.
+Routes have the decorator `@limited("read")`, which uses slowapi. The hot paths, which are served before the router, call
+`RateLimits.count`, and requests that are refused before their endpoint runs are counted by `count_unless_counted`. All use
+the same counters, so that each request counts once. `limiter` belongs to the process, as slowapi's decorators need it when
+modules are imported; `RateLimits` sets its limits.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ def _limit_of(key: str) -> str:
 
 
 class WindowCounters(MemoryStorage):
-    """The counters of this process, for fixed windows. They are counted on the event loop alone, so there is no lock.
+    """Counters of fixed windows in this process. Only the event loop uses them, so that there is no lock.
 
-    The class that this is made from starts a thread a hundred times a second to drop what is over, which under load took
-    more of the processor than all the counting, and made callers wait for it.
+    The base class starts a thread a hundred times a second to drop windows that are over. Under load that took more
+    processor time than the counting itself, and delayed requests.
     """
 
     STORAGE_SCHEME = ["windows"]  # noqa: RUF012 - the base class declares it, as that of an instance.
@@ -49,7 +51,7 @@ class WindowCounters(MemoryStorage):
     _next_sweep = 0.0
 
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        """Count, in a window that begins now if there is none; give the count. `expiry` is in seconds."""
+        """Count, in a window that begins now if there is none, and return the count. `expiry` is in seconds."""
         now = time.time()
         if self.expirations.get(key, 0.0) <= now:
             self._sweep(now)
@@ -59,7 +61,7 @@ class WindowCounters(MemoryStorage):
         return self.storage[key]
 
     def _sweep(self, now: float) -> None:
-        """Drop the windows that are over, so that callers who came once are not remembered for ever."""
+        """Drop windows that are over, so that memory does not grow with every caller that there ever was."""
         if now < self._next_sweep:
             return
         self._next_sweep = now + self.SWEEP_SECONDS
@@ -73,9 +75,10 @@ limiter = Limiter(key_func=_caller_key, headers_enabled=False, key_style="endpoi
 
 
 def limited(route_class: RouteClass) -> Callable[[Endpoint], Endpoint]:
-    """Count requests to an endpoint. It must take `request`, have a caller, and return a `Response`.
+    """Return a decorator that counts the requests to an endpoint, and refuses those beyond the limit.
 
-    A query parameter that is given twice is refused: which of the two was meant cannot be known.
+    The endpoint must take `request`, have a caller, and return a `Response`. A query parameter that is given twice is
+    refused, since it is unknown which of the two is meant.
     """
 
     def decorate(endpoint: Endpoint) -> Endpoint:
@@ -105,11 +108,11 @@ def _refuse_repeated(request: Request) -> None:
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if names.count(name) > 1:
-            raise invalid(f"query:{name}", "repeated", "Give it once")
+            raise invalid(f"query:{name}", "repeated", "Must be given once")
 
 
 class RateLimits:
-    """The limits of one process."""
+    """The limits of one process, as the settings have them."""
 
     def __init__(self, settings: Settings) -> None:
         global _current
@@ -120,11 +123,11 @@ class RateLimits:
         limiter.reset()
 
     def item_for(self, rate_key: str) -> RateLimitItem:
-        """Give the limit of a caller, by the key that their requests are counted by."""
+        """Return the limit of a caller by its `rate_key`."""
         return self._client if rate_key.startswith("client:") else self._privileged
 
     def count(self, route_class: RouteClass, rate_key: str) -> list[tuple[bytes, bytes]]:
-        """Count one request; give the headers of its answer. Raises the problem `rate-limited`."""
+        """Count one request, and return the headers of its answer. Raises the problem `rate-limited`."""
         item = self.item_for(rate_key)
         key, counters = item.key_for(rate_key, route_class), limiter.limiter.storage
         count = counters.incr(key, item.get_expiry())
@@ -138,9 +141,9 @@ class RateLimits:
         ]
 
     def count_refused(self, address: str) -> dict[str, str]:
-        """Count one request with refused credentials; give the headers of its answer.
+        """Count one request with refused credentials by its client's address, and return the headers of its answer.
 
-        Raises `rate-limited` when an address makes too many.
+        Raises the problem `rate-limited` when an address sends too many.
         """
         item = self._unauthenticated
         allowed = limiter.limiter.hit(item, address, "unauthenticated")
@@ -151,7 +154,7 @@ class RateLimits:
 
 
 def rate_limited(request: Request) -> Problem:
-    """Give the problem for a request that slowapi refused."""
+    """Return the problem for a request that slowapi refused."""
     item, arguments = request.state.view_rate_limit
     window = limiter.limiter.get_window_stats(item, *arguments)
     return _refusal(item.amount, 0, window.reset_time)
@@ -171,7 +174,7 @@ def count_unless_counted(request: Request) -> None:
 
 
 def headers_of(request: Request) -> dict[str, str]:
-    """Give the limit's headers for a counted request; nothing for one that was not counted."""
+    """Return the headers of a limit for a request that was counted, and none for one that was not."""
     counted = getattr(request.state, "view_rate_limit", None)
     if counted is None:
         return {}

@@ -1,4 +1,4 @@
-"""`/files`: upload, look at, download, list and delete files."""
+"""`/files`: upload, read, download, list and delete files."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ from shared.storage.object_store import ObjectReader
 router = APIRouter(tags=["files"])
 
 PIECE_BYTES: Final = 512 << 10
-"""How much of a file is read by one call of a thread, and held in memory for one download."""
+"""How many bytes of a file one call of a thread reads, and one download holds in memory."""
 
 _BYTES: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 _CONTENT: Final[dict[str, Any]] = {"application/octet-stream": _BYTES, "*/*": _BYTES}
-"""Generators of clients know the first; the second is the file's own type."""
+"""Client generators support the first; the second is the file's own type."""
 
 _UPLOAD_SCHEMA: Final[dict[str, Any]] = {
     "requestBody": {
@@ -168,7 +168,7 @@ class FilePage(AnswerModel):
 
 
 class ListQuery(StrictQuery):
-    """Which page."""
+    """The page of a list."""
 
     limit: PageLimit = 50
     cursor: str | None = None
@@ -275,11 +275,11 @@ async def download_file(
 
 
 class _ContentResponse(StreamingResponse):
-    """Streams an open object, and closes it however the response ends."""
+    """Streams an open object, and closes it when the response ends, also by an error."""
 
     def __init__(self, reader: ObjectReader, status: int, headers: Mapping[str, str]) -> None:
         self._reader = reader
-        # A read that a cancelled request left running must be over before its file is closed.
+        # A read that outlives its cancelled request must end before its file is closed.
         self._lock = threading.Lock()
         super().__init__(self._read_pieces(), status, headers)
 
@@ -324,7 +324,7 @@ async def delete_file(
     caller.require_may_change(found.organization_id)
     async with engine.begin() as connection:
         if found.task_id is not None:
-            # Whoever deletes a task locks it before its files: in the other order two who delete would wait in a ring.
+            # Deleting a task locks it before its files. The same order here avoids a deadlock.
             await connection.execute(lock_task(found.task_id))
         row = (await connection.execute(queries.lock_file(file_id))).one_or_none()
         if row is None:
@@ -334,7 +334,7 @@ async def delete_file(
         await connection.execute(queries.delete_files([file_id]))
         if row.task_id is not None:
             await connection.execute(queries.note_deleted_artifact(row.task_id, row.name))
-    # The row is gone for certain: an object that cannot be deleted now is an orphan, and is found as one.
+    # The row is deleted. An object that cannot be deleted now is an orphan, and is found as one.
     with suppress(StorageUnavailable):
         await in_storage_thread(store.delete, [row.storage_key])
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))

@@ -1,4 +1,4 @@
-"""`GET /metrics`: what the platform measures of itself, for Prometheus."""
+"""`GET /metrics`: gauges of queues and parts, for Prometheus."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ router = APIRouter()
 
 
 class _Gauges(Collector):
-    """Gauges that were read just now."""
+    """Gauges with values that were read for this request."""
 
     def __init__(self, *gauges: GaugeMetricFamily) -> None:
         self._gauges = gauges
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Give the gauges."""
+        """Yield the gauges."""
         yield from self._gauges
 
 
@@ -36,7 +36,7 @@ class _Gauges(Collector):
 async def get_metrics(
     request: Request, reads: ReadsDependency, caller: TaskReaderCaller, query: Annotated[NoQuery, Query()]
 ) -> Response:
-    """Give gauges of each queue's canary and of each part's last sign of life, to operators and admins."""
+    """Return gauges of each queue's last canary and of each part's last sign of life, to operators and admins."""
     if not caller.privileged:
         raise Problem("forbidden", "Metrics are for operators and admins.")
     return_age = GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""`GET /problems/<name>`: what each error type means, those of requests and those that tasks end with."""
+"""`GET /problems/<name>`: explains the errors of requests and of tasks."""
 
 from __future__ import annotations
 

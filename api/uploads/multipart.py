@@ -1,8 +1,7 @@
 """Receives a form with one file (multipart/form-data, RFC 7578) and streams the file into the storage.
 
-The form is taken apart on the event loop, where that is only a search for the boundary. What belongs to the file is
-gathered to a mebibyte, hashed and written by a thread while the next mebibyte arrives: memory is bounded, and a thread
-is called rarely.
+The form is parsed on the event loop, which only searches for the boundary. The file's bytes are collected to a mebibyte,
+which a thread hashes and writes while the next mebibyte arrives: memory is bounded, and threads are called rarely.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from shared.storage.object_store import ObjectStore, ObjectWriter, new_object_ke
 
 FILE_FIELD: Final = "file"
 FIELD_LIMITS: Final[Mapping[str, int]] = {"task": 1 << 20, "keep_for": 64}
-"""The fields that a form may have beside the file, and the most bytes of each."""
+"""The fields that a form may have beside the file, and the maximum size of each in bytes."""
 
-MOST_PARTS: Final = 10
+MAX_PARTS: Final = 10
 OVERHEAD_BYTES: Final = 2 << 20
-"""How much longer than its file a form may be: boundaries, headers, the other fields."""
-GATHERED_BYTES: Final = 1 << 20
+"""How many bytes a form may have beside its file: boundaries, headers, other fields."""
+COLLECTED_BYTES: Final = 1 << 20
 IDLE_SECONDS: Final = 60.0
-"""How long a client may send nothing before it counts as gone."""
+"""How long a client may send nothing before the upload is refused."""
 
 _PLAIN_ENCODINGS: Final = frozenset({"", "7bit", "8bit", "binary"})
 
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """A file that lies in the storage under a key that no row names yet: whoever holds this stores one or deletes it.
+    """A file that is stored under a key that no row refers to yet. The caller inserts a row, or deletes the object.
 
     When nothing was to be stored, nothing lies under the key.
     """
@@ -56,7 +55,7 @@ class ReceivedFile:
 
 @dataclass(frozen=True)
 class ReceivedForm:
-    """The fields of a form as text, and its file unless it has none."""
+    """The fields of a form as text, and its file, or None if it has none."""
 
     fields: Mapping[str, str]
     file: ReceivedFile | None
@@ -68,10 +67,10 @@ async def receive_form(
     content_type: str | None,
     content_length: str | None,
     store: ObjectStore | None,
-    most_file_bytes: int,
+    max_file_bytes: int,
     check_fields: Callable[[Mapping[str, str]], None],
 ) -> ReceivedForm:
-    """Receive a form; without a `store` its file is read and judged, and not kept.
+    """Receive a form. Without a `store`, its file is read and checked, and not stored.
 
     `check_fields` is given the fields that stand before the file as soon as the file begins, and refuses them by raising.
     Raises the problems `unsupported-media-type`, `too-large` (the rest of the body is not read) and `validation`, and
@@ -80,11 +79,11 @@ async def receive_form(
     if (
         content_length is not None
         and content_length.isdigit()
-        and int(content_length) > most_file_bytes + OVERHEAD_BYTES
+        and int(content_length) > max_file_bytes + OVERHEAD_BYTES
     ):
-        raise too_large(most_file_bytes)
+        raise too_large(max_file_bytes)
     sink = _FileSink(store)
-    form = _FormReader(_boundary(content_type), most_file_bytes, check_fields)
+    form = _FormReader(_boundary(content_type), max_file_bytes, check_fields)
     try:
         await _read_body(body, form, sink)
         if form.file_name is None:
@@ -92,11 +91,11 @@ async def receive_form(
         if form.file_size == 0:
             raise invalid(f"form:{FILE_FIELD}", "empty_file", "The file is empty")
         fields = form.decoded_fields()
-        await in_storage_thread(sink.finish, form.take_gathered())
+        await in_storage_thread(sink.finish, form.take_collected())
     except BaseException as error:
         tidied = start_in_storage_thread(sink.discard)
         if isinstance(error, Exception):
-            # What cannot be removed now is found later; the error that ended the upload is the one to tell.
+            # An object that cannot be deleted now is found later as an orphan. The error that ended the upload is raised.
             with suppress(StorageUnavailable):
                 await asyncio.shield(asyncio.wrap_future(tidied))
         raise
@@ -104,12 +103,12 @@ async def receive_form(
 
 
 def too_large(most_bytes: int) -> Problem:
-    """The body is larger than an upload may be; its rest is not read, so that the connection must end."""
+    """Return the problem for an upload that is too large. Its rest is not read, so that the connection must be closed."""
     return Problem("too-large", f"An upload has at most {most_bytes} bytes.", headers={"Connection": "close"})
 
 
 async def _read_body(body: AsyncIterator[bytes], form: _FormReader, sink: _FileSink) -> None:
-    """Feed the form with the whole body, and the sink with what has gathered, which is written while more arrives."""
+    """Pass the whole body to the form, and the collected bytes to the sink, which writes them while more arrive."""
     clock = asyncio.get_running_loop()
     writing: asyncio.Future[None] | None = None
     received = 0
@@ -117,29 +116,29 @@ async def _read_body(body: AsyncIterator[bytes], form: _FormReader, sink: _FileS
         async with asyncio.timeout(IDLE_SECONDS) as patience:
             async for chunk in body:
                 received += len(chunk)
-                if received > form.most_file_bytes + OVERHEAD_BYTES:
-                    raise too_large(form.most_file_bytes)
+                if received > form.max_file_bytes + OVERHEAD_BYTES:
+                    raise too_large(form.max_file_bytes)
                 form.feed(chunk)
-                if form.gathered_bytes >= GATHERED_BYTES:
-                    # The storage has limits of its own; this one is the client's.
+                if form.collected_bytes >= COLLECTED_BYTES:
+                    # The time that the storage takes does not count as the client's.
                     patience.reschedule(None)
                     if writing is not None:
                         await writing
-                    writing = asyncio.wrap_future(start_in_storage_thread(sink.write, form.take_gathered()))
+                    writing = asyncio.wrap_future(start_in_storage_thread(sink.write, form.take_collected()))
                 patience.reschedule(clock.time() + IDLE_SECONDS)
     except Problem as problem:
-        # What is left of the body is not read, so that no other request can follow it.
+        # The rest of the body is not read, so that no other request can follow on this connection.
         problem.headers.setdefault("Connection", "close")
         raise
     except ClientDisconnect:
-        raise Problem("bad-request", "The client went away before the end of the body.") from None
+        raise Problem("bad-request", "The client closed the connection before the end of the body.") from None
     except TimeoutError:
         if not patience.expired():
             raise
         message = f"Nothing arrived for {IDLE_SECONDS:.0f} seconds."
         raise Problem("bad-request", message, headers={"Connection": "close"}) from None
     finally:
-        # An error of the body is the one to tell; what is still being written is waited for by the sink's own lock.
+        # An error of the body takes precedence over one of writing. `discard` waits for a write by the sink's lock.
         if writing is not None and writing.done() and not writing.cancelled():
             writing.exception()
     if writing is not None:
@@ -168,16 +167,14 @@ class _Part:
 
 
 class _FormReader:
-    """Takes a form apart. Keeps its small fields; gathers the file's bytes until they are taken."""
+    """Parses a form. Keeps its small fields, and collects the file's bytes until they are taken."""
 
-    def __init__(
-        self, boundary: bytes, most_file_bytes: int, check_fields: Callable[[Mapping[str, str]], None]
-    ) -> None:
-        self.most_file_bytes = most_file_bytes
+    def __init__(self, boundary: bytes, max_file_bytes: int, check_fields: Callable[[Mapping[str, str]], None]) -> None:
+        self.max_file_bytes = max_file_bytes
         self.file_name: str | None = None
         self.file_size = 0
         self._check_fields = check_fields
-        self._gathered = bytearray()
+        self._collected = bytearray()
         self._fields: dict[str, bytearray] = {}
         self._part = _Part()
         self._parts = 0
@@ -196,29 +193,29 @@ class _FormReader:
         )
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the body. Raises a problem as soon as something is wrong."""
+        """Parse the next bytes of the body. Raises a problem at the first fault."""
         try:
             self._parser.write(chunk)
         except FormParserError:
             raise _malformed("The body is not well-formed multipart/form-data") from None
 
     @property
-    def gathered_bytes(self) -> int:
-        """How many of the file's bytes wait to be taken."""
-        return len(self._gathered)
+    def collected_bytes(self) -> int:
+        """How many of the file's bytes are not taken yet."""
+        return len(self._collected)
 
-    def take_gathered(self) -> bytearray:
-        """Give the file's bytes that came since the last time."""
-        taken, self._gathered = self._gathered, bytearray()
+    def take_collected(self) -> bytearray:
+        """Return the file's bytes that have arrived since the last call."""
+        taken, self._collected = self._collected, bytearray()
         return taken
 
     def require_end(self) -> None:
-        """Raise a problem unless the closing boundary has come."""
+        """Raise a problem unless the closing boundary has arrived."""
         if self._parser.state != MultipartState.END:
             raise _malformed("The body ends before the closing boundary")
 
     def decoded_fields(self) -> dict[str, str]:
-        """Give the fields so far as text."""
+        """Return the fields that have arrived as text."""
         fields = {}
         for name, value in self._fields.items():
             try:
@@ -229,8 +226,8 @@ class _FormReader:
 
     def _on_part_begin(self) -> None:
         self._parts += 1
-        if self._parts > MOST_PARTS:
-            raise _malformed(f"A form has at most {MOST_PARTS} parts")
+        if self._parts > MAX_PARTS:
+            raise _malformed(f"A form has at most {MAX_PARTS} parts")
         self._part = _Part()
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -254,7 +251,7 @@ class _FormReader:
         if name != FILE_FIELD and name not in FIELD_LIMITS:
             raise invalid(f"form:{shown}", "extra_forbidden", "Unknown field")
         if name in self._fields or (name == FILE_FIELD and self.file_name is not None):
-            raise invalid(f"form:{name}", "repeated", "The field may be given once")
+            raise invalid(f"form:{name}", "repeated", "The field must be given once")
         encoding = headers.get("content-transfer-encoding", b"").decode("latin-1").strip().lower()
         if encoding not in _PLAIN_ENCODINGS:
             raise invalid(f"form:{name}", "transfer_encoding", "Send the part as it is, without a transfer encoding")
@@ -270,9 +267,9 @@ class _FormReader:
             return
         if name == FILE_FIELD:
             self.file_size += end - start
-            if self.file_size > self.most_file_bytes:
-                raise too_large(self.most_file_bytes)
-            self._gathered += memoryview(data)[start:end]
+            if self.file_size > self.max_file_bytes:
+                raise too_large(self.max_file_bytes)
+            self._collected += memoryview(data)[start:end]
             return
         value = self._fields[name]
         value += data[start:end]
@@ -281,9 +278,9 @@ class _FormReader:
 
 
 class _FileSink:
-    """Writes a file's bytes into the storage and learns what they are. For threads; each call waits for the one before.
+    """Writes a file's bytes into the storage, and finds out their size, type and hash. Threads call it, one at a time.
 
-    Once discarded, by whichever thread, nothing of it stays, even if an earlier call still runs or comes too late.
+    After `discard`, nothing stays in the storage, even if an earlier call still runs or a later one writes.
     """
 
     def __init__(self, store: ObjectStore | None) -> None:
@@ -303,7 +300,7 @@ class _FileSink:
             self._write(data)
 
     def finish(self, data: bytearray) -> None:
-        """Append the last bytes and make the object whole."""
+        """Append the last bytes, and commit the object."""
         with self._lock:
             self._write(data)
             if self._writer is not None:
@@ -311,7 +308,7 @@ class _FileSink:
                 self._is_committed = True
 
     def discard(self) -> None:
-        """Leave nothing."""
+        """Delete what was written, if anything."""
         with self._lock:
             self._is_discarded = True
             if self._writer is not None:
@@ -320,7 +317,7 @@ class _FileSink:
                 self._store.delete([self._key])
 
     def received_file(self, name: str) -> ReceivedFile:
-        """Say what was written."""
+        """Return what was written."""
         media_type = detect_media_type(bytes(self._head), name)
         return ReceivedFile(self._key, name, media_type, self._size, self._hash.digest())
 

@@ -38,7 +38,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 
 
 class Upload:
-    """One upload, from its form to the answer."""
+    """One upload, from its form to its answer."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Upload:
         self._file_id = new_id()
 
     async def validate(self) -> None:
-        """Raise the problem that the upload would end in, as far as can be known; store nothing."""
+        """Raise the problem that the upload would be answered with, as far as it can be known, and store nothing."""
         form = await self._receive(keeps_file=False)
         _keep_seconds(form.fields)
         parsed = self._parse(form.fields)
@@ -68,7 +68,7 @@ class Upload:
         await self._check_other_files(parsed)
 
     async def accept(self, key: str | None, held: HeldKey | None) -> Answer:
-        """Store the file and its task, unless the key stands for an earlier upload. Leaves no object without a row."""
+        """Store the file and its task, or answer as to an earlier upload with the same key. Leaves no object without a row."""
         if key is None or held is not None:
             # Else there is an earlier upload, which is in the queue already.
             await self._queue_bounds.admit(self._caller.owner_id, 1)
@@ -108,12 +108,12 @@ class Upload:
             content_type=headers.get("content-type"),
             content_length=headers.get("content-length"),
             store=self._store if keeps_file else None,
-            most_file_bytes=self._max_file_bytes,
+            max_file_bytes=self._max_file_bytes,
             check_fields=self._check_early,
         )
 
     def _check_early(self, fields: Mapping[str, str]) -> None:
-        """Refuse bad fields that stand before the file; those behind it are not known yet."""
+        """Raise a problem for invalid fields that precede the file."""
         _keep_seconds(fields)
         if "task" in fields:
             self._parse(fields)
@@ -123,7 +123,7 @@ class Upload:
         return f"{TASK_POINTER}/params/file_id"
 
     def _parse(self, fields: Mapping[str, str]) -> Parsed:
-        """Validate the task, its `file_id` filled in."""
+        """Validate the task, with its `file_id` filled in."""
         content = _load_task(fields)
         if isinstance(content, dict) and "kind" in content:
             kind = submittable_kind(content["kind"], self._caller, f"{TASK_POINTER}/kind")
@@ -181,7 +181,7 @@ class Upload:
 
 
 class _Storing:
-    """A received file on its way to a row."""
+    """A received file for which a row is about to be inserted."""
 
     def __init__(self, file: ReceivedFile, store: ObjectStore) -> None:
         self.file = file
@@ -190,7 +190,7 @@ class _Storing:
 
     @contextmanager
     def watch_transaction(self) -> Iterator[None]:
-        """Around the transaction that inserts the row: learn whether it was rolled back for certain."""
+        """Surround the transaction that inserts the row, to know whether it was certainly rolled back."""
         try:
             yield
         except (psycopg.OperationalError, psycopg.InterfaceError):
@@ -201,11 +201,11 @@ class _Storing:
             raise
 
     def begin(self) -> None:
-        """The row is about to be inserted."""
+        """Note that the row is inserted next."""
         self._may_have_row = True
 
     async def tidy(self) -> None:
-        """Delete the object if no row names it. Where that is not certain it stays: if it is an orphan, it is found."""
+        """Delete the object if certainly no row refers to it. Otherwise it stays, and is found later if it is an orphan."""
         if self._may_have_row:
             return
         # It is done even when the request is cancelled here.
@@ -220,12 +220,14 @@ def _load_task(fields: Mapping[str, str]) -> Any:
 
 
 def _keep_seconds(fields: Mapping[str, str]) -> int:
-    """Give how long the upload itself is kept: the task's own `keep_for` is about what the task makes."""
+    """Return for how many seconds the upload is kept. The task's own `keep_for` is for the task and its artifacts."""
     text = fields.get("keep_for")
     if text is None:
         return DEFAULT_KEEP_SECONDS
     if not _SECONDS.fullmatch(text) or int(text) > LONGEST_KEEP_SECONDS:
-        raise invalid("form:keep_for", "out_of_range", f"A whole number of seconds, at most {LONGEST_KEEP_SECONDS}")
+        raise invalid(
+            "form:keep_for", "out_of_range", f"Must be a whole number of seconds, at most {LONGEST_KEEP_SECONDS}"
+        )
     return int(text)
 
 

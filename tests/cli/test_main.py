@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -72,6 +73,19 @@ def test_without_json_the_standard_output_is_the_key_and_nothing_else(database_u
 
     assert made.stdout.startswith("tm_")
     assert len(made.stdout.split()) == 1
+
+
+def test_keys_are_listed_with_prefix_creation_last_use_and_expiry(database_url: str) -> None:
+    made = taskmill("keys", "create", "ana", "--expires", "90d", "--json", TASKMILL_DATABASE_URL=database_url)
+    listed = taskmill("keys", "list", TASKMILL_DATABASE_URL=database_url, COLUMNS="160").stdout
+    refused = taskmill("keys", "create", "ana", "--expires", "soon", TASKMILL_DATABASE_URL=database_url)
+
+    key = json.loads(made.stdout)
+    expires_at = datetime.fromisoformat(key["expires_at"])
+    assert timedelta(days=89) < expires_at - datetime.now(UTC) < timedelta(days=91)
+    row = next(line for line in listed.splitlines() if key["key"].split("_")[1] in line)
+    assert f"{datetime.now(UTC):%Y-%m-%d}" in row and "never" in row and f"until {expires_at:%Y-%m-%d}" in row
+    assert refused.returncode == 2 and "neither a duration" in refused.stderr
 
 
 def test_a_scope_that_is_none_is_refused(database_url: str) -> None:
@@ -141,7 +155,7 @@ def test_keys_of_a_database_without_tables_ask_for_a_migration(database_url: str
     assert "Traceback" not in outcome.stderr
 
 
-def test_a_list_of_keys_fits_a_terminal_with_ids_that_can_be_revoked(database_url: str) -> None:
+def test_a_list_of_keys_fits_a_terminal_with_prefixes_that_can_be_revoked(database_url: str) -> None:
     made = json.loads(
         taskmill(
             "keys",
@@ -157,12 +171,13 @@ def test_a_list_of_keys_fits_a_terminal_with_ids_that_can_be_revoked(database_ur
     )
     listed = taskmill("keys", "list", TASKMILL_DATABASE_URL=database_url, COLUMNS="80").stdout
 
-    assert made["id"] in listed
+    prefix = made["key"].split("_")[1]
+    assert prefix in listed
     assert "narrow" in listed
     assert "of others" in listed
     assert "tasks:read" in listed
     assert max(map(len, listed.splitlines())) <= 80
-    assert taskmill("keys", "revoke", made["id"], TASKMILL_DATABASE_URL=database_url).returncode == 0
+    assert taskmill("keys", "revoke", prefix, TASKMILL_DATABASE_URL=database_url).returncode == 0
     assert "revoked" in taskmill("keys", "list", TASKMILL_DATABASE_URL=database_url, COLUMNS="80").stdout
 
 

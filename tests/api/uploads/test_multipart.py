@@ -64,7 +64,7 @@ def receive(body: AsyncIterator[bytes] | bytes, store: ObjectStore | None, **cha
     arguments: dict[str, Any] = {
         "content_type": CONTENT_TYPE,
         "content_length": None,
-        "most_file_bytes": 100 << 20,
+        "max_file_bytes": 100 << 20,
         "check_fields": lambda fields: None,
     }
     chunks = pieces_of(body) if isinstance(body, bytes) else body
@@ -222,7 +222,7 @@ async def never_read() -> AsyncIterator[bytes]:
 
 
 def test_a_declared_length_that_is_too_large_is_refused_before_a_byte_is_read(store: ObjectStore) -> None:
-    problem = refused(never_read(), store, content_length=str(1000 + OVERHEAD_BYTES + 1), most_file_bytes=1000)
+    problem = refused(never_read(), store, content_length=str(1000 + OVERHEAD_BYTES + 1), max_file_bytes=1000)
     assert problem.name == "too-large"
     assert problem.headers["Connection"] == "close"
 
@@ -231,13 +231,12 @@ def test_a_file_of_exactly_the_limit_is_taken_and_one_byte_more_is_not(
     store: ObjectStore, objects: Callable[[], list[Path]]
 ) -> None:
     limit = 3_000_000
-    file = receive(form(part("file", b"x" * limit)), store, most_file_bytes=limit).file
+    file = receive(form(part("file", b"x" * limit)), store, max_file_bytes=limit).file
     assert file is not None
     store.delete([file.storage_key])
     chunks = [part("file", b"x" * (limit + 1))]
     assert (
-        refused(feed(chunks, lambda: pytest.fail("the rest was read")), store, most_file_bytes=limit).name
-        == "too-large"
+        refused(feed(chunks, lambda: pytest.fail("the rest was read")), store, max_file_bytes=limit).name == "too-large"
     )
     assert objects() == []
 
@@ -248,7 +247,7 @@ def test_a_body_that_never_ends_is_refused_though_its_file_has_ended(store: Obje
         while True:
             yield b"\r\n" * 32_768
 
-    assert refused(endless(), store, most_file_bytes=1_000_000).name == "too-large"
+    assert refused(endless(), store, max_file_bytes=1_000_000).name == "too-large"
 
 
 def test_a_client_that_hangs_up_leaves_nothing(store: ObjectStore, objects: Callable[[], list[Path]]) -> None:
@@ -315,7 +314,7 @@ def test_a_cancelled_upload_leaves_nothing_whatever_it_was_doing(
                 content_type=CONTENT_TYPE,
                 content_length=None,
                 store=slow,  # type: ignore[arg-type]
-                most_file_bytes=10 << 20,
+                max_file_bytes=10 << 20,
                 check_fields=lambda fields: None,
             )
         )
