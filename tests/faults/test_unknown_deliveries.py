@@ -1,4 +1,4 @@
-"""An email of which nobody can know ends with that error, whoever ends it: here, those that end it without its handler."""
+"""An email whose delivery is unknown ends with that error, also when its task ends without its handler."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def engine(settings: Settings) -> Iterator[Engine]:
 
 
 def lose_an_email(hot: Hot, engine: Engine, *, max_attempts: int) -> UUID:
-    """Make a task whose worker is gone: `a` has a receipt, of `b` nobody knows."""
+    """Return a task whose lease is over. There is a receipt for `a`, and the delivery to `b` is unknown."""
     owner = new_id()
     options = TaskOptions(max_attempts=max_attempts)
     task = make_task("email.send", list_kinds()["email.send"], PARAMS, "email", options, owner, owner)
@@ -72,7 +72,7 @@ def cancel_before_the_next_attempt(hot: Hot, task_id: UUID) -> None:
 
 
 def finish(hot: Hot, task_id: UUID, status: str, error_type: str | None, data: dict[str, Any] | None = None) -> None:
-    """Write the end that the worker itself has for the attempt."""
+    """Write the end of the attempt as the worker does."""
     claim = hot.execute("SELECT claim FROM tasks WHERE id = %s", (task_id,)).fetchone()
     assert claim is not None
     ending: dict[str, Any] = {"id": task_id, "claim": claim[0], "status": status, "delay": 1}
@@ -81,7 +81,7 @@ def finish(hot: Hot, task_id: UUID, status: str, error_type: str | None, data: d
     assert hot.execute(hot_tasks.FINISH_ANY, {"document": orjson.dumps([ending]).decode()}).fetchone() is not None
 
 
-def hand_back_after_a_cancel(hot: Hot, task_id: UUID) -> None:
+def requeue_after_a_cancel(hot: Hot, task_id: UUID) -> None:
     hot.execute(queries.CANCEL, {"ids": [task_id]})
     finish(hot, task_id, "queued", None)
 
@@ -91,11 +91,11 @@ def defer_after_a_cancel(hot: Hot, task_id: UUID) -> None:
     finish(hot, task_id, "retrying", "/problems/mail-deferred")
 
 
-def notice_the_cancel(hot: Hot, task_id: UUID) -> None:
+def end_as_cancelled(hot: Hot, task_id: UUID) -> None:
     finish(hot, task_id, "cancelled", "/problems/cancelled")
 
 
-def fail_by_a_fault_of_ours(hot: Hot, task_id: UUID) -> None:
+def fail_with_an_internal_error(hot: Hot, task_id: UUID) -> None:
     finish(hot, task_id, "failed", "/problems/internal-error")
 
 
@@ -112,13 +112,13 @@ def expire_before_the_next_attempt(hot: Hot, task_id: UUID) -> None:
         (cancel_while_running, 8, "cancelled"),
         (cancel_before_the_next_attempt, 8, "cancelled"),
         (expire_before_the_next_attempt, 8, "expired"),
-        (hand_back_after_a_cancel, 8, "cancelled"),
+        (requeue_after_a_cancel, 8, "cancelled"),
         (defer_after_a_cancel, 8, "cancelled"),
-        (notice_the_cancel, 8, "cancelled"),
-        (fail_by_a_fault_of_ours, 1, "failed"),
+        (end_as_cancelled, 8, "cancelled"),
+        (fail_with_an_internal_error, 1, "failed"),
     ],
 )
-def test_a_delivery_that_nobody_knows_of_is_told_by_whoever_ends_the_task(
+def test_an_unknown_delivery_is_the_error_however_the_task_ends(
     hot: Hot, engine: Engine, settings: Settings, end: Callable[[Hot, UUID], None], max_attempts: int, status: str
 ) -> None:
     task_id = lose_an_email(hot, engine, max_attempts=max_attempts)
@@ -139,7 +139,7 @@ def test_a_delivery_that_nobody_knows_of_is_told_by_whoever_ends_the_task(
     assert verify(settings).sound
 
 
-def test_an_email_that_a_person_gave_up_ends_as_what_it_is(hot: Hot, engine: Engine) -> None:
+def test_an_intent_that_was_given_up_does_not_change_the_error(hot: Hot, engine: Engine) -> None:
     task_id = lose_an_email(hot, engine, max_attempts=1)
     with engine.begin() as connection:
         connection.execute(emails.mark_unknown_as_retriable(task_id))
@@ -152,7 +152,7 @@ def test_an_email_that_a_person_gave_up_ends_as_what_it_is(hot: Hot, engine: Eng
 DEFERRED: emails.ReceiptRow = {"recipient": "b@example.com", "status": "deferred", "code": 451, "reply": "Later"}
 
 
-def test_what_is_known_of_the_recipients_outlives_the_attempt(hot: Hot, engine: Engine) -> None:
+def test_the_error_has_the_outcome_of_each_recipient(hot: Hot, engine: Engine) -> None:
     task_id = lose_an_email(hot, engine, max_attempts=8)
     with engine.begin() as connection:
         ((intent_id, _, _),) = connection.execute(emails.list_intents(task_id)).all()
@@ -168,10 +168,10 @@ def test_what_is_known_of_the_recipients_outlives_the_attempt(hot: Hot, engine: 
     ]
 
 
-def test_what_the_handler_told_of_the_recipients_stays(hot: Hot, engine: Engine) -> None:
+def test_the_outcomes_that_the_handler_returned_are_kept(hot: Hot, engine: Engine) -> None:
     task_id = lose_an_email(hot, engine, max_attempts=1)
-    told = {"recipients": [{"address": "c@example.com"}]}
+    data = {"recipients": [{"address": "c@example.com"}]}
 
-    finish(hot, task_id, "failed", "/problems/delivery-unknown", told)
+    finish(hot, task_id, "failed", "/problems/delivery-unknown", data)
 
-    assert hot.execute("SELECT error->'data' FROM task_payloads WHERE task_id = %s", (task_id,)).fetchone() == (told,)
+    assert hot.execute("SELECT error->'data' FROM task_payloads WHERE task_id = %s", (task_id,)).fetchone() == (data,)
