@@ -60,6 +60,7 @@ def _make_amqp_class(outage: OutageLog) -> type[AMQP]:
 def make_celery_app(settings: Settings) -> Celery:
     """Return the application for the broker in the settings."""
     signals.setup_logging.connect(_set_up_celery_logs)
+    signals.celeryd_after_setup.connect(_ignore_celery_warnings)
     app = Celery(
         "taskmill", broker=settings.broker_url, set_as_current=False, amqp=_make_amqp_class(OutageLog("broker"))
     )
@@ -112,6 +113,13 @@ def _set_up_celery_logs(**_: Any) -> None:
     logging.getLogger("celery.worker.consumer.consumer").setLevel(logging.CRITICAL)
     # Celery prints lines of its own when it is told to stop. The worker logs `worker_stopped`.
     celery.apps.worker.safe_say = _say_nothing
+
+
+def _ignore_celery_warnings(**_: Any) -> None:
+    """Ignore what Celery plans for later versions, which it logs in full at each lost connection.
+
+    Celery switches these warnings on when it has set up its logs.
+    """
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
 
 

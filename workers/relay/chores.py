@@ -16,7 +16,6 @@ import structlog
 
 from shared.contracts.kind import QUEUES
 from shared.database.connections import connect_hot
-from shared.outage_log import OutageLog
 from shared.queries import relay as queries
 from shared.queries.publishing import UNMARK_UNCLAIMED
 from shared.queries.signs_of_life import IS_SILENT, SHOW_SIGN_OF_LIFE
@@ -53,7 +52,6 @@ class Chores:
         self._was_cut_off = False
         """Whether the connection was lost, or could not be opened, since the chores were done last."""
         self._broker_away_until = 0.0
-        self._broker_outage = OutageLog("broker")
 
     def run(self) -> None:
         """Do the chores until told to stop. Raises `psycopg.Error` when the database is away.
@@ -99,11 +97,11 @@ class Chores:
         try:
             self._doorbell.wake_waiters([*(task.id for task in swept), *expired])
             self._republish(connection)
-            self._broker_outage.end()
+            self._doorbell.outage.end()
         except BROKER_ERRORS as error:
             # The other chores need no broker, and must not wait for it each time.
             self._broker_away_until = time.monotonic() + BROKER_AWAY_SECONDS
-            self._broker_outage.warn(error)
+            self._doorbell.outage.warn(error)
 
     def _republish(self, connection: Connection) -> None:
         """Unmark tasks whose messages are lost, so that they are published again.

@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from shared.contracts.catalog import find_kind
 from shared.errors import ConfigurationError
+from shared.outage_log import OutageLog
 from shared.settings import Settings
 from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
 
@@ -35,6 +36,8 @@ class Doorbell:
     def __init__(self, settings: Settings, app: Celery) -> None:
         if not settings.broker_is_redis:
             raise ConfigurationError("TASKMILL_BROKER_URL must name a Redis or Valkey server: redis://… or rediss://…")
+        self.outage = OutageLog("broker")
+        """Where those who use the doorbell log that it failed, and that it works."""
         self._app = app
         self._redis = redis.Redis.from_url(
             settings.broker_url,

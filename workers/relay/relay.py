@@ -59,7 +59,6 @@ class Publisher:
         self._doorbell = doorbell
         self._stopping = stopping
         self._broker_failed = False
-        self._broker_outage = OutageLog("broker")
 
     def publish_due(self, connection: Connection, queue: str) -> int:
         """Publish as many due tasks of a queue as the window has room for, in order of their turns; return how many."""
@@ -73,7 +72,7 @@ class Publisher:
         try:
             self._doorbell.publish(queue, [(task.id, task.kind) for task in tasks])
         except BROKER_ERRORS as error:
-            self._broker_outage.warn(error)
+            self._doorbell.outage.warn(error)
             self._broker_failed = True
             connection.execute(UNMARK, {"ids": [task.id for task in tasks]})
             self._stopping.wait(RECONNECT_SECONDS)
@@ -86,11 +85,11 @@ class Publisher:
         try:
             self._doorbell.ping()
         except BROKER_ERRORS as error:
-            self._broker_outage.warn(error)
+            self._doorbell.outage.warn(error)
             self._stopping.wait(RECONNECT_SECONDS)
             return False
         self._broker_failed = False
-        self._broker_outage.end()
+        self._doorbell.outage.end()
         return True
 
 
