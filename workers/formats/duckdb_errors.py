@@ -36,7 +36,6 @@ _ADVICE_BEGINS = (
 _MESSAGES_ABOUT_VALUES = (
     "Could not parse string",
     "Invalid type specifier",
-    "Malformed JSON",
     "Map keys must be unique",
     "Map keys can not be NULL",
     "More than one row returned by a subquery",
@@ -139,6 +138,8 @@ def _describe_failed_value(message: str, query: str) -> str:
     if message in query:
         # The text of `error('…')`.
         return message
+    if message.startswith("Malformed JSON"):
+        return "A text that is not valid JSON was read as JSON. Cast a column of type VARIANT first, as in m::JSON."
     first_line = message.split("\n", 1)[0]
     if not first_line.startswith(_MESSAGES_ABOUT_VALUES):
         return "A function of the query cannot be applied to a value of the data."
@@ -150,4 +151,4 @@ def _describe_failed_value(message: str, query: str) -> str:
     def mask_number(match: re.Match[str]) -> str:
         return match[0] if match[0] in query else "…"
 
-    return _NUMBERS.sub(mask_number, _QUOTED.sub(mask_text, first_line.split("  Input:", 1)[0]))
+    return _NUMBERS.sub(mask_number, _QUOTED.sub(mask_text, first_line))

@@ -141,30 +141,41 @@ KIND = Kind(
     title="Run a report",
     description="""\
 Runs exactly one SELECT over uploaded tables and writes the rows as `report.csv`, `report.xlsx` and `report.json`,
-whichever are asked for.
+whichever are requested.
 
-**Sources.** CSV (also with tabs or semicolons), Parquet, JSON and newline-delimited JSON. Text may be UTF-8, UTF-16
-or UTF-32 with a byte order mark, or else Windows-1252, which contains Latin-1. In CSV, an empty cell and the cell `NA`
-are NULL, so that a column of numbers with gaps is a column of numbers; fields are quoted with `"`; every line must have
-as many cells as the first. One value of JSON, such as a line or an object of an array, may have 128 MiB (16 MiB behind
-the first 100,000 in a file of more than 256 MiB).
+**Sources.** CSV (separated by commas, semicolons, tabs or bars), Parquet, JSON and newline-delimited JSON. Text that
+begins as JSON, or whose file name ends in `.json`, `.jsonl` or `.ndjson`, is JSON.
 
-**Types.** Parquet says them. In CSV and JSON, which do not, a column has the narrowest type that all of its values fit,
-or, in a file of more than 256 MiB, its first 100,000. `DESCRIBE` tells which. In JSON only numbers are numbers and only
-`true` and `false` are truth values, while dates, times and UUIDs are looked for in texts. In CSV everything is, so that
-codes which look like another type become it:
+The encoding of a text is found from its bytes, or given by `encoding`: a byte order mark decides; text that is UTF-8,
+except for fewer damaged bytes than it has letters beyond ASCII, is UTF-8, with U+FFFD for these bytes; other text is in the
+likeliest encoding of its script, and in doubt in windows-1252, which contains Latin-1. The result says under `sources`
+which encoding was taken and how many bytes were replaced.
+
+In CSV, the first line is the header, unless `header` is false, and every line must have as many cells as it. Empty lines
+before it, and a line such as `sep=;`, are passed over. An empty cell and the cell `NA` are NULL, so that a column of numbers
+with gaps is a column of numbers. Fields are quoted with `"`. A row may have 128 MiB (2 MB behind the first 100,000 rows of
+a file of more than 256 MiB), and so may one value of JSON, such as a line or an object of an array (16 MiB behind the first
+100,000 in such a file).
+
+**Types.** A Parquet file defines its types. In CSV and JSON, a column has the narrowest type that all of its values fit,
+or, in a file of more than 256 MiB, its first 100,000. `DESCRIBE` shows them. In JSON only numbers are numbers and only
+`true` and `false` are truth values, while dates, times and UUIDs are recognized in texts. Values of JSON that fit no common
+type, such as `10` and `"n/a"`, are VARIANT: they compare with texts and numbers (`m = 'n/a'`), `TRY_CAST(m AS DOUBLE)` makes
+numbers of them, and functions of JSON take them as `m::JSON`. In CSV everything is recognized in texts, so that codes which
+look like another type become it:
 
 - A column is BOOLEAN where all cells are `true`, `t`, `yes`, `false`, `f` or `no`, in capitals or not.
 - Integers are integers of any length; in JSON, those beyond 2^64 - 1 are DOUBLE. `0x10` is 16 and `0b11` is 3.
 - Numbers with a point or an exponent are DOUBLE, which keeps 15 significant digits and not how they were written:
-  `1E5` becomes 100000.0 and `1.10` becomes 1.1. What has to keep more comes as Parquet with DECIMAL or as texts of JSON.
+  `1E5` becomes 100000.0 and `1.10` becomes 1.1. To keep more digits, use Parquet with DECIMAL, or texts in JSON.
 - A column with a leading zero (`00123`), a plus sign, a decimal comma or a separator of thousands in it is text.
 - A column is of dates only if each begins with the four digits of its year, such as `2024-12-31`. Others, such as
   `31.12.24` or `1/2/2024`, are text, since nothing in the file says which number is the day: `strptime(day, '%d.%m.%y')`
   reads them. A JSON file that has such dates keeps all of its dates as text. `1:30` is a time of the day.
 
 **Query.** DuckDB's SQL: `SELECT`, `WITH … SELECT`, `FROM … SELECT`, `VALUES`, `DESCRIBE`, `SUMMARIZE`, and `PIVOT`
-with its values listed (`IN (…)`). It sees the sources and nothing else: no file, no network, no setting.
+with its values listed (`IN (…)`). It can read the sources and nothing else: no file, no network, no setting. A cast that
+fails ends the report; `TRY_CAST` gives NULL in its place.
 
 **CSV** follows RFC 4180 in UTF-8, lines ending in CR LF, names first. NULL is an empty cell and an empty text is `""`.
 A text that a spreadsheet might take for a formula, one that begins with `=`, `+`, `-`, `@`, tab or return, is quoted
@@ -177,15 +188,17 @@ to 16 digits. Beyond 1,048,575 rows a further sheet begins.
 **JSON** is an array of objects. An integer beyond 2^53 - 1, or a DECIMAL of more than 15 significant digits, is a
 string with all its digits, if it had them when it was read (see Types).
 
-Everywhere, dates and times are ISO 8601, TIMESTAMP WITH TIME ZONE is in UTC, and times are to the microsecond (to the
-millisecond in XLSX); BLOB is Base64; lists, structs and maps are JSON; INTERVAL is an ISO 8601 duration, in which a
-month has 30 days; NaN and the infinities of DOUBLE are `NaN`, `Infinity` and `-Infinity`. The dates and timestamps
-`infinity` and `-infinity` are the last and the first of the calendar, `9999-12-31` and `0001-01-01`, unless the query
-casts them to VARCHAR.
+Everywhere, FLOAT is the shortest number that reads back as the same FLOAT; dates and times are ISO 8601, TIMESTAMP WITH
+TIME ZONE is in UTC, and times are to the microsecond (to the millisecond in XLSX); BLOB is Base64; lists, structs and maps
+are JSON; a value of type JSON or VARIANT is written as what it is, so that a text has no quotes in a cell; INTERVAL is an ISO
+8601 duration, in which a month has 30 days; NaN and the infinities of DOUBLE are `NaN`, `Infinity` and `-Infinity`. Years
+beyond 9999 are written with all of their digits, and years before 1 as XML Schema 1.1 writes them: `-0043-03-15` is in 44 BC.
+The dates and timestamps `infinity` and `-infinity` are the last and the first of the calendar, `9999-12-31` and
+`0001-01-01`, unless the query casts them to VARCHAR. Control characters stay what they are, in XLSX as `_x0001_`.
 
 Errors: `/problems/invalid-query` (`data`: `{line, column}`, from 1, where known), `/problems/unreadable-table`
 (`data`: `{source}`), `/problems/report-too-large` (`data`: `{limit, maximum}`), `/problems/out-of-memory`,
-`/problems/timed-out`.""",
+`/problems/storage-full` and `/problems/timed-out`. Errors name the line at fault and quote no value of a file.""",
     example={
         "sources": [{"name": "sales", "file_id": "0199c0de-0000-7000-8000-000000000001"}],
         "query": "SELECT region, sum(amount) AS total FROM sales GROUP BY region ORDER BY region",
@@ -201,8 +214,9 @@ Errors: `/problems/invalid-query` (`data`: `{line, column}`, from 1, where known
         ),
         "unreadable-table": "A source cannot be read as a table. `data.source` is its name.",
         "report-too-large": (
-            "The report exceeds what may be written. `data.limit` says in what: `rows`, `columns`, `bytes` (of one "
-            "format), or, in XLSX only, `cell_characters` or `xlsx_columns`; `data.maximum` says how much is allowed."
+            "The report exceeds what it may write. `data.limit` says in what: `rows`, `columns`, `bytes` (of one "
+            "format), `spill_bytes` (of temporary storage), or, in XLSX only, `cell_characters` or `xlsx_columns`; "
+            "`data.maximum` says how much is allowed."
         ),
     },
 )

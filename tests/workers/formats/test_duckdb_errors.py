@@ -32,7 +32,7 @@ def explain_failure(expression: str) -> Explanation:
         ("name::UUID", "A value cannot be converted to UUID"),
         ("name::ENUM('a')", "A value cannot be converted to ENUM"),
         ("json::JSON", "A value cannot be converted"),
-        ("json->>'a'", "Malformed JSON"),
+        ("json->>'a'", "A text that is not valid JSON was read as JSON"),
         ("strptime(name, '%Y')", "Could not parse string … according to format specifier"),
         ("n * 9223372036854775807", "Overflow in multiplication"),
         ("regexp_matches('a', name || '(')", "A function of the query cannot be applied"),

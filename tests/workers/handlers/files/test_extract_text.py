@@ -117,6 +117,22 @@ def test_a_letter_late_in_a_long_text_decides_the_encoding(context: MemoryContex
     assert extract(context, wanted.encode("latin-1"), "notes.txt")[1] == wanted
 
 
+def test_damaged_utf_8_is_read_as_utf_8_and_the_bytes_are_counted(context: MemoryContext) -> None:
+    wanted = "Grüße aus Köln\n" * 30
+    result, text = extract(context, wanted.encode() + b"caf\xe9 noir\n", "notes.txt")
+    assert text == wanted + "caf\ufffd noir\n"
+    assert (result.encoding, result.replaced_bytes) == ("utf-8", 1)
+
+
+def test_a_text_is_read_in_the_requested_encoding(context: MemoryContext) -> None:
+    result, text = extract(context, "Ян\n".encode("koi8-r"), "notes.txt", encoding="KOI8-R")
+    assert (text, result.encoding, result.replaced_bytes) == ("Ян\n", "koi8-r", 0)
+    context.artifacts.clear()
+    failed = failure_of(context, "Grüße".encode("latin-1"), encoding="utf-8")
+    assert failed.type == "/problems/unreadable-text"
+    assert "not encoded in utf-8" in str(failed.detail)
+
+
 def test_form_feeds_separate_the_pages_of_a_text(context: MemoryContext) -> None:
     assert extract(context, b"one\ftwo\fthree")[0].pages == 3
     assert extract(context, b"one\ftwo\fthree", pages=[3, 1])[1] == "three\fone"

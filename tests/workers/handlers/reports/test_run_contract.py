@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from shared.contracts.kind import list_referred_files
-from shared.contracts.reports.run import KIND, RunParams
+from shared.contracts.reports.run import KIND, RunParams, RunResult
 
 OPTIONS = {
     "priority", "run_at", "delay", "ttl", "max_attempts", "timeout", "keep_for", "tags", "metadata", "webhook",
@@ -25,7 +25,7 @@ def sources_named(*names: str) -> list[dict[str, str]]:
     return [{"name": name, "file_id": str(uuid4())} for name in names]
 
 
-def test_csv_is_what_comes_when_no_format_is_named() -> None:
+def test_the_format_is_csv_unless_another_is_named() -> None:
     assert RunParams.model_validate(a_request()).formats == ("csv",)
 
 
@@ -42,6 +42,8 @@ def test_csv_is_what_comes_when_no_format_is_named() -> None:
         ({"sources": sources_named("a" * 64)}, ("sources", 0, "name")),
         ({"sources": [{"name": "a", "file_id": "x"}]}, ("sources", 0, "file_id")),
         ({"sources": [{**sources_named("a")[0], "path": "/etc"}]}, ("sources", 0, "path")),
+        ({"sources": [{**sources_named("a")[0], "encoding": "no-such"}]}, ("sources", 0, "encoding")),
+        ({"sources": [{**sources_named("a")[0], "header": "first"}]}, ("sources", 0, "header")),
         ({"query": ""}, ("query",)),
         ({"query": "x" * 100_001}, ("query",)),
         ({"title": "x" * 201}, ("title",)),
@@ -70,7 +72,7 @@ def test_every_source_is_a_file_that_must_be_a_table() -> None:
     assert not referred[0].reference.can_read("image/png")
 
 
-def test_no_param_bears_the_name_of_an_option_and_each_is_described() -> None:
+def test_no_param_has_the_name_of_an_option_and_each_is_described() -> None:
     schema = KIND.params.model_json_schema()
 
     assert not OPTIONS & schema["properties"].keys()
@@ -78,7 +80,12 @@ def test_no_param_bears_the_name_of_an_option_and_each_is_described() -> None:
         assert all(field.get("description") for field in model["properties"].values())
 
 
+def test_a_result_from_before_sources_were_described_can_be_read() -> None:
+    assert RunResult.model_validate({"rows": 0, "columns": []}).sources == ()
+
+
 def test_params_survive_the_way_through_json() -> None:
-    params = RunParams.model_validate(a_request(formats=["json", "csv"], title="T"))
+    source = {**sources_named("a")[0], "encoding": "Shift_JIS", "header": False}
+    params = RunParams.model_validate(a_request(formats=["json", "csv"], title="T", sources=[source]))
 
     assert RunParams.model_validate_json(params.model_dump_json()) == params
