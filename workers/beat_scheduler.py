@@ -185,7 +185,9 @@ class SchedulePlan(NamedTuple):
 
 def _plan(schedule: Any) -> SchedulePlan:
     """Return the tasks of a due schedule's slots, or why it gets none."""
-    slots, next_at = plan_slots(find_rule(schedule), schedule.next_at, schedule.now, Missed(schedule.missed))
+    slots, next_at = plan_slots(
+        find_rule(schedule), schedule.next_at, schedule.planned_at, schedule.now, Missed(schedule.missed)
+    )
     if schedule.is_running and slots:
         log.info("slot_skipped", schedule=schedule.name, reason="overlap")
         return SchedulePlan([], next_at)

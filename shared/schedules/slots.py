@@ -21,7 +21,7 @@ class Missed(StrEnum):
     SKIP = "skip"
     """They get no task."""
     RUN_ONCE = "run_once"
-    """The latest of them gets one."""
+    """The latest of them gets one, unless a slot that is on time gets one now."""
     RUN_ALL = "run_all"
     """Each gets one, up to `MOST_MISSED`."""
 
@@ -35,15 +35,19 @@ class Plan(NamedTuple):
     """The first slot after that moment; None when the rule comes no more."""
 
 
-def plan_slots(rule: Rule, next_at: datetime, now: datetime, missed: Missed) -> Plan:
-    """Return what to do, given the first slot that was not looked at yet. Costs little however long ago that is."""
+def plan_slots(rule: Rule, next_at: datetime, planned_at: datetime, now: datetime, missed: Missed) -> Plan:
+    """Return what to do, given the first slot that was not looked at yet, and when that was found to be the first.
+
+    Slots of the last minute since then are on time, and each of them gets a task. Costs little however long ago `next_at` is.
+    """
     after = next(rule.iterate_times(now), None)
     passed = _list_latest(rule, next_at, now)
+    on_time = [slot for slot in passed if slot > planned_at and now - slot <= MISSED_AFTER]
     match missed:
         case Missed.SKIP:
-            slots = [slot for slot in passed[-1:] if now - slot <= MISSED_AFTER]
+            slots = on_time
         case Missed.RUN_ONCE:
-            slots = passed[-1:]
+            slots = on_time or passed[-1:]
         case Missed.RUN_ALL:
             slots = passed
         case _:
