@@ -31,7 +31,7 @@ CLOSING_CONNECTION = 421
 """The reply of a server that is about to close the connection (RFC 5321 section 3.8)."""
 
 
-class Verdict(NamedTuple):
+class Outcome(NamedTuple):
     """The outcome for one recipient so far. `code` is None where the server did not reply."""
 
     status: ReceiptStatus | Literal["unknown"]
@@ -39,30 +39,30 @@ class Verdict(NamedTuple):
     reply: str = ""
 
     @classmethod
-    def from_reply(cls, reply: Reply) -> Verdict:
-        """Return the verdict of a reply: 2xx accepts, 5xx rejects, everything else defers (RFC 5321 section 4.2.1)."""
+    def from_reply(cls, reply: Reply) -> Outcome:
+        """Return the outcome of a reply: 2xx accepts, 5xx rejects, everything else defers (RFC 5321 section 4.2.1)."""
         status: ReceiptStatus = "accepted" if reply.accepts else "rejected" if reply.rejects else "deferred"
         return cls(status, reply.code, reply.text[:MAX_REPLY_LENGTH])
 
     @classmethod
-    def from_recipient_reply(cls, reply: Reply) -> Verdict:
-        """Return the verdict of a reply to RCPT, where 552 defers as 452 does (RFC 5321 section 4.5.3.1.10).
+    def from_recipient_reply(cls, reply: Reply) -> Outcome:
+        """Return the outcome of a reply to RCPT, where 552 defers as 452 does (RFC 5321 section 4.5.3.1.10).
 
         Servers send it for the recipients beyond the number that they accept in one session.
         """
-        verdict = cls.from_reply(reply)
-        return verdict._replace(status="deferred") if reply.code == RECIPIENTS_EXCEEDED else verdict
+        outcome = cls.from_reply(reply)
+        return outcome._replace(status="deferred") if reply.code == RECIPIENTS_EXCEEDED else outcome
 
 
-UNKNOWN = Verdict("unknown")
-CUT_OFF = Verdict("deferred", None, "The mail server closed the connection before the message was sent.")
+UNKNOWN = Outcome("unknown")
+CUT_OFF = Outcome("deferred", None, "The mail server closed the connection before the message was sent.")
 
 
 @dataclass(frozen=True)
 class Deliveries:
     """The state of a task's message in the database."""
 
-    verdicts: Mapping[str, Verdict]
+    outcomes: Mapping[str, Outcome]
     """By address: the acceptance if there is one, else the latest receipt."""
     unknown: frozenset[str]
     """The recipients of an intent that is not given up, for whom there is no receipt."""
@@ -72,26 +72,26 @@ class Deliveries:
     def list_pending(self, recipients: Iterable[str]) -> list[str]:
         """Return the recipients to whom this attempt sends the message.
 
-        These are the ones without a final verdict. When all were rejected and a person asks for a retry, it is all of
+        These are the ones without a final outcome. When all were rejected and a person asks for a retry, it is all of
         them.
         """
         pending = [address for address in recipients if self._is_pending(address)]
-        all_rejected = all(verdict.status == "rejected" for verdict in self.verdicts.values())
+        all_rejected = all(outcome.status == "rejected" for outcome in self.outcomes.values())
         if not pending and self.is_retried_by_person and all_rejected:
             return list(recipients)
         # Some servers reply 421 to one recipient and close the connection, before the others could be named. This
         # attempt names those others only, so that they do not fail because of that recipient again.
-        if any(self.verdicts.get(address) == CUT_OFF for address in pending):
+        if any(self.outcomes.get(address) == CUT_OFF for address in pending):
             pending = [address for address in pending if self._code_of(address) != CLOSING_CONNECTION]
         return pending
 
     def _code_of(self, address: str) -> int | None:
-        verdict = self.verdicts.get(address)
-        return verdict.code if verdict is not None else None
+        outcome = self.outcomes.get(address)
+        return outcome.code if outcome is not None else None
 
     def _is_pending(self, address: str) -> bool:
-        verdict = self.verdicts.get(address)
-        return verdict is None or verdict.status == "deferred"
+        outcome = self.outcomes.get(address)
+        return outcome is None or outcome.status == "deferred"
 
 
 def read_deliveries(context: HandlerContext) -> Deliveries:
@@ -99,12 +99,12 @@ def read_deliveries(context: HandlerContext) -> Deliveries:
     with context.fenced_transaction() as connection:
         intents = connection.execute(emails.list_intents(context.task_id)).all()
         receipts = connection.execute(emails.list_receipts(context.task_id)).all()
-    verdicts: dict[str, Verdict] = {}
+    outcomes: dict[str, Outcome] = {}
     answered: set[tuple[UUID, str]] = set()
     for receipt in receipts:
         answered.add((receipt.intent_id, receipt.recipient))
-        if receipt.recipient not in verdicts or verdicts[receipt.recipient].status != "accepted":
-            verdicts[receipt.recipient] = Verdict(receipt.status, receipt.code, receipt.reply)
+        if receipt.recipient not in outcomes or outcomes[receipt.recipient].status != "accepted":
+            outcomes[receipt.recipient] = Outcome(receipt.status, receipt.code, receipt.reply)
     unknown = {
         address
         for intent in intents
@@ -113,7 +113,7 @@ def read_deliveries(context: HandlerContext) -> Deliveries:
         if (intent.id, address) not in answered
     }
     is_retried_by_person = bool(intents) and all(intent.given_up_at is not None for intent in intents)
-    return Deliveries(verdicts, frozenset(unknown), is_retried_by_person)
+    return Deliveries(outcomes, frozenset(unknown), is_retried_by_person)
 
 
 def write_intent(context: HandlerContext, message_id: str, recipients: Sequence[str]) -> UUID:
@@ -132,16 +132,16 @@ def write_intent(context: HandlerContext, message_id: str, recipients: Sequence[
     return intent_id
 
 
-def write_receipts(context: HandlerContext, intent_id: UUID, verdicts: Mapping[str, Verdict]) -> None:
-    """Commit a receipt for each verdict but the unknown ones.
+def write_receipts(context: HandlerContext, intent_id: UUID, outcomes: Mapping[str, Outcome]) -> None:
+    """Commit a receipt for each outcome but the unknown ones.
 
-    While the database does not answer, this is tried again for `WRITE_TIMEOUT_SECONDS`, because the verdicts are stored
+    While the database does not answer, this is tried again for `WRITE_TIMEOUT_SECONDS`, because the outcomes are stored
     nowhere else. Raises `ClaimLost` when the attempt has lost its claim.
     """
     receipts: list[ReceiptRow] = [
-        {"recipient": address, "status": verdict.status, "code": verdict.code, "reply": verdict.reply}
-        for address, verdict in verdicts.items()
-        if verdict.status != "unknown"
+        {"recipient": address, "status": outcome.status, "code": outcome.code, "reply": outcome.reply}
+        for address, outcome in outcomes.items()
+        if outcome.status != "unknown"
     ]
     if not receipts:
         return

@@ -31,7 +31,7 @@ from workers.adapters.smtp import (
 )
 from workers.handler_context import HandlerContext
 from workers.handlers.email._attachments import AttachedFile
-from workers.handlers.email._deliveries import CUT_OFF, UNKNOWN, Verdict, read_deliveries, write_intent, write_receipts
+from workers.handlers.email._deliveries import CUT_OFF, UNKNOWN, Outcome, read_deliveries, write_intent, write_receipts
 from workers.handlers.email._message import Message, compose_message
 from workers.outcomes import Failed, Stopped
 
@@ -44,10 +44,10 @@ FRESH_INTENT_SECONDS = 1.0
 RESERVED_SECONDS = 5.0
 """The part of the attempt's time that is kept for writing the receipts."""
 
-NO_SMTPUTF8 = Verdict(
+NO_SMTPUTF8 = Outcome(
     "rejected", None, "The mail server does not support addresses with characters beyond ASCII (SMTPUTF8)."
 )
-NO_8BITMIME = Verdict(
+NO_8BITMIME = Outcome(
     "rejected",
     None,
     "The mail server does not support messages with bytes beyond ASCII (8BITMIME), such as the one attached.",
@@ -63,13 +63,13 @@ def deliver(params: SendParams, context: HandlerContext, server: MailServer) -> 
     """Send the message to the pending recipients, and return the outcome for all. Raises `Failed`."""
     recipients = {mailbox.address: mailbox for mailbox in params.list_recipients()}
     known = read_deliveries(context)
-    verdicts = dict(known.verdicts)
+    outcomes = dict(known.outcomes)
     if known.unknown:
-        verdicts |= dict.fromkeys(known.unknown, UNKNOWN)
-        raise _fail_as_unknown(recipients, verdicts)
+        outcomes |= dict.fromkeys(known.unknown, UNKNOWN)
+        raise _fail_as_unknown(recipients, outcomes)
     pending = known.list_pending(recipients)
     if not pending:
-        return _conclude(context, recipients, verdicts)
+        return _conclude(context, recipients, outcomes)
 
     message = _compose(params, context)
     try:
@@ -80,14 +80,14 @@ def deliver(params: SendParams, context: HandlerContext, server: MailServer) -> 
             intent_id = write_intent(context, message.message_id, pending)
             kill_points.reach("after-intent")
             sending = [recipients[address] for address in pending]
-            verdicts |= _send(session, message, sending, context, intent_id, intent_began)
+            outcomes |= _send(session, message, sending, context, intent_id, intent_began)
     except MailServerUnavailable as error:
         context.log.warning("mail_server_unavailable", reason=error.reason, code=error.code)
         for address in pending:
-            verdicts.setdefault(address, Verdict("deferred", error.code, f"No session with the mail server: {error}."))
-        if _has_attempts_left(context) or not _list_with("accepted", verdicts):
-            raise _fail_as_unavailable(context, error, recipients, verdicts) from error
-    return _conclude(context, recipients, verdicts)
+            outcomes.setdefault(address, Outcome("deferred", error.code, f"No session with the mail server: {error}."))
+        if _has_attempts_left(context) or not _list_with("accepted", outcomes):
+            raise _fail_as_unavailable(context, error, recipients, outcomes) from error
+    return _conclude(context, recipients, outcomes)
 
 
 def _compose(params: SendParams, context: HandlerContext) -> Message:
@@ -117,38 +117,38 @@ def _send(
     context: HandlerContext,
     intent_id: UUID,
     intent_began: float,
-) -> dict[str, Verdict]:
-    """Send the message, commit the receipts, and return the verdicts.
+) -> dict[str, Outcome]:
+    """Send the message, commit the receipts, and return the outcomes.
 
     The receipts are committed even when the attempt must stop, unless it has lost its claim. Raises `LoginRefused` when
     the server requires a login after all.
     """
-    verdicts: dict[str, Verdict] = {}
+    outcomes: dict[str, Outcome] = {}
     login_refused: LoginRefused | None = None
 
-    def fill_in(verdict: Verdict) -> None:
+    def fill_in(outcome: Outcome) -> None:
         for mailbox in pending:
-            verdicts.setdefault(mailbox.address, verdict)
+            outcomes.setdefault(mailbox.address, outcome)
 
     try:
-        for address, verdict in _converse(session, message, pending, context, intent_id, intent_began):
-            verdicts[address] = verdict
+        for address, outcome in _converse(session, message, pending, context, intent_id, intent_began):
+            outcomes[address] = outcome
     except MailServerUnavailable as error:
         login_refused = error if isinstance(error, LoginRefused) else None
-        fill_in(CUT_OFF if error.code is None else Verdict("deferred", error.code, f"No message was sent: {error}."))
+        fill_in(CUT_OFF if error.code is None else Outcome("deferred", error.code, f"No message was sent: {error}."))
     except AnswerMissing as error:
         context.log.warning("mail_answer_missing", reason=str(error))
     except Stopped:
-        fill_in(Verdict("deferred", None, "The attempt was stopped before the message was sent."))
-        write_receipts(context, intent_id, verdicts)
+        fill_in(Outcome("deferred", None, "The attempt was stopped before the message was sent."))
+        write_receipts(context, intent_id, outcomes)
         raise
-    write_receipts(context, intent_id, verdicts)
+    write_receipts(context, intent_id, outcomes)
     kill_points.reach("after-receipt")
-    counts = {status: len(_list_with(status, verdicts)) for status in ("accepted", "rejected", "deferred", "unknown")}
+    counts = {status: len(_list_with(status, outcomes)) for status in ("accepted", "rejected", "deferred", "unknown")}
     context.log.info("email_sent", **counts)
     if login_refused is not None:
         raise login_refused
-    return verdicts
+    return outcomes
 
 
 def _converse(
@@ -158,13 +158,13 @@ def _converse(
     context: HandlerContext,
     intent_id: UUID,
     intent_began: float,
-) -> Iterator[tuple[str, Verdict]]:
-    """Go through the SMTP dialogue, and yield each address with its verdict as soon as it is known.
+) -> Iterator[tuple[str, Outcome]]:
+    """Go through the SMTP dialogue, and yield each address with its outcome as soon as it is known.
 
-    A later verdict of an address replaces an earlier one: each is `UNKNOWN` while the message is being sent.
+    A later outcome of an address replaces an earlier one: each is `UNKNOWN` while the message is being sent.
     """
     refused = {
-        mailbox.address: verdict for mailbox in pending if (verdict := _find_obstacle(session, message, mailbox))
+        mailbox.address: outcome for mailbox in pending if (outcome := _find_obstacle(session, message, mailbox))
     }
     yield from refused.items()
     remaining = [mailbox for mailbox in pending if mailbox.address not in refused]
@@ -177,7 +177,7 @@ def _converse(
         smtputf8=message.needs_smtputf8 or any(mailbox.needs_smtputf8 for mailbox in remaining),
     )
     if not reply.accepts:
-        yield from _give_all(remaining, Verdict.from_reply(reply))
+        yield from _for_each(remaining, Outcome.from_reply(reply))
         return
 
     accepted: list[Mailbox] = []
@@ -188,7 +188,7 @@ def _converse(
         else:
             # A 421 announces that the server closes the connection. Some servers reply so to one recipient and continue:
             # the next command shows which it is.
-            refused[mailbox.address] = Verdict.from_recipient_reply(reply)
+            refused[mailbox.address] = Outcome.from_recipient_reply(reply)
             yield mailbox.address, refused[mailbox.address]
     if not accepted:
         return
@@ -197,19 +197,19 @@ def _converse(
 
     refusal = session.open_content()
     if refusal is not None:
-        yield from _give_all(accepted, Verdict.from_reply(refusal))
+        yield from _for_each(accepted, Outcome.from_reply(refusal))
         return
     _check_claim(context, intent_began)
     seconds = min(LONGEST_REPLY_SECONDS, max(RESERVED_SECONDS, context.remaining_seconds() - RESERVED_SECONDS))
     # Whatever happens from here on, the outcome is unknown until the reply states it.
-    yield from _give_all(accepted, UNKNOWN)
+    yield from _for_each(accepted, UNKNOWN)
     reply = session.send_content(message.content, timeout_seconds=seconds)
     kill_points.reach("after-smtp-accept")
-    yield from _give_all(accepted, Verdict.from_reply(reply))
+    yield from _for_each(accepted, Outcome.from_reply(reply))
 
 
-def _find_obstacle(session: MailSession, message: Message, mailbox: Mailbox) -> Verdict | None:
-    """Return the verdict of a recipient to whom the message cannot be sent through this server, or None."""
+def _find_obstacle(session: MailSession, message: Message, mailbox: Mailbox) -> Outcome | None:
+    """Return the outcome of a recipient to whom the message cannot be sent through this server, or None."""
     if (message.needs_smtputf8 or mailbox.needs_smtputf8) and not session.offers_smtputf8:
         return NO_SMTPUTF8
     if message.needs_8bitmime and not session.offers_8bitmime:
@@ -217,8 +217,8 @@ def _find_obstacle(session: MailSession, message: Message, mailbox: Mailbox) -> 
     return None
 
 
-def _give_all(mailboxes: Sequence[Mailbox], verdict: Verdict) -> Iterator[tuple[str, Verdict]]:
-    return ((mailbox.address, verdict) for mailbox in mailboxes)
+def _for_each(mailboxes: Sequence[Mailbox], outcome: Outcome) -> Iterator[tuple[str, Outcome]]:
+    return ((mailbox.address, outcome) for mailbox in mailboxes)
 
 
 def _check_claim(context: HandlerContext, intent_began: float) -> None:
@@ -233,24 +233,24 @@ def _check_claim(context: HandlerContext, intent_began: float) -> None:
 
 
 def _conclude(
-    context: HandlerContext, recipients: Mapping[str, Mailbox], verdicts: Mapping[str, Verdict]
+    context: HandlerContext, recipients: Mapping[str, Mailbox], outcomes: Mapping[str, Outcome]
 ) -> SendResult:
-    """Return the result, or raise `Failed`, once every recipient has a verdict."""
-    if _list_with("unknown", verdicts):
-        raise _fail_as_unknown(recipients, verdicts)
-    if _list_with("deferred", verdicts) and _has_attempts_left(context):
+    """Return the result, or raise `Failed`, once every recipient has an outcome."""
+    if _list_with("unknown", outcomes):
+        raise _fail_as_unknown(recipients, outcomes)
+    if _list_with("deferred", outcomes) and _has_attempts_left(context):
         raise Failed(
             "/problems/mail-deferred",
             "Mail deferred",
             "The mail server asked to try again later for some recipients.",
             retryable=True,
             after_seconds=_choose_delay(context),
-            data=_make_data(recipients, verdicts),
+            data=_make_data(recipients, outcomes),
         )
     # There is no later attempt, so a deferred recipient is rejected, with the code of the reply that deferred it.
     final = {
-        address: verdict._replace(status="rejected") if verdict.status == "deferred" else verdict
-        for address, verdict in verdicts.items()
+        address: outcome._replace(status="rejected") if outcome.status == "deferred" else outcome
+        for address, outcome in outcomes.items()
     }
     if not _list_with("accepted", final):
         raise Failed(
@@ -262,13 +262,13 @@ def _conclude(
     return SendResult.model_validate(_make_data(recipients, final))
 
 
-def _fail_as_unknown(recipients: Mapping[str, Mailbox], verdicts: Mapping[str, Verdict]) -> Failed:
+def _fail_as_unknown(recipients: Mapping[str, Mailbox], outcomes: Mapping[str, Outcome]) -> Failed:
     return Failed(
         "/problems/delivery-unknown",
         "Delivery unknown",
         "The attempt or its connection ended while the message was being sent, so it is unknown whether the mail server "
         "accepted it. A retry sends it to the recipients whose status is `unknown`, who may then receive it twice.",
-        data=_make_data(recipients, verdicts),
+        data=_make_data(recipients, outcomes),
     )
 
 
@@ -276,7 +276,7 @@ def _fail_as_unavailable(
     context: HandlerContext,
     error: MailServerUnavailable,
     recipients: Mapping[str, Mailbox],
-    verdicts: Mapping[str, Verdict],
+    outcomes: Mapping[str, Outcome],
 ) -> Failed:
     login = isinstance(error, LoginRefused)
     return Failed(
@@ -285,7 +285,7 @@ def _fail_as_unavailable(
         f"There was no session with the mail server, and this attempt sent nothing: {error}.",
         retryable=True,
         after_seconds=_choose_delay(context),
-        data=_make_data(recipients, verdicts),
+        data=_make_data(recipients, outcomes),
     )
 
 
@@ -298,18 +298,18 @@ def _choose_delay(context: HandlerContext) -> float:
     return min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(context.attempt - 1, 30))
 
 
-def _list_with(status: str, verdicts: Mapping[str, Verdict]) -> list[str]:
-    return [address for address, verdict in verdicts.items() if verdict.status == status]
+def _list_with(status: str, outcomes: Mapping[str, Outcome]) -> list[str]:
+    return [address for address, outcome in outcomes.items() if outcome.status == status]
 
 
 def _make_data(
-    recipients: Mapping[str, Mailbox], verdicts: Mapping[str, Verdict]
+    recipients: Mapping[str, Mailbox], outcomes: Mapping[str, Outcome]
 ) -> dict[str, list[dict[str, str | int | None]]]:
     """Return `{"recipients": [{address, status, code, reply}]}`, in the order in which the message names them."""
-    known = ((address, verdicts[address]) for address in recipients if address in verdicts)
+    known = ((address, outcomes[address]) for address in recipients if address in outcomes)
     return {
         "recipients": [
-            {"address": address, "status": verdict.status, "code": verdict.code, "reply": verdict.reply}
-            for address, verdict in known
+            {"address": address, "status": outcome.status, "code": outcome.code, "reply": outcome.reply}
+            for address, outcome in known
         ]
     }
