@@ -1,4 +1,4 @@
-"""`taskmill bench`: how fast this is, beside what people build today. The bench itself lies in `tests/benchmarks`."""
+"""`taskmill bench`: runs the benchmarks in `tests/benchmarks`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BENCHMARKS = Path(__file__).resolve().parents[2] / "tests" / "benchmarks"
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What the command line says; None is as the bench has it."""
+    """The options of the command line. None means the default of the benchmark."""
 
     rounds: int | None = None
     seconds: float | None = None
@@ -27,20 +27,20 @@ class BenchOptions:
 
 
 def run_bench(part: str, options: BenchOptions, json_path: Path | None) -> int:
-    """Run a part of the bench, or all, and answer the exit code."""
+    """Run one benchmark, or all, and return the exit code."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     code: int = _load("command").run_command(part, _load("run").Options(**given), json_path)
     return code
 
 
 def show_result(path: Path, document: Path | None) -> int:
-    """Show what an earlier run has kept as JSON, or put it between the marks of a document; answer the exit code."""
+    """Print the result of an earlier run, or write it between the marks in a document, and return the exit code."""
     code: int = _load("command").show(path, document)
     return code
 
 
 def _load(module: str) -> Any:
-    # Tests are no package: the folder is searched for the one that the bench is.
+    # `tests` is no package, so the folder with the package of the benchmarks is added to the path.
     if str(_BENCHMARKS) not in sys.path:
         sys.path.insert(0, str(_BENCHMARKS))
     return importlib.import_module(f"taskmill_bench.{module}")

@@ -1,4 +1,4 @@
-"""`taskmill check`: format, lint, types, import rules and the deployment files, all of them, whichever fail."""
+"""`taskmill check`: runs every check of the source and the deployment files, even if one of them fails."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ STEPS: dict[str, list[str]] = {
     "imports": [sys.executable, "-c", "from importlinter.cli import lint_imports_command as check; check()"],
     "deployment files": [sys.executable, "-m", "deploy.validate"],
 }
-"""What is run, in the checkout, by name. The tools are called as modules: a script's first line holds a path, which a
-checkout that was moved has no more.
+"""The command of each check, by name. Tools are called as modules, because the scripts of a virtual environment contain its
+path, which is wrong after the checkout was moved.
 """
 
 
 def run_checks() -> int:
-    """Run every step, print what each says, and sum up; 1 when one has failed, or else 0."""
+    """Run every check, print its output and a summary, and return 1 if one has failed, otherwise 0."""
     outcomes = {name: _run(name, argv) for name, argv in STEPS.items()}
     print()
-    for name, is_right in outcomes.items():
-        print(f"{'ok    ' if is_right else 'FAILED'}  {name}")
+    for name, has_passed in outcomes.items():
+        print(f"{'ok    ' if has_passed else 'FAILED'}  {name}")
     return 0 if all(outcomes.values()) else 1
 
 

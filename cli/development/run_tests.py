@@ -1,4 +1,4 @@
-"""`taskmill test`: all the tests, on all cores."""
+"""`taskmill test`: runs the tests on all cores."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_tests(arguments: Sequence[str]) -> int:
-    """Run pytest in the checkout with these arguments and answer its exit code. The last line is pytest's summary.
+    """Run pytest in the checkout with these arguments and return its exit code. The last line is the summary of pytest.
 
-    The tests of one file stay together, as they share the servers that their module starts, and files begin in the order
-    in which they were collected, the long ones first. `-n` among the arguments decides otherwise how many processes there
-    are.
+    The tests of a file run in one process, because they share the servers that their module starts. Files start in the
+    order of collection, the longest first. `-n` in the arguments sets the number of processes, which is the number of cores
+    by default.
     """
     argv = [sys.executable, "-m", "pytest"]
     if not any(argument == "-n" or argument.startswith(("-n", "--numprocesses")) for argument in arguments):
         argv += ["-n", str(os.cpu_count() or 1), "--dist", "loadfile", "--no-loadscope-reorder"]
-        # What has ended one process would end each that takes its place.
+        # A test that ends its process would end each process that replaces it.
         argv += ["--max-worker-restart", "1"]
-    # Hundreds of interpreters are started, none of which should compile once more what all of them import.
+    # The tests start hundreds of interpreters, which should not all compile the same modules again.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return subprocess.run([*argv, *arguments], cwd=_ROOT, env=environment).returncode
