@@ -1,6 +1,6 @@
-"""Makes the checkout's `.venv`, for the launcher: run as `python -I virtual_environment.py ROOT LOCK…`.
+"""Makes the `.venv` of the checkout for the launcher: `python -I virtual_environment.py ROOT LOCK…`.
 
-It runs before anything is installed, so it stands on the standard library alone.
+It runs before anything is installed, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _FIND_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 
 class SetUpFailed(Exception):
-    """The environment could not be made. The message says what to do."""
+    """The virtual environment could not be made. The message says what to do."""
 
 
 def set_up(root: Path, locks: list[str]) -> None:
-    """Bring `.venv` to what the locks say. Of several that run at once, one works and the others wait.
+    """Install what the locks name into `.venv`. If several run at once, one does the work and the others wait.
 
-    What is there already stays; an environment whose Python is gone or too old, or that was interrupted before it had
-    pip, is made anew. Raises `SetUpFailed`.
+    What is installed already stays. An environment is made again if its Python is missing or too old, or if it has no pip
+    because it was interrupted. Raises `SetUpFailed`.
     """
     environment = root / ".venv"
     with _hold(root):
@@ -42,21 +42,21 @@ def set_up(root: Path, locks: list[str]) -> None:
         for lock in missing:
             _install(python, environment, root / lock)
         if missing:
-            _say("set up")
+            _say(".venv is ready")
 
 
 @contextmanager
 def _hold(root: Path) -> Iterator[None]:
-    """Hold the checkout's folder itself: such a lock ends with its process, however that ends, and leaves no file."""
+    """Hold a lock on the folder of the checkout. It needs no file, and ends with the process in every case."""
     descriptor = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("waiting for another taskmill, which is setting up")
+            _say("waiting for another taskmill that makes .venv")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:
-            # A network file system may lock no folders; then two at once are the user's to avoid.
+            # Some network file systems cannot lock folders. There, the user must not start two at once.
             pass
         yield
     finally:
@@ -86,12 +86,12 @@ def _stamp(environment: Path, lock: Path) -> Path:
 
 
 def _refuse_others(environment: Path) -> None:
-    """Raise `SetUpFailed` for another user's environment: it may be whole, and only its Python be closed to this user."""
+    """Raise `SetUpFailed` if another user owns the environment: it may work, and only be inaccessible to this user."""
     if environment.exists() and os.geteuid() not in (0, environment.stat().st_uid):
         python = os.path.realpath(environment / "bin" / "python")
         raise SetUpFailed(
-            f".venv is another user's, and this one cannot run its Python ({python}): let its owner remove it, and make it "
-            "with a Python that both may run, such as TASKMILL_PYTHON=/usr/bin/python3"
+            f".venv belongs to another user, and you cannot run its Python ({python}): ask its owner to delete it and to make "
+            "it with a Python that both of you can run, such as TASKMILL_PYTHON=/usr/bin/python3"
         )
 
 
@@ -123,20 +123,20 @@ def _make(environment: Path) -> None:
 
 
 def _install(python: Path, environment: Path, lock: Path) -> None:
-    _say(f"installing what {lock.name} names; this takes a minute")
+    _say(f"installing the packages in {lock.name}; this takes about a minute")
     content = lock.read_bytes()
     arguments = ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--require-hashes", "--no-deps"]
-    # Its standard output is the command's own, which may be read by a program.
+    # A program may read the standard output of the command, so pip writes to standard error.
     outcome = subprocess.run([python, "-m", "pip", *arguments, "--requirement", lock], stdout=sys.stderr)
     if outcome.returncode != 0:
-        raise SetUpFailed(f"{lock.name} could not be installed; the reason stands above")
+        raise SetUpFailed(f"{lock.name} could not be installed; the reason is above")
     draft = _stamp(environment, lock).with_suffix(".new")
     draft.write_bytes(content)
     draft.replace(_stamp(environment, lock))
 
 
 def _add_project(python: Path, root: Path) -> None:
-    """Let the environment find the project's own packages, by a relative path, so that a checkout may be moved."""
+    """Add the checkout to the import path of the environment, by a relative path, so that it can be moved."""
     packages = subprocess.run([python, "-c", _FIND_PACKAGES], stdout=subprocess.PIPE, text=True, check=True).stdout
     path = Path(packages.strip()) / "taskmill.pth"
     line = os.path.relpath(root, path.parent) + "\n"

@@ -30,7 +30,7 @@ def test_another_users_environment_is_left_alone(tmp_path: Path) -> None:
     python.symlink_to("/home/someone/closed-to-others/python")
     other = (tmp_path / ".venv").stat().st_uid + 1
 
-    with patch("os.geteuid", return_value=other), pytest.raises(SetUpFailed, match="is another user's"):
+    with patch("os.geteuid", return_value=other), pytest.raises(SetUpFailed, match="belongs to another user"):
         set_up(tmp_path, [])
 
     assert python.is_symlink()

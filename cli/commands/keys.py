@@ -1,0 +1,140 @@
+"""The commands for API keys: `keys create`, `keys list`, `keys revoke`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from cli.commands.options import AsJson, StackDir, read_settings_of, split_commas
+
+app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+
+
+class Role(StrEnum):
+    """What a key may do. `docs/production.md` explains the roles."""
+
+    CLIENT = "client"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+@app.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="The caller that the key is for: a person or a program.")],
+    role: Annotated[Role, typer.Option(help="What the key may do.")] = Role.CLIENT,
+    scopes: Annotated[
+        str | None, typer.Option(help="The scopes of the key, separated by commas. Default: all scopes of the role.")
+    ] = None,
+    organization: Annotated[
+        str | None, typer.Option(help="The organization of a new caller. Default: one with the name of the caller.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it expires: `90d`, `12h`, or a date such as `2027-06-30` (UTC).")
+    ] = None,
+    as_json: AsJson = False,
+    data_dir: StackDir = None,
+) -> None:
+    """Create an API key and print it. It cannot be shown again."""
+    from datetime import UTC, datetime
+
+    from shared import api_keys
+
+    chosen = split_commas(scopes) if scopes is not None else None
+    try:
+        expires_at = api_keys.read_expiry(expires, datetime.now(UTC)) if expires is not None else None
+        created = api_keys.create_key(read_settings_of(data_dir), name, role.value, chosen, organization, expires_at)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if as_json:
+        print(json.dumps(_plain(created)))
+        return
+    print(created.key)
+    print(f"The key of {created.name} ({created.role}), id {created.id}: it cannot be shown again.", file=sys.stderr)
+
+
+@app.command("list")
+def list_keys(as_json: AsJson = False, data_dir: StackDir = None) -> None:
+    """List all keys, without their secrets."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shared import api_keys
+
+    rows = [_plain(row) for row in api_keys.list_keys(read_settings_of(data_dir))]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    table = Table("prefix", "name", "role", "created", "last used", "state")
+    table.columns[0].no_wrap = True
+    for row in rows:
+        of = row["organization"]
+        table.add_row(
+            row["prefix"],
+            row["name"] if of == row["name"] else f"{row['name']}\nof {of}",
+            "\n".join([row["role"], *(row["scopes"] if _has_fewer_scopes(row) else [])]),
+            _minute(row["created_at"]),
+            _minute(row["last_used_at"]),
+            _key_state(row),
+        )
+    Console().print(table)
+
+
+def _minute(moment: str | None) -> str:
+    """Return a moment as date and time in UTC, to the minute."""
+    from datetime import UTC, datetime
+
+    return "never" if moment is None else f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def _has_fewer_scopes(key: dict[str, Any]) -> bool:
+    from shared.api_keys import DEFAULT_SCOPES
+
+    return set(key["scopes"]) != set(DEFAULT_SCOPES[key["role"]])
+
+
+def _key_state(key: dict[str, Any]) -> str:
+    """Return whether a key is valid, in one word or two. The JSON has the times."""
+    from datetime import UTC, datetime
+
+    if key["revoked_at"]:
+        return "revoked"
+    if key["expires_at"] is None:
+        return "valid"
+    expires_at = datetime.fromisoformat(key["expires_at"])
+    return f"until {expires_at:%Y-%m-%d}" if expires_at > datetime.now(UTC) else "expired"
+
+
+@app.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="The id of the key, or its prefix.")], data_dir: StackDir = None
+) -> None:
+    """Revoke a key. Requests with it are refused from now on."""
+    from shared import api_keys
+
+    if not api_keys.revoke_key(read_settings_of(data_dir), key):
+        print("There is no such key, or it was revoked before.", file=sys.stderr)
+        raise typer.Exit(1)
+    print("Revoked.", file=sys.stderr)
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    """Return a record as JSON values: identifiers and times as text, sets as sorted lists."""
+    from dataclasses import asdict
+
+    return {name: _plain_value(value) for name, value in asdict(row).items()}
+
+
+def _plain_value(value: object) -> object:
+    from datetime import datetime
+
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    if isinstance(value, set | frozenset):
+        return sorted(str(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [_plain_value(item) for item in value]
+    return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else str(value)
