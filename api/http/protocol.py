@@ -3,7 +3,7 @@
 The differences from `HttpToolsProtocol`:
 
 - Header fields have limits (431), and so has the request target (414), while they arrive.
-- Header fields have a deadline (408), and the rest of a body that no route reads has one too.
+- Header fields have a deadline (408), and so have bodies, whether a route reads them or not.
 - An offer to upgrade to a protocol that is not served, such as h2c, is ignored, as RFC 9110, section 7.8, allows.
 - Trailer fields of a chunked body are discarded, and do not become header fields (RFC 9110, section 6.5.1).
 - Bytes that are not HTTP are answered with a problem document.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypedDict, cast
+from typing import Final, TypedDict, cast
 
 import httptools
 import structlog
@@ -54,9 +54,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     header_seconds = 20.0
     """How long a client may take to send the request line and the header fields of a request."""
-    unread_body_seconds = 20.0
-    unread_body_bytes_per_second = 500
-    """How much of a body that no route reads must arrive in each period, for the connection to be used again."""
+    body_seconds = 20.0
+    body_bytes_per_second = 500
+    """A body must be complete within `body_seconds`, plus one second for each so many bytes of it that have arrived.
+
+    Apache's mod_reqtimeout has the same rule and defaults (`body=20,MinRate=500`). The time in which the server does not read,
+    because the application is slow, does not count.
+    """
     linger_seconds = 1.0
     """How long an idle connection is kept open after the server has begun to stop, since a request may be on its way; and
     how long a refused client may take to read why, since closing earlier would reset the connection."""
@@ -75,6 +79,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._arriving_bytes = 0
         self._body_bytes = 0
         self._body_wire_bytes = 0
+        self._body_started_at = 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._set_deadline(self.header_seconds, self._head_is_late)
         _keep_alive_by_tcp(transport)
@@ -115,8 +120,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._feed(data)
             if not self._is_in_head:
                 self._require_little_overhead()
-                if was_in_head:
-                    self._cancel_deadline()
+                if self._deadline is None or heads_read != self._heads_read:
+                    self._body_started_at = self.loop.time()
+                    self._set_deadline(self.body_seconds, self._body_is_late)
             elif self._has_begun or heads_read == self._heads_read:
                 # A part of a head, or empty lines before one.
                 if was_in_head:
@@ -193,16 +199,11 @@ class HttpProtocol(HttpToolsProtocol):
             # The parser takes what follows for another protocol. For us the body begins here: see `_ignore_upgrade`.
             return
         super().on_message_complete()
-        self._cancel_deadline()
+        if self._deadline is not None:
+            self._cancel_deadline()
         self._is_in_head = True
         self._has_begun = False
         self._head_bytes = 0
-
-    def on_response_complete(self) -> None:
-        """Make room for the next request; if the body of this one is still arriving, not for long."""
-        super().on_response_complete()
-        if not self._is_in_head and not self.transport.is_closing():
-            self._expect_unread_body()
 
     # Limits
 
@@ -229,9 +230,9 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.headers) > MAX_HEADER_FIELDS:
             raise Problem("headers-too-large")
 
-    def _set_deadline(self, seconds: float, when_late: Callable[..., None], *arguments: Any) -> None:
+    def _set_deadline(self, seconds: float, when_late: Callable[[], None]) -> None:
         self._cancel_deadline()
-        self._deadline = self.loop.call_later(seconds, when_late, *arguments)
+        self._deadline = self.loop.call_later(seconds, when_late)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -248,18 +249,16 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _expect_unread_body(self) -> None:
-        """Close the connection unless the rest of the body arrives at a sensible rate."""
-        self._set_deadline(self.unread_body_seconds, self._require_unread_body, self._heads_read, self._body_bytes)
-
-    def _require_unread_body(self, heads_read: int, body_bytes: int) -> None:
+    def _body_is_late(self) -> None:
         self._deadline = None
-        if self._is_in_head or heads_read != self._heads_read:
-            return
-        if self._body_bytes - body_bytes < self.unread_body_seconds * self.unread_body_bytes_per_second:
-            self.transport.close()
+        if self.flow.read_paused:
+            self._body_started_at += self.body_seconds
+        allowed_seconds = self.body_seconds + self._body_bytes / self.body_bytes_per_second
+        left_seconds = self._body_started_at + allowed_seconds - self.loop.time()
+        if left_seconds > 0:
+            self._set_deadline(left_seconds, self._body_is_late)
         else:
-            self._expect_unread_body()
+            self._refuse(Problem("request-timeout", "The body of the request arrived too slowly."))
 
     # Refusals
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 import httpx2
 import pytest
 
-from api.http import body as body_reading
 from api.http.protocol import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, HttpProtocol
 from tests.conftest import PATIENCE_SECONDS, Api
 
@@ -411,7 +410,7 @@ def test_a_json_body_that_arrives_too_slowly_is_answered_408(
     email: Callable[..., str],
     path: str,
 ) -> None:
-    monkeypatch.setattr(body_reading, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(HttpProtocol, "body_seconds", 0.3)
     head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
     connection = connect()
     connection.socket.settimeout(0.05)
@@ -433,7 +432,7 @@ def test_a_json_body_that_arrives_too_slowly_is_answered_408(
 def test_a_body_that_no_route_reads_must_arrive_at_a_sensible_rate(
     connect: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HttpProtocol, "unread_body_seconds", 0.2)
+    monkeypatch.setattr(HttpProtocol, "body_seconds", 0.2)
     stalled, trickling = connect(), connect()
     request = b"POST /emails HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
 
