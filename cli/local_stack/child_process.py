@@ -1,4 +1,4 @@
-"""Starting and ending the processes of the local stack, each in a session of its own."""
+"""Starts and ends the processes of the local stack, each in a session of its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Command:
-    """How a process is started and how it is asked to stop. No secret may stand in `argv`, which everyone can read."""
+    """How a process is started, and which signal stops it. `argv` must hold no secret, since any account can read it."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -39,15 +39,16 @@ class Command:
 
 
 def spawn(command: Command, output: int | IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start it with no input and with both outputs going to `output`. Raises `OSError` when it cannot be executed.
+    """Start a process without input, whose standard output and error go to `output`. Raises `OSError` if it cannot run.
 
-    It leads a session, so that its process group bears its pid. On Linux the kernel sends it `stop_signal` should this
-    process die first; this is asked for only on the main thread, as it is the thread's death that counts.
+    The process leads a session, so its process group has the number of its pid. On Linux the kernel sends it
+    `stop_signal` when this process dies first. That works only from the main thread, because the kernel watches the
+    thread.
     """
     account = command.account
     with warnings.catch_warnings():
-        # Python 3.12 and later warn of code that runs between fork and exec in a process with threads, since it could
-        # wait for a lock that another thread held. This code takes none: it makes two system calls.
+        # Python 3.12 and later warn about code between fork and exec in a process with threads, as it could wait for a
+        # lock of another thread. This code takes no lock: it makes two system calls.
         warnings.filterwarnings("ignore", message=".*multi-threaded", category=DeprecationWarning)
         return subprocess.Popen(
             command.argv,
@@ -65,7 +66,7 @@ def spawn(command: Command, output: int | IO[bytes]) -> subprocess.Popen[bytes]:
 
 
 def end_group(process: subprocess.Popen[bytes], stop_signal: signal.Signals, patience_seconds: float) -> None:
-    """Ask it to stop, and kill its whole process group when it has not by then. Nothing of the group is left."""
+    """Send the signal, wait for up to `patience_seconds`, and kill the process group. No process of it is left."""
     if process.poll() is None:
         process.send_signal(stop_signal)
         with suppress(subprocess.TimeoutExpired):
@@ -75,18 +76,18 @@ def end_group(process: subprocess.Popen[bytes], stop_signal: signal.Signals, pat
 
 
 def kill_group(leader_pid: int) -> None:
-    """Kill every process of the group. A group that is gone is no error."""
+    """Kill every process of the group. It is not an error if there is none."""
     try:
         os.killpg(leader_pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
     except PermissionError:
-        # macOS answers so for a group of which only a zombie is left.
+        # macOS raises this for a group of which only a zombie is left.
         pass
 
 
 def wait_until(condition: Callable[[], bool], limit_seconds: float, pause_seconds: float = 0.02) -> bool:
-    """Whether the condition came true within the limit."""
+    """Wait for the condition, and return whether it was true within the limit."""
     deadline = time.monotonic() + limit_seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -98,7 +99,7 @@ def wait_until(condition: Callable[[], bool], limit_seconds: float, pause_second
 def _stop_with_the_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         return None
-    # Everything is looked up before the fork: after it, only two system calls are made.
+    # Everything is looked up before the fork. After it, there are only two system calls.
     prctl = ctypes.CDLL(None).prctl
     number = int(stop_signal)
     parent = os.getpid()

@@ -1,4 +1,4 @@
-"""The stack's data directory: its layout, its lock, and the secrets and ports that stay the same at each start."""
+"""The data directory of a stack: its layout, its lock, and the secrets and ports that are the same at each start."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from shared.errors import ConfigurationError
 
 _MEMORY_NAME = "local_stack.json"
 STATE_KEY = "state_folder"
-"""Under which the folder is remembered that holds the folders of the parts, when that is not the data directory."""
+"""The key under which a folder outside of the data directory is stored that holds the folders of the parts."""
 
 
 def default_data_directory() -> Path:
-    """`TASKMILL_DATA_DIR`, or `taskmill` in the user's data folder as the XDG base directory specification has it."""
+    """Return `TASKMILL_DATA_DIR`, or `taskmill` in the user's data folder (XDG Base Directory Specification)."""
     if chosen := os.environ.get("TASKMILL_DATA_DIR"):
         return Path(chosen).expanduser()
     data_home = os.environ.get("XDG_DATA_HOME", "")
-    # The specification has relative paths ignored.
+    # The specification says to ignore relative paths.
     base = Path(data_home) if data_home.startswith("/") else Path.home() / ".local" / "share"
     return base / "taskmill"
 
 
 class DataDirectory:
-    """A data directory that this process alone uses, while in the `with` block.
+    """A data directory that only this process uses, within the `with` block.
 
-    Entering makes the folder and raises `ConfigurationError` when another stack holds it, or it cannot be written to.
+    Entering creates the folder. Raises `ConfigurationError` if another stack runs on it, or it cannot be written to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class DataDirectory:
         os.write(lock, f"{os.getpid()}\n".encode())
         self._lock = lock
         self._memory = read_memory(self._memory_path)
-        self._notice_a_copy()
+        self._forget_processes_of_original()
         return self
 
     def __exit__(
@@ -70,11 +70,11 @@ class DataDirectory:
 
     @property
     def process_record(self) -> Path:
-        """Where the supervisor records what it runs."""
+        """The file in which the supervisor records its processes."""
         return self.path / "processes.json"
 
     def folder(self, name: str) -> Path:
-        """A folder in it, made if absent."""
+        """Return a folder in it, which is created if it is missing."""
         return make_folder(self.path / name)
 
     def recall(self, name: str) -> object:
@@ -88,7 +88,7 @@ class DataDirectory:
             self._keep_memory()
 
     def secret(self, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(32)) -> str:
-        """The secret of that name: random at the first start, the same ever after."""
+        """Return the secret of that name, which is random at the first start and then stays the same."""
         kept = self._memory.get(name)
         if not isinstance(kept, str):
             kept = self._memory[name] = make()
@@ -96,7 +96,7 @@ class DataDirectory:
         return kept
 
     def port(self, name: str, host: str = "127.0.0.1", promised: Container[int] = ()) -> int:
-        """A free port for that use, promised to no other: the one of the last start, if it is free again."""
+        """Return a free port that is not promised to another use: that of the last start, if it is free."""
         remembered = self._memory.get(name)
         port = choose_port(remembered if isinstance(remembered, int) else None, host, promised)
         if port != remembered:
@@ -104,8 +104,8 @@ class DataDirectory:
             self._keep_memory()
         return port
 
-    def _notice_a_copy(self) -> None:
-        """Forget what tells of running processes when this is a copy: they are the original's, and are not to be ended."""
+    def _forget_processes_of_original(self) -> None:
+        """Forget the recorded processes if this is a copy: they belong to the original, and must not be ended."""
         place = find_place(self.path)
         kept = self._memory.get("place")
         if kept == place:
@@ -122,7 +122,7 @@ class DataDirectory:
 
 
 def is_in_use(path: Path) -> bool:
-    """Whether a stack runs on the data directory. Of a copy, as of a stopped one, it is not true, whatever lies in it."""
+    """Return whether a stack runs on the data directory. For a copy of a running one it returns False."""
     try:
         lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -151,13 +151,18 @@ def find_other_owner(state: Path, path: Path) -> Path | None:
     return noted if named == str(state) else None
 
 
+def remove_state_folder(path: Path) -> None:
+    """Delete the folder outside of a data directory that holds the folders of its parts, if there is one."""
+    state = read_memory(path / _MEMORY_NAME).get(STATE_KEY)
+    if isinstance(state, str) and find_other_owner(Path(state), path) is None:
+        shutil.rmtree(state, ignore_errors=True)
+
+
 def remove_data_directory(path: Path) -> None:
-    """Throw away the data directory of a stopped stack, and what of it lies elsewhere."""
+    """Delete the data directory of a stopped stack, and its folders outside of it."""
     from cli.local_stack.postgres import PostgresServer
 
     if (path / "postgres").exists():
         PostgresServer(path / "postgres").remove()
-    state = read_memory(path / _MEMORY_NAME).get(STATE_KEY)
-    if isinstance(state, str) and find_other_owner(Path(state), path) is None:
-        shutil.rmtree(state, ignore_errors=True)
+    remove_state_folder(path)
     shutil.rmtree(path, ignore_errors=True)

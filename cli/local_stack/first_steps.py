@@ -1,4 +1,4 @@
-"""What is done between the start of the servers and that of the parts: the database, its tables, the admin's key.
+"""Prepares the database between the start of the servers and that of the parts: its tables, and the key of the admin.
 
 Run as `python -m cli.local_stack.first_steps --api-key-file FILE [--postgres-directory DIR]`, a process of its own, so
 that what it imports loads while the servers start and does not stay in the supervisor.
@@ -21,9 +21,9 @@ _FOREIGN_SERVER_SECONDS = 30
 
 
 def take_first_steps(settings: Settings, api_key_file: Path, postgres_directory: Path | None) -> None:
-    """Wait for the database, create it if it is the built-in one, migrate it, and see that the admin's key is known.
+    """Wait for the database, create it if it is the built-in one, migrate it, and store the key of the admin.
 
-    Raises `TaskmillError` when the database does not answer or cannot be migrated.
+    Raises `TaskmillError` if the database does not answer or cannot be migrated.
     """
     from shared.api_keys import ensure_first_admin_key, new_key
     from shared.database.schema_migrations import migrate
@@ -55,7 +55,7 @@ def _answers(database_url: str) -> bool:
 
 
 def main() -> None:
-    """Read the arguments and the settings, and take the steps; exit 1, with one plain line, when one fails."""
+    """Read the arguments and the settings, and take the steps. Exit with 1 and one plain line if a step fails."""
     parser = argparse.ArgumentParser(description="Prepare the database of the local stack.")
     parser.add_argument("--api-key-file", type=Path, required=True)
     parser.add_argument("--postgres-directory", type=Path)

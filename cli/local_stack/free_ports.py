@@ -1,4 +1,4 @@
-"""Choosing TCP ports on the loopback address."""
+"""Chooses TCP ports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts' log lines on one standard output, each behind the name of its part."""
+"""Prints the log lines of all parts on one standard output, each after the name of its part."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class LogPrinter:
         self._thread.start()
 
     def say(self, part: str, text: str) -> None:
-        """Print each line of the text as the part's."""
+        """Print each line of the text after the name of the part."""
         for line in text.splitlines():
             self._put(f"{self._head(part)} {line}")
 
     def plain(self, text: str) -> None:
-        """Print the text as it is."""
+        """Print the text without a name."""
         self._put(text)
 
     def close(self, patience_seconds: float = 1.0) -> None:
-        """Print what is left, for no longer than that."""
+        """Print what is left, and stop; wait for no longer than the given time."""
         try:
             self._queue.put(None, timeout=patience_seconds)
         except queue.Full:
@@ -72,7 +72,7 @@ class LogPrinter:
 
 
 class LinePump(asyncio.Protocol):
-    """Takes what a part prints from its pipe and hands it on by lines."""
+    """Reads the output of a part from a pipe, and passes it on line by line."""
 
     def __init__(self, printer: LogPrinter, part: str) -> None:
         self._printer = printer

@@ -1,4 +1,4 @@
-"""Files and folders that are the owner's alone, and what the parts of the stack remember in them."""
+"""Files and folders that only their owner can read, and the values that the stack stores in them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from shared.errors import ConfigurationError
 
 
 def make_folder(path: Path, *, passable: bool = False) -> Path:
-    """Make a folder and those above it, if absent. What it makes is the owner's alone.
+    """Create a folder and those above it, if they are missing, readable for the owner only, and return it.
 
-    With `passable`, root's can be passed through by others, though not listed: the account that Postgres runs as must
-    get to its own folder. An existing folder is left as it is. Raises `ConfigurationError` when it cannot be made.
+    With `passable`, other accounts can pass through root's folders, but not list them: the account that Postgres runs as
+    must reach its own folder. Existing folders are not changed. Raises `ConfigurationError` if one cannot be created.
     """
     mode = 0o711 if passable and os.geteuid() == 0 else 0o700
     try:
@@ -30,24 +30,24 @@ def make_folder(path: Path, *, passable: bool = False) -> Path:
         if not path.is_dir():
             raise ConfigurationError(f"{path} is not a folder")
     except OSError as error:
-        raise ConfigurationError(f"The folder {path} cannot be made: {error.strerror}") from error
+        raise ConfigurationError(f"The folder {path} cannot be created: {error.strerror}") from error
     return path
 
 
 @contextmanager
 def writing_in(data_dir: Path) -> Iterator[None]:
-    """Turn what the operating system refuses in the block into a `ConfigurationError` that says what to do."""
+    """Raise a `ConfigurationError` that says what to do, in place of an `OSError` within the block."""
     try:
         yield
     except OSError as error:
         raise ConfigurationError(
             f"The data directory {data_dir} cannot be used: {error.filename or data_dir}: {error.strerror}. "
-            "Choose another --data-dir, or make this one yours to write in"
+            "Choose another --data-dir, or change the owner or the permissions of this one"
         ) from error
 
 
 def find_place(folder: Path) -> str | None:
-    """What tells a folder from its copy, and stays when it is renamed: its device and inode. None if it is not there."""
+    """Return the device and inode of a folder, which differ for a copy and stay when it is renamed; None if it is missing."""
     try:
         status = folder.stat()
     except OSError:
@@ -77,7 +77,7 @@ def write_atomically(path: Path, text: str, mode: int = 0o600, owner: Account | 
 
 
 def read_memory(path: Path) -> dict[str, Any]:
-    """What `write_memory` kept, or nothing. Raises `ConfigurationError` for a file that is not ours."""
+    """Return what `write_memory` stored, or an empty mapping. Raises `ConfigurationError` for any other file."""
     try:
         memory = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -90,15 +90,15 @@ def read_memory(path: Path) -> dict[str, Any]:
 
 
 def write_memory(path: Path, memory: dict[str, Any]) -> None:
-    """Keep it as JSON, readable by the owner alone, since it holds passwords."""
+    """Store a mapping as JSON, readable for the owner only, since it holds passwords."""
     write_atomically(path, json.dumps(memory, indent=2) + "\n")
 
 
 def find_short_runtime_folder(uid: int, remembered: str | None) -> Path:
-    """A folder of `uid` alone whose path is short enough for a socket in it (107 bytes), however deep the data lies.
+    """Return a folder that only `uid` can enter, with a path short enough for a socket in it (107 bytes).
 
-    The remembered one is taken again while it still is that account's and closed to others. A fresh one has a random
-    name, as a name that can be foretold could be taken first by someone else.
+    The remembered one is used again if it still belongs to that account and is closed to others. A new one has a random
+    name, because another account could create a predictable one first.
     """
     if remembered is not None and _is_private(Path(remembered), uid):
         return Path(remembered)

@@ -1,4 +1,4 @@
-"""What runs in a stack, and with which settings."""
+"""The parts of a stack, their commands and their environment."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _WORKER_CONCURRENCY = {"files": max(2, _CORES), "reports": 2, "email": 4, "maint
 _WORKERS = tuple(f"worker-{queue}" for queue in _WORKER_CONCURRENCY)
 
 STOP_STAGES = (("api",), ("beat", "flower", *_WORKERS), ("relay",), ("mail", "broker"), ("postgres",))
-"""First the door, then those who make work, those who do it, and last what all of them stand on."""
+"""The order in which parts stop: first the API, then what submits and runs tasks, and the servers last."""
 
 STOP_LIMIT_SECONDS = 18.5
 _PATIENCE_SECONDS = {
     "api": 2.5,
-    # Longer than a worker takes at most to finish, or else hand back, what it holds (`_LONGEST_GRACE_SECONDS`).
+    # Longer than the time in which a worker finishes or requeues its tasks (`_LONGEST_GRACE_SECONDS`).
     **dict.fromkeys(_WORKERS, 10.5),
     "beat": 2.0,
     "flower": 2.0,
@@ -47,11 +47,11 @@ _PATIENCE_SECONDS = {
 _HOSTS = "TASKMILL_ALLOWED_HOSTS"
 _GRACE = "TASKMILL_SHUTDOWN_GRACE_SECONDS"
 _LONGEST_GRACE_SECONDS = 8.0
-"""What a worker is given to finish its work, whatever the user's setting: all of the stack stops within 20 s."""
+"""The longest time that a worker may finish its tasks, whatever the setting, since the stack stops within 20 s."""
 
 _OWNER_URL = "TASKMILL_DATABASE_OWNER_URL"
 _REPLACING = {"postgres": "TASKMILL_DATABASE_URL", "broker": "TASKMILL_BROKER_URL", "mail": "TASKMILL_SMTP_URL"}
-"""The variables by which a server of the user's own takes a built-in one's place."""
+"""The variables by which a server of the user replaces a built-in one."""
 
 
 class StackPlan:
@@ -75,19 +75,19 @@ class StackPlan:
 
     @cached_property
     def broker(self) -> BrokerServer | None:
-        """The built-in broker; None when a server of the user's takes its place."""
+        """The built-in broker, or None if a server of the user replaces it."""
         if "broker" in self._replaced:
             return None
         return BrokerServer(self._folders.folder("broker"), self._promised, self.runs_as.account)
 
     def choose_ports(self, api_port: int) -> None:
-        """Choose them, each as it was at the last start if that is free; `api_port` 0 leaves the API's to the stack.
+        """Choose the ports, each as at the last start if it is free. `api_port` 0 means any free one.
 
-        Raises `ConfigurationError` when the API's is taken, or its host is elsewhere.
+        Raises `ConfigurationError` if the API cannot listen on its port or host.
         """
         if not is_of_this_machine(self._host):
             raise ConfigurationError(
-                f"{self._host} is no address of this machine: choose another --host, such as 127.0.0.1, or 0.0.0.0 for all"
+                f"{self._host} is not an address of this machine: choose another --host, such as 127.0.0.1, or 0.0.0.0 for all"
             )
         if api_port:
             self._require_port(api_port)
@@ -118,7 +118,7 @@ class StackPlan:
             ) from None
 
     def settle_environment(self) -> None:
-        """Fix the environment of every part, once the servers are prepared: the user's, where it says something."""
+        """Compose the environment of the parts, after the servers are prepared. Variables of the user come first."""
         project = str(Path(__file__).resolve().parents[2])
         defaults = {
             "TASKMILL_STORAGE_URL": self._folders.folder("objects").as_uri(),
@@ -141,7 +141,7 @@ class StackPlan:
             "TASKMILL_FLOWER_HOST": "127.0.0.1",
             "TASKMILL_FLOWER_PORT": str(self._ports["flower"]),
             "PYTHONPATH": os.pathsep.join(filter(None, [project, os.environ.get("PYTHONPATH")])),
-            # The working directory is the data directory, and no module is to be found there.
+            # No module may be imported from the working directory.
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
             MARK: self.mark,
@@ -149,23 +149,23 @@ class StackPlan:
         if (storage := find_own_storage(given)) and may_hand_over(storage):
             self._folders.hand_over(make_folder(storage), str(storage))
         if hosts := given.get(_HOSTS):
-            # The stack itself, and whoever reads the ready file, asks by these.
+            # The stack itself, and programs that read the ready file, use these names.
             own[_HOSTS] = ",".join(dict.fromkeys([*hosts.split(","), self._api_host, "localhost"]))
         if grace := given.get(_GRACE):
             own[_GRACE] = _shorten_grace(grace)
         self._environment = defaults | given | own
 
     def postgres_part(self, server: PostgresServer) -> Part:
-        """The built-in database, once prepared."""
+        """Return the built-in database, after its `prepare`."""
         return self._part("postgres", self._marked(server.command()), server.clear_remains)
 
     def broker_part(self, server: BrokerServer) -> Part:
-        """The built-in broker, once prepared."""
+        """Return the built-in broker, after its `prepare`."""
         self._promised.add(server.port)
         return self._part("broker", self._marked(server.command()), server.clear_remains)
 
     def mail_part(self) -> Part | None:
-        """The mail sink; None when a server of the user's takes the mail."""
+        """Return the mail sink, or None if a server of the user receives the mail."""
         if "mail" in self._replaced:
             return None
         arguments = ["--directory", str(self._folders.folder("mail")), "--smtp-port", str(self._ports["smtp"])]
@@ -173,7 +173,7 @@ class StackPlan:
         return self._part("mail", self._python("cli.local_stack.mail_sink", *arguments))
 
     def first_steps(self) -> Part:
-        """What is done once to the database before the parts start."""
+        """Return the process that prepares the database before the parts start."""
         arguments = ["--api-key-file", str(self.api_key_file)]
         if self.postgres:
             arguments += ["--postgres-directory", str(self.postgres.directory)]
@@ -183,7 +183,7 @@ class StackPlan:
         return self._part("migrate", Command(argv, environment, directory=self._directory.path))
 
     def list_front_parts(self) -> list[Part]:
-        """The parts that the API's readiness stands on, and Flower."""
+        """Return the API, the parts that it needs to be ready, and Flower."""
         api = self._python("cli.main", "api", "--host", self._host, "--port", str(self._ports["api"]), "--workers", "1")
         others = [self._part(name, self._python("cli.main", name)) for name in ("relay", "beat", "flower")]
         return [self._part("api", api), *others]
@@ -199,38 +199,38 @@ class StackPlan:
         return workers
 
     def is_database_prepared(self) -> bool:
-        """Whether an earlier start has done, on this very cluster, all that the first steps of this version do."""
+        """Return whether an earlier start has already prepared this cluster for this version."""
         done = self.postgres and self.postgres.recall("prepared_by")
         return self.api_key_file.exists() and done == _fingerprint_of_first_steps()
 
     def note_database_prepared(self) -> None:
-        """Remember it with the cluster, so that another cluster in its place is prepared again."""
+        """Store with the cluster that it is prepared, so that another cluster in its place is prepared again."""
         if self.postgres:
             self.postgres.remember("prepared_by", _fingerprint_of_first_steps())
 
     @property
     def api_address(self) -> tuple[str, int]:
-        """The host and the port at which the API can be asked from this machine."""
-        # That it listens everywhere names no place to ask at.
+        """The host and the port by which this machine reaches the API."""
+        # An address that stands for all of them cannot be connected to.
         host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104
         return host, self._ports["api"]
 
     @property
     def _api_host(self) -> str:
-        """The API's host as a URL has it."""
+        """The host of the API as it is written in a URL."""
         host, _ = self.api_address
         return f"[{host}]" if ":" in host else host
 
     @property
     def listeners(self) -> dict[str, int]:
-        """The loopback ports, by name, that must be open before the stack is ready."""
+        """The loopback ports that must accept connections before the stack is ready, by name."""
         listeners = {"flower": self._ports["flower"]}
         if "mail" not in self._replaced:
             listeners |= {"mail": self._ports["smtp"], "the mail page": self._ports["mail_page"]}
         return listeners
 
     def describe(self, find_pid: Callable[[str], int | None], api_key: str) -> ReadyFile:
-        """The ready file of now."""
+        """Return the content of the ready file."""
         environment = self._environment
         prefix = environment.get("TASKMILL_FLOWER_URL_PREFIX", "").strip("/")
         own_mail = "mail" not in self._replaced
@@ -271,7 +271,7 @@ def _shorten_grace(given: str) -> str:
     try:
         return str(min(float(given), _LONGEST_GRACE_SECONDS))
     except ValueError:
-        # Each part says what is wrong with it.
+        # Each part reports what is wrong with it.
         return given
 
 

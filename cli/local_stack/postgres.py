@@ -1,4 +1,8 @@
-"""The local stack's database: Postgres from its wheel, run in the foreground as a child, never by its wrapper."""
+"""The database of the local stack: Postgres from its wheel, run in the foreground as a child process.
+
+The Python wrapper of the wheel is not used. It opens the permissions of folders above the data directory, and detaches the
+server from its parent.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +86,7 @@ class PostgresServer(ServerProcess):
 
     @property
     def url(self) -> str:
-        """The URL of the database with the role that owns it, by TCP, once prepared."""
+        """The URL of the database with the role that owns it, by TCP, after `prepare`."""
         return self._make_url(DATABASE)
 
     @property
@@ -92,12 +96,12 @@ class PostgresServer(ServerProcess):
 
     @property
     def port(self) -> int:
-        """Where it listens, once prepared."""
+        """The port on which it listens, after `prepare`."""
         return int(self._memory["port"])
 
     @property
     def cluster(self) -> Path:
-        """The folder of the cluster, once prepared."""
+        """The folder of the cluster, after `prepare`."""
         return self.directory / str(self._memory["cluster"])
 
     def prepare(self) -> None:
@@ -140,7 +144,7 @@ class PostgresServer(ServerProcess):
         )
 
     def is_ready(self) -> bool:
-        """Whether `SELECT 1` answers."""
+        """Return whether `SELECT 1` succeeds."""
         import psycopg
 
         try:
@@ -151,7 +155,7 @@ class PostgresServer(ServerProcess):
         return True
 
     def complete(self) -> None:
-        """Create the database, if absent."""
+        """Create the database if it is missing."""
         import psycopg
 
         with psycopg.connect(self._make_url("postgres"), connect_timeout=10, autocommit=True) as connection:
@@ -159,7 +163,7 @@ class PostgresServer(ServerProcess):
                 connection.execute(f"CREATE DATABASE {DATABASE}")
 
     def clear_remains(self) -> None:
-        """Kill every server process on this cluster, each being in a session of its own, and remove their lock files."""
+        """Kill every server process on this cluster, even in other sessions, and remove their lock files."""
         import psutil
 
         if "cluster" not in self._memory or not self.cluster.exists():
@@ -172,26 +176,26 @@ class PostgresServer(ServerProcess):
         ]
         signal_all(remains, signal.SIGKILL)
         wait_until_gone(remains, limit_seconds=10)
-        # Postgres itself only looks whether some process has the pid that stands in these files, which after a
-        # restart of the machine may be anyone.
+        # Postgres only checks whether a process has the pid in these files. After a restart of the machine that may be
+        # any process.
         (self.cluster / "postmaster.pid").unlink(missing_ok=True)
         if "socket_folder" in self._memory:
             for stale in Path(self._memory["socket_folder"]).glob(".s.PGSQL.*"):
                 stale.unlink()
 
     def recall(self, name: str) -> object:
-        """What `remember` kept with the cluster under that name; None if nothing."""
+        """Return what `remember` stored with the cluster under that name, or None."""
         return self._memory.get("notes", {}).get(name)
 
     def remember(self, name: str, value: str) -> None:
-        """Keep a note for as long as there is the cluster."""
+        """Store a note for as long as the cluster exists."""
         self._memory["notes"] = {**self._memory.get("notes", {}), name: value}
         write_memory(self._memory_path, self._memory)
 
     def remove(self) -> None:
-        """Throw away the cluster and the socket's folder, wherever they lie. The server must be stopped.
+        """Delete the cluster and the folder of the socket, wherever they are. The server must be stopped.
 
-        A cluster that is another folder's is left to that.
+        A cluster that belongs to another folder is not deleted.
         """
         if "cluster" in self._memory and self._find_other_owner() is None:
             shutil.rmtree(self.cluster, ignore_errors=True)
@@ -222,11 +226,11 @@ class PostgresServer(ServerProcess):
         return f"postgresql://{USER}:{self._memory['password']}@127.0.0.1:{self.port}/{database}"
 
     def _settle_cluster(self) -> Account | None:
-        """Decide, at the first start, where the cluster lies; answer who owns it, and so who runs the server."""
+        """Decide where the cluster is, at the first start, and return the account that owns it and runs the server."""
         if "cluster" in self._memory:
             if not self.cluster.is_dir():
                 raise ConfigurationError(
-                    f"The database's folder {self.cluster} is gone: put it back, or remove {self._memory_path} to begin "
+                    f"The folder of the database, {self.cluster}, is missing: put it back, or remove {self._memory_path} to begin "
                     "with an empty database"
                 )
             return find_owner(self.cluster)
@@ -237,7 +241,7 @@ class PostgresServer(ServerProcess):
             cluster.mkdir(mode=0o700, exist_ok=True)
         elif self._fast:
             cluster = Path(tempfile.mkdtemp(prefix="taskmill-cluster-"))
-            # Nobody else knows of it. It is removed after the server was killed, as what was registered last runs first.
+            # Functions that were registered last run first, so the cluster is removed after the server was killed.
             atexit.register(self.remove)
         else:
             cluster = Path(tempfile.mkdtemp(prefix="cluster-", dir=make_system_folder()))
@@ -248,7 +252,7 @@ class PostgresServer(ServerProcess):
         return account
 
     def _recall_own(self) -> dict[str, Any]:
-        """What is remembered, without what is another folder's, should this one be a copy."""
+        """Return the stored values, without those of another folder if this one is a copy."""
         memory = read_memory(self._memory_path)
         place = find_place(self.directory)
         is_copy = memory.get("place", place) != place
@@ -267,11 +271,11 @@ class PostgresServer(ServerProcess):
 
     @property
     def _owner_note(self) -> Path:
-        """Beside a cluster that lies elsewhere: the folder that it serves. Inside, initdb would not have it."""
+        """The file that names the folder to which a cluster elsewhere belongs. initdb accepts no file within the cluster."""
         return self.cluster.with_name(f"{self.cluster.name}.owner")
 
     def _claim_cluster(self) -> None:
-        """Note whose a cluster that lies elsewhere is. Raises `ConfigurationError` when it is another folder's."""
+        """Record the folder of a cluster that is elsewhere. Raises `ConfigurationError` if it belongs to another folder."""
         if not self._lies_elsewhere or self._fast:
             return
         if other := self._find_other_owner():
@@ -282,19 +286,19 @@ class PostgresServer(ServerProcess):
         write_atomically(self._owner_note, f"{self.directory}\n")
 
     def _find_other_owner(self) -> Path | None:
-        """The other folder that a cluster which lies elsewhere serves; None when it serves this one."""
+        """Return the other folder to which a cluster elsewhere belongs, or None if it belongs to this one."""
         if not self._lies_elsewhere or not self._owner_note.exists():
             return None
         noted = Path(self._owner_note.read_text(encoding="utf-8").removesuffix("\n"))
         if noted.exists() and self.directory.exists() and noted.samefile(self.directory):
             return None
-        # A folder that was moved left nothing where it was, or whatever was made there since has another cluster.
+        # At the old place of a moved folder there is nothing, or a folder with another cluster.
         named = read_memory(noted / _MEMORY_NAME).get("cluster")
         return noted if named == str(self.cluster) else None
 
     def _initialise(self, account: Account | None) -> None:
-        """Run initdb. Raises `ServerFailed` with what it printed."""
-        # An earlier run may have been killed in the middle of this.
+        """Run initdb. Raises `ServerFailed` with its output."""
+        # An earlier run may have been killed during this.
         for left in self.cluster.iterdir():
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         password_file = Path(self._memory["socket_folder"]) / "password"

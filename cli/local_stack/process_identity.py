@@ -1,4 +1,4 @@
-"""Knowing a process again: by its pid and by when it started, since a pid alone is soon another's."""
+"""Identifies processes by pid and start time, because pids are used again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cli.local_stack.child_process import wait_until
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process that runs or ran on this machine. `started` is opaque, and differs for each holder of the pid."""
+    """One process that runs or ran on this machine. `started` differs between processes with the same pid."""
 
     pid: int
     started: str
 
 
 def identify(pid: int) -> ProcessIdentity | None:
-    """Who has the pid now; None when nobody has, or only a zombie, which holds nothing any more."""
+    """Return the process that has the pid now, or None if there is none or only a zombie."""
     if sys.platform == "linux":
         return _identify_by_proc(pid)
     import psutil
@@ -37,12 +37,12 @@ def identify(pid: int) -> ProcessIdentity | None:
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
-    """Whether that very process still runs."""
+    """Return whether this process still runs."""
     return identify(identity.pid) == identity
 
 
 def list_descendants(pid: int) -> list[ProcessIdentity]:
-    """The processes that it started, and those that these started, in whatever session they are."""
+    """Return the child processes of a process, and theirs, whatever their session."""
     import psutil
 
     try:
@@ -53,7 +53,7 @@ def list_descendants(pid: int) -> list[ProcessIdentity]:
 
 
 def list_marked(variable: str, value: str) -> list[ProcessIdentity]:
-    """The processes, of those that can be looked into, that were started with the variable in their environment."""
+    """Return the processes with the variable in their environment, as far as this account can read it."""
     import psutil
 
     marked = []
@@ -68,7 +68,7 @@ def list_marked(variable: str, value: str) -> list[ProcessIdentity]:
 
 
 def signal_all(identities: Iterable[ProcessIdentity], number: int) -> None:
-    """Send the signal to those that still are who they were."""
+    """Send the signal to those processes that still run."""
     for identity in identities:
         if is_alive(identity):
             with suppress(ProcessLookupError):
@@ -76,14 +76,14 @@ def signal_all(identities: Iterable[ProcessIdentity], number: int) -> None:
 
 
 def wait_until_gone(identities: Iterable[ProcessIdentity], limit_seconds: float) -> bool:
-    """Whether all had ended within the limit."""
+    """Wait for the end of all processes, and return whether all ended within the limit."""
     remaining = list(identities)
     return wait_until(lambda: not any(is_alive(identity) for identity in remaining), limit_seconds)
 
 
 def _identify_by_proc(pid: int) -> ProcessIdentity | None:
-    # proc_pid_stat(5): after the name, which stands in parentheses and may hold anything, come the state and, 19 fields
-    # later, the start in clock ticks since the boot. Unlike a time of day, it never moves when the clock is set.
+    # proc_pid_stat(5): the name, in parentheses, may hold any character. After it come the state and, 19 fields later,
+    # the start in clock ticks since the boot. Unlike a time of day, it does not change when the clock is set.
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""The record of what the supervisor started, by which a later one ends what a killed one left running."""
+"""Records the processes of the supervisor, so that a later one can end what a killed one left running."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from cli.local_stack.process_identity import (
 )
 
 MARK = "TASKMILL_LOCAL_STACK"
-"""The environment variable that every process of a stack inherits; its value is that stack's own."""
+"""The environment variable that every process of a stack inherits. Its value differs for each stack."""
 
 _ORDERLY_SECONDS = 3.0
 
 
 class ProcessRecord:
-    """The parts that run, by name, on disk. Only the holder of the data directory's lock may have one."""
+    """The running parts, by name, in a file. Only the holder of the lock of the data directory may use it."""
 
     def __init__(self, path: Path, mark: str) -> None:
         self._path = path
@@ -35,25 +35,25 @@ class ProcessRecord:
         self._running: dict[str, ProcessIdentity] = {}
 
     def add(self, part: str, pid: int) -> None:
-        """Remember that the part now runs as this process."""
+        """Record that the part now runs as this process."""
         if identity := identify(pid):
             self._running[part] = identity
             self._write()
 
     def clear(self) -> None:
-        """Forget all, once everything has ended."""
+        """Delete all records, after everything has ended."""
         self._running.clear()
         self._write()
 
     def list_strays(self) -> list[ProcessIdentity]:
-        """What runs of this stack though it is no part: what a part started and left behind."""
+        """Return running processes of this stack that are not parts: what parts started and left behind."""
         parts = {identity.pid for identity in self._running.values()} | {os.getpid()}
         return [identity for identity in list_marked(MARK, self._mark) if identity.pid not in parts]
 
     def end_earlier(self) -> int:
-        """End what an earlier supervisor left running, with all that it started; answer how many processes it was.
+        """End what an earlier supervisor left running, with its child processes, and return how many processes it was.
 
-        The parts are asked first, so that workers hand back what they hold, and killed after three seconds.
+        The parts get SIGTERM first, so that workers requeue their tasks, and are killed after three seconds.
         """
         recorded = [ProcessIdentity(**entry) for entry in read_memory(self._path).get("running", {}).values()]
         alive = [identity for identity in recorded if is_alive(identity)]
@@ -69,10 +69,10 @@ class ProcessRecord:
         return len(everything)
 
     def _write(self) -> None:
-        # Without waiting for the disk: after a power cut there is nothing left to end.
+        # Without a sync to the disk: after a power cut there are no processes to end.
         text = json.dumps({"running": {part: asdict(identity) for part, identity in self._running.items()}})
         draft = self._path.with_suffix(".new")
-        # On a full disk the parts must be kept running all the same; what the record lacks, the mark still tells.
+        # On a full disk the parts must run all the same. Processes that the record lacks are found by the mark.
         with suppress(OSError):
             draft.touch(mode=0o600)
             draft.write_text(text + "\n", encoding="utf-8")

@@ -28,7 +28,7 @@ CONFIGURATION_ERROR = 2
 
 
 class ReadyNotices:
-    """Receives the notices of parts that work, each on a socket of its own in a folder of the account's."""
+    """Receives the notices of parts, each on a socket of its own in a folder of the account."""
 
     def __init__(self, account: Account | None) -> None:
         self._account = account

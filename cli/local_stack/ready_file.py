@@ -1,4 +1,4 @@
-"""The ready file: what a program, or a person, needs to use the running stack."""
+"""The ready file: the URLs, credentials and process ids of a running stack."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ PARTS = (
 
 @dataclass(frozen=True)
 class ReadyFile:
-    """Its content. `pids` are the processes that the supervisor started; a part that a server of yours replaces is None.
+    """The content. `pids` are the processes of the parts; a part that a server of the user replaces is None.
 
-    So are `mail_url` and `mail_dir` when the mail goes to a server of yours. The running parts use `database_url`, whose
+    So are `mail_url` and `mail_dir` if a server of the user receives the mail. The running parts use `database_url`, whose
     role may only read and write rows; `database_owner_url` is None if that role owns the tables.
     """
 
@@ -49,12 +49,12 @@ class ReadyFile:
     pids: dict[str, list[int] | None]
 
     def write(self, path: Path) -> None:
-        """Replace the file by this, in one step, readable by its owner alone."""
+        """Replace the file in one step. Only its owner can read it."""
         write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def read_running(data_dir: Path) -> dict[str, Any]:
-    """The ready file of the stack that runs on the directory. Raises `ConfigurationError` when none does."""
+    """Return the ready file of the stack that runs on the directory. Raises `ConfigurationError` if none does."""
     ready = read_memory(data_dir / "ready.json") if is_in_use(data_dir) else {}
     if not ready:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""A server of the local stack: what the supervisor asks of one, and how a test runs one alone."""
+"""The base class of the servers of the local stack, which the supervisor or a test runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _STARTS = 5
 
 
 class ServerFailed(Exception):
-    """The server ended, or did not answer in time. The message holds the end of what it printed."""
+    """The server ended, or did not answer in time. The message has the end of its output."""
 
 
 class ServerProcess(ABC):
-    """A server that keeps all it has in one folder, with its port and its password.
+    """A server whose files, port and password are in one folder.
 
-    Alone, it is a context manager; or `start`, `stop` (orderly) and `kill` (as a power cut would), in any order and
-    again and again. Its output goes to `server.log` in the folder. The port is none of those `promised` to others.
+    Without a supervisor, use it as a context manager, or call `start`, `stop` (orderly) and `kill` (like a power cut) in any
+    order. Its output goes to `server.log` in the folder. It takes none of the ports `promised` to other servers.
     """
 
     def __init__(self, directory: Path, promised: Container[int] = ()) -> None:
@@ -33,35 +33,35 @@ class ServerProcess(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make what is needed before a start, choose a free port, and end what an earlier run left behind."""
+        """Create what a start needs, choose a free port, and end what an earlier run left behind."""
 
     @abstractmethod
     def command(self) -> Command:
-        """How it is started, once prepared."""
+        """Return the command that starts it, after `prepare`."""
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Whether it answers a query now."""
+        """Return whether it answers a query now."""
 
     @abstractmethod
     def clear_remains(self) -> None:
-        """Kill what has outlived the server's main process, and remove what would hinder the next start."""
+        """Kill processes that outlived the main process of the server, and remove files that would prevent the next start."""
 
-    def complete(self) -> None:  # noqa: B027 - most have nothing to do.
-        """What is done once it answers, before others use it."""
+    def complete(self) -> None:  # noqa: B027 - most servers need nothing.
+        """Prepare the server after it answers, and before it is used."""
 
     @property
     def log_path(self) -> Path:
-        """What it has printed since its last start."""
+        """The file with its output since its last start."""
         return self.directory / "server.log"
 
     @property
     def pid(self) -> int | None:
-        """The main process, while it is to run."""
+        """The pid of the main process, or None if it was not started."""
         return self._process.pid if self._process else None
 
     def start(self, limit_seconds: float = 120) -> None:
-        """Start it and return when it answers. Raises `ServerFailed`, or `ConfigurationError` if it cannot run here."""
+        """Start it, and return when it answers. Raises `ServerFailed`, or `ConfigurationError` if it cannot run here."""
         if self._process is not None:
             if self._process.poll() is None:
                 return
@@ -70,7 +70,7 @@ class ServerProcess(ABC):
             try:
                 self._start_once(limit_seconds)
             except ServerFailed:
-                # A port that was free when it was chosen may be taken by now: the next turn takes another.
+                # The port may have been taken since it was chosen. The next attempt chooses another.
                 if attempt == _STARTS:
                     raise
             else:
@@ -78,13 +78,13 @@ class ServerProcess(ABC):
                 return
 
     def stop(self) -> None:
-        """Stop it in order. All that was committed is there at the next start."""
+        """Stop it in order. What was committed is kept."""
         if self._process is not None:
             end_group(self._process, self.command().stop_signal, patience_seconds=20)
             self._forget()
 
     def kill(self) -> None:
-        """Kill it and all that it started, without a warning."""
+        """Kill it and its child processes, without a signal before."""
         if self._process is not None:
             kill_group(self._process.pid)
             self._process.wait()

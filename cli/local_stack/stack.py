@@ -1,4 +1,4 @@
-"""A local stack for a program: `with LocalStack(port=0) as stack: stack.ready["api_url"]`."""
+"""Runs a local stack from a program: `with LocalStack(port=0) as stack: stack.ready["api_url"]`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cli.local_stack.server_process import ServerFailed
 BUILT_IN_SERVERS = dict.fromkeys(
     ("TASKMILL_DATABASE_URL", "TASKMILL_BROKER_URL", "TASKMILL_STORAGE_URL", "TASKMILL_SMTP_URL"), ""
 )
-"""An environment in which no server of the user's own takes the place of a built-in one."""
+"""An environment in which no server of the user replaces a built-in one."""
 
 _STOP_SECONDS = 25.0
 
@@ -28,8 +28,8 @@ _STOP_SECONDS = 25.0
 class LocalStack:
     """Runs `taskmill up` as a process of its own, with its log in `stack.log` of the data directory.
 
-    Without a data directory it takes a temporary one, which leaving the `with` block throws away. `environment` is
-    added to the caller's own, and port 0 is any free one.
+    Without a data directory it uses a temporary one, which is deleted at the end of the `with` block. `environment` is
+    added to that of this process. Port 0 means any free one.
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class LocalStack:
 
     @property
     def ready(self) -> dict[str, Any]:
-        """The ready file as it is now: a part that was restarted has its pid of now."""
+        """The content of the ready file, with the current pids of parts that were restarted."""
         content = json.loads((self.data_dir / "ready.json").read_text(encoding="utf-8"))
         assert isinstance(content, dict)
         return content
 
     @property
     def supervisor_pid(self) -> int | None:
-        """The supervisor's process, while the stack is to run."""
+        """The pid of the supervisor, or None if the stack was not started."""
         return self._process.pid if self._process else None
 
     @property
     def log_path(self) -> Path:
-        """What the stack has printed since its last start."""
+        """The file with the output of the stack since its last start."""
         return self.data_dir / "stack.log"
 
     def start(self, limit_seconds: float = 120) -> None:
@@ -90,7 +90,7 @@ class LocalStack:
             raise ServerFailed(f"The local stack in {self.data_dir} did not get ready:\n{said}")
 
     def stop(self) -> int | None:
-        """End all of it, in order; answer the supervisor's exit code. All that was kept is there at the next start."""
+        """Stop all parts in order, and return the exit code of the supervisor. The data are kept."""
         if self._process is None:
             return None
         process, self._process = self._process, None
@@ -102,19 +102,19 @@ class LocalStack:
             return process.wait()
 
     def wait(self) -> None:
-        """Return when the stack has ended by itself."""
+        """Wait until the stack ends by itself."""
         if self._process is not None:
             self._process.wait()
 
     def kill_supervisor(self) -> None:
-        """Kill the supervisor alone, as if it had crashed. The next start ends what it leaves behind."""
+        """Kill only the supervisor, as if it had crashed. The next start ends the parts that it leaves running."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def remove(self) -> None:
-        """Throw the stopped stack's data away."""
+        """Delete the data of the stopped stack."""
         remove_data_directory(self.data_dir)
 
     def __enter__(self) -> Self:
@@ -139,6 +139,6 @@ class LocalStack:
 def _make_temporary_directory() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="taskmill-data-"))
     if os.geteuid() == 0:
-        # The account that Postgres runs as must get through to its cluster; all else in it is closed to others.
+        # The account that Postgres runs as must reach its cluster. Everything else in it is closed to other accounts.
         directory.chmod(0o711)
     return directory

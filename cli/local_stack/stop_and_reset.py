@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from cli.local_stack.child_process import wait_until
-from cli.local_stack.data_directory import DataDirectory, is_in_use
+from cli.local_stack.data_directory import DataDirectory, is_in_use, remove_state_folder
 from cli.local_stack.postgres import PostgresServer
 from shared.errors import ConfigurationError
 
@@ -67,8 +67,9 @@ def reset_data_directory(data_dir: Path, confirm: Callable[[str], bool]) -> bool
     with DataDirectory(data_dir):
         if not confirm(f"Delete all tasks, files, keys and mail in {data_dir}?"):
             return False
-        # When root runs the stack, the cluster may be in another place.
+        # When root runs the stack, the cluster and the folders of the parts may be in another place.
         PostgresServer(data_dir / "postgres").remove()
+        remove_state_folder(data_dir)
         for name in _CONTENTS:
             path = data_dir / name
             if path.is_dir() and not path.is_symlink():

@@ -1,4 +1,4 @@
-"""Starting the parts of the stack, starting again what dies, and ending all of them in order."""
+"""Starts the parts of the stack, restarts those that die, and stops all of them in order."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _POLL_SECONDS = 0.05
 class Part:
     """One process to keep running.
 
-    `clear_remains` is called when it has ended, to clear what it left behind beyond its process group, which is killed
-    with it; `patience_seconds` is how long it may take to stop before it is killed.
+    `clear_remains` is called when it has ended, to remove what it left behind outside of its process group, which is
+    killed. `patience_seconds` is how long it may take to stop before it is killed.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Part:
 
 
 class Supervisor:
-    """Keeps parts running. `on_restart` is called whenever one that had died runs again."""
+    """Keeps parts running. Calls `on_restart` after each restart of a part that had died."""
 
     def __init__(self, printer: LogPrinter, record: ProcessRecord, on_restart: Callable[[], object]) -> None:
         self._printer = printer
@@ -53,15 +53,15 @@ class Supervisor:
         self._fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def hurry(self) -> None:
-        """Wait for nothing any more while stopping: kill."""
+        """Kill the parts that are stopping, without waiting for them."""
         self._hurry.set()
 
     async def wait_for_fault(self) -> None:
-        """Raise what went wrong in keeping a part running, should that ever happen; never return."""
+        """Raise the error that prevents the supervisor from keeping a part running. Without one, never return."""
         await asyncio.shield(self._fault)
 
     def find_pid(self, name: str) -> int | None:
-        """The part's process, as it was last started."""
+        """Return the pid of the part's last process, or None if it was not started."""
         process = self._processes.get(name)
         return process.pid if process else None
 
@@ -70,13 +70,13 @@ class Supervisor:
         return self._exit_codes.get(name)
 
     async def start(self, part: Part) -> None:
-        """Start it, and keep it running from now on. Raises `OSError` when it cannot be executed."""
+        """Start a part, and keep it running. Raises `OSError` if it cannot be executed."""
         await self._spawn(part)
         keeper = self._keepers[part.name] = asyncio.create_task(self._keep(part), name=f"keep {part.name}")
         keeper.add_done_callback(self._note_fault)
 
     async def run_once(self, part: Part) -> int:
-        """Run it to its end and answer its exit code; it is ended when this is cancelled."""
+        """Run a part to its end and return its exit code. Kill it when this is cancelled."""
         await self._spawn(part)
         process = self._processes[part.name]
         try:
@@ -99,9 +99,9 @@ class Supervisor:
             kill_group(process.pid)
 
     async def stop(self, stages: Sequence[Sequence[str]], limit_seconds: float) -> None:
-        """End the parts, stage by stage, all of them within the limit, and whatever they started and left behind."""
+        """Stop the parts, stage by stage, within the limit, and kill the processes that they left behind."""
         deadline = time.monotonic() + limit_seconds
-        # Of the parts, not of this process: it may have children that are no business of this supervisor.
+        # Only of the parts: this process may have other children.
         descendants = [
             descendant for process in self._processes.values() for descendant in list_descendants(process.pid)
         ]
@@ -163,7 +163,7 @@ class Supervisor:
                 self._printer.say("taskmill", f"{name} did not stop in time and is killed")
                 kill_group(process.pid)
                 await _wait_for_exit(process)
-        # A stop in the middle of the start finds parts that nobody keeps yet.
+        # A stop during the start finds parts that are not kept running yet.
         if name in self._keepers:
             self._keepers[name].cancel()
         part.clear_remains()
@@ -178,14 +178,16 @@ class Supervisor:
 
 
 async def _wait_for_exit(process: subprocess.Popen[bytes]) -> int:
-    """Wait for its end, kill what is left of its process group, which must not work beside its successor, and answer
-    its exit code, or minus the signal that ended it.
+    """Wait for the end of a process, kill the rest of its process group, and return its exit code.
+
+    The exit code of a process that a signal ended is minus its number. Nothing of the group may run beside the process
+    that replaces it.
     """
     if sys.platform == "linux":
         try:
             descriptor = os.pidfd_open(process.pid)
         except OSError:
-            # An old kernel, or it is gone already: looking now and then does as well.
+            # An old kernel, or the process has ended already: it is polled instead.
             descriptor = -1
         if descriptor >= 0:
             loop = asyncio.get_running_loop()
@@ -197,9 +199,9 @@ async def _wait_for_exit(process: subprocess.Popen[bytes]) -> int:
                 loop.remove_reader(descriptor)
                 os.close(descriptor)
             if process.returncode is None:
-                # Until it is waited for, nobody else can get its pid, and with it its group's number.
+                # Until the process is waited for, its pid, which is the number of its group, is not used again.
                 kill_group(process.pid)
-    while (code := process.poll()) is None:  # noqa: ASYNC110 - nothing else tells of it here.
+    while (code := process.poll()) is None:  # noqa: ASYNC110 - there is no event to wait for.
         await asyncio.sleep(_POLL_SECONDS)
     return code
 

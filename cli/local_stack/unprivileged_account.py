@@ -11,7 +11,7 @@ from cli.local_stack.child_process import Account
 from shared.errors import ConfigurationError
 
 SYSTEM_STATE_FOLDER = Path("/var/db/taskmill" if sys.platform == "darwin" else "/var/lib/taskmill")
-"""Where root keeps what the account cannot reach elsewhere. The folder is root's, and all may pass through it."""
+"""Where root stores what the account cannot reach elsewhere. The folder belongs to root, and all accounts can pass it."""
 
 
 def find_account() -> Account | None:
@@ -36,7 +36,7 @@ def find_account() -> Account | None:
 
 
 def find_owner(path: Path) -> Account | None:
-    """The account that owns an existing folder, for root; None for a plain user."""
+    """Return the account that owns an existing folder, for root; None for a plain user."""
     if os.geteuid() != 0:
         return None
     status = path.stat()
@@ -68,11 +68,11 @@ def can_reach(account: Account, path: Path) -> bool:
 
 
 def make_system_folder() -> Path:
-    """Make `SYSTEM_STATE_FOLDER`, if absent, and answer it."""
+    """Create `SYSTEM_STATE_FOLDER` if it is missing, and return it."""
     SYSTEM_STATE_FOLDER.mkdir(parents=True, exist_ok=True)
     status = SYSTEM_STATE_FOLDER.stat()
     if status.st_uid != 0 or status.st_mode & 0o022:
-        raise ConfigurationError(f"{SYSTEM_STATE_FOLDER} is not root's alone: others may write there")
+        raise ConfigurationError(f"Accounts other than root may write to {SYSTEM_STATE_FOLDER}: remove that permission")
     SYSTEM_STATE_FOLDER.chmod(0o755)
     return SYSTEM_STATE_FOLDER
 

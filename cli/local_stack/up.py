@@ -1,4 +1,4 @@
-"""`taskmill up`: the whole local stack, under the supervisor, until it is told to stop."""
+"""`taskmill up`: runs the whole local stack under the supervisor until it is stopped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WORKERS_WAIT_SECONDS = 5
 
 @dataclass(frozen=True)
 class UpOptions:
-    """What `taskmill up` was told. `port` 0 is any free one."""
+    """The options of `taskmill up`. `port` 0 means any free one."""
 
     data_dir: Path
     host: str = "127.0.0.1"
@@ -38,7 +38,7 @@ class UpOptions:
 
 
 def run_up(options: UpOptions) -> int:
-    """Run the stack until SIGTERM, SIGINT or SIGHUP, and answer the exit code.
+    """Run the stack until SIGTERM, SIGINT or SIGHUP, and return the exit code.
 
     Raises `ConfigurationError` when it cannot start: another stack on the directory, a port that is taken, a file that
     cannot be written.
@@ -68,10 +68,10 @@ class _Stack:
         self._api_key = ""
 
     async def run(self) -> int:
-        """Start all of it, run until told to stop or until it cannot go on, and end all of it."""
+        """Start all parts, run until a signal or an error, stop all parts, and return the exit code."""
         began = time.monotonic()
         self._supervisor = Supervisor(self._printer, self._record, on_restart=self._write_ready_file)
-        stop = self._heed_signals()
+        stop = self._handle_signals()
         self._prepare()
         self._notices = ReadyNotices(self._plan.runs_as.account)
         stopped = asyncio.create_task(stop.wait())
@@ -79,7 +79,7 @@ class _Stack:
         try:
             await asyncio.wait({stopped, work}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                # It ends by itself only by failing.
+                # It ends by itself only with an error.
                 work.result()
         except (ServerFailed, OSError) as error:
             self._say(str(error))
@@ -95,22 +95,22 @@ class _Stack:
                 self._plan.postgres.remove_socket_folder()
         return 0
 
-    def _heed_signals(self) -> asyncio.Event:
-        """Set the event at the first signal to stop, and have stopping hurried at the second."""
+    def _handle_signals(self) -> asyncio.Event:
+        """Return an event that the first signal to stop sets. The second signal kills what has not stopped yet."""
         stop = asyncio.Event()
 
         def receive(number: signal.Signals) -> None:
             if stop.is_set():
                 self._supervisor.hurry()
             else:
-                self._say(f"Stopping ({number.name}); once more to hurry")
+                self._say(f"Stopping ({number.name}); again to stop at once")
                 stop.set()
 
-        heeded = [signal.SIGINT, signal.SIGTERM]
-        # Under nohup the end of the terminal is to be ignored.
+        handled = [signal.SIGINT, signal.SIGTERM]
+        # nohup asks to ignore the end of the terminal.
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            heeded.append(signal.SIGHUP)
-        for number in heeded:
+            handled.append(signal.SIGHUP)
+        for number in handled:
             asyncio.get_running_loop().add_signal_handler(number, receive, number)
         return stop
 
@@ -131,7 +131,7 @@ class _Stack:
             plan.broker.prepare()
             await supervisor.start(plan.broker_part(plan.broker))
         if plan.postgres:
-            # At the first start it makes the cluster, which takes a second or two: in a thread, so that signals count.
+            # The first start creates the cluster, which takes a second or two: in a thread, so that signals are handled.
             await asyncio.to_thread(plan.postgres.prepare)
             await supervisor.start(plan.postgres_part(plan.postgres))
         plan.settle_environment()
@@ -139,12 +139,12 @@ class _Stack:
             await supervisor.start(mail)
         if not plan.is_database_prepared():
             if await supervisor.run_once(plan.first_steps()) != 0:
-                raise ServerFailed("The database could not be prepared; what went wrong stands above")
+                raise ServerFailed("The database could not be prepared. The lines above say why")
             plan.note_database_prepared()
         for part in plan.list_front_parts():
             await supervisor.start(part)
-        # On few cores all of them at once would keep each other from getting ready. What is submitted meanwhile waits
-        # in the database, so the workers may come last; but they come, whatever ails the others.
+        # On few cores, parts that all start at once slow each other down. Tasks wait in the database, so the workers start
+        # last; but they do start, even if another part does not become ready.
         front = asyncio.create_task(wait_until_ready(*plan.api_address, plan.listeners, self._say))
         await asyncio.wait({front}, timeout=_WORKERS_WAIT_SECONDS)
         for part in plan.list_workers(self._notices.open):
@@ -173,7 +173,7 @@ class _Stack:
             await asyncio.gather(*(self._supervisor.restart(name) for name in names))
 
     def _write_ready_file(self) -> ReadyFile | None:
-        """Write it with the processes of now. Before the stack is ready there is none to write."""
+        """Write the ready file with the current processes, if the stack is ready, and return its content."""
         if not self._is_ready:
             return None
         ready = self._plan.describe(self._supervisor.find_pid, self._api_key)
@@ -185,7 +185,7 @@ class _Stack:
         return ready
 
     def _withdraw_ready_file(self) -> None:
-        """Remove it and write it no more, as what it says is over. Whoever waits for it waits for the next start."""
+        """Remove the ready file, and do not write it again."""
         self._is_ready = False
         for path in self._ready_paths:
             try:
@@ -195,7 +195,7 @@ class _Stack:
 
     def _announce(self, ready: ReadyFile | None, seconds: float) -> None:
         assert ready is not None
-        # A log that is kept is not the place for secrets.
+        # A log that is stored must not contain secrets.
         on_terminal = sys.stdout.isatty()
         password = f", password {ready.flower_password}" if on_terminal else ""
         lines = [
@@ -227,10 +227,10 @@ async def _finish_unless_refused(readiness: list[asyncio.Task[None]], refusal: a
 
 
 def _make_way(ready_path: Path) -> None:
-    """Remove an earlier ready file, and raise `ConfigurationError` when none can be written there."""
+    """Remove an earlier ready file. Raises `ConfigurationError` if none can be written there."""
     try:
         ready_path.unlink(missing_ok=True)
-        # Tried under another name: whoever waits for the file must not see one before its time.
+        # The attempt uses another name, so that programs which wait for the ready file do not see it too early.
         with tempfile.TemporaryFile(dir=ready_path.parent):
             pass
     except OSError as error:

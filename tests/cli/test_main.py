@@ -259,4 +259,4 @@ def test_an_address_of_another_machine_is_said_plainly(tmp_path: Path) -> None:
     outcome = taskmill("up", "--data-dir", str(tmp_path / "data"), "--host", "192.0.2.1")
 
     assert outcome.returncode == 2
-    assert "192.0.2.1 is no address of this machine" in outcome.stderr
+    assert "192.0.2.1 is not an address of this machine" in outcome.stderr

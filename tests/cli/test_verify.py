@@ -287,7 +287,7 @@ CORRUPTIONS = [
 
 
 @pytest.mark.parametrize(("check", "fate", "statement"), [c[1:] for c in CORRUPTIONS], ids=[c[0] for c in CORRUPTIONS])
-def test_what_is_planted_is_found_and_nothing_else(shared_rows: Rows, check: str, fate: str, statement: str) -> None:
+def test_each_corruption_is_found_by_its_check_only(shared_rows: Rows, check: str, fate: str, statement: str) -> None:
     with shared_rows.engine.connect() as connection:
         shared_rows.corrupt(connection, statement)
 
@@ -297,7 +297,7 @@ def test_what_is_planted_is_found_and_nothing_else(shared_rows: Rows, check: str
     assert {finding[:2] for finding in findings} == {(check, str(shared_rows.task[fate]))}, findings
 
 
-def test_every_check_has_its_corruption() -> None:
+def test_every_check_has_a_corruption() -> None:
     from shared.queries.verification import CHECKS
 
     assert {check.name for check in CHECKS} <= {corruption[1] for corruption in CORRUPTIONS}
@@ -316,7 +316,7 @@ def test_an_object_of_another_size_is_found(rows: Rows, tmp_path: Path) -> None:
     assert found(verify(rows.settings)) == {("objects", str(rows.task["succeeded"]))}
 
 
-def test_only_a_deep_look_sees_that_an_object_holds_other_bytes_of_the_same_length(rows: Rows, tmp_path: Path) -> None:
+def test_only_deep_finds_other_bytes_of_the_same_length(rows: Rows, tmp_path: Path) -> None:
     path = tmp_path / "objects" / rows.key
     path.write_bytes(b"x" * path.stat().st_size)
 
@@ -326,7 +326,7 @@ def test_only_a_deep_look_sees_that_an_object_holds_other_bytes_of_the_same_leng
     assert found(deep) == {("objects", str(rows.task["succeeded"]))}
 
 
-def test_an_object_without_a_file_is_a_warning_until_the_hunt_must_have_come(rows: Rows, tmp_path: Path) -> None:
+def test_a_young_object_without_a_file_is_only_a_warning(rows: Rows, tmp_path: Path) -> None:
     young, due, old = (leave_object(rows, tmp_path, age_seconds=hours * 3600) for hours in (0, 25, 27))
 
     report = verify(rows.settings)
@@ -335,7 +335,7 @@ def test_an_object_without_a_file_is_a_warning_until_the_hunt_must_have_come(row
     assert {warning.subject for warning in report.warnings} == {young, due}
 
 
-def test_an_object_that_goes_while_the_store_is_walked_is_none_of_the_findings(
+def test_an_object_that_is_deleted_meanwhile_is_not_a_finding(
     rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     purged, young = (leave_object(rows, tmp_path, age_seconds=age) for age in (7 * 86_400, 0))
@@ -348,7 +348,7 @@ def test_an_object_that_goes_while_the_store_is_walked_is_none_of_the_findings(
     assert report.warnings == []
 
 
-def test_what_was_accepted_before_is_left_out(rows: Rows) -> None:
+def test_tasks_before_since_are_not_checked(rows: Rows) -> None:
     with rows.engine.begin() as connection:
         rows.corrupt(connection, "DELETE FROM task_payloads WHERE task_id = {queued}")
 
@@ -358,7 +358,7 @@ def test_what_was_accepted_before_is_left_out(rows: Rows) -> None:
     assert later.tasks == {}
 
 
-def test_the_command_lists_what_is_broken_and_exits_with_one(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_lists_broken_promises_and_exits_with_1(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in rows.settings.model_dump(mode="json", exclude_unset=True).items():
         monkeypatch.setenv(f"TASKMILL_{name.upper()}", str(value))
     sound = CliRunner().invoke(app, ["verify"])
@@ -375,11 +375,11 @@ def test_the_command_lists_what_is_broken_and_exits_with_one(rows: Rows, monkeyp
     assert [finding["subject"] for finding in json.loads(document.output)["broken"]] == [str(rows.task["running"])]
 
 
-def test_an_age_that_is_none_is_refused() -> None:
+def test_an_invalid_age_is_refused() -> None:
     assert CliRunner().invoke(app, ["verify", "--since", "yesterday"]).exit_code == 2
 
 
-def test_a_database_at_work_has_no_findings(api: Any, engine_room: Any, eventually: Callable[..., Any]) -> None:
+def test_a_database_under_load_has_no_findings(api: Any, engine_room: Any, eventually: Callable[..., Any]) -> None:
     client = api.client("operator", "operator")
     reports = []
     first = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]

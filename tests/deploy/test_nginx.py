@@ -175,13 +175,13 @@ def _accepts(port: int) -> bool:
     return True
 
 
-def test_a_path_and_its_query_reach_the_api_as_they_are(door: FrontDoor) -> None:
+def test_path_and_query_reach_the_api_unchanged(door: FrontDoor) -> None:
     answer = json.loads(door.get("/tasks/a%2Fb?wait=60&ids=1,2").read())
 
     assert answer["path"] == "/tasks/a%2Fb?wait=60&ids=1,2"
 
 
-def test_what_a_client_says_of_its_address_is_not_passed_on(door: FrontDoor) -> None:
+def test_what_a_client_claims_about_its_address_is_not_passed_on(door: FrontDoor) -> None:
     lies = {
         "X-Forwarded-For": "203.0.113.9",
         "X-Forwarded-Proto": "https",
@@ -221,7 +221,7 @@ def test_credentials_and_request_ids_are_passed_on(door: FrontDoor) -> None:
         "/flower/healthcheck",
     ],
 )
-def test_metrics_are_closed_however_they_are_spelt(door: FrontDoor, path: str) -> None:
+def test_metrics_are_not_served_in_any_spelling(door: FrontDoor, path: str) -> None:
     response = door.get(path)
 
     assert response.status == 404
@@ -236,7 +236,7 @@ def test_flower_is_served_under_its_prefix(door: FrontDoor) -> None:
     assert door.get("/flower").headers["Location"].endswith("/flower/")
 
 
-def test_headers_of_the_api_are_neither_changed_nor_doubled(door: FrontDoor) -> None:
+def test_headers_of_the_api_are_passed_on_unchanged(door: FrontDoor) -> None:
     response = door.get("/tasks", {"Accept-Encoding": "gzip"})
 
     assert response.headers.get_all("X-Content-Type-Options") == ["nosniff"]
@@ -255,9 +255,7 @@ def test_headers_of_the_api_are_neither_changed_nor_doubled(door: FrontDoor) -> 
         ("/uploads", Settings().max_upload_bytes + (2 << 20)),
     ],
 )
-def test_a_body_that_the_api_would_not_take_is_refused_before_it_is_sent(
-    door: FrontDoor, path: str, too_many: int
-) -> None:
+def test_a_body_over_the_limit_is_refused_before_it_is_sent(door: FrontDoor, path: str, too_many: int) -> None:
     connection = door.connect()
     connection.putrequest("POST", path)
     connection.putheader("Content-Length", str(too_many))
@@ -273,7 +271,7 @@ def test_a_body_that_the_api_would_not_take_is_refused_before_it_is_sent(
 @pytest.mark.parametrize(
     ("path", "bytes_"), [("/reports", Settings().max_json_bytes), ("/tasks/batch", Settings().max_batch_bytes)]
 )
-def test_a_body_that_the_api_would_just_take_is_passed_on(door: FrontDoor, path: str, bytes_: int) -> None:
+def test_a_body_of_exactly_the_limit_is_passed_on(door: FrontDoor, path: str, bytes_: int) -> None:
     connection = door.connect()
     connection.request("POST", path, body=b"x" * bytes_)
 
@@ -335,7 +333,7 @@ def test_a_chunked_body_is_passed_on(door: FrontDoor) -> None:
     assert json.loads(connection.getresponse().read()) == {"bytes": 300_000}
 
 
-def test_a_chunked_body_that_is_too_large_is_refused_too(door: FrontDoor) -> None:
+def test_a_chunked_body_over_the_limit_is_refused(door: FrontDoor) -> None:
     connection = door.connect()
     chunks = (b"x" * (1 << 19) for _ in range(4))
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -344,7 +342,7 @@ def test_a_chunked_body_that_is_too_large_is_refused_too(door: FrontDoor) -> Non
     assert connection.getresponse().status == 413
 
 
-def test_a_refusal_of_the_api_comes_through_though_the_body_was_not_read(door: FrontDoor) -> None:
+def test_a_refusal_of_the_api_is_passed_on_before_the_body_was_read(door: FrontDoor) -> None:
     connection = door.connect()
     connection.putrequest("POST", "/refused")
     connection.putheader("Content-Length", "2000")
@@ -357,7 +355,7 @@ def test_a_refusal_of_the_api_comes_through_though_the_body_was_not_read(door: F
 
 
 @pytest.mark.parametrize("path", ["/files", "/tasks/batch"])
-def test_a_body_reaches_the_api_while_it_is_still_being_sent(door: FrontDoor, path: str) -> None:
+def test_a_body_is_passed_on_while_it_is_being_sent(door: FrontDoor, path: str) -> None:
     door.upstream.first_bytes_arrived.clear()
     connection = door.connect()
     connection.putrequest("POST", path)
@@ -369,7 +367,7 @@ def test_a_body_reaches_the_api_while_it_is_still_being_sent(door: FrontDoor, pa
     assert json.loads(connection.getresponse().read()) == {"bytes": 10}
 
 
-def test_events_come_through_one_by_one(door: FrontDoor) -> None:
+def test_events_are_passed_on_one_by_one(door: FrontDoor) -> None:
     door.upstream.may_go_on.clear()
     response = door.get("/tasks/0199c0de/events")
 
@@ -378,7 +376,7 @@ def test_events_come_through_one_by_one(door: FrontDoor) -> None:
     assert response.read().endswith(b"data: last\n\n")
 
 
-def test_an_answer_may_take_its_time(door: FrontDoor) -> None:
+def test_a_slow_answer_is_passed_on(door: FrontDoor) -> None:
     assert door.get("/slow").status == 200
 
 
@@ -395,7 +393,7 @@ def test_an_api_that_is_away_is_a_problem_document(tmp_path: Path) -> None:
     assert response.headers["X-Frame-Options"] == "DENY"
 
 
-def test_the_log_holds_no_query(tmp_path: Path) -> None:
+def test_the_access_log_has_no_query(tmp_path: Path) -> None:
     with run_nginx(tmp_path, f"127.0.0.1:{choose_port(None)}") as port:
         connection = HTTPConnection("127.0.0.1", port, timeout=20)
         connection.request("GET", "/tasks?tag=a-person")

@@ -18,7 +18,7 @@ from deploy.validate import ROOT, read_compose
 PASSWORD = "a-password-of-the-test"
 
 
-def test_the_broker_asks_for_the_password_keeps_what_it_gets_and_forgets_nothing(tmp_path: Path) -> None:
+def test_the_broker_requires_its_password_persists_and_never_evicts(tmp_path: Path) -> None:
     # The container's own start command, on folders of the test and with the server at hand.
     port = choose_port(None)
     configuration = (ROOT / "deploy" / "redis" / "redis.conf").read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def test_the_broker_asks_for_the_password_keeps_what_it_gets_and_forgets_nothing
     assert (tmp_path / "password.conf").stat().st_mode & 0o077 == 0
 
 
-def test_each_setting_of_postgres_is_one(database_url: str, postgres_server: PostgresServer) -> None:
+def test_postgres_knows_each_of_its_settings(database_url: str, postgres_server: PostgresServer) -> None:
     words = read_compose()["services"]["postgres"]["command"]
     names = [word.partition("=")[0] for word in words if "=" in word]
 

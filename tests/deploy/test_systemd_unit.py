@@ -29,19 +29,19 @@ def unit(unit_text: str) -> configparser.ConfigParser:
     return unit
 
 
-def test_a_stop_asks_the_part_alone_and_gives_it_the_time_that_it_takes(unit: configparser.ConfigParser) -> None:
+def test_a_stop_signals_only_the_part_and_waits_long_enough(unit: configparser.ConfigParser) -> None:
     # With the default, its limited children would be ended too, and their tasks fail.
     assert unit["Service"]["KillMode"] == "mixed"
     assert int(unit["Service"]["TimeoutStopSec"]) > Settings().shutdown_grace_seconds * 2
 
 
-def test_a_part_is_started_again_however_often_it_ends(unit: configparser.ConfigParser) -> None:
+def test_a_part_is_restarted_however_often_it_ends(unit: configparser.ConfigParser) -> None:
     assert unit["Service"]["Restart"] == "always"
     assert unit["Unit"]["StartLimitIntervalSec"] == "0"
 
 
 @pytest.mark.needs_program("systemd-analyze", debian="systemd")
-def test_systemd_itself_takes_the_unit(unit_text: str, tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(unit_text: str, tmp_path: Path) -> None:
     file = tmp_path / "taskmill@api.service"
     # It looks for the program, which lies elsewhere here.
     file.write_text(unit_text.replace("/srv/taskmill/taskmill", "/bin/true").replace("User=taskmill", "User=root"))

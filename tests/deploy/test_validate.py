@@ -21,7 +21,7 @@ NEEDED_PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDED_PROGRAMS.get(name, ())) for name in validate.CHECKS])
-def test_our_files_are_right(name: str) -> None:
+def test_the_deployment_files_pass_every_check(name: str) -> None:
     assert list(validate.CHECKS[name]()) == []
 
 
@@ -45,19 +45,17 @@ def _open_the_inner_network(compose: dict[str, Any]) -> None:
     [
         (_change_service("redis", ports=["6379:6379"]), "redis publishes a port"),
         (_change_service("api", networks=["edge", "back"]), "api is on the network edge"),
-        (_change_service("api", network_mode="host"), "api is not kept apart"),
+        (_change_service("api", network_mode="host"), "api is not isolated"),
         (_change_service("beat", restart="no"), "beat is not restarted"),
         (_change_service("relay", read_only=False), "relay may write"),
         (_drop("postgres", "healthcheck"), "postgres has no health check"),
         (_drop("worker-files", "deploy"), "worker-files has no limit of memory"),
         (_drop("flower", "networks"), "flower names no network"),
         (_drop("nginx", "stop_grace_period"), "nginx has no time to stop"),
-        (_open_the_inner_network, "the network back leads outside"),
+        (_open_the_inner_network, "the network back has access to the outside"),
     ],
 )
-def test_a_compose_file_that_opens_or_drops_something_is_refused(
-    monkeypatch: pytest.MonkeyPatch, change: Change, complaint: str
-) -> None:
+def test_an_unsafe_compose_file_is_reported(monkeypatch: pytest.MonkeyPatch, change: Change, complaint: str) -> None:
     compose = copy.deepcopy(validate.read_compose())
     change(compose)
     monkeypatch.setattr(validate, "read_compose", lambda: compose)
@@ -76,13 +74,13 @@ def test_a_compose_file_that_opens_or_drops_something_is_refused(
         ["celery", "worker"],
     ],
 )
-def test_a_procfile_with_an_unknown_command_is_refused(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+def test_a_procfile_with_an_unknown_command_is_reported(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     monkeypatch.setattr(validate, "read_procfile", lambda: {"part": words})
 
     assert len(list(validate.check_procfile())) == 1
 
 
-def test_a_tool_that_is_missing_fails_in_ci_and_is_only_said_elsewhere(
+def test_a_missing_tool_fails_in_ci_and_is_reported_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def find_nothing(*_: object, **__: object) -> None:
@@ -137,7 +135,7 @@ def test_the_compose_file_does_not_start_without_its_secrets() -> None:
         assert "${" + name + ":-" not in text
 
 
-def test_a_worker_has_longer_to_stop_than_it_takes() -> None:
+def test_a_worker_may_take_longer_to_stop_than_its_grace() -> None:
     grace = Settings().shutdown_grace_seconds
     for name, service in validate.read_compose()["services"].items():
         if name.startswith("worker-"):

@@ -12,7 +12,7 @@ import pytest
 
 
 @pytest.mark.parametrize(("moment", "stored"), [("api-before-commit", 0), ("api-after-commit", 1)])
-def test_a_key_stands_for_one_task_when_the_api_died_around_its_commit(
+def test_an_idempotency_key_gives_one_task_when_the_api_dies_around_its_commit(
     room: Any, client: Any, moment: str, stored: int
 ) -> None:
     dying, cut_off = room.api(kill=moment)
@@ -35,7 +35,7 @@ def test_a_key_stands_for_one_task_when_the_api_died_around_its_commit(
     assert room.ask("SELECT count(*) FROM tasks") == [(1,)]
 
 
-def test_an_api_that_is_told_to_stop_under_load_answers_what_it_took_and_no_5xx_but_503(room: Any) -> None:
+def test_an_api_that_stops_under_load_answers_no_5xx_except_503(room: Any) -> None:
     process, client = room.api()
     other, second = room.api()
     outcomes: list[int | str] = []

@@ -20,9 +20,7 @@ LEASE_SECONDS = 1.0
 """What ran when the dump was made is taken back after so long."""
 
 
-def test_a_dump_under_load_is_restored_beside_an_empty_broker_and_work_goes_on(
-    room: Any, client: Any, tmp_path: Path
-) -> None:
+def test_a_dump_under_load_is_restored_with_an_empty_broker(room: Any, client: Any, tmp_path: Path) -> None:
     room.relay()
     room.worker()
     stopping = threading.Event()

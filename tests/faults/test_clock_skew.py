@@ -31,7 +31,7 @@ datetime.datetime = Skewed
 """
 
 
-def test_clocks_an_hour_off_both_ways_move_nothing(room: Any, client: Any, tmp_path: Path) -> None:
+def test_clocks_that_are_an_hour_wrong_have_no_effect(room: Any, client: Any, tmp_path: Path) -> None:
     folder = tmp_path / "clock"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(CLOCK)

@@ -44,7 +44,7 @@ def crash(server: PostgresServer) -> None:
     server.kill()
 
 
-def test_connections_that_are_broken_again_and_again_lose_nothing(room: Any, client: Any) -> None:
+def test_repeatedly_broken_database_connections_lose_nothing(room: Any, client: Any) -> None:
     room.relay()
     room.worker()
     room.wait_for(room.submit(client), "succeeded")
@@ -67,7 +67,7 @@ def test_connections_that_are_broken_again_and_again_lose_nothing(room: Any, cli
     assert refused <= 25
 
 
-def test_a_database_that_is_away_is_answered_503_at_once_and_all_goes_on_when_it_is_back(
+def test_without_its_database_the_api_answers_503_and_work_goes_on_afterwards(
     room: Any, client: Any, api: Any, own_postgres: PostgresServer, health: Any, lasting: Any
 ) -> None:
     room.relay()
@@ -107,7 +107,7 @@ def hold_a_running_ping(room: Any, client: Any, holding: psycopg.Connection[Any]
     pytest.fail("no ping was held while it ran")
 
 
-def test_a_database_that_dies_inside_the_end_of_a_task_leaves_one_end(
+def test_a_database_crash_while_a_task_finishes_leaves_one_end(
     room: Any, client: Any, own_postgres: PostgresServer
 ) -> None:
     room.relay()
@@ -127,7 +127,7 @@ def test_a_database_that_dies_inside_the_end_of_a_task_leaves_one_end(
     assert room.ask(ends, (task_id,)) == [(1,)]
 
 
-def test_a_claim_that_a_crash_undid_can_write_nothing(
+def test_a_claim_that_a_database_crash_lost_cannot_write(
     settings: Settings, own_postgres: PostgresServer, room: Any
 ) -> None:
     """Claims are committed without waiting for the disk: a crash may undo one whose work has begun."""

@@ -120,9 +120,7 @@ def is_done(room: Any, worker: WatchedWorker, task_ids: list[str]) -> bool:
 
 
 @pytest.mark.parametrize("how", ["reset", "killed by the server"])
-def test_a_consumer_whose_connections_break_again_and_again_within_seconds_works_on(
-    room: Any, client: Any, wire: Wire, how: str
-) -> None:
+def test_a_consumer_goes_on_after_repeatedly_broken_connections(room: Any, client: Any, wire: Wire, how: str) -> None:
     room.relay()
     worker = WatchedWorker(room, wire)
     first = room.submit_many(client, 5)
@@ -145,7 +143,7 @@ def test_a_consumer_whose_connections_break_again_and_again_within_seconds_works
     assert set(worker.ends) <= {1}
 
 
-def test_a_consumer_whose_connections_died_without_a_word_works_on(room: Any, client: Any, wire: Wire) -> None:
+def test_a_consumer_goes_on_after_connections_died_without_a_notice(room: Any, client: Any, wire: Wire) -> None:
     room.relay()
     worker = WatchedWorker(room, wire)
     first = room.submit_many(client, 5)

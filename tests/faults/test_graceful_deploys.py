@@ -68,7 +68,7 @@ def wait_for_end(room: Any, process: Any, seconds: float) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_api_that_stops_under_load_answers_what_it_took_and_resets_nobody(room: Any, workers: int) -> None:
+def test_an_api_that_stops_under_load_answers_accepted_connections(room: Any, workers: int) -> None:
     port = choose_port(None)
     stopping = room.start("api", "--port", str(port), "--workers", str(workers))
     first = room.client(f"http://127.0.0.1:{port}")
@@ -93,7 +93,7 @@ def test_an_api_that_stops_under_load_answers_what_it_took_and_resets_nobody(roo
     assert set(room.settle(60).values()) == {"succeeded"}
 
 
-def test_an_api_that_stops_finishes_an_upload_lets_waiters_go_and_answers_what_is_on_its_way(room: Any) -> None:
+def test_an_api_that_stops_finishes_uploads_and_answers_waiters(room: Any) -> None:
     process, client = room.api()
     task_id = room.submit(client)
     key = client.headers["Authorization"]
@@ -138,7 +138,7 @@ def test_an_api_that_stops_finishes_an_upload_lets_waiters_go_and_answers_what_i
     assert set(room.settle().values()) == {"succeeded"}
 
 
-def test_an_upload_that_takes_longer_than_the_grace_is_told_to_try_again(room: Any) -> None:
+def test_an_upload_longer_than_the_grace_gets_503(room: Any) -> None:
     process, client = room.api()
     key, port = client.headers["Authorization"], client.base_url.port
     head = f"POST /files HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: 100000\r\n"
@@ -172,7 +172,7 @@ def read_to_end(connection: socket.socket) -> bytes:
     return answer
 
 
-def test_a_relay_that_stops_under_load_leaves_nothing_marked_and_not_published(room: Any, client: Any) -> None:
+def test_a_relay_that_stops_under_load_publishes_every_marked_task(room: Any, client: Any) -> None:
     relay = room.start("relay", **NO_SECOND_RING)
     room.worker(concurrency=8)
     outcomes: Counter[Any] = Counter()
@@ -191,7 +191,7 @@ def test_a_relay_that_stops_under_load_leaves_nothing_marked_and_not_published(r
     assert room.ask("SELECT max(attempt) FROM tasks") == [(1,)]
 
 
-def test_beats_that_are_replaced_under_load_do_each_slot_once(room: Any, client: Any) -> None:
+def test_beats_that_are_replaced_under_load_submit_each_slot_once(room: Any, client: Any) -> None:
     room.relay()
     room.worker(queues="files,maintenance", concurrency=4)
     beat = room.start("beat")
@@ -223,9 +223,7 @@ def test_beats_that_are_replaced_under_load_do_each_slot_once(room: Any, client:
     assert set(room.settle(60).values()) == {"succeeded"}
 
 
-def test_a_worker_that_stops_under_load_finishes_what_is_short_and_hands_back_at_once_what_is_long(
-    room: Any, client: Any, settings: Any
-) -> None:
+def test_a_worker_that_stops_finishes_short_tasks_and_requeues_long_ones(room: Any, client: Any, settings: Any) -> None:
     room.start("relay", **NO_SECOND_RING)
     worker = room.worker(queues="files", concurrency=4, **NO_SECOND_RING)
     long = [room.submit(client, params={"sleep_ms": 12_000, "echo": "long"}) for _ in range(2)]

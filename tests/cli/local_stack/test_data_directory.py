@@ -11,7 +11,7 @@ from cli.local_stack.data_directory import DataDirectory, default_data_directory
 from shared.errors import ConfigurationError
 
 
-def test_a_second_stack_on_the_same_directory_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+def test_a_second_stack_on_a_directory_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     with (
         DataDirectory(tmp_path / "data"),
         pytest.raises(ConfigurationError, match=f"process {os.getpid()}.*another --data-dir"),
@@ -20,7 +20,7 @@ def test_a_second_stack_on_the_same_directory_is_refused_and_told_who_holds_it(t
         pass
 
 
-def test_a_directory_is_free_again_once_left(tmp_path: Path) -> None:
+def test_a_directory_can_be_used_again_after_its_stack_ended(tmp_path: Path) -> None:
     for _ in range(2):
         with DataDirectory(tmp_path / "data"):
             pass
@@ -42,7 +42,7 @@ def test_a_port_that_was_taken_meanwhile_is_changed(tmp_path: Path) -> None:
             assert directory.port("smtp") != port
 
 
-def test_a_copy_takes_no_process_of_the_original_for_its_own_and_a_renamed_directory_does(tmp_path: Path) -> None:
+def test_a_copy_forgets_the_processes_of_the_original(tmp_path: Path) -> None:
     with DataDirectory(tmp_path / "data") as directory:
         mark = directory.secret("mark")
         directory.process_record.write_text("{}")

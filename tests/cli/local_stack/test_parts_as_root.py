@@ -19,6 +19,7 @@ from cli.local_stack.child_process import Account
 from cli.local_stack.data_directory import DataDirectory, remove_data_directory
 from cli.local_stack.part_account import decide_account
 from cli.local_stack.part_folders import PartFolders
+from cli.local_stack.stop_and_reset import reset_data_directory
 from shared.errors import ConfigurationError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run parts as another account")
@@ -92,6 +93,16 @@ def test_folders_move_out_of_a_data_directory_that_only_root_can_reach(tmp_path:
         assert PartFolders(directory, STRANGER).folder("objects") == objects
 
     remove_data_directory(data)
+    assert not objects.exists()
+
+
+def test_a_reset_deletes_the_folders_outside_of_the_data_directory(tmp_path: Path, open_folder: Path) -> None:
+    tmp_path.chmod(0o700)
+    with DataDirectory(tmp_path / "data") as directory:
+        objects = PartFolders(directory, STRANGER).folder("objects")
+
+    assert reset_data_directory(tmp_path / "data", lambda _: True)
+
     assert not objects.exists()
 
 

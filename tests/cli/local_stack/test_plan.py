@@ -40,13 +40,13 @@ def get_setting(plan: StackPlan, name: str) -> str | None:
 
 
 @pytest.mark.parametrize(("given", "told"), [("60", "8.0"), ("2.5", "2.5"), ("soon", "soon")])
-def test_workers_are_given_no_more_grace_than_the_stack_has(make_plan: MakePlan, given: str, told: str) -> None:
+def test_the_grace_of_workers_is_limited_to_that_of_the_stack(make_plan: MakePlan, given: str, told: str) -> None:
     plan = make_plan(TASKMILL_SHUTDOWN_GRACE_SECONDS=given)
 
     assert get_setting(plan, "TASKMILL_SHUTDOWN_GRACE_SECONDS") == told
 
 
-def test_what_the_user_does_not_set_is_left_to_the_settings(make_plan: MakePlan) -> None:
+def test_settings_that_the_user_does_not_set_keep_their_defaults(make_plan: MakePlan) -> None:
     plan = make_plan()
 
     assert get_setting(plan, "TASKMILL_SHUTDOWN_GRACE_SECONDS") is None
@@ -60,9 +60,7 @@ def test_what_the_user_does_not_set_is_left_to_the_settings(make_plan: MakePlan)
         ("::1", "tasks.example.com", "tasks.example.com,[::1],localhost"),
     ],
 )
-def test_the_api_answers_to_the_name_that_the_stack_asks_by(
-    make_plan: MakePlan, host: str, given: str, told: str
-) -> None:
+def test_the_host_of_the_stack_is_an_allowed_host(make_plan: MakePlan, host: str, given: str, told: str) -> None:
     if not is_of_this_machine(host):
         pytest.skip(f"this machine has no {host}")
 
@@ -71,7 +69,7 @@ def test_the_api_answers_to_the_name_that_the_stack_asks_by(
     assert get_setting(plan, "TASKMILL_ALLOWED_HOSTS") == told
 
 
-def test_no_two_uses_are_given_the_same_port(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_two_uses_get_the_same_port(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every second draw is what was drawn before.
     draws = (20_000 + n // 2 for n in range(24_000))
     monkeypatch.setattr("cli.local_stack.free_ports.random.choice", lambda _: next(draws))
@@ -86,7 +84,7 @@ def test_no_two_uses_are_given_the_same_port(make_plan: MakePlan, monkeypatch: p
     assert len(set(ports)) == len(ports) == 6
 
 
-def test_a_port_that_two_uses_remember_is_given_to_one(tmp_path: Path) -> None:
+def test_a_port_that_two_uses_remember_goes_to_one_of_them(tmp_path: Path) -> None:
     port = choose_port()
     with DataDirectory(tmp_path / "other") as directory:
         directory._memory |= {"flower_port": port, "smtp_port": port}

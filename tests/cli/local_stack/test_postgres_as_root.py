@@ -38,7 +38,7 @@ def test_the_cluster_stays_in_the_folder_when_the_account_can_reach_it(open_fold
         assert Path(f"/proc/{server.pid}").stat().st_uid != 0
 
 
-def test_what_root_alone_can_reach_stays_so_and_the_cluster_lies_elsewhere(
+def test_the_cluster_is_elsewhere_when_only_root_can_reach_the_folder(
     tmp_path: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unprivileged_account, "SYSTEM_STATE_FOLDER", open_folder / "state")
@@ -57,7 +57,7 @@ def test_what_root_alone_can_reach_stays_so_and_the_cluster_lies_elsewhere(
     assert not first.exists()
 
 
-def test_a_copy_of_a_folder_whose_cluster_lies_elsewhere_is_refused_and_harms_nothing(
+def test_a_copy_does_not_take_the_cluster_of_the_original(
     tmp_path: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unprivileged_account, "SYSTEM_STATE_FOLDER", open_folder / "state")
@@ -79,7 +79,7 @@ def test_a_copy_of_a_folder_whose_cluster_lies_elsewhere_is_refused_and_harms_no
     assert list((open_folder / "state").glob("cluster-*")) == []
 
 
-def test_programs_that_root_alone_can_reach_are_copied_once(
+def test_programs_that_only_root_can_reach_are_copied_once(
     tmp_path: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = postgres_binaries._find_installation()
@@ -100,7 +100,7 @@ def test_programs_that_root_alone_can_reach_are_copied_once(
     assert [path.name for path in (open_folder / "state").iterdir() if path.name.startswith(".making")] == []
 
 
-def test_reach_is_judged_by_every_folder_above(open_folder: Path) -> None:
+def test_every_folder_above_decides_what_an_account_can_reach(open_folder: Path) -> None:
     inner = open_folder / "a" / "b"
     inner.mkdir(parents=True)
     assert can_reach(STRANGER, inner)

@@ -28,7 +28,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_a_running_process_is_known_again(sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_running_process_is_identified_again(sleeper: subprocess.Popen[bytes]) -> None:
     identity = identify(sleeper.pid)
 
     assert identity is not None
@@ -64,7 +64,7 @@ def test_a_marked_process_is_found_by_its_mark(sleeper: subprocess.Popen[bytes])
     assert sleeper.pid in {identity.pid for identity in found}
 
 
-def test_descendants_are_found_in_whatever_session_they_are() -> None:
+def test_descendants_are_found_in_other_sessions_too() -> None:
     script = "import subprocess, time; subprocess.Popen(['sleep', '60'], start_new_session=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", script])
     try:

@@ -67,7 +67,7 @@ def test_what_was_committed_survives_a_kill(postgres: PostgresServer) -> None:
     assert postgres.url == before
 
 
-def test_a_busy_backend_does_not_outlive_a_killed_postmaster_and_hinder_the_next(postgres: PostgresServer) -> None:
+def test_a_backend_that_outlives_its_postmaster_is_ended_before_the_next_start(postgres: PostgresServer) -> None:
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         backend = identify(connection.info.backend_pid)
         assert backend is not None
@@ -82,7 +82,7 @@ def test_a_busy_backend_does_not_outlive_a_killed_postmaster_and_hinder_the_next
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_a_pid_file_whose_pid_is_now_anothers_does_not_hinder_the_start(postgres: PostgresServer) -> None:
+def test_a_pid_file_with_the_pid_of_another_process_does_not_prevent_the_start(postgres: PostgresServer) -> None:
     postgres.stop()
     # Our own pid: surely alive, as another's may be after the machine was restarted.
     (postgres.cluster / "postmaster.pid").write_text(f"{os.getpid()}\n{postgres.cluster}\n")
@@ -92,14 +92,14 @@ def test_a_pid_file_whose_pid_is_now_anothers_does_not_hinder_the_start(postgres
     assert postgres.is_ready()
 
 
-def test_both_doors_want_the_password(postgres: PostgresServer) -> None:
+def test_tcp_and_socket_require_the_password(postgres: PostgresServer) -> None:
     wrong = postgres.url.replace(postgres.url.split(":")[2].split("@")[0], "wrong")
 
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(wrong)
 
 
-def test_the_password_stands_in_no_argument_and_in_no_file_of_others(postgres: PostgresServer) -> None:
+def test_the_password_is_in_no_argument_and_no_readable_file(postgres: PostgresServer) -> None:
     password = postgres.url.split(":")[2].split("@")[0]
     memory = postgres.directory / "server.json"
 
@@ -115,7 +115,7 @@ def test_two_clusters_run_at_once(postgres: PostgresServer, tmp_path: Path) -> N
             assert connection.execute("SELECT to_regclass('kept')").fetchone() == (None,)
 
 
-def test_an_initdb_that_was_interrupted_is_done_again(tmp_path: Path) -> None:
+def test_an_interrupted_initdb_is_repeated(tmp_path: Path) -> None:
     server = PostgresServer(tmp_path / "postgres", fast=True)
     with patch("cli.local_stack.postgres.subprocess.run", interrupted_initdb), pytest.raises(KeyboardInterrupt):
         server.start()
@@ -125,7 +125,7 @@ def test_an_initdb_that_was_interrupted_is_done_again(tmp_path: Path) -> None:
         assert again.is_ready()
 
 
-def test_a_copy_of_the_folder_has_a_cluster_of_its_own_and_leaves_the_originals_server_alone(open_folder: Path) -> None:
+def test_a_copy_of_the_folder_has_its_own_cluster_and_server(open_folder: Path) -> None:
     with PostgresServer(open_folder / "postgres", fast=True) as original:
         pass
     subprocess.run(["cp", "-a", open_folder / "postgres", open_folder / "copy"], check=True)
@@ -146,7 +146,7 @@ def test_a_copy_of_the_folder_has_a_cluster_of_its_own_and_leaves_the_originals_
 
 
 @pytest.mark.parametrize("is_of_older_version", [False, True])
-def test_a_folder_that_was_moved_takes_its_cluster_along(open_folder: Path, is_of_older_version: bool) -> None:
+def test_a_moved_folder_keeps_its_cluster(open_folder: Path, is_of_older_version: bool) -> None:
     with PostgresServer(open_folder / "postgres", fast=True) as server, psycopg.connect(server.url) as connection:
         connection.execute("CREATE TABLE kept ()")
     if is_of_older_version:
@@ -161,14 +161,14 @@ def test_a_folder_that_was_moved_takes_its_cluster_along(open_folder: Path, is_o
         assert connection.execute("SELECT to_regclass('kept')").fetchone() == ("kept",)
 
 
-def test_a_cluster_that_is_gone_is_said_plainly(open_folder: Path) -> None:
+def test_a_missing_cluster_is_a_configuration_error(open_folder: Path) -> None:
     write_memory(open_folder / "server.json", {"cluster": "cluster", "initialised": True})
 
     with pytest.raises(ConfigurationError, match="is gone"):
         PostgresServer(open_folder).start()
 
 
-def test_a_killed_broker_has_what_was_written_more_than_a_second_ago(broker: BrokerServer) -> None:
+def test_a_killed_broker_keeps_what_was_written_a_second_before(broker: BrokerServer) -> None:
     redis.Redis.from_url(broker.url).set("kept", "yes")
     time.sleep(1.2)
 
@@ -178,7 +178,7 @@ def test_a_killed_broker_has_what_was_written_more_than_a_second_ago(broker: Bro
     assert redis.Redis.from_url(broker.url).get("kept") == b"yes"
 
 
-def test_the_broker_wants_the_password_and_evicts_nothing(broker: BrokerServer) -> None:
+def test_the_broker_requires_the_password_and_evicts_nothing(broker: BrokerServer) -> None:
     client = redis.Redis.from_url(broker.url)
     assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
 
@@ -186,7 +186,7 @@ def test_the_broker_wants_the_password_and_evicts_nothing(broker: BrokerServer) 
         redis.Redis(port=broker.port, retry=Retry(NoBackoff(), 0)).ping()
 
 
-def test_a_broker_whose_port_was_taken_meanwhile_takes_another(broker: BrokerServer) -> None:
+def test_a_broker_whose_port_was_taken_uses_another(broker: BrokerServer) -> None:
     broker.stop()
     with socket.create_server(("127.0.0.1", broker.port)):
         taken = broker.port

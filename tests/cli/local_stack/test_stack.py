@@ -80,7 +80,7 @@ def running(stack: LocalStack) -> LocalStack:
     return stack
 
 
-def test_the_ready_file_is_the_owners_alone_and_names_every_part(running: LocalStack) -> None:
+def test_the_ready_file_is_readable_for_its_owner_only_and_names_every_part(running: LocalStack) -> None:
     ready = running.ready
 
     assert stat.S_IMODE((running.data_dir / "ready.json").stat().st_mode) == 0o600
@@ -122,7 +122,7 @@ def test_the_memory_of_workers_is_closed_to_their_own_account(running: LocalStac
     assert {Path(f"/proc/{pid}/environ").stat().st_uid for pid in workers} == {0}
 
 
-def test_no_secret_stands_in_an_argument(running: LocalStack) -> None:
+def test_no_secret_is_in_an_argument(running: LocalStack) -> None:
     ready = running.ready
     memory = json.loads((running.data_dir / "local_stack.json").read_text())
     secrets = {ready["api_key"], ready["flower_password"], memory["secret_key"]}
@@ -149,7 +149,7 @@ def taskmill(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
-def test_commands_beside_a_running_stack_find_it_by_its_data_directory(running: LocalStack, tmp_path: Path) -> None:
+def test_commands_find_a_running_stack_by_its_data_directory(running: LocalStack, tmp_path: Path) -> None:
     where = ("--data-dir", str(running.data_dir))
 
     verified = taskmill("verify", "--json", *where)
@@ -168,7 +168,7 @@ def test_commands_beside_a_running_stack_find_it_by_its_data_directory(running: 
     assert f"No Taskmill runs on {tmp_path}" in refused.stderr
 
 
-def test_each_part_that_is_killed_is_started_again_and_the_ready_file_tells(running: LocalStack) -> None:
+def test_a_killed_part_is_restarted_and_the_ready_file_has_its_new_pid(running: LocalStack) -> None:
     before = running.ready["pids"]
     for (pid,) in before.values():
         os.kill(pid, signal.SIGKILL)
@@ -190,7 +190,7 @@ def test_each_part_that_is_killed_is_started_again_and_the_ready_file_tells(runn
     assert get_task(ready, submit_ping(ready))["status"] == "succeeded"
 
 
-def test_a_second_stack_on_the_directory_is_refused_and_disturbs_nothing(running: LocalStack) -> None:
+def test_a_second_up_on_the_directory_is_refused(running: LocalStack) -> None:
     argv = [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(running.data_dir)]
 
     outcome = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
@@ -216,7 +216,7 @@ def test_two_stacks_at_once_do_not_disturb_each_other(running: LocalStack) -> No
     assert get_task(ready, submit_ping(ready))["status"] == "succeeded"
 
 
-def test_a_kill_of_everything_loses_nothing_and_the_next_start_is_as_it_was(running: LocalStack) -> None:
+def test_a_start_after_everything_was_killed_has_all_data(running: LocalStack) -> None:
     ready = running.ready
     done = submit_ping(ready)
     assert get_task(ready, done)["status"] == "succeeded"
@@ -249,7 +249,7 @@ def test_what_a_killed_supervisor_left_is_ended_by_the_next_start(running: Local
 
 
 @pytest.mark.parametrize("delay_seconds", [0.3, 0.5, 1.0])
-def test_a_signal_in_the_middle_of_the_start_leaves_no_process_either(stack: LocalStack, delay_seconds: float) -> None:
+def test_a_signal_during_the_start_leaves_no_process(stack: LocalStack, delay_seconds: float) -> None:
     stack.stop()
     argv = [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(stack.data_dir)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -262,7 +262,7 @@ def test_a_signal_in_the_middle_of_the_start_leaves_no_process_either(stack: Loc
     assert list_processes(stack) == []
 
 
-def test_a_signal_ends_all_of_it_in_time_and_leaves_no_process(running: LocalStack) -> None:
+def test_a_signal_stops_all_parts_in_time_and_leaves_no_process(running: LocalStack) -> None:
     processes = list_processes(running)
     assert len(processes) >= len(PARTS) - 1
     began = time.monotonic()

@@ -34,7 +34,7 @@ def make_supervisor(tmp_path: Path, mark: str, on_restart: Callable[[], None] = 
     return Supervisor(LogPrinter(width=8), ProcessRecord(tmp_path / "processes.json", OWN + mark), on_restart)
 
 
-def test_a_part_that_dies_is_started_again_and_told_of(tmp_path: Path) -> None:
+def test_a_part_that_dies_is_restarted_and_reported(tmp_path: Path) -> None:
     restarts: list[float] = []
 
     async def scenario() -> None:
@@ -67,7 +67,7 @@ def test_a_restarted_part_runs_again_even_if_it_ignores_the_signal(tmp_path: Pat
     asyncio.run(scenario())
 
 
-def test_a_part_that_cannot_live_is_started_at_growing_pauses(tmp_path: Path) -> None:
+def test_a_part_that_keeps_dying_is_restarted_after_growing_pauses(tmp_path: Path) -> None:
     restarts: list[float] = []
 
     async def scenario() -> None:
@@ -83,7 +83,7 @@ def test_a_part_that_cannot_live_is_started_at_growing_pauses(tmp_path: Path) ->
     assert first >= 0.39 and second >= 0.79
 
 
-def test_what_a_dead_part_started_is_not_left_beside_its_successor(tmp_path: Path) -> None:
+def test_children_of_a_dead_part_are_killed_before_it_is_restarted(tmp_path: Path) -> None:
     async def scenario() -> None:
         supervisor = make_supervisor(tmp_path, "group")
         await supervisor.start(make_part("parent", "sleep 61 & wait", "group"))
@@ -115,7 +115,7 @@ def test_parts_stop_in_the_order_of_the_stages(tmp_path: Path) -> None:
     assert order.read_text().splitlines()[-2:] == ["front", "database"]
 
 
-def test_a_part_that_will_not_stop_is_killed_in_time(tmp_path: Path) -> None:
+def test_a_part_that_does_not_stop_is_killed_in_time(tmp_path: Path) -> None:
     trapped = tmp_path / "trapped"
 
     async def scenario() -> float:
@@ -131,7 +131,7 @@ def test_a_part_that_will_not_stop_is_killed_in_time(tmp_path: Path) -> None:
     assert list_marked(MARK, OWN + "stubborn") == []
 
 
-def test_hurrying_waits_for_nobody(tmp_path: Path) -> None:
+def test_hurry_kills_parts_that_are_still_stopping(tmp_path: Path) -> None:
     trapped = tmp_path / "trapped"
 
     async def scenario() -> float:
@@ -147,7 +147,7 @@ def test_hurrying_waits_for_nobody(tmp_path: Path) -> None:
     assert asyncio.run(scenario()) < 20
 
 
-def test_stopping_ends_even_what_left_its_session(tmp_path: Path) -> None:
+def test_stop_ends_processes_in_sessions_of_their_own(tmp_path: Path) -> None:
     async def scenario() -> None:
         supervisor = make_supervisor(tmp_path, "escape")
         await supervisor.start(make_part("parent", "setsid sleep 62 & wait", "escape"))
@@ -158,7 +158,7 @@ def test_stopping_ends_even_what_left_its_session(tmp_path: Path) -> None:
     assert list_marked(MARK, OWN + "escape") == []
 
 
-def test_a_later_supervisor_ends_what_the_record_and_the_mark_name(tmp_path: Path) -> None:
+def test_a_later_supervisor_ends_recorded_and_marked_processes(tmp_path: Path) -> None:
     script = "setsid sleep 63 & exec sleep 64"
     part = spawn(make_part("one", script, "leftover").command, subprocess.DEVNULL)
     ProcessRecord(tmp_path / "processes.json", OWN + "leftover").add("one", part.pid)
@@ -172,7 +172,7 @@ def test_a_later_supervisor_ends_what_the_record_and_the_mark_name(tmp_path: Pat
     part.wait()
 
 
-def test_a_record_whose_pids_are_others_by_now_ends_nobody(tmp_path: Path) -> None:
+def test_recorded_pids_of_other_processes_are_left_alone(tmp_path: Path) -> None:
     us = identify(os.getpid())
     assert us is not None
     record = tmp_path / "processes.json"
@@ -181,7 +181,7 @@ def test_a_record_whose_pids_are_others_by_now_ends_nobody(tmp_path: Path) -> No
     assert ProcessRecord(record, "nobody's").end_earlier() == 0
 
 
-def test_stopping_leaves_alone_what_this_process_started_besides(tmp_path: Path) -> None:
+def test_stop_leaves_other_children_of_this_process_alone(tmp_path: Path) -> None:
     bystander = subprocess.Popen(["sleep", "60"])
 
     async def scenario() -> None:
