@@ -164,7 +164,7 @@ def _read_appearances(document: pdfium.PdfDocument, number: int, boxes: list[Box
     page = document[number - 1]
     try:
         with open_text_page(page) as text_page:
-            for text, box in read_characters(text_page):
+            for text, box, _ in read_characters(text_page):
                 if box is None:
                     pending += text
                     continue

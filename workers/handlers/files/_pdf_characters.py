@@ -53,7 +53,7 @@ class Box(NamedTuple):
 
 @dataclass
 class Line:
-    """A line of text with the box of each character; spaces that PDFium inserted have the box before them."""
+    """A line of text with the box of each character; spaces that PDFium inserted have the box of what follows."""
 
     text: str = ""
     boxes: list[Box] = field(default_factory=list)
@@ -82,8 +82,9 @@ def open_text_page(page: pdfium.PdfPage) -> Iterator[pdfium.PdfTextPage]:
     """
     text_page = page.get_textpage()
     try:
-        rotation = _find_upright_rotation(text_page)
-        if rotation is not None and rotation != page.get_rotation():
+        orientations = count_orientations(text_page)
+        rotation = orientations.most_common(1)[0][0] * 90 if orientations else page.get_rotation()
+        if rotation != page.get_rotation():
             page.set_rotation(rotation)
             text_page.close()
             text_page = page.get_textpage()
@@ -92,17 +93,22 @@ def open_text_page(page: pdfium.PdfPage) -> Iterator[pdfium.PdfTextPage]:
         text_page.close()
 
 
-def _find_upright_rotation(text_page: pdfium.PdfTextPage) -> int | None:
-    """Return the rotation of the page at which most of its text is upright, None without text."""
+def count_orientations(text_page: pdfium.PdfTextPage) -> Counter[int]:
+    """Return how many characters of a sample are upright at each clockwise rotation of the page, in quarters."""
     count = text_page.count_chars()
-    angles = Counter(
-        round(angle / (math.pi / 2)) % 4
+    return Counter(
+        quarters
         for index in range(0, count, max(1, count // _SAMPLED_CHARACTERS))
-        if not raw.FPDFText_IsGenerated(text_page, index)
-        and (angle := raw.FPDFText_GetCharAngle(text_page, index)) >= 0
+        if (quarters := _find_orientation(text_page, index)) is not None
     )
+
+
+def _find_orientation(text_page: pdfium.PdfTextPage, index: int) -> int | None:
+    if raw.FPDFText_IsGenerated(text_page, index):
+        return None
+    angle = raw.FPDFText_GetCharAngle(text_page, index)
     # Angles grow counter-clockwise, rotations clockwise.
-    return -angles.most_common(1)[0][0] % 4 * 90 if angles else None
+    return -round(angle / (math.pi / 2)) % 4 if angle >= 0 else None
 
 
 def read_text(text_page: pdfium.PdfTextPage) -> str:
@@ -126,21 +132,70 @@ def _is_hyphen(text_page: pdfium.PdfTextPage, text_index: int) -> bool:
     return bool(raw.FPDFText_IsHyphen(text_page, raw.FPDFText_GetCharIndexFromTextIndex(text_page, text_index)) == 1)
 
 
-def read_lines(text_page: pdfium.PdfTextPage) -> list[Line]:
-    """Return the lines of the page with the box of every character, in the page's own coordinates."""
-    lines = [Line()]
-    for text, box in read_characters(text_page):
-        line = lines[-1]
-        head, *rest = text.split("\n")
-        if head:
-            line.text += head
-            line.boxes += [box or (line.boxes[-1] if line.boxes else Box(0, 0, 0, 0))] * len(head)
-        lines += [Line() for _ in rest]
+def read_lines(page: pdfium.PdfPage, text_page: pdfium.PdfTextPage) -> list[Line]:
+    """Return the lines of the page with the box of every character, in the coordinates of the unrotated page.
+
+    Text that is not upright at the page's rotation is read at its own, and stands where the page first has such text.
+    """
+    lines, found = _read_upright_lines(text_page, page.get_rotation() // 90)
+    for quarters, line_number in sorted(found.items(), key=lambda item: -item[1]):
+        page.set_rotation(quarters * 90)
+        turned = page.get_textpage()
+        try:
+            block, _ = _read_upright_lines(turned, quarters)
+            lines[line_number:line_number] = [part for line in block for part in _split_by_height(line, quarters)]
+        finally:
+            turned.close()
     return lines
 
 
-def read_characters(text_page: pdfium.PdfTextPage) -> Iterator[tuple[str, Box | None]]:
-    """Yield each character, or the text that stands for it, with its box; None for what PDFium inserted."""
+def _read_upright_lines(text_page: pdfium.PdfTextPage, quarters: int) -> tuple[list[Line], dict[int, int]]:
+    """Return the lines of upright text, and for each other orientation the number of lines before its first character."""
+    lines: list[Line] = [Line()]
+    found: dict[int, int] = {}
+    inserted = ""
+    for text, box, orientation in read_characters(text_page):
+        if box is None:
+            # PDFium inserts one line end at a time, so that a second one belongs to text that is not upright.
+            is_line_end_due = lines[-1].text and not inserted.endswith("\n")
+            inserted += text if text != "\n" or is_line_end_due else ""
+        elif orientation not in (quarters, None):
+            found.setdefault(orientation, len(lines) if lines[-1].text else len(lines) - 1)
+            inserted = "\n" if lines[-1].text else ""
+        else:
+            for character in inserted + text:
+                if character == "\n":
+                    lines.append(Line())
+                else:
+                    lines[-1].text += character
+                    lines[-1].boxes.append(box)
+            inserted = ""
+    return lines, found
+
+
+def _split_by_height(line: Line, quarters: int) -> list[Line]:
+    """Return the parts of a line that stand at different heights, which PDFium joins where most text is turned."""
+    parts = [Line()]
+    for character, box in zip(line.text, line.boxes, strict=True):
+        upright = box.turn(quarters)
+        before = parts[-1].boxes[-1].turn(quarters) if parts[-1].boxes else upright
+        if not before.bottom <= upright.middle[1] <= before.top:
+            parts.append(Line())
+        parts[-1].text += character
+        parts[-1].boxes.append(box)
+    return [Line(part.text.strip(), _boxes_of_stripped(part)) for part in parts]
+
+
+def _boxes_of_stripped(line: Line) -> list[Box]:
+    start = len(line.text) - len(line.text.lstrip())
+    return line.boxes[start : start + len(line.text.strip())]
+
+
+def read_characters(text_page: pdfium.PdfTextPage) -> Iterator[tuple[str, Box | None, int | None]]:
+    """Yield each character, or the text that stands for it, with its box and the rotation at which it is upright.
+
+    Both are None for what PDFium inserted.
+    """
     high = ""
     for index in range(text_page.count_chars()):
         unit = raw.FPDFText_GetUnicode(text_page, index)
@@ -150,9 +205,9 @@ def read_characters(text_page: pdfium.PdfTextPage) -> Iterator[tuple[str, Box | 
         character, high = high + chr(unit), ""
         if raw.FPDFText_IsGenerated(text_page, index) == 1:
             if character != "\r":
-                yield character, None
+                yield character, None, None
             continue
         is_hyphen = unit == 2 and raw.FPDFText_IsHyphen(text_page, index) == 1
         text = "-\n" if is_hyphen else clean(character.encode("utf-16", "surrogatepass").decode("utf-16", "ignore"))
         if text:
-            yield text, Box(*text_page.get_charbox(index, loose=True))
+            yield text, Box(*text_page.get_charbox(index, loose=True)), _find_orientation(text_page, index)

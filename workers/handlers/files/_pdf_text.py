@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pypdfium2 as pdfium
 
 from workers.handlers.files._pdf_annotations import Fragment, list_visible, read_fragments
-from workers.handlers.files._pdf_characters import Box, Line, open_text_page, read_lines, read_text
+from workers.handlers.files._pdf_characters import Box, Line, count_orientations, open_text_page, read_lines, read_text
 
 
 def read_page_text(document: pdfium.PdfDocument, number: int) -> str:
@@ -16,9 +16,10 @@ def read_page_text(document: pdfium.PdfDocument, number: int) -> str:
     try:
         with open_text_page(page) as text_page:
             visible = list_visible(document, page)
-            if not visible:
+            if not visible and len(count_orientations(text_page)) < 2:
                 return read_text(text_page)
-            lines, quarters = read_lines(text_page), page.get_rotation() // 90
+            quarters = page.get_rotation() // 90
+            lines = read_lines(page, text_page)
     finally:
         page.close()
     return insert_fragments(read_fragments(document, number, visible), lines, quarters)

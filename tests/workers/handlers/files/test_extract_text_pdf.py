@@ -110,6 +110,17 @@ def test_lines_of_a_rotated_page_are_in_reading_order(extract: Extract, rotate: 
     assert extract(document(content, rotate=rotate)) == "First line\nSecond line\nThird line"
 
 
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_sideways_lines_on_an_upright_page_are_in_reading_order(extract: Extract, rotation: int) -> None:
+    upright = lines_at(*((30, 350 - 14 * number, f"An upright line, number {number}") for number in range(6)))
+    sideways = lines_at((150, 150, "One"), (150, 136, "Two"), (150, 122, "Three"), rotate=rotation)
+
+    text = extract(document(upright + b" " + sideways))
+
+    wanted = [f"An upright line, number {number}" for number in range(6)]
+    assert text.split("\n") == [*wanted, "One", "Two", "Three"]
+
+
 def test_the_value_of_a_field_stands_behind_its_label(extract: Extract) -> None:
     content = lines_at((30, 350, "Name:"), (250, 350, "Born:"), (30, 320, "City:"), (30, 300, "Thank you."))
     fields = [
