@@ -20,7 +20,6 @@ must stop.
 from __future__ import annotations
 
 import re
-import selectors
 import smtplib
 import socket
 import ssl
@@ -34,7 +33,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from shared.errors import ConfigurationError
 
 SOCKET_TIMEOUT_SECONDS = 10.0
-"""The limit of one network operation: to connect, to shake hands for TLS, to receive bytes that were announced."""
+"""The limit of one network operation: to connect, to shake hands for TLS, to send a command."""
 REPLY_TIMEOUT_SECONDS = 60.0
 """The limit for a whole reply.
 
@@ -364,19 +363,19 @@ class _Client(smtplib.SMTP):
         """Wait for bytes and return them; none when the connection has ended."""
         if self.sock is None:
             raise smtplib.SMTPServerDisconnected("the connection is closed")
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.sock, selectors.EVENT_READ)
-            while not (isinstance(self.sock, ssl.SSLSocket) and self.sock.pending()):
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError("no reply in time")
-                if selector.select(min(left, CHECK_SECONDS)):
-                    break
-                self._check()
+        usual_timeout = self.sock.gettimeout()
         try:
-            return self.sock.recv(_RECEIVE_BYTES)
-        except ConnectionError:
-            return b""
+            while (left := end - time.monotonic()) > 0:
+                self.sock.settimeout(min(left, CHECK_SECONDS))
+                try:
+                    return self.sock.recv(_RECEIVE_BYTES)
+                except TimeoutError:
+                    self._check()
+                except ConnectionError:
+                    return b""
+            raise TimeoutError("no reply in time")
+        finally:
+            self.sock.settimeout(usual_timeout)
 
 
 class _TlsClient(smtplib.SMTP_SSL, _Client):
