@@ -1,4 +1,4 @@
-"""What tests of the contract share: an API that a whole module reads from, and a worker that does as it is told."""
+"""Fixtures of the API's tests: one served API for each module, its clients, and a worker that a test steers by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 import psycopg
@@ -22,14 +22,31 @@ from shared.queries import hot_tasks
 from shared.queries.relay import PROMOTE
 from shared.settings import Settings
 from tests.claims import claim_tasks
-from tests.conftest import TEMPLATE, Api, serve_api
+from tests.conftest import TEMPLATE, Api, ServeApi, serve_api
+
+ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
+"""The fixture `errors_of`."""
+
+
+class Submit(Protocol):
+    """The fixtures `ping` and `email`."""
+
+    def __call__(self, by: httpx2.Client = ..., **options: object) -> str:
+        """Submit a task and return its id."""
+
+
+class Speak(Protocol):
+    """The fixture `speak`."""
+
+    def __call__(self, request: bytes, *, patience_seconds: float = 30) -> bytes:
+        """Send bytes and return what comes back."""
 
 
 @pytest.fixture(scope="module")
 def module_settings(
     postgres_server: PostgresServer, broker_server: BrokerServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Settings]:
-    """Settings on a database that one module of tests has for itself."""
+    """Settings with a database that one module of tests has to itself."""
     name = f"test_{new_id().hex}"
     folder = tmp_path_factory.mktemp("api")
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
@@ -48,14 +65,14 @@ def module_settings(
 
 @pytest.fixture(scope="module")
 def served(module_settings: Settings) -> Iterator[Api]:
-    """One served API for a module whose tests do not disturb each other."""
+    """One served API for all tests of a module."""
     with serve_api(module_settings) as api:
         yield api
 
 
 @pytest.fixture(scope="module")
 def client(served: Api) -> httpx2.Client:
-    """A client without privileges."""
+    """A client with the role `client`."""
     return served.client("someone")
 
 
@@ -84,14 +101,14 @@ def nobody(served: Api) -> httpx2.Client:
 
 
 class HandWorker:
-    """Takes tasks and ends them by the engine's own statements, when a test says so."""
+    """Claims and finishes tasks with the statements of the engine, when a test calls it."""
 
     def __init__(self, settings: Settings) -> None:
         self.connection = psycopg.connect(settings.database_url, autocommit=True)
         self._claims: dict[str, int] = {}
 
     def claim(self, task_id: str) -> bool:
-        """Begin an attempt; false when there is nothing to claim."""
+        """Begin an attempt; return whether the task could be claimed."""
         claim = secrets.randbits(62)
         if not claim_tasks(self.connection, [task_id], claims=[claim]):
             return False
@@ -99,7 +116,7 @@ class HandWorker:
         return True
 
     def renew(self, task_id: str) -> bool:
-        """Send a heartbeat; tell whether a cancel is requested."""
+        """Renew the lease; return whether a cancel is requested."""
         parameters = {"ids": [task_id], "claims": [self._claims[task_id]], "lease": 60}
         row = self.connection.execute(hot_tasks.RENEW, parameters).fetchone()
         assert row is not None
@@ -111,7 +128,7 @@ class HandWorker:
         assert self.connection.execute(hot_tasks.REPORT_PROGRESS, parameters).fetchone() is not None
 
     def end(self, task_id: str, status: str, result: Any = None, error: Any = None, delay: float | None = None) -> str:
-        """End the attempt; give the status that the task has then."""
+        """Finish the attempt; return the status of the task."""
         row = {
             "id": task_id,
             "claim": self._claims[task_id],
@@ -129,12 +146,12 @@ class HandWorker:
         self.connection.execute(PROMOTE, {"limit": 1000})
 
     def succeed(self, task_id: str) -> None:
-        """Do a task."""
+        """Claim a task and finish it as succeeded."""
         assert self.claim(task_id)
         assert self.end(task_id, "succeeded", result={"echo": None}) == "succeeded"
 
     def fail(self, task_id: str) -> None:
-        """Let a task fail for good."""
+        """Claim a task and finish it as failed."""
         assert self.claim(task_id)
         error = {
             "type": "/problems/worker-lost",
@@ -147,25 +164,29 @@ class HandWorker:
         assert self.end(task_id, "failed", error=error) == "failed"
 
     def count(self, statement: str, *parameters: Any) -> int:
-        """Give the number that a statement asks for."""
+        """Return the number that a statement selects."""
         row = self.connection.execute(statement, parameters).fetchone()  # type: ignore[call-overload]
         return int(row[0])
 
 
+HandOn = Callable[[Settings], AbstractContextManager[HandWorker]]
+"""The fixture `hand_on`."""
+
+
 @pytest.fixture(scope="module")
 def hand(module_settings: Settings) -> Iterator[HandWorker]:
-    """A worker that does as it is told."""
+    """A worker on the module's database."""
     worker = HandWorker(module_settings)
     yield worker
     worker.connection.close()
 
 
 @pytest.fixture(scope="module")
-def ping(operator: httpx2.Client) -> Callable[..., str]:
-    """Submits a ping as the operator, and gives its id."""
+def ping(operator: httpx2.Client) -> Submit:
+    """Submits `platform.ping` tasks, as the operator unless a client is given."""
 
-    def submit(client: httpx2.Client = operator, **options: Any) -> str:
-        answer = client.post("/tasks", json={"kind": "platform.ping", **options})
+    def submit(by: httpx2.Client = operator, **options: object) -> str:
+        answer = by.post("/tasks", json={"kind": "platform.ping", **options})
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
@@ -173,10 +194,10 @@ def ping(operator: httpx2.Client) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def email(client: httpx2.Client) -> Callable[..., str]:
-    """Submits an email, which a client without privileges may, and gives the task's id."""
+def email(client: httpx2.Client) -> Submit:
+    """Submits `email.send` tasks, as the client with the role `client` unless another is given."""
 
-    def submit(by: httpx2.Client = client, **options: Any) -> str:
+    def submit(by: httpx2.Client = client, **options: object) -> str:
         answer = by.post("/emails", json={"to": ["ada@example.com"], "text": "hello", **options})
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
@@ -185,8 +206,8 @@ def email(client: httpx2.Client) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def speak(served: Api) -> Callable[..., bytes]:
-    """Sends bytes as they are and gives what comes back until the other side closes, as it must in each use."""
+def speak(served: Api) -> Speak:
+    """Sends raw bytes to the API and returns the bytes that it answers until it closes the connection."""
 
     def send(request: bytes, *, patience_seconds: float = 30) -> bytes:
         host, port = served.url.removeprefix("http://").split(":")
@@ -205,8 +226,8 @@ def speak(served: Api) -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def errors_of() -> Callable[[httpx2.Response], dict[str, str]]:
-    """Gives the pointers of a 422 with their codes."""
+def errors_of() -> ErrorsOf:
+    """Returns the code of each error of a 422 by its pointer."""
 
     def read(answer: httpx2.Response) -> dict[str, str]:
         assert answer.status_code == 422, answer.text
@@ -218,19 +239,19 @@ def errors_of() -> Callable[[httpx2.Response], dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The folder of real inputs."""
+    """The folder of real files."""
     return Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture(scope="session")
-def serve() -> Callable[[Settings], AbstractContextManager[Api]]:
-    """Serves an API with settings of the test's own, within a `with` block."""
+def serve() -> ServeApi:
+    """Serves an API with the settings of a test, within a `with` block."""
     return serve_api
 
 
 @pytest.fixture(scope="session")
-def hand_on() -> Callable[[Settings], AbstractContextManager[HandWorker]]:
-    """Gives a worker that does as it is told, on a database of the test's own, within a `with` block."""
+def hand_on() -> HandOn:
+    """Opens a worker on the database of a test, within a `with` block."""
 
     @contextmanager
     def connect(settings: Settings) -> Iterator[HandWorker]:

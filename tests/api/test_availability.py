@@ -1,4 +1,4 @@
-"""What callers are told while Postgres or the broker is away or hangs, and that all is well by itself afterwards."""
+"""While Postgres or the broker is stopped or hangs, requests are answered in time; afterwards the API recovers by itself."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from shared.database.connections import GRACE_SECONDS
 from shared.database.schema_migrations import migrate
 from shared.identifiers import new_id
 from shared.settings import Settings
+from tests.api.conftest import Submit
+from tests.conftest import Api, Eventually
 
 TIMEOUT = 2.0
 BUSY_SECONDS = 8.0
-"""What a busy machine may take besides. Without a limit, nothing that hangs is answered at all."""
+"""How much longer a busy machine may need. Without a timeout, a request would not be answered at all while Postgres hangs."""
 EMAIL = {"to": ["ada@example.com"], "text": "hello"}
 
 
@@ -58,13 +60,13 @@ def module_settings(
 
 @contextmanager
 def frozen(server: PostgresServer | BrokerServer) -> Iterator[None]:
-    """Let a server hang: its connections stay open, and nothing is answered."""
+    """Stop the processes of a server with SIGSTOP: its connections stay open, and it answers nothing."""
     assert server.pid is not None
     process = psutil.Process(server.pid)
     processes = [process, *process.children(recursive=True)]
     try:
         for each in processes:
-            # A server's child may end meanwhile.
+            # A child process of the server may end in the meantime.
             with suppress(psutil.NoSuchProcess):
                 each.send_signal(signal.SIGSTOP)
         yield
@@ -93,7 +95,7 @@ def routes(task_id: str) -> list[tuple[str, str, Any]]:
 
 
 def ask_all(client: httpx2.Client, task_id: str) -> list[tuple[str, httpx2.Response, float]]:
-    """Ask every route at once, each in its own thread; give the answers with the seconds that they took."""
+    """Call every route at the same time, each in its own thread; return the answers with the seconds that they took."""
 
     def ask(route: tuple[str, str, Any]) -> tuple[str, httpx2.Response, float]:
         method, path, body = route
@@ -115,13 +117,13 @@ def require_unavailable(answers: list[tuple[str, httpx2.Response, float]], secon
 
 
 @pytest.fixture
-def task_id(client: httpx2.Client, email: Callable[..., str]) -> str:
+def task_id(client: httpx2.Client, email: Submit) -> str:
     return email()
 
 
 @pytest.fixture
-def recovered(client: httpx2.Client, eventually: Callable[..., Any]) -> Callable[[], None]:
-    """Wait until submissions are taken again, by a server that was told nothing."""
+def recovered(client: httpx2.Client, eventually: Eventually) -> Callable[[], None]:
+    """Waits until submissions are accepted again, without a restart of the API."""
     return lambda: eventually(lambda: client.post("/emails", json=EMAIL).status_code == 202)
 
 
@@ -132,14 +134,14 @@ def count_tasks(settings: Settings) -> int:
     return int(row[0])
 
 
-def test_while_postgres_is_down_nothing_is_accepted_and_all_is_well_afterwards(
-    served: Any,
+def test_while_postgres_is_down_requests_get_503_and_recover_afterwards(
+    served: Api,
     client: httpx2.Client,
     module_settings: Settings,
     own_postgres: PostgresServer,
     task_id: str,
     recovered: Callable[[], None],
-    eventually: Callable[..., Any],
+    eventually: Eventually,
 ) -> None:
     before = count_tasks(module_settings)
     newcomer = served.client("newcomer")
@@ -162,13 +164,13 @@ def test_while_postgres_is_down_nothing_is_accepted_and_all_is_well_afterwards(
     eventually(lambda: client.get(f"/tasks/{task_id}").json()["status"] == "queued")
 
 
-def test_while_postgres_hangs_callers_are_told_so_in_time_and_all_is_well_afterwards(
-    served: Any,
+def test_while_postgres_hangs_requests_get_503_in_time_and_recover_afterwards(
+    served: Api,
     client: httpx2.Client,
     own_postgres: PostgresServer,
     task_id: str,
     recovered: Callable[[], None],
-    eventually: Callable[..., Any],
+    eventually: Eventually,
 ) -> None:
     newcomer = served.client("newcomer")
     ask_all(client, str(new_id()))
@@ -180,7 +182,7 @@ def test_while_postgres_hangs_callers_are_told_so_in_time_and_all_is_well_afterw
         unknown = ask_all(newcomer, task_id)
 
     for answers in (known, unknown):
-        # One round trip that does not end, and one connection that is not opened.
+        # One round trip and one attempt to connect reach their timeouts.
         require_unavailable(answers, TIMEOUT * 2 + GRACE_SECONDS + BUSY_SECONDS)
     recovered()
     eventually(lambda: client.get(f"/tasks/{task_id}").status_code == 200)
@@ -191,7 +193,7 @@ def test_connections_that_postgres_ends_are_replaced(
     module_settings: Settings,
     task_id: str,
     recovered: Callable[[], None],
-    eventually: Callable[..., Any],
+    eventually: Eventually,
 ) -> None:
     ask_all(client, str(new_id()))
     with psycopg.connect(module_settings.database_url, autocommit=True) as connection:
@@ -209,8 +211,8 @@ def test_connections_that_postgres_ends_are_replaced(
 
 
 @pytest.mark.parametrize("way", ["stopped", "hanging"])
-def test_while_the_broker_is_away_submissions_and_cancels_are_taken_as_ever(
-    client: httpx2.Client, own_broker: BrokerServer, email: Callable[..., str], way: str
+def test_submissions_and_cancels_do_not_need_the_broker(
+    client: httpx2.Client, own_broker: BrokerServer, email: Submit, way: str
 ) -> None:
     email()
 

@@ -1,4 +1,4 @@
-"""Every route is limited, or stands in a list of those that are open to all."""
+"""Every route has a rate limit, or is in the list of routes that need no credentials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.settings import Settings
 OPEN = {("GET", "/"), ("GET", "/health"), ("GET", "/health/ready"), ("GET", "/problems/{name}")}
 """Routes that are open to all, beside those of `api/routes/docs.py`, which is not among `ROUTERS`."""
 HOT = {("POST", "/tasks"), ("GET", "/tasks/{task_id}")}
-"""They are counted before the router, by `api/hot_paths.py`."""
+"""The routes that `api/hot_paths.py` answers, and counts for the rate limits."""
 Endpoint = Callable[..., Any]
 CLASSES = {"GET": "read", "POST": "submit", "PATCH": "submit", "DELETE": "submit"}
 
@@ -57,7 +57,7 @@ def test_a_route_is_limited_or_listed_as_open(method: str, path: str, endpoint: 
 @pytest.mark.parametrize(
     ("method", "path", "endpoint"), ROUTES, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_a_route_refuses_what_it_does_not_know_of_a_query(method: str, path: str, endpoint: Endpoint) -> None:
+def test_every_route_refuses_unknown_query_parameters(method: str, path: str, endpoint: Endpoint) -> None:
     takes_a_query = "query" in inspect.signature(endpoint).parameters
 
     # Routes that submit read their only parameter themselves, and so do the hot paths.

@@ -19,11 +19,8 @@ from api.following import event_streams, waiters
 from api.following.waiters import Waiter
 from cli.local_stack.broker import BrokerServer
 from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
-from tests.api.conftest import HandWorker
+from tests.api.conftest import ErrorsOf, HandWorker, Submit
 from tests.conftest import Eventually
-
-Submit = Callable[..., str]
-ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 
 
 class Event(NamedTuple):

@@ -19,16 +19,19 @@ import redis
 
 from api.following import waiters as wakeups
 from api.following.waiters import LISTENING_POLL_SECONDS, Waiter
+from cli.local_stack.broker import BrokerServer
+from shared.settings import Settings
 from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
+from tests.api.conftest import ErrorsOf, HandWorker, Submit
+from tests.conftest import ServeApi
 
-ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 SOON_SECONDS = 30
-"""Far from the sixty seconds that one may wait, and from what a busy machine takes."""
+"""Much less than the 60 seconds of the longest wait, and more than a busy machine needs."""
 
 
 @contextmanager
 def soon(act: Callable[[], Any], seconds: float = 0.3) -> Iterator[None]:
-    """Do something from another thread in a moment, while the block waits."""
+    """Call a function from another thread after `seconds`, while the block waits."""
     timer = threading.Timer(seconds, act)
     timer.start()
     yield
@@ -37,7 +40,7 @@ def soon(act: Callable[[], Any], seconds: float = 0.3) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def rare_polls() -> Iterator[None]:
-    """Whoever is answered soon is answered because of a ring, for the poll comes too late."""
+    """Make the slow poll so rare that a request which is answered soon was woken by a message."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wakeups, "LISTENING_POLL_SECONDS", 600.0)
         yield
@@ -50,8 +53,8 @@ def timed(ask: Callable[[], httpx2.Response]) -> tuple[httpx2.Response, float]:
 
 
 @pytest.fixture
-def ring(broker_server: Any) -> Callable[[str], None]:
-    """Tells the API that a task has changed, as workers do."""
+def ring(broker_server: BrokerServer) -> Callable[[str], None]:
+    """Publishes a wake-up for a task, as workers do."""
 
     def publish(task_id: str) -> None:
         with redis.Redis.from_url(broker_server.url) as broker:
@@ -63,8 +66,8 @@ def ring(broker_server: Any) -> Callable[[str], None]:
 # Entity tags
 
 
-def test_an_etag_is_strong_and_rises_with_whatever_the_body_shows(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+def test_the_etag_is_strong_and_changes_with_anything_that_the_body_shows(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
     task_id = ping()
     seen = [operator.get(f"/tasks/{task_id}")]
@@ -85,7 +88,7 @@ def test_an_etag_is_strong_and_rises_with_whatever_the_body_shows(
     assert all(a.json() != b.json() for a, b in itertools.pairwise(seen))
 
 
-def test_a_heartbeat_does_not_change_the_etag(operator: httpx2.Client, hand: Any, ping: Callable[..., str]) -> None:
+def test_a_heartbeat_does_not_change_the_etag(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
     task_id = ping()
     hand.claim(task_id)
     before = operator.get(f"/tasks/{task_id}")
@@ -97,7 +100,9 @@ def test_a_heartbeat_does_not_change_the_etag(operator: httpx2.Client, hand: Any
     assert (after.headers["etag"], after.json()) == (before.headers["etag"], before.json())
 
 
-def test_who_has_the_task_as_it_is_is_told_so(operator: httpx2.Client, hand: Any, ping: Callable[..., str]) -> None:
+def test_a_caller_with_the_current_etag_is_answered_304(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
+) -> None:
     task_id = ping()
     etag = operator.get(f"/tasks/{task_id}").headers["etag"]
 
@@ -115,12 +120,12 @@ def test_who_has_the_task_as_it_is_is_told_so(operator: httpx2.Client, hand: Any
     assert operator.get(f"/tasks/{task_id}", headers={"If-None-Match": etag}).status_code == 200
 
 
-def test_an_etag_does_not_open_what_is_anothers(client: httpx2.Client, ping: Callable[..., str]) -> None:
+def test_an_etag_does_not_reveal_another_organizations_task(client: httpx2.Client, ping: Submit) -> None:
     assert client.get(f"/tasks/{ping()}", headers={"If-None-Match": "*"}).status_code == 404
 
 
-def test_retry_after_is_given_until_the_task_is_done(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+def test_a_task_that_is_not_done_is_answered_with_retry_after(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
     task_id = ping()
     live = operator.get(f"/tasks/{task_id}")
@@ -137,15 +142,13 @@ def test_retry_after_is_given_until_the_task_is_done(
 @pytest.mark.parametrize(
     "wait", ["0", "61", "-1", "1.0", "1e1", "x", "", "+5", " 5", "١", "1" * 30, "000000001" + "9" * 3]
 )
-def test_a_wait_out_of_bounds_is_refused(
-    operator: httpx2.Client, errors_of: ErrorsOf, ping: Callable[..., str], wait: str
-) -> None:
+def test_a_wait_out_of_bounds_is_refused(operator: httpx2.Client, errors_of: ErrorsOf, ping: Submit, wait: str) -> None:
     answer = operator.get(f"/tasks/{ping()}", params={"wait": wait})
 
     assert errors_of(answer) == {"query:wait": "out_of_range"}
 
 
-def test_a_done_task_is_answered_at_once(operator: httpx2.Client, hand: Any, ping: Callable[..., str]) -> None:
+def test_waiting_for_a_done_task_is_answered_at_once(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
     task_id = ping()
     hand.succeed(task_id)
 
@@ -154,8 +157,8 @@ def test_a_done_task_is_answered_at_once(operator: httpx2.Client, hand: Any, pin
     assert answer.json()["done"] and seconds < SOON_SECONDS
 
 
-def test_who_waits_is_answered_when_a_worker_rings(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str], ring: Callable[[str], None]
+def test_a_waiting_request_is_answered_when_a_worker_publishes_a_wakeup(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, ring: Callable[[str], None]
 ) -> None:
     task_id = ping()
 
@@ -170,8 +173,8 @@ def test_who_waits_is_answered_when_a_worker_rings(
     assert seconds < SOON_SECONDS
 
 
-def test_who_waits_for_the_end_is_not_answered_by_progress_nor_by_a_false_ring(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str], ring: Callable[[str], None]
+def test_waiting_for_the_end_is_not_ended_by_progress_or_a_wakeup_without_change(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, ring: Callable[[str], None]
 ) -> None:
     task_id = ping()
     hand.claim(task_id)
@@ -189,8 +192,8 @@ def test_who_waits_for_the_end_is_not_answered_by_progress_nor_by_a_false_ring(
 
 
 @pytest.mark.parametrize("given", ["{etag}", "W/{etag}", '"x", {etag}'])
-def test_who_waits_with_an_etag_is_answered_by_any_change(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str], ring: Callable[[str], None], given: str
+def test_waiting_with_an_etag_is_ended_by_any_change(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, ring: Callable[[str], None], given: str
 ) -> None:
     task_id = ping()
     hand.claim(task_id)
@@ -211,8 +214,8 @@ def test_who_waits_with_an_etag_is_answered_by_any_change(
     assert seconds < SOON_SECONDS
 
 
-def test_who_has_an_older_etag_is_answered_at_once(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+def test_waiting_with_an_older_etag_is_answered_at_once(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
     task_id = ping()
     etag = operator.get(f"/tasks/{task_id}").headers["etag"]
@@ -226,9 +229,7 @@ def test_who_has_an_older_etag_is_answered_at_once(
     assert seconds < SOON_SECONDS
 
 
-def test_at_the_times_end_the_answer_is_what_it_would_have_been(
-    operator: httpx2.Client, ping: Callable[..., str]
-) -> None:
+def test_after_the_wait_the_answer_is_the_one_without_waiting(operator: httpx2.Client, ping: Submit) -> None:
     task_id = ping()
     etag = operator.get(f"/tasks/{task_id}").headers["etag"]
 
@@ -240,7 +241,7 @@ def test_at_the_times_end_the_answer_is_what_it_would_have_been(
     assert (tagged.status_code, tagged.headers["etag"]) == (304, etag)
 
 
-def test_a_cancel_wakes_those_who_wait(operator: httpx2.Client, ping: Callable[..., str]) -> None:
+def test_a_cancel_wakes_waiting_requests(operator: httpx2.Client, ping: Submit) -> None:
     task_id = ping()
 
     with soon(lambda: operator.post(f"/tasks/{task_id}/cancel")):
@@ -250,7 +251,7 @@ def test_a_cancel_wakes_those_who_wait(operator: httpx2.Client, ping: Callable[.
     assert seconds < SOON_SECONDS
 
 
-def test_nothing_is_kept_for_one_who_hangs_up_while_waiting(operator: httpx2.Client, ping: Callable[..., str]) -> None:
+def test_nothing_is_kept_for_a_client_that_disconnects_while_waiting(operator: httpx2.Client, ping: Submit) -> None:
     url, key = operator.base_url, operator.headers["Authorization"]
     request = f"GET /tasks/{ping(delay=3600)}?wait=60 HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: {key}\r\n\r\n"
     with socket.create_connection((url.host, url.port or 80)) as connection:
@@ -260,15 +261,15 @@ def test_nothing_is_kept_for_one_who_hangs_up_while_waiting(operator: httpx2.Cli
 
 
 def wait_for_waiters(count: int) -> None:
-    """Return once so many wait; the API serves from this process."""
+    """Wait until so many requests wait in the API, which is served by this process."""
     deadline = time.monotonic() + 30
     while (seen := sum(isinstance(thing, Waiter) for thing in gc.get_objects())) != count:
         assert time.monotonic() < deadline, f"{seen} wait"
         time.sleep(0.02)
 
 
-def test_a_task_that_is_deleted_meanwhile_is_gone(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str], ring: Callable[[str], None]
+def test_waiting_for_a_task_that_is_deleted_ends_with_410(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, ring: Callable[[str], None]
 ) -> None:
     task_id = ping()
 
@@ -283,7 +284,7 @@ def test_a_task_that_is_deleted_meanwhile_is_gone(
     assert (answer.status_code, seconds < SOON_SECONDS) == (410, True)
 
 
-def test_waiting_for_what_one_may_not_see_ends_at_once(client: httpx2.Client, ping: Callable[..., str]) -> None:
+def test_waiting_for_another_organizations_task_ends_at_once(client: httpx2.Client, ping: Submit) -> None:
     answer, seconds = timed(lambda: client.get(f"/tasks/{ping()}", params={"wait": 60}))
 
     assert (answer.status_code, seconds < SOON_SECONDS) == (404, True)
@@ -292,7 +293,7 @@ def test_waiting_for_what_one_may_not_see_ends_at_once(client: httpx2.Client, pi
 # Prefer
 
 
-def test_a_preference_to_wait_is_honoured_and_told_so(operator: httpx2.Client, ping: Callable[..., str]) -> None:
+def test_a_preference_to_wait_is_applied_and_acknowledged(operator: httpx2.Client, ping: Submit) -> None:
     task_id = ping()
 
     for given in ("wait=1", "respond-async, wait=1", 'wait="1"', "Wait = 1; x=y"):
@@ -301,8 +302,8 @@ def test_a_preference_to_wait_is_honoured_and_told_so(operator: httpx2.Client, p
         assert 0.95 < seconds < SOON_SECONDS
 
 
-def test_a_preference_on_a_line_of_its_own_is_honoured_too(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+def test_a_preference_in_a_second_header_field_is_applied_too(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
     task_id = ping()
     hand.succeed(task_id)
@@ -313,7 +314,7 @@ def test_a_preference_on_a_line_of_its_own_is_honoured_too(
 
 
 def test_a_preference_beyond_the_longest_wait_is_clamped(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
     task_id = ping()
     hand.succeed(task_id)
@@ -326,7 +327,7 @@ def test_a_preference_beyond_the_longest_wait_is_clamped(
 @pytest.mark.parametrize(
     "given", ["wait=0", "wait", "wait=", "wait=x", "wait=-1", "wait=1.5", "waits=5", "respond-async", ""]
 )
-def test_a_preference_that_is_none_is_ignored(operator: httpx2.Client, ping: Callable[..., str], given: str) -> None:
+def test_an_invalid_preference_is_ignored(operator: httpx2.Client, ping: Submit, given: str) -> None:
     task_id = ping()
 
     answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", headers={"Prefer": given}))
@@ -335,7 +336,7 @@ def test_a_preference_that_is_none_is_ignored(operator: httpx2.Client, ping: Cal
     assert "preference-applied" not in answer.headers
 
 
-def test_the_query_goes_before_the_preference(operator: httpx2.Client, ping: Callable[..., str]) -> None:
+def test_the_query_overrides_the_preference(operator: httpx2.Client, ping: Submit) -> None:
     answer, seconds = timed(lambda: operator.get(f"/tasks/{ping()}?wait=1", headers={"Prefer": "wait=60"}))
 
     assert "preference-applied" not in answer.headers and seconds < SOON_SECONDS
@@ -344,8 +345,8 @@ def test_the_query_goes_before_the_preference(operator: httpx2.Client, ping: Cal
 # Without the broker
 
 
-def test_without_the_broker_those_who_wait_are_answered_by_the_slow_poll(
-    settings: Any, serve: Callable[..., Any], hand_on: Callable[[Any], Any]
+def test_without_the_broker_waiting_requests_are_woken_by_the_slow_poll(
+    settings: Settings, serve: ServeApi, hand_on: Callable[[Any], Any]
 ) -> None:
     silent = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
     with serve(silent) as api, hand_on(silent) as hand:
@@ -359,8 +360,8 @@ def test_without_the_broker_those_who_wait_are_answered_by_the_slow_poll(
     assert seconds < SOON_SECONDS
 
 
-def test_a_missed_ring_delays_those_who_wait_by_a_few_seconds(
-    settings: Any, serve: Callable[..., Any], hand_on: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+def test_a_missed_wakeup_delays_waiting_requests_by_a_few_seconds(
+    settings: Settings, serve: ServeApi, hand_on: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wakeups, "LISTENING_POLL_SECONDS", LISTENING_POLL_SECONDS)
     with serve(settings) as api, hand_on(settings) as hand:
@@ -374,7 +375,7 @@ def test_a_missed_ring_delays_those_who_wait_by_a_few_seconds(
     assert seconds < SOON_SECONDS
 
 
-def test_a_wait_ends_with_the_client_that_waits(settings: Any, serve: Callable[..., Any]) -> None:
+def test_a_wait_ends_when_its_client_disconnects(settings: Settings, serve: ServeApi) -> None:
     with serve(settings) as api:
         client = api.client("operator", "operator")
         task_id = client.post("/tasks", json={"kind": "platform.ping"}).json()["id"]
@@ -383,16 +384,16 @@ def test_a_wait_ends_with_the_client_that_waits(settings: Any, serve: Callable[.
         client.close()
         begun = time.monotonic()
 
-    assert time.monotonic() - begun < SOON_SECONDS, "the server stopped at once, for nobody waits any more"
+    assert time.monotonic() - begun < SOON_SECONDS, "the server waited for a request whose client had disconnected"
 
 
-def test_a_server_that_stops_lets_go_of_those_who_wait(settings: Any, serve: Callable[..., Any]) -> None:
+def test_a_server_that_stops_answers_waiting_requests(settings: Settings, serve: ServeApi) -> None:
     with ThreadPoolExecutor(1) as thread:
         with serve(settings) as api:
             client = httpx2.Client(base_url=api.url, headers=api.client("operator", "operator").headers, timeout=70)
             task_id = client.post("/tasks", json={"kind": "platform.ping"}).json()["id"]
             waiting = thread.submit(client.get, f"/tasks/{task_id}", params={"wait": 60})
-            time.sleep(0.3)
+            wait_for_waiters(1)
             begun = time.monotonic()
 
         answer = waiting.result()

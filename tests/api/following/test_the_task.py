@@ -1,8 +1,7 @@
-"""How a task is shown in each state, and cancelling, retrying and deleting it."""
+"""A task as it is shown in each status, and cancelling, retrying and deleting it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,6 +10,8 @@ import httpx2
 import pytest
 
 from shared.identifiers import new_id
+from tests.api.conftest import HandWorker, Submit
+from tests.conftest import Api, Eventually, Parts
 
 FIELDS = [
     *("id", "kind", "queue", "status", "done", "progress", "attempt", "max_attempts", "next_attempt_at", "priority"),
@@ -34,9 +35,7 @@ def problem_of(answer: httpx2.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["type"].removeprefix("/problems/")
 
 
-def test_a_task_shows_a_client_exactly_what_the_contract_names(
-    client: httpx2.Client, email: Callable[..., str]
-) -> None:
+def test_a_task_shows_a_client_exactly_what_the_contract_names(client: httpx2.Client, email: Submit) -> None:
     task_id = email()
 
     task = client.get(f"/tasks/{task_id}").json()
@@ -50,7 +49,7 @@ def test_a_task_shows_a_client_exactly_what_the_contract_names(
 
 
 def test_operators_also_see_who_submitted_a_task_and_which_worker_claimed_it(
-    client: httpx2.Client, operator: httpx2.Client, admin: httpx2.Client, hand: Any, email: Callable[..., str]
+    client: httpx2.Client, operator: httpx2.Client, admin: httpx2.Client, hand: HandWorker, email: Submit
 ) -> None:
     task_id = email(tags=["origin"])
     hand.claim(task_id)
@@ -70,9 +69,7 @@ def test_operators_also_see_who_submitted_a_task_and_which_worker_claimed_it(
     assert list(client.get(f"/tasks/{task_id}").json()) == FIELDS
 
 
-def test_a_running_task_shows_its_attempt_and_progress(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
-) -> None:
+def test_a_running_task_shows_its_attempt_and_progress(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
     task_id = ping()
     hand.claim(task_id)
     hand.report(task_id, 40, "2 of 5")
@@ -84,9 +81,7 @@ def test_a_running_task_shows_its_attempt_and_progress(
     assert task["started_at"] and task["finished_at"] is None and task["purge_at"] is None
 
 
-def test_a_succeeded_task_has_a_result_and_no_error(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
-) -> None:
+def test_a_succeeded_task_has_a_result_and_no_error(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
     task_id = ping(keep_for=60)
     hand.succeed(task_id)
 
@@ -98,7 +93,7 @@ def test_a_succeeded_task_has_a_result_and_no_error(
 
 
 def test_a_retrying_task_shows_its_last_error_until_it_is_queued_again(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
     task_id = ping()
     hand.claim(task_id)
@@ -115,7 +110,7 @@ def test_a_retrying_task_shows_its_last_error_until_it_is_queued_again(
 
 
 def test_a_failed_or_cancelled_task_has_an_error_and_no_result(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
     failed, cancelled = ping(), ping()
     hand.fail(failed)
@@ -132,8 +127,8 @@ def test_a_failed_or_cancelled_task_has_an_error_and_no_result(
 
 
 @pytest.mark.parametrize("options", [{}, {"delay": 3600}], ids=["queued", "scheduled"])
-def test_what_waits_is_cancelled_at_once_and_never_starts(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str], options: dict[str, Any]
+def test_a_queued_or_scheduled_task_is_cancelled_at_once_and_never_starts(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, options: dict[str, Any]
 ) -> None:
     task_id = ping(**options)
 
@@ -145,9 +140,7 @@ def test_what_waits_is_cancelled_at_once_and_never_starts(
     assert not hand.claim(task_id)
 
 
-def test_what_waits_for_its_next_attempt_is_cancelled_at_once(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
-) -> None:
+def test_a_retrying_task_is_cancelled_at_once(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
     task_id = ping()
     hand.claim(task_id)
     hand.end(task_id, "retrying", error={"type": "/problems/timed-out"}, delay=60)
@@ -157,9 +150,7 @@ def test_what_waits_for_its_next_attempt_is_cancelled_at_once(
     assert (task["status"], task["next_attempt_at"], task["error"]["attempt"]) == ("cancelled", None, 1)
 
 
-def test_a_running_task_is_asked_to_stop_again_and_again(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
-) -> None:
+def test_cancelling_a_running_task_can_be_repeated(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
     task_id = ping()
     hand.claim(task_id)
 
@@ -175,8 +166,8 @@ def test_a_running_task_is_asked_to_stop_again_and_again(
     assert hand.end(task_id, "retrying", error={"type": "/problems/timed-out"}, delay=1) == "cancelled"
 
 
-def test_a_task_that_was_just_done_may_still_succeed(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+def test_a_task_can_succeed_after_its_cancel_was_requested(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
     task_id = ping()
     hand.claim(task_id)
@@ -188,7 +179,7 @@ def test_a_task_that_was_just_done_may_still_succeed(
     assert (task["status"], task["result"], task["error"]) == ("succeeded", {"echo": None}, None)
 
 
-def test_a_done_task_cannot_be_cancelled(operator: httpx2.Client, hand: Any, ping: Callable[..., str]) -> None:
+def test_a_done_task_cannot_be_cancelled(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
     succeeded, failed, cancelled = ping(), ping(), ping()
     hand.succeed(succeeded)
     hand.fail(failed)
@@ -198,13 +189,15 @@ def test_a_done_task_cannot_be_cancelled(operator: httpx2.Client, hand: Any, pin
         assert problem_of(operator.post(f"/tasks/{task_id}/cancel")) == (409, "task-done")
 
 
-def test_running_work_stops_within_two_heartbeats(api: Any, engine_room: Any, eventually: Any) -> None:
+def test_a_running_attempt_stops_within_two_heartbeats_of_a_cancel(
+    api: Api, engine_room: Parts, eventually: Eventually
+) -> None:
     client = api.client("operator", "operator")
     task_id = client.post("/tasks", json={"kind": "platform.ping", "params": {"sleep_ms": 60_000}}).json()["id"]
     eventually(lambda: client.get(f"/tasks/{task_id}").json()["status"] == "running")
 
     client.post(f"/tasks/{task_id}/cancel")
-    # A heartbeat goes out three times in a lease of two seconds; the rest is for a busy machine.
+    # There are three heartbeats in a lease of two seconds. The rest is for a busy machine.
     followed = client.get(f"/tasks/{task_id}", params={"wait": 15}).json()
 
     assert followed["status"] == "cancelled", engine_room.logs()
@@ -215,8 +208,8 @@ def test_running_work_stops_within_two_heartbeats(api: Any, engine_room: Any, ev
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled", "expired"])
-def test_what_ended_badly_is_sent_back_to_its_queue(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str], end: str
+def test_a_failed_cancelled_or_expired_task_is_queued_by_a_retry(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, end: str
 ) -> None:
     task_id = ping(delay=0, ttl=3600, max_attempts=1, tags=["kept"])
     if end == "failed":
@@ -242,7 +235,9 @@ def test_what_ended_badly_is_sent_back_to_its_queue(
     hand.succeed(task_id)
 
 
-def test_only_what_ended_badly_can_be_retried(operator: httpx2.Client, hand: Any, ping: Callable[..., str]) -> None:
+def test_only_a_failed_cancelled_or_expired_task_can_be_retried(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
+) -> None:
     queued, running, succeeded, waiting = ping(), ping(), ping(), ping(delay=60)
     hand.claim(running)
     hand.succeed(succeeded)
@@ -251,8 +246,8 @@ def test_only_what_ended_badly_can_be_retried(operator: httpx2.Client, hand: Any
         assert problem_of(operator.post(f"/tasks/{task_id}/retry")) == (409, "task-not-retriable")
 
 
-def test_a_task_can_be_retried_as_often_as_one_likes_up_to_a_thousand_attempts(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+def test_a_task_can_be_retried_up_to_a_thousand_attempts(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
     task_id = ping()
     operator.post(f"/tasks/{task_id}/cancel")
@@ -261,7 +256,7 @@ def test_a_task_can_be_retried_as_often_as_one_likes_up_to_a_thousand_attempts(
     assert problem_of(operator.post(f"/tasks/{task_id}/retry")) == (409, "task-not-retriable")
 
 
-def test_a_task_whose_input_is_gone_cannot_be_retried(client: httpx2.Client, hand: Any, data: Path) -> None:
+def test_a_task_whose_input_is_gone_cannot_be_retried(client: httpx2.Client, hand: HandWorker, data: Path) -> None:
     with (data / "coffee.png").open("rb") as file:
         task = client.post("/files", files={"file": ("coffee.png", file)}).json()
     hand.fail(task["id"])
@@ -273,8 +268,8 @@ def test_a_task_whose_input_is_gone_cannot_be_retried(client: httpx2.Client, han
     assert client.get(f"/tasks/{task['id']}").json()["status"] == "failed"
 
 
-def test_a_task_whose_params_do_not_fit_their_kind_any_more_cannot_be_retried(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
+def test_a_task_whose_params_no_longer_fit_its_kind_cannot_be_retried(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
     task_id = ping()
     hand.fail(task_id)
@@ -289,7 +284,7 @@ def test_a_task_whose_params_do_not_fit_their_kind_any_more_cannot_be_retried(
 # Delete
 
 
-def test_a_done_task_is_erased_and_gone(operator: httpx2.Client, hand: Any, ping: Callable[..., str]) -> None:
+def test_a_deleted_task_and_its_artifacts_are_gone(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
     task_id = ping()
     hand.succeed(task_id)
 
@@ -309,8 +304,8 @@ def test_a_done_task_is_erased_and_gone(operator: httpx2.Client, hand: Any, ping
         assert hand.count(f"SELECT count(*) FROM {table} WHERE {column} = %s", task_id) == 0
 
 
-def test_what_is_gone_is_gone_only_for_those_who_saw_it_and_forgotten_after_thirty_days(
-    client: httpx2.Client, stranger: httpx2.Client, hand: Any, email: Callable[..., str]
+def test_a_deleted_task_is_410_for_its_organization_for_thirty_days(
+    client: httpx2.Client, stranger: httpx2.Client, hand: HandWorker, email: Submit
 ) -> None:
     task_id = email()
     client.post(f"/tasks/{task_id}/cancel")
@@ -326,9 +321,7 @@ def test_what_is_gone_is_gone_only_for_those_who_saw_it_and_forgotten_after_thir
     assert [answer.status_code for answer in later] == [404, 404]
 
 
-def test_a_task_that_is_not_done_cannot_be_deleted(
-    operator: httpx2.Client, hand: Any, ping: Callable[..., str]
-) -> None:
+def test_a_task_that_is_not_done_cannot_be_deleted(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
     queued, running, scheduled = ping(), ping(), ping(delay=60)
     hand.claim(running)
 
@@ -345,7 +338,7 @@ def test_a_task_that_never_was_is_not_found(operator: httpx2.Client, method: str
 
 @pytest.mark.parametrize("text", ["x", "batch", "zzzzzzzz-zzzz-zzzz-zzzz-zzzzzzzzzzzz", "%00", "0" * 36, "..%2f", "ü"])
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("DELETE", ""), ("POST", "/cancel")])
-def test_an_id_that_is_none_is_refused(operator: httpx2.Client, text: str, method: str, path: str) -> None:
+def test_an_invalid_id_is_refused(operator: httpx2.Client, text: str, method: str, path: str) -> None:
     answer = operator.request(method, f"/tasks/{text}{path}")
 
     if "%2f" in text:

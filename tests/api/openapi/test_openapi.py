@@ -1,4 +1,4 @@
-"""`/openapi.json` says what the contract says, and the application does what it says."""
+"""`/openapi.json` has the routes and statuses of the contract, and the application conforms to it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
-from schemathesis import GenerationMode
+from schemathesis import BaseSchema, GenerationMode
 from schemathesis.specs.openapi import definitions
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from shared.identifiers import new_id
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
+from tests.api.conftest import HandWorker
 from tests.conftest import Api
 
 ANY = {400, 413, 500}
-"""What any route may answer."""
+"""The error statuses that every route may answer with."""
 READING = ANY | {401, 403, 422, 429, 503}
 SUBMITTING = READING | {200, 202, 409, 410, 415}
 
@@ -58,17 +59,17 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("get", "/health"): ANY | {200, 422},
     ("get", "/health/ready"): ANY | {200, 422, 503},
 }
-"""Every route of the contract, and every status that it may answer with."""
+"""Every route of the contract, with every status that it may answer with."""
 
 ONE_CANARY = """
 WITH schedule AS (
     INSERT INTO schedules (id, name, kind, params, every_seconds)
     VALUES (gen_random_uuid(), 'canary', 'platform.canary', '{"queue": "files"}', 60) RETURNING id)
 INSERT INTO schedule_slots (schedule_id, slot, task_id) SELECT id, now(), gen_random_uuid() FROM schedule"""
-"""What beat leaves behind, so that readiness tells of a queue."""
+"""A canary as beat submits it, so that readiness shows a queue."""
 
 EXAMPLES = 20
-"""How many requests of each kind, well formed or not, each route is asked."""
+"""How many valid and how many invalid requests each route receives."""
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_the_schema_has_the_routes_of_the_contract_with_their_statuses(document:
     assert found == STATUSES
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_reference_in_the_schema_resolves(document: dict[str, Any]) -> None:
     def walk(value: Any) -> None:
         if isinstance(value, dict):
             reference = value.get("$ref")
@@ -184,14 +185,14 @@ def test_every_public_kind_may_be_submitted_by_the_schema(document: dict[str, An
     assert set(document["components"]["schemas"]["Submission"]["discriminator"]["mapping"]) == kinds
 
 
-# What the application does
+# The application conforms to the schema
 
 
 @pytest.fixture(scope="module")
-def schema(served: Api, document: dict[str, Any], hand: Any) -> Any:
+def schema(served: Api, document: dict[str, Any], hand: HandWorker) -> Any:
     for part in ("relay", "sweeper", "beat"):
         hand.connection.execute(SHOW_SIGN_OF_LIFE, {"part": part})
-    # They are to last as long as these tests do.
+    # They must not become stale while these tests run.
     hand.connection.execute("UPDATE signs_of_life SET at = now() + interval '1 hour'")
     hand.connection.execute(ONE_CANARY)
     loaded = schemathesis.openapi.from_dict(document)
@@ -200,8 +201,8 @@ def schema(served: Api, document: dict[str, Any], hand: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def subjects(client: httpx2.Client, operator: httpx2.Client, hand: Any, data: Path) -> dict[str, Iterator[str]]:
-    """What there is, in every state, by the name of the parameter that it is asked for by."""
+def subjects(client: httpx2.Client, operator: httpx2.Client, hand: HandWorker, data: Path) -> dict[str, Iterator[str]]:
+    """The ids of existing tasks, batches and files in every state, by the name of the path parameter."""
     batch = operator.post("/tasks/batch", json={"tasks": [{"kind": "platform.ping"}] * 12}).json()
     tasks = [task["id"] for task in batch["tasks"]]
     for n, act in enumerate([hand.claim, hand.succeed, hand.fail, lambda task: operator.post(f"/tasks/{task}/cancel")]):
@@ -231,8 +232,8 @@ def subjects(client: httpx2.Client, operator: httpx2.Client, hand: Any, data: Pa
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize(("method", "path"), STATUSES)
-def test_the_application_does_what_the_schema_says(
-    schema: Any,
+def test_the_application_conforms_to_the_schema(
+    schema: BaseSchema,
     subjects: dict[str, Iterator[str]],
     admin: httpx2.Client,
     method: str,
@@ -258,12 +259,12 @@ def test_the_application_does_what_the_schema_says(
         if str(case.query.get("wait", "")) in map(str, range(1, 61)):
             case.query["wait"] = 1
         if path == "/files" and mode is GenerationMode.NEGATIVE:
-            # To validate needs no file, which no schema can tell of one parameter and a body.
+            # With validate_only the file may be missing, which a schema cannot express.
             case.query.pop("validate_only", None)
-        # What is well formed may still be refused: a cursor, a file's id or an address can be wrong in ways that no
-        # schema can tell, and `run_at` goes without `delay`.
+        # A request that fits the schema may still be refused: a schema cannot express which cursors, file ids and
+        # addresses are valid, nor that `run_at` excludes `delay`.
         case.call_and_validate(headers=credentials, excluded_checks=[positive_data_acceptance])
 
-    # Where there is neither a parameter nor a body, nothing can be wrong.
+    # An operation without parameters and body has no invalid request.
     with suppress(Unsatisfiable):
         ask()

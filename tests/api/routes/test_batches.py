@@ -1,10 +1,10 @@
-"""Batches: all of them or none, followed and cancelled together."""
+"""Batches: tasks that are submitted, followed and cancelled together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,9 +17,9 @@ from shared.identifiers import new_id
 from shared.queries.batches import count_batch
 from shared.queries.tasks import list_page
 from shared.settings import Settings
-from tests.api.conftest import HandWorker
+from tests.api.conftest import ErrorsOf, HandWorker
+from tests.conftest import Eventually
 
-ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 PING = {"kind": "platform.ping"}
 
 
@@ -45,7 +45,9 @@ def test_a_batch_is_answered_with_all_its_tasks_in_their_order(operator: httpx2.
         assert operator.get(task["links"]["self"]).json() == task
 
 
-def test_one_bad_task_keeps_all_from_being_stored(operator: httpx2.Client, errors_of: ErrorsOf, hand: Any) -> None:
+def test_one_invalid_task_keeps_the_whole_batch_from_being_stored(
+    operator: httpx2.Client, errors_of: ErrorsOf, hand: HandWorker
+) -> None:
     before = hand.count("SELECT count(*) FROM tasks")
     tasks = [PING, {**PING, "params": {"a/b": 1, "sleep_ms": -1}}, "x", {**PING, "prio": 1}, None, []]
 
@@ -66,7 +68,7 @@ def test_one_bad_task_keeps_all_from_being_stored(operator: httpx2.Client, error
 
 
 def test_a_task_that_the_database_refuses_keeps_all_from_being_stored(
-    operator: httpx2.Client, hand: Any, data: Any
+    operator: httpx2.Client, hand: HandWorker, data: Path
 ) -> None:
     with (data / "coffee.png").open("rb") as file:
         uploaded = operator.post("/files", files={"file": ("coffee.png", file)}).json()
@@ -88,7 +90,7 @@ def test_a_batch_has_one_to_a_thousand_tasks(operator: httpx2.Client, errors_of:
     assert list(errors_of(operator.post("/tasks/batch", json={"tasks": [PING] * count}))) == ["/tasks"]
 
 
-def test_a_thousand_tasks_are_taken(operator: httpx2.Client) -> None:
+def test_a_batch_of_a_thousand_tasks_is_accepted(operator: httpx2.Client) -> None:
     batch = submit(operator, 1000)
 
     assert len({task["id"] for task in batch["tasks"]}) == 1000
@@ -101,7 +103,7 @@ def test_tasks_must_be_a_list(operator: httpx2.Client, errors_of: ErrorsOf, task
     assert list(errors_of(operator.post("/tasks/batch", json={}))) == ["/tasks"]
 
 
-def test_a_batch_counts_its_tasks_by_status(operator: httpx2.Client, hand: Any) -> None:
+def test_a_batch_counts_its_tasks_by_status(operator: httpx2.Client, hand: HandWorker) -> None:
     batch = submit(operator, 4)
     ids = [task["id"] for task in batch["tasks"]]
     hand.succeed(ids[0])
@@ -117,7 +119,7 @@ def test_a_batch_counts_its_tasks_by_status(operator: httpx2.Client, hand: Any) 
     assert answer.json()["finished_at"] is None
 
 
-def test_a_batch_is_finished_when_its_last_task_is(operator: httpx2.Client, hand: Any) -> None:
+def test_a_batch_is_finished_when_its_last_task_is(operator: httpx2.Client, hand: HandWorker) -> None:
     batch = submit(operator, 2)
     for task in batch["tasks"]:
         hand.succeed(task["id"])
@@ -129,7 +131,7 @@ def test_a_batch_is_finished_when_its_last_task_is(operator: httpx2.Client, hand
     assert datetime.fromisoformat(seen["created_at"]) <= datetime.fromisoformat(seen["finished_at"])
 
 
-def test_cancelling_a_batch_cancels_what_is_left(operator: httpx2.Client, hand: Any) -> None:
+def test_cancelling_a_batch_cancels_what_is_left(operator: httpx2.Client, hand: HandWorker) -> None:
     batch = submit(operator, 4)
     ids = [task["id"] for task in batch["tasks"]]
     hand.succeed(ids[0])
@@ -144,10 +146,10 @@ def test_cancelling_a_batch_cancels_what_is_left(operator: httpx2.Client, hand: 
     assert not hand.claim(ids[2])
 
 
-def test_a_batch_is_cancelled_beside_whoever_takes_its_tasks_in_order(
-    operator: httpx2.Client, hand: Any, module_settings: Settings, eventually: Callable[..., Any]
+def test_cancelling_a_batch_does_not_deadlock_with_claims(
+    operator: httpx2.Client, hand: HandWorker, module_settings: Settings, eventually: Eventually
 ) -> None:
-    """A claim of both holds the first when the cancel comes; the second row lies before the first on the disk."""
+    """A claim of both tasks holds the first when the cancel begins, and the row of the second is the first on the disk."""
     batch = submit(operator, 2)
     first, second = (task["id"] for task in batch["tasks"])
     hand.connection.execute("UPDATE tasks SET priority = 6 WHERE id = %s", [first])
@@ -164,7 +166,7 @@ def test_a_batch_is_cancelled_beside_whoever_takes_its_tasks_in_order(
         assert cancel.result().status_code == 202
 
 
-def test_cancelling_a_finished_batch_changes_nothing(operator: httpx2.Client, hand: Any) -> None:
+def test_cancelling_a_finished_batch_changes_nothing(operator: httpx2.Client, hand: HandWorker) -> None:
     batch = submit(operator, 1)
     hand.succeed(batch["tasks"][0]["id"])
 

@@ -1,4 +1,4 @@
-"""`GET /kinds` lists what the caller may submit."""
+"""`GET /kinds` lists the kinds that the caller may submit."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def kinds_of(client: httpx2.Client) -> dict[str, dict[str, Any]]:
     return {item["kind"]: item for item in answer.json()["items"]}
 
 
-def test_a_client_is_shown_what_it_may_submit_and_nothing_else(client: httpx2.Client) -> None:
+def test_a_client_sees_only_the_kinds_that_it_may_submit(client: httpx2.Client) -> None:
     assert sorted(kinds_of(client)) == FOR_EVERYONE
 
 
-def test_operators_and_admins_are_shown_the_privileged_kinds_too(operator: httpx2.Client, admin: httpx2.Client) -> None:
+def test_operators_and_admins_also_see_privileged_kinds(operator: httpx2.Client, admin: httpx2.Client) -> None:
     assert sorted(kinds_of(operator)) == sorted(kinds_of(admin)) == sorted([*FOR_EVERYONE, "platform.ping"])
 
 
-def test_a_kind_tells_all_that_the_contract_names(operator: httpx2.Client) -> None:
+def test_a_kind_has_every_field_of_the_contract(operator: httpx2.Client) -> None:
     for kind in kinds_of(operator).values():
         assert list(kind) == FIELDS
         assert kind["queue"] in {"email", "files", "reports"}
@@ -40,14 +40,14 @@ def test_a_kind_tells_all_that_the_contract_names(operator: httpx2.Client) -> No
 
 
 @pytest.mark.parametrize("schema", ["params_schema", "result_schema"])
-def test_the_schemas_of_a_kind_stand_alone_and_are_valid(operator: httpx2.Client, schema: str) -> None:
+def test_the_schemas_of_a_kind_are_valid_without_outside_references(operator: httpx2.Client, schema: str) -> None:
     for kind in kinds_of(operator).values():
         jsonschema.Draft202012Validator.check_schema(kind[schema])
         assert "$ref" not in str(kind[schema])
         assert kind[schema]["additionalProperties"] is False
 
 
-def test_what_the_schema_allows_is_taken_and_what_it_forbids_is_not(operator: httpx2.Client) -> None:
+def test_params_are_accepted_if_and_only_if_the_schema_allows_them(operator: httpx2.Client) -> None:
     schema = kinds_of(operator)["platform.ping"]["params_schema"]
     allowed: list[dict[str, Any]] = [{}, {"echo": "x"}, {"sleep_ms": 60_000}, {"queue": "email"}]
     forbidden: list[dict[str, Any]] = [

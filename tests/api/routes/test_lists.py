@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from datetime import datetime
 from itertools import chain, pairwise
-from typing import Any
 from uuid import UUID
 
 import httpx2
 import pytest
 
 from shared.identifiers import least_id, new_id
-
-ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
+from tests.api.conftest import ErrorsOf, HandWorker, Submit
+from tests.conftest import Api
 
 
 @pytest.fixture(scope="module")
-def someone_else(served: Any) -> httpx2.Client:
-    """An operator whose own tasks are told apart by a tag of each test's own."""
+def someone_else(served: Api) -> httpx2.Client:
+    """An operator. Each test finds its own tasks by its tag."""
     client: httpx2.Client = served.client("lister", "operator")
     return client
 
@@ -34,7 +32,7 @@ def ids_of(answer: httpx2.Response) -> list[str]:
     return [task["id"] for task in answer.json()["items"]]
 
 
-def test_a_list_has_the_newest_first_in_pages(operator: httpx2.Client, ping: Callable[..., str], tag: str) -> None:
+def test_a_list_has_the_newest_first_in_pages(operator: httpx2.Client, ping: Submit, tag: str) -> None:
     made = [ping(tags=[tag]) for _ in range(5)]
 
     first = operator.get("/tasks", params={"tag": tag, "limit": 2})
@@ -47,18 +45,14 @@ def test_a_list_has_the_newest_first_in_pages(operator: httpx2.Client, ping: Cal
     assert first.json()["items"][0] == operator.get(f"/tasks/{made[-1]}").json()
 
 
-def test_a_page_that_ends_exactly_at_the_end_has_no_next(
-    operator: httpx2.Client, ping: Callable[..., str], tag: str
-) -> None:
+def test_a_page_that_ends_exactly_at_the_end_has_no_next(operator: httpx2.Client, ping: Submit, tag: str) -> None:
     for _ in range(2):
         ping(tags=[tag])
 
     assert operator.get("/tasks", params={"tag": tag, "limit": 2}).json()["next_cursor"] is None
 
 
-def test_a_list_holds_the_tasks_of_one_owner(
-    served: Any, operator: httpx2.Client, email: Callable[..., str], tag: str
-) -> None:
+def test_a_list_holds_the_tasks_of_one_owner(served: Api, operator: httpx2.Client, email: Submit, tag: str) -> None:
     submitters = [served.client("first-owner"), served.client("second-owner")]
     first, second = (email(by=submitter, tags=[tag]) for submitter in submitters)
     owner = operator.get(f"/tasks/{first}").json()["owner"]["id"]
@@ -73,7 +67,7 @@ def test_a_list_holds_the_tasks_of_one_owner(
 
 
 def test_pages_are_stable_while_tasks_come_and_go(
-    operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
+    operator: httpx2.Client, ping: Submit, hand: HandWorker, tag: str
 ) -> None:
     made = [ping(tags=[tag]) for _ in range(6)]
     first = operator.get("/tasks", params={"tag": tag, "limit": 2})
@@ -87,7 +81,7 @@ def test_pages_are_stable_while_tasks_come_and_go(
     assert ids_of(second) == made[:4][::-1]
 
 
-def test_fifty_are_given_unless_told_otherwise_and_two_hundred_at_most(operator: httpx2.Client, tag: str) -> None:
+def test_a_page_has_50_items_by_default_and_200_at_most(operator: httpx2.Client, tag: str) -> None:
     batch = {"tasks": [{"kind": "platform.ping", "tags": [tag]}] * 201}
     made = [task["id"] for task in operator.post("/tasks/batch", json=batch).json()["tasks"]]
 
@@ -103,9 +97,7 @@ def test_a_limit_out_of_bounds_is_refused(operator: httpx2.Client, errors_of: Er
     assert list(errors_of(operator.get("/tasks", params={"limit": limit}))) == ["query:limit"]
 
 
-def test_a_cursor_that_was_not_handed_out_is_refused(
-    operator: httpx2.Client, errors_of: ErrorsOf, ping: Callable[..., str]
-) -> None:
+def test_a_cursor_that_no_page_contained_is_refused(operator: httpx2.Client, errors_of: ErrorsOf, ping: Submit) -> None:
     ping(), ping()
     cursor = operator.get("/tasks", params={"limit": 1}).json()["next_cursor"]
     raw = bytearray(base64.urlsafe_b64decode(cursor))
@@ -128,9 +120,7 @@ def test_a_cursor_that_was_not_handed_out_is_refused(
     assert operator.get("/tasks", params={"cursor": cursor}).status_code == 200
 
 
-def test_each_filter_keeps_what_fits_and_they_add_up(
-    operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
-) -> None:
+def test_filters_can_be_combined(operator: httpx2.Client, ping: Submit, hand: HandWorker, tag: str) -> None:
     queued = ping(tags=[tag, "x"])
     scheduled = ping(tags=[tag], delay=3600)
     done = ping(tags=[tag, "x"], params={"queue": "email"})
@@ -151,7 +141,7 @@ def test_each_filter_keeps_what_fits_and_they_add_up(
     assert find(tag="x", status="succeeded") >= {done}
 
 
-def test_tags_are_found_whatever_they_are_made_of(operator: httpx2.Client, ping: Callable[..., str], tag: str) -> None:
+def test_tags_with_any_characters_are_found(operator: httpx2.Client, ping: Submit, tag: str) -> None:
     odd = f"{tag[:20]},{{}}\"\\'% ü"
     task_id = ping(tags=[odd])
 
@@ -159,8 +149,8 @@ def test_tags_are_found_whatever_they_are_made_of(operator: httpx2.Client, ping:
     assert ids_of(operator.get("/tasks", params={"tag": odd[:-1]})) == []
 
 
-def make_old(hand: Any, task_id: str, created_at: str) -> str:
-    """Let a task have been made at that time; give its id, which tells the time too."""
+def make_old(hand: HandWorker, task_id: str, created_at: str) -> str:
+    """Change when a task was created; return its new id, which contains the time."""
     least = least_id(datetime.fromisoformat(created_at))
     old_id = str(UUID(int=least.int | UUID(task_id).int & (1 << 80) - 1))
     with hand.connection.transaction():
@@ -172,8 +162,8 @@ def make_old(hand: Any, task_id: str, created_at: str) -> str:
     return old_id
 
 
-def test_tasks_are_found_by_when_they_were_made(
-    operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
+def test_tasks_are_found_by_created_after_and_created_before(
+    operator: httpx2.Client, ping: Submit, hand: HandWorker, tag: str
 ) -> None:
     old, new = ping(tags=[tag]), ping(tags=[tag])
     old = make_old(hand, old, "2020-06-01T12:00:00Z")
@@ -191,7 +181,7 @@ def test_tasks_are_found_by_when_they_were_made(
 
 @pytest.mark.parametrize("second", ["00.123", "00.123456", "00.1234", "00.123999", "00.000", "00.999999"])
 def test_adjoining_windows_of_creation_lose_and_repeat_no_task(
-    operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str, second: str
+    operator: httpx2.Client, ping: Submit, hand: HandWorker, tag: str, second: str
 ) -> None:
     task_id = make_old(hand, ping(tags=[tag]), f"2021-06-01T12:00:{second}Z")
     bounds = ["00.000", "00.122", "00.123", "00.1232", "00.1235", "00.124", "00.999", "00.9995", "01.000"]
@@ -209,7 +199,7 @@ def test_adjoining_windows_of_creation_lose_and_repeat_no_task(
 
 
 def test_a_window_of_creation_begins_with_the_time_that_a_task_shows(
-    operator: httpx2.Client, ping: Callable[..., str], hand: Any, tag: str
+    operator: httpx2.Client, ping: Submit, hand: HandWorker, tag: str
 ) -> None:
     task_id = ping(tags=[tag])
     task_id = make_old(hand, task_id, "2020-06-01T12:00:00.123456Z")
@@ -259,7 +249,7 @@ def test_a_batch_is_found_by_its_id(operator: httpx2.Client) -> None:
         ("ids", ",".join(f"0199c0de-0000-7000-8000-{n:012d}" for n in range(101))),
     ],
 )
-def test_a_filter_that_is_none_is_refused(operator: httpx2.Client, errors_of: ErrorsOf, name: str, value: str) -> None:
+def test_an_invalid_filter_is_refused(operator: httpx2.Client, errors_of: ErrorsOf, name: str, value: str) -> None:
     assert list(errors_of(operator.get("/tasks", params={name: value}))) == [f"query:{name}"]
 
 
@@ -267,7 +257,7 @@ def test_a_filter_that_is_none_is_refused(operator: httpx2.Client, errors_of: Er
 
 
 def test_tasks_by_ids_come_in_the_order_asked_for_with_those_that_are_missing(
-    operator: httpx2.Client, ping: Callable[..., str]
+    operator: httpx2.Client, ping: Submit
 ) -> None:
     a, b, nowhere = ping(), ping(), str(new_id())
 
@@ -279,14 +269,14 @@ def test_tasks_by_ids_come_in_the_order_asked_for_with_those_that_are_missing(
     assert answer.json()["items"][1] == operator.get(f"/tasks/{a}").json()
 
 
-def test_a_hundred_ids_may_be_asked_for(operator: httpx2.Client) -> None:
+def test_up_to_a_hundred_ids_are_accepted(operator: httpx2.Client) -> None:
     batch = operator.post("/tasks/batch", json={"tasks": [{"kind": "platform.ping"}] * 100}).json()
     ids = [task["id"] for task in batch["tasks"]]
 
     assert ids_of(operator.get("/tasks", params={"ids": ",".join(ids)})) == ids
 
 
-def test_ids_go_alone(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
+def test_ids_allow_no_other_parameter(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
     for other in ({"limit": "5"}, {"status": "queued"}, {"cursor": "x"}):
         found = errors_of(operator.get("/tasks", params={"ids": str(new_id()), **other}))
         assert found == {f"query:{next(iter(other))}": "not_with_ids"}

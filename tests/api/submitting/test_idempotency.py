@@ -1,8 +1,7 @@
-"""`Idempotency-Key`: the same request under the same key happens once."""
+"""`Idempotency-Key`: a request that is repeated with the same key is stored once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,8 +9,9 @@ import httpx2
 import pytest
 
 from shared.identifiers import new_id
+from tests.api.conftest import ErrorsOf, HandWorker
+from tests.conftest import Api
 
-ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 EMAIL = {"to": ["ada@example.com"], "text": "hello"}
 SUBMISSIONS: list[tuple[str, dict[str, Any]]] = [
     ("/tasks", {"kind": "platform.ping", "params": {"echo": "x"}}),
@@ -30,8 +30,8 @@ def subject_of(answer: httpx2.Response) -> str:
 
 
 @pytest.mark.parametrize(("path", "body"), SUBMISSIONS)
-def test_the_same_request_is_answered_again_with_what_it_made(
-    operator: httpx2.Client, hand: Any, path: str, body: dict[str, Any]
+def test_a_repeated_request_is_answered_with_the_same_task(
+    operator: httpx2.Client, hand: HandWorker, path: str, body: dict[str, Any]
 ) -> None:
     key = under(str(new_id()))
 
@@ -48,7 +48,7 @@ def test_the_same_request_is_answered_again_with_what_it_made(
     assert hand.count("SELECT count(*) FROM tasks") == before
 
 
-def test_a_replay_shows_the_task_as_it_is_now(operator: httpx2.Client, hand: Any) -> None:
+def test_a_replay_shows_the_task_as_it_is_now(operator: httpx2.Client, hand: HandWorker) -> None:
     key = under(str(new_id()))
     task_id = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key).json()["id"]
     hand.succeed(task_id)
@@ -58,7 +58,7 @@ def test_a_replay_shows_the_task_as_it_is_now(operator: httpx2.Client, hand: Any
     assert (again.status_code, again.json()["id"], again.json()["status"]) == (202, task_id, "succeeded")
 
 
-def test_the_order_of_fields_and_white_space_do_not_make_another_request(operator: httpx2.Client) -> None:
+def test_order_of_fields_and_white_space_do_not_change_the_fingerprint(operator: httpx2.Client) -> None:
     key = {**under(str(new_id())), "content-type": "application/json"}
 
     first = operator.post("/tasks", content=b'{"kind":"platform.ping","priority":3}', headers=key)
@@ -90,7 +90,9 @@ def test_another_request_under_the_same_key_is_refused(
 
 
 @pytest.mark.parametrize(("path", "body"), SUBMISSIONS)
-def test_many_at_once_under_one_key_make_one(operator: httpx2.Client, path: str, body: dict[str, Any]) -> None:
+def test_concurrent_requests_with_one_key_store_one_task(
+    operator: httpx2.Client, path: str, body: dict[str, Any]
+) -> None:
     for _ in range(3):
         key = under(str(new_id()))
         with ThreadPoolExecutor(20) as threads:
@@ -116,7 +118,7 @@ def test_many_tasks_that_are_committed_together_keep_their_keys_apart(operator: 
     assert again == ids
 
 
-def test_anothers_key_is_another_key(client: httpx2.Client, stranger: httpx2.Client) -> None:
+def test_the_same_key_of_another_caller_is_independent(client: httpx2.Client, stranger: httpx2.Client) -> None:
     key = under(str(new_id()))
 
     mine = client.post("/emails", json=EMAIL, headers=key)
@@ -126,7 +128,7 @@ def test_anothers_key_is_another_key(client: httpx2.Client, stranger: httpx2.Cli
     assert mine.json()["id"] != theirs.json()["id"]
 
 
-def test_a_second_key_of_the_same_caller_replays_too(served: Any, client: httpx2.Client) -> None:
+def test_a_second_key_of_the_same_caller_replays_too(served: Api, client: httpx2.Client) -> None:
     key = under(str(new_id()))
 
     first = client.post("/emails", json=EMAIL, headers=key)
@@ -146,7 +148,7 @@ def test_a_refused_request_does_not_use_up_its_key(operator: httpx2.Client) -> N
     assert "idempotency-replayed" not in taken.headers
 
 
-def test_a_key_is_free_again_after_a_day(operator: httpx2.Client, hand: Any) -> None:
+def test_a_key_is_free_again_after_a_day(operator: httpx2.Client, hand: HandWorker) -> None:
     key = str(new_id())
     batch = {"tasks": [{"kind": "platform.ping"}]}
     first = operator.post("/tasks", json={"kind": "platform.ping"}, headers=under(key))
@@ -164,7 +166,9 @@ def test_a_key_is_free_again_after_a_day(operator: httpx2.Client, hand: Any) -> 
     assert second.json()["id"] != first.json()["id"]
 
 
-def test_a_request_that_is_still_being_answered_is_a_conflict(operator: httpx2.Client, served: Any, hand: Any) -> None:
+def test_a_key_whose_request_is_in_flight_is_refused_with_409(
+    operator: httpx2.Client, served: Api, hand: HandWorker
+) -> None:
     key, owner = str(new_id()), served.key("operator", "operator").caller_id
     hand.connection.execute(
         "INSERT INTO idempotency_keys (owner_id, key, in_flight_until) VALUES (%s, %s, now() + interval '1 minute')",
@@ -179,7 +183,7 @@ def test_a_request_that_is_still_being_answered_is_a_conflict(operator: httpx2.C
         assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_a_replay_of_what_was_deleted_since_is_gone(operator: httpx2.Client, hand: Any) -> None:
+def test_a_replay_of_a_deleted_task_is_410(operator: httpx2.Client, hand: HandWorker) -> None:
     key = under(str(new_id()))
     task_id = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key).json()["id"]
     hand.succeed(task_id)
@@ -191,7 +195,7 @@ def test_a_replay_of_what_was_deleted_since_is_gone(operator: httpx2.Client, han
 
 
 @pytest.mark.parametrize("path", ["/tasks", "/tasks/batch"])
-def test_a_replay_does_not_need_the_files_any_more(operator: httpx2.Client, path: str) -> None:
+def test_a_replay_does_not_need_the_input_files(operator: httpx2.Client, path: str) -> None:
     uploaded = operator.post("/files", files={"file": ("a.txt", b"some text")}).json()
     file_id = uploaded["params"]["file_id"]
     task = {"kind": "files.inspect", "params": {"file_id": file_id}}
@@ -213,7 +217,7 @@ def test_a_replay_does_not_need_the_files_any_more(operator: httpx2.Client, path
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ü".encode(), b"a\tb"])
 @pytest.mark.parametrize(("path", "body"), SUBMISSIONS)
-def test_a_key_is_of_visible_ascii_and_not_too_long(
+def test_an_invalid_key_is_refused(
     operator: httpx2.Client, errors_of: ErrorsOf, key: str | bytes, path: str, body: dict[str, Any]
 ) -> None:
     raw = key if isinstance(key, bytes) else key.encode()
@@ -225,13 +229,15 @@ def test_a_key_is_of_visible_ascii_and_not_too_long(
 
 
 @pytest.mark.parametrize(("path", "body"), SUBMISSIONS)
-def test_two_keys_are_no_key(operator: httpx2.Client, errors_of: ErrorsOf, path: str, body: dict[str, Any]) -> None:
+def test_two_idempotency_key_headers_are_refused(
+    operator: httpx2.Client, errors_of: ErrorsOf, path: str, body: dict[str, Any]
+) -> None:
     answer = operator.post(path, json=body, headers=[(b"idempotency-key", b"a"), (b"idempotency-key", b"b")])
 
     assert errors_of(answer) == {"header:Idempotency-Key": "invalid_key"}
 
 
-def test_the_longest_key_is_taken(operator: httpx2.Client) -> None:
+def test_the_longest_key_is_accepted(operator: httpx2.Client) -> None:
     key = under("~" * 250 + "!@#$%")
 
     first = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key)

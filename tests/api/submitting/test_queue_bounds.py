@@ -1,9 +1,8 @@
-"""A queue that is full refuses, says so, and takes again once there is room."""
+"""`max_queued` and `max_queued_per_caller`: submissions beyond them are refused until fewer tasks are queued."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +11,7 @@ import pytest
 
 from api.submitting.queue_bounds import QueueBounds
 from shared.settings import Settings
+from tests.conftest import Api, Eventually
 
 EMAIL = {"to": ["ada@example.com"], "text": "hello"}
 
@@ -26,7 +26,7 @@ def empty_the_queue(settings: Settings) -> None:
         connection.execute("UPDATE tasks SET status = 'cancelled', finished_at = now(), purge_at = now()")
 
 
-def test_one_caller_and_all_together_may_queue_so_many(api: Any, eventually: Callable[..., Any]) -> None:
+def test_submissions_beyond_the_bounds_of_a_caller_or_of_all_are_refused(api: Api, eventually: Eventually) -> None:
     ada, bob = api.client("ada"), api.client("bob")
     taken = [ada.post("/emails", json=EMAIL).status_code for _ in range(4)]
 
@@ -46,7 +46,7 @@ def test_one_caller_and_all_together_may_queue_so_many(api: Any, eventually: Cal
     eventually(lambda: ada.post("/tasks", json={"kind": "email.send", "params": EMAIL}).status_code == 202)
 
 
-def test_what_was_accepted_under_a_key_is_answered_again_when_the_queue_is_full(api: Any) -> None:
+def test_a_kept_key_is_replayed_although_the_queue_is_full(api: Api) -> None:
     ada, task = api.client("ada"), {"kind": "email.send", "params": EMAIL}
     requests: list[tuple[str, dict[str, Any]]] = [
         ("/tasks", {"json": task}),

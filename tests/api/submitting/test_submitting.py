@@ -1,9 +1,8 @@
-"""What a submission makes, what its options do, and that checking it stores nothing."""
+"""Submitting one task: the answer, the options, and `validate_only`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import httpx2
 import pytest
 
 from shared.identifiers import new_id
+from tests.api.conftest import ErrorsOf, HandWorker
 
-ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 EMAIL = {"to": ["Ada <ada@example.com>"], "from": "boss@example.com", "subject": "Hi", "text": "hello"}
 TABLES = ["tasks", "task_payloads", "task_events", "task_files", "files", "idempotency_keys", "unique_tasks"]
 
@@ -89,7 +88,7 @@ def test_options_have_defaults(client: httpx2.Client) -> None:
     assert task["run_at"] is None and task["batch_id"] is None
 
 
-def test_a_delay_or_a_time_makes_a_scheduled_task(client: httpx2.Client) -> None:
+def test_a_task_with_delay_or_run_at_is_scheduled(client: httpx2.Client) -> None:
     tomorrow = datetime.now(UTC) + timedelta(days=1)
 
     delayed = client.post("/emails", json={**EMAIL, "delay": 90.5}).json()
@@ -104,7 +103,7 @@ def test_a_delay_or_a_time_makes_a_scheduled_task(client: httpx2.Client) -> None
 
 
 @pytest.mark.parametrize("offset", ["+16:00", "-16:00", "+23:59", "-23:59"])
-def test_a_time_may_have_an_offset_that_postgres_does_not_know(client: httpx2.Client, offset: str) -> None:
+def test_run_at_can_have_an_offset_that_postgres_does_not_accept(client: httpx2.Client, offset: str) -> None:
     moment = datetime.now(UTC).replace(microsecond=0) + timedelta(days=2)
     hours, minutes = int(offset[:3]), int(offset[0] + offset[4:])
     written = f"{moment + timedelta(hours=hours, minutes=minutes):%Y-%m-%dT%H:%M:%S}{offset}"
@@ -114,7 +113,7 @@ def test_a_time_may_have_an_offset_that_postgres_does_not_know(client: httpx2.Cl
     assert (answer.status_code, datetime.fromisoformat(answer.json()["run_at"])) == (202, moment)
 
 
-def test_a_ttl_counts_from_the_creation(client: httpx2.Client, hand: Any) -> None:
+def test_a_ttl_counts_from_created_at(client: httpx2.Client, hand: HandWorker) -> None:
     task_id = client.post("/emails", json={**EMAIL, "ttl": 60, "delay": 3600}).json()["id"]
 
     seconds = hand.count("SELECT extract(epoch FROM expires_at - created_at)::int FROM tasks WHERE id = %s", task_id)
@@ -122,14 +121,14 @@ def test_a_ttl_counts_from_the_creation(client: httpx2.Client, hand: Any) -> Non
     assert seconds == 60
 
 
-def test_a_task_past_its_ttl_never_starts(client: httpx2.Client, hand: Any) -> None:
+def test_a_task_past_its_ttl_never_starts(client: httpx2.Client, hand: HandWorker) -> None:
     task_id = client.post("/emails", json={**EMAIL, "ttl": 1}).json()["id"]
     time.sleep(1.1)
 
     assert not hand.claim(task_id)
 
 
-def test_a_timeout_beyond_the_kinds_is_refused(client: httpx2.Client, errors_of: ErrorsOf) -> None:
+def test_a_timeout_longer_than_the_kind_allows_is_refused(client: httpx2.Client, errors_of: ErrorsOf) -> None:
     assert client.post("/emails", json={**EMAIL, "timeout": 300}).status_code == 202
     assert errors_of(client.post("/emails", json={**EMAIL, "timeout": 301})) == {"/timeout": "less_than_equal"}
 
@@ -164,7 +163,7 @@ def test_files_must_exist_and_be_of_a_type_that_the_kind_reads(
     assert errors_of(client.post("/tasks/batch", json={"tasks": batch})) == {"/tasks/1/params/file_id": "unknown_file"}
 
 
-def test_validating_stores_nothing(client: httpx2.Client, hand: Any, csv: str) -> None:
+def test_validate_only_stores_nothing(client: httpx2.Client, hand: HandWorker, csv: str) -> None:
     def count() -> list[int]:
         return [hand.count(f"SELECT count(*) FROM {table}") for table in TABLES]
 
@@ -186,7 +185,7 @@ def test_validating_stores_nothing(client: httpx2.Client, hand: Any, csv: str) -
     assert count() == before
 
 
-def test_validating_finds_what_submitting_would(client: httpx2.Client, errors_of: ErrorsOf) -> None:
+def test_validate_only_finds_the_same_errors_as_submitting(client: httpx2.Client, errors_of: ErrorsOf) -> None:
     nowhere = str(new_id())
     inspect = {"kind": "files.inspect", "params": {"file_id": nowhere}}
 
@@ -200,11 +199,11 @@ def test_validating_finds_what_submitting_would(client: httpx2.Client, errors_of
     assert set(errors_of(client.post("/emails?validate_only=true", json={"x": 1}))) >= {"/x"}
 
 
-def test_an_explicit_false_submits(client: httpx2.Client) -> None:
+def test_validate_only_false_submits(client: httpx2.Client) -> None:
     assert client.post("/emails?validate_only=false", json=EMAIL).status_code == 202
 
 
-def test_side_by_side_has_neither_a_kind_nor_params_of_its_own(client: httpx2.Client, errors_of: ErrorsOf) -> None:
+def test_a_side_by_side_body_with_kind_or_params_is_refused(client: httpx2.Client, errors_of: ErrorsOf) -> None:
     found = errors_of(
         client.post("/emails", json={**EMAIL, "kind": "email.send", "params": {}, "sender": "x@example.com"})
     )
@@ -212,7 +211,7 @@ def test_side_by_side_has_neither_a_kind_nor_params_of_its_own(client: httpx2.Cl
     assert found == dict.fromkeys(["/kind", "/params", "/sender"], "extra_forbidden")
 
 
-def test_a_malformed_trace_is_left_out_and_a_good_one_kept(client: httpx2.Client, hand: Any) -> None:
+def test_a_valid_traceparent_is_stored_and_an_invalid_one_is_not(client: httpx2.Client, hand: HandWorker) -> None:
     good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     task = {"kind": "email.send", "params": EMAIL}
 
@@ -224,7 +223,7 @@ def test_a_malformed_trace_is_left_out_and_a_good_one_kept(client: httpx2.Client
         assert hand.count("SELECT count(*) FROM tasks WHERE id = %s AND traceparent IS NULL", left) == 1
 
 
-def test_the_request_that_made_a_task_can_be_found(client: httpx2.Client, hand: Any) -> None:
+def test_a_task_stores_the_id_of_its_request(client: httpx2.Client, hand: HandWorker) -> None:
     answer = client.post("/emails", json=EMAIL, headers={"x-request-id": "find-me"})
 
     statement = "SELECT count(*) FROM tasks WHERE id = %s AND request_id = 'find-me'"
@@ -232,7 +231,7 @@ def test_the_request_that_made_a_task_can_be_found(client: httpx2.Client, hand: 
 
 
 @pytest.mark.parametrize("reply_to", ["Help <help@example.com>", ["Help <help@example.com>"], []])
-def test_an_email_is_taken_with_all_that_it_may_have(client: httpx2.Client, reply_to: object) -> None:
+def test_an_email_with_every_field_is_accepted(client: httpx2.Client, reply_to: object) -> None:
     message = {
         "from": "Zoë Müller <zoe@example.com>",
         "to": ["日本 太郎 <taro@example.com>"],

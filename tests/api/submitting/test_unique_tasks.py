@@ -1,8 +1,7 @@
-"""`unique_for`: while a task of the same owner, kind and params is live and young, it is answered in place of a new one."""
+"""`unique_for`: a live task of the same owner, kind and params is answered instead of a new one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,8 +9,8 @@ import httpx2
 import pytest
 
 from shared.identifiers import new_id
-
-ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
+from tests.api.conftest import ErrorsOf, HandWorker
+from tests.conftest import Api
 
 
 def submit(client: httpx2.Client, echo: str, unique_for: int = 60, **headers: str) -> httpx2.Response:
@@ -19,7 +18,7 @@ def submit(client: httpx2.Client, echo: str, unique_for: int = 60, **headers: st
     return client.post("/tasks", json=body, headers=headers)
 
 
-def test_a_live_task_is_answered_in_place_of_a_new_one(operator: httpx2.Client) -> None:
+def test_unique_for_answers_a_live_task_instead_of_a_new_one(operator: httpx2.Client) -> None:
     first, second = submit(operator, "a"), submit(operator, "a")
 
     assert (first.status_code, second.status_code) == (202, 200)
@@ -27,7 +26,7 @@ def test_a_live_task_is_answered_in_place_of_a_new_one(operator: httpx2.Client) 
     assert second.headers["location"] == f"/tasks/{first.json()['id']}"
 
 
-def test_params_are_compared_with_their_defaults_filled_in_and_in_any_order(operator: httpx2.Client) -> None:
+def test_unique_params_are_compared_in_canonical_form_with_defaults(operator: httpx2.Client) -> None:
     bodies: list[dict[str, Any]] = [
         {"echo": "b"},
         {"sleep_ms": 0, "echo": "b"},
@@ -42,7 +41,7 @@ def test_params_are_compared_with_their_defaults_filled_in_and_in_any_order(oper
     assert [answer.status_code for answer in answers] == [202, 200, 200]
 
 
-def test_other_params_another_kind_and_another_caller_are_no_hindrance(served: Any, operator: httpx2.Client) -> None:
+def test_unique_for_applies_to_one_caller_kind_and_params(served: Api, operator: httpx2.Client) -> None:
     first = submit(operator, "c")
 
     others = [submit(operator, "C"), submit(served.client("admin", "admin"), "c")]
@@ -50,14 +49,14 @@ def test_other_params_another_kind_and_another_caller_are_no_hindrance(served: A
     assert {answer.status_code for answer in [first, *others]} == {202}
 
 
-def test_a_task_that_was_submitted_without_it_does_not_count(operator: httpx2.Client) -> None:
+def test_a_task_without_unique_for_is_not_answered_instead(operator: httpx2.Client) -> None:
     operator.post("/tasks", json={"kind": "platform.ping", "params": {"echo": "plain"}})
 
     assert submit(operator, "plain").status_code == 202
 
 
 @pytest.mark.parametrize("end", ["succeed", "fail", "cancel"])
-def test_a_done_task_is_no_hindrance(operator: httpx2.Client, hand: Any, end: str) -> None:
+def test_a_done_task_is_not_answered_instead_of_a_new_one(operator: httpx2.Client, hand: HandWorker, end: str) -> None:
     echo = str(new_id())
     task_id = submit(operator, echo).json()["id"]
     if end == "cancel":
@@ -71,7 +70,7 @@ def test_a_done_task_is_no_hindrance(operator: httpx2.Client, hand: Any, end: st
     assert again.json()["id"] != task_id
 
 
-def test_a_task_is_no_hindrance_once_it_is_older_than_that(operator: httpx2.Client, hand: Any) -> None:
+def test_a_task_older_than_unique_for_is_not_answered_instead(operator: httpx2.Client, hand: HandWorker) -> None:
     task_id = submit(operator, "old").json()["id"]
     hand.connection.execute(
         "UPDATE unique_tasks SET created_at = created_at - interval '61 seconds' WHERE task_id = %s", [task_id]
@@ -81,7 +80,7 @@ def test_a_task_is_no_hindrance_once_it_is_older_than_that(operator: httpx2.Clie
     assert submit(operator, "old", unique_for=60).status_code == 202
 
 
-def test_a_deleted_task_is_no_hindrance(operator: httpx2.Client, hand: Any) -> None:
+def test_a_deleted_task_is_not_answered_instead_of_a_new_one(operator: httpx2.Client, hand: HandWorker) -> None:
     task_id = submit(operator, "deleted").json()["id"]
     hand.succeed(task_id)
     operator.delete(f"/tasks/{task_id}")
@@ -89,7 +88,7 @@ def test_a_deleted_task_is_no_hindrance(operator: httpx2.Client, hand: Any) -> N
     assert submit(operator, "deleted").status_code == 202
 
 
-def test_many_at_once_make_one(operator: httpx2.Client) -> None:
+def test_concurrent_unique_submissions_store_one_task(operator: httpx2.Client) -> None:
     for _ in range(3):
         echo = str(new_id())
         with ThreadPoolExecutor(20) as threads:
@@ -99,7 +98,7 @@ def test_many_at_once_make_one(operator: httpx2.Client) -> None:
         assert len({answer.json()["id"] for answer in answers}) == 1
 
 
-def test_a_key_keeps_the_answer_that_was_another_task(operator: httpx2.Client, hand: Any) -> None:
+def test_a_key_is_kept_for_the_live_task_that_was_answered(operator: httpx2.Client, hand: HandWorker) -> None:
     key = {"Idempotency-Key": str(new_id())}
     live = submit(operator, "keyed").json()["id"]
 
@@ -114,7 +113,7 @@ def test_a_key_keeps_the_answer_that_was_another_task(operator: httpx2.Client, h
     assert other.json()["type"] == "/problems/idempotency-key-reused"
 
 
-def test_many_at_once_under_one_key_make_one(operator: httpx2.Client) -> None:
+def test_concurrent_requests_with_one_key_store_one_task(operator: httpx2.Client) -> None:
     key, echo = {"Idempotency-Key": str(new_id())}, str(new_id())
 
     with ThreadPoolExecutor(20) as threads:
@@ -124,7 +123,7 @@ def test_many_at_once_under_one_key_make_one(operator: httpx2.Client) -> None:
     assert len({answer.json()["id"] for answer in answers}) == 1
 
 
-def test_a_batch_and_an_upload_take_none(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
+def test_unique_for_is_refused_in_a_batch_and_an_upload(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
     batch = {"tasks": [{"kind": "platform.ping"}, {"kind": "platform.ping", "unique_for": 60}]}
     form = {"task": (None, '{"kind": "files.inspect", "unique_for": 60}'), "file": ("a.txt", b"hello")}
 
@@ -132,7 +131,7 @@ def test_a_batch_and_an_upload_take_none(operator: httpx2.Client, errors_of: Err
     assert list(errors_of(operator.post("/files", files=form))) == ["form:task/unique_for"]
 
 
-def test_reports_and_emails_take_it_too(operator: httpx2.Client) -> None:
+def test_unique_for_works_for_reports_and_emails(operator: httpx2.Client) -> None:
     body = {"to": ["ada@example.com"], "text": "once", "unique_for": 60}
 
     first, second = operator.post("/emails", json=body), operator.post("/emails", json=body)
