@@ -53,9 +53,7 @@ def columns_of(connection: duckdb.DuckDBPyConnection, reader: str) -> list[tuple
         ("2024-01-02", "2024/01/03"),
     ],
 )
-def test_dates_without_their_year_first_and_whole_stay_what_was_written(
-    tmp_path: Path, values: tuple[str, str]
-) -> None:
+def test_dates_that_do_not_begin_with_a_whole_year_stay_text(tmp_path: Path, values: tuple[str, str]) -> None:
     first, second = values
     assert read_csv(tmp_path, f"day,n\n{first},1\n{second},2\n") == [
         ("day", "VARCHAR", [first, second]),
@@ -84,7 +82,7 @@ def test_dates_with_their_year_first_are_dates(tmp_path: Path, value: str, colum
 
 @pytest.mark.parametrize("odd", ["1/2/24", "31.12.24", "1/2/2024", "1/2/24 10:00"])
 @pytest.mark.parametrize("turned", [False, True])
-def test_one_column_of_doubtful_dates_leaves_the_others_dates(tmp_path: Path, odd: str, turned: bool) -> None:
+def test_a_column_of_ambiguous_dates_leaves_the_others_dates(tmp_path: Path, odd: str, turned: bool) -> None:
     columns = [["odd", odd, odd], ["day", "2024-01-02", "2024-01-03"], ["at", "2024-01-02 10:00", "2024-01-02 11:00"]]
     if turned:
         columns.reverse()
@@ -112,7 +110,7 @@ def test_columns_of_any_name_can_stay_text(tmp_path: Path) -> None:
     assert [column_type for _, column_type, _ in read_csv(tmp_path, content)] == ["VARCHAR"] * 4 + ["DATE"]
 
 
-def test_a_doubtful_date_beyond_the_sample_makes_its_column_text(tmp_path: Path) -> None:
+def test_an_ambiguous_date_beyond_the_sample_makes_its_column_text(tmp_path: Path) -> None:
     content = "n,day\n" + "1,2024-01-02\n" * 30_000 + "1,1/2/24\n"
 
     _, (name, column_type, values) = read_csv(tmp_path, content, sample=100)
@@ -121,7 +119,7 @@ def test_a_doubtful_date_beyond_the_sample_makes_its_column_text(tmp_path: Path)
 
 
 @pytest.mark.parametrize("value", ["31-12-24", "24-12-31", "1-2-2024", "01-02-24 10:00:00", "infinity"])
-def test_doubtful_dates_of_json_stay_what_was_written(tmp_path: Path, value: str) -> None:
+def test_ambiguous_dates_of_json_stay_text(tmp_path: Path, value: str) -> None:
     rows = [{"day": value, "n": 1}, {"n": 2}]
     if value == "infinity":
         rows[1]["day"] = "2024-01-02"

@@ -27,7 +27,14 @@ def check(query: str) -> None:
         "WITH pg_settings AS (SELECT 1) FROM pg_settings",
         "SELECT * FROM main.t, memory.main.penguins, T",
         "DESCRIBE t",
+        "SUMMARIZE t",
         "SHOW TABLES",
+        "VALUES (1)",
+        "FROM t",
+        "SELECT 1; -- and a comment",
+        "SELECT i FROM range(3) r(i) UNION ALL SELECT unnest([1, 2])",
+        "SELECT a.x FROM main.t a, LATERAL (SELECT a.y) b LIMIT 1",
+        "PIVOT t ON year IN (2007, 2008) USING count(*)",
     ],
 )
 def test_a_query_may_read_its_sources_and_what_it_defines(query: str) -> None:
@@ -54,6 +61,30 @@ def test_a_query_may_read_its_sources_and_what_it_defines(query: str) -> None:
 )
 def test_a_name_of_with_hides_no_table_outside_of_its_scope(query: str) -> None:
     with pytest.raises(Failed, match="There is no source named") as caught:
+        check(query)
+
+    assert caught.value.type == "/problems/invalid-query"
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("SELECT 1; SELECT 2", "exactly one statement"),
+        (";", "empty"),
+        (" ;; ", "empty"),
+        ("-- nothing but this", "empty"),
+        ("/* nothing */", "empty"),
+        ("INSERT INTO t VALUES (1)", "this is INSERT"),
+        ("CREATE TABLE u AS FROM t", "this is CREATE"),
+        ("DROP VIEW t", "this is DROP"),
+        ("EXPLAIN SELECT 1", "this is EXPLAIN"),
+        ("PIVOT t ON year USING count(*)", "PIVOT must list its values"),
+        ("SELECT ?", "parameter"),
+        ("SELECT $name", "parameter"),
+    ],
+)
+def test_a_query_that_is_no_single_select_is_refused(query: str, words: str) -> None:
+    with pytest.raises(Failed, match=words) as caught:
         check(query)
 
     assert caught.value.type == "/problems/invalid-query"
