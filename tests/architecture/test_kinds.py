@@ -1,4 +1,4 @@
-"""A kind's name is its path in three places, and its params bear no option's name."""
+"""The name of a kind is the path of its contract, handler and test, and no param has the name of an option."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _list_public_modules(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_has_as_many_handlers_as_contracts(family: str) -> None:
+def test_each_contract_of_a_family_has_a_handler(family: str) -> None:
     contracts = _list_public_modules(ROOT / "shared" / "contracts" / family)
     handlers = _list_public_modules(ROOT / "workers" / "handlers" / family)
 
@@ -35,7 +35,7 @@ def test_the_families_are_the_folders() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_test_is_left_of_a_kind_that_is_gone(family: str) -> None:
+def test_no_test_is_left_of_a_deleted_kind(family: str) -> None:
     kinds = {kind.split(".")[1] for kind in list_kinds() if kind.startswith(f"{family}.")}
     helpers = {path.stem.lstrip("_") for path in (ROOT / "workers" / "handlers" / family).glob("_*.py")}
     subjects = {
@@ -68,7 +68,7 @@ def test_a_kind_has_tests(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", list_kinds())
-def test_a_handler_takes_the_params_of_its_contract_and_answers_with_its_result(kind: str) -> None:
+def test_a_handler_takes_the_params_and_returns_the_result_of_its_contract(kind: str) -> None:
     contract = list_kinds()[kind]
     handle = importlib.import_module(f"workers.handlers.{kind}").handle
     annotations = typing.get_type_hints(handle)
@@ -80,7 +80,7 @@ def test_a_handler_takes_the_params_of_its_contract_and_answers_with_its_result(
 
 
 @pytest.mark.parametrize("kind", list_kinds())
-def test_no_param_bears_the_name_of_an_option(kind: str) -> None:
+def test_no_param_has_the_name_of_an_option(kind: str) -> None:
     params = list_kinds()[kind].params
     names = set(params.model_fields) | {str(info.alias) for info in params.model_fields.values() if info.alias}
 
@@ -88,7 +88,7 @@ def test_no_param_bears_the_name_of_an_option(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", list_kinds())
-def test_every_param_and_result_is_described(kind: str) -> None:
+def test_every_kind_and_param_has_a_description(kind: str) -> None:
     contract = list_kinds()[kind]
 
     assert contract.title

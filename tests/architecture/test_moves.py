@@ -1,4 +1,4 @@
-"""The table of moves makes sense by itself, and the migrations are one line. `tests/shared/` holds both to the database."""
+"""The table of moves is consistent, and the migrations form one line. `tests/shared/` compares both with the database."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def test_a_done_task_moves_only_by_a_retry() -> None:
     assert {move for move in MOVES if move[0] in DONE} == {(before, TaskStatus.QUEUED) for before in RETRIABLE}
 
 
-def test_every_state_can_be_reached_and_every_live_one_left() -> None:
+def test_every_state_can_be_reached_and_every_live_state_left() -> None:
     assert {after for _, after in MOVES} | FIRST_STATES == set(TaskStatus)
     assert {before for before, _ in MOVES} >= LIVE
 
 
-def test_the_migrations_are_one_line_with_names_that_tell_their_order() -> None:
+def test_the_migrations_are_one_line_in_the_order_of_their_names() -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("path_separator", "os")

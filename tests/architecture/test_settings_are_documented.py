@@ -1,4 +1,4 @@
-"""Each setting is described, stands in .env.example and in the README's table, and reaches the containers."""
+"""Each setting has a description, is in .env.example and the table of the README, and is passed to the containers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_each_setting_is_described_in_a_sentence() -> None:
+def test_each_setting_has_a_description() -> None:
     undescribed = [
         name for name, field in Settings.model_fields.items() if not (field.description or "").endswith((".", ")"))
     ]
@@ -25,20 +25,20 @@ def test_each_setting_is_described_in_a_sentence() -> None:
     assert undescribed == []
 
 
-def test_the_example_file_is_written_from_the_settings() -> None:
+def test_the_example_file_is_generated_from_the_settings() -> None:
     found = (ROOT / ".env.example").read_text(encoding="utf-8")
 
-    assert found == env_example(), "write it again: python -m deploy.settings_reference env > .env.example"
+    assert found == env_example(), "generate it again: python -m deploy.settings_reference env > .env.example"
 
 
 def test_the_readme_has_the_table_of_the_settings() -> None:
     lines = set((ROOT / "README.md").read_text(encoding="utf-8").splitlines())
     missing = [row for row in markdown_table().splitlines() if row not in lines]
 
-    assert missing == [], "write the table again: python -m deploy.settings_reference table"
+    assert missing == [], "generate the table again: python -m deploy.settings_reference table"
 
 
-def test_the_readme_names_no_setting_that_is_none() -> None:
+def test_the_readme_lists_only_settings_that_exist() -> None:
     known = {variable(name) for name in Settings.model_fields}
     rows = [
         line.split("|")[1].strip(" `")
@@ -50,10 +50,10 @@ def test_the_readme_names_no_setting_that_is_none() -> None:
     assert len(rows) == len(set(rows))
 
 
-def test_each_setting_reaches_the_containers() -> None:
+def test_each_setting_is_passed_to_the_containers() -> None:
     assert list(check_settings_are_passed_on()) == []
 
 
-def test_what_is_said_of_the_compose_file_is_said_of_settings() -> None:
+def test_the_lists_for_compose_name_only_settings() -> None:
     assert set(Settings.model_fields) >= REQUIRED_BY_COMPOSE | SET_BY_COMPOSE
     assert not REQUIRED_BY_COMPOSE & SET_BY_COMPOSE

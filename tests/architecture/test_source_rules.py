@@ -1,4 +1,4 @@
-"""Rules of style.md that can be read off the source."""
+"""Rules of style that can be checked on the source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = ("api", "cli", "deploy", "migrations", "shared", "taskmill_kinds", "w
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in SOURCES]
 
-SAYS_NOTHING = re.compile(r"(^|_)(utils?|helpers?|commons?|managers?|misc|tools?)(_|$)")
+VAGUE_NAME = re.compile(r"(^|_)(utils?|helpers?|commons?|managers?|misc|tools?)(_|$)")
 
 STATEMENT = re.compile(
     r"\s*(SELECT\s|INSERT\s+INTO\s|UPDATE\s+\w+\s+SET\s|DELETE\s+FROM\s|WITH\s+\w+\s.*\sAS\s|TRUNCATE\s|LISTEN\s|NOTIFY\s"
@@ -29,7 +29,7 @@ def _parse(name: str) -> ast.Module:
 
 
 def _may_hold_sql(name: str) -> bool:
-    """The statements on the platform's tables stand here; the local stack asks its own server whether it is ready."""
+    """Return whether a module may contain SQL. The local stack only asks its own server whether it is ready."""
     return name.startswith(("shared/queries/", "migrations/", "cli/local_stack/")) or _is_about_duckdb(name)
 
 
@@ -48,7 +48,7 @@ def _is_about_duckdb(name: str) -> bool:
 
 
 def _list_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Each string of a module that is not a docstring, f-strings in pieces, and where it begins."""
+    """Yield the line and the text of each string that is no docstring. An f-string yields its pieces."""
     docstrings = {
         id(node.body[0].value)
         for node in ast.walk(tree)
@@ -67,7 +67,7 @@ def _list_imported_names(tree: ast.Module, package: str) -> Iterator[tuple[int, 
             yield from ((node.lineno, alias.name) for alias in node.names)
 
 
-def test_sql_is_written_in_the_queries_alone() -> None:
+def test_sql_is_written_only_in_shared_queries() -> None:
     offences = [
         f"{name}:{line}"
         for name in NAMES
@@ -79,8 +79,8 @@ def test_sql_is_written_in_the_queries_alone() -> None:
     assert offences == []
 
 
-def test_statements_are_built_in_the_queries_alone() -> None:
-    # The tables themselves need pieces of SQL for their constraints and partial indexes.
+def test_statements_are_built_only_in_shared_queries() -> None:
+    # Tables need SQL expressions for their constraints and partial indexes.
     offences = [
         f"{name}:{line} {imported}"
         for name in NAMES
@@ -119,22 +119,24 @@ def test_there_is_no_code_in_an_init_file() -> None:
     assert offences == []
 
 
-def test_each_module_says_what_it_is_for() -> None:
-    silent = [name for name in NAMES if not name.endswith("__init__.py") and not ast.get_docstring(_parse(name))]
+def test_each_module_has_a_docstring() -> None:
+    without_docstring = [
+        name for name in NAMES if not name.endswith("__init__.py") and not ast.get_docstring(_parse(name))
+    ]
 
-    assert silent == []
-
-
-def test_no_module_has_a_name_that_says_nothing() -> None:
-    assert [name for name in NAMES if SAYS_NOTHING.search(Path(name).stem)] == []
+    assert without_docstring == []
 
 
-def test_no_module_is_one_that_everything_passes_through() -> None:
+def test_no_module_has_a_vague_name() -> None:
+    assert [name for name in NAMES if VAGUE_NAME.search(Path(name).stem)] == []
+
+
+def test_no_module_has_more_than_600_lines() -> None:
     lengths = {name: len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in NAMES}
 
     assert {name: lines for name, lines in lengths.items() if lines > 600 and not name.startswith("migrations/")} == {}
 
 
-def test_tests_are_no_packages() -> None:
-    # A tests/workers/__init__.py would stand in front of the real `workers`.
+def test_folders_of_tests_are_not_packages() -> None:
+    # With a tests/workers/__init__.py, `import workers` in a test could import the folder of tests.
     assert list((ROOT / "tests").rglob("__init__.py")) == []

@@ -1,4 +1,4 @@
-"""The launcher, in a small checkout of its own: its locks name nothing, or one wheel that is made here."""
+"""The launcher `taskmill`, in a small checkout whose locks name one wheel that is built here, or nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ print(sample_of_the_lock.VERSION, sys.argv[1:])
 
 
 def make_wheel(directory: Path, version: str) -> tuple[Path, str]:
-    """Make a wheel of one module; answer its path and its sha256."""
+    """Build a wheel of one module and return its path and its SHA-256."""
     path = directory / f"sample_of_the_lock-{version}-py3-none-any.whl"
     information = f"sample_of_the_lock-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
@@ -77,13 +77,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def installed(checkout: Path) -> Path:
-    """The checkout, set up with version 1.0."""
+    """The checkout, with version 1.0 installed."""
     write_lock(checkout, "1.0")
     assert run(checkout / "taskmill").returncode == 0
     return checkout
 
 
-def test_two_first_runs_at_once_set_up_once_and_both_work(checkout: Path) -> None:
+def test_two_first_runs_at_once_install_once_and_both_work(checkout: Path) -> None:
     write_lock(checkout, "1.0")
     shutil.rmtree(checkout / ".venv", ignore_errors=True)
 
@@ -95,20 +95,20 @@ def test_two_first_runs_at_once_set_up_once_and_both_work(checkout: Path) -> Non
     assert sum("making .venv" in errors for _, errors in outcomes) == 1
 
 
-def test_a_later_run_says_nothing_of_its_own(installed: Path) -> None:
+def test_a_later_run_prints_only_the_output_of_the_command(installed: Path) -> None:
     outcome = run(installed / "taskmill", "x y", "")
 
     assert (outcome.stdout, outcome.stderr) == ("1.0 ['x y', '']\n", "")
 
 
-def test_it_can_be_called_through_a_link(installed: Path, tmp_path: Path) -> None:
+def test_the_launcher_can_be_called_through_a_link(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "first").symlink_to(installed / "taskmill")
     (tmp_path / "second").symlink_to("first")
 
     assert run(tmp_path / "second").stdout == "1.0 []\n"
 
 
-def test_the_tests_need_their_own_lock_too(installed: Path) -> None:
+def test_the_command_for_tests_installs_their_lock_too(installed: Path) -> None:
     (installed / ".venv" / ".installed-requirements-dev.lock").unlink(missing_ok=True)
 
     first, second = run(installed / "taskmill", "test"), run(installed / "taskmill", "test")
@@ -117,7 +117,7 @@ def test_the_tests_need_their_own_lock_too(installed: Path) -> None:
     assert second.stderr == ""
 
 
-def test_a_moved_checkout_works_as_it_is(installed: Path, tmp_path: Path) -> None:
+def test_a_checkout_can_be_moved(installed: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     installed.rename(moved)
     try:
@@ -137,7 +137,7 @@ def test_a_changed_lock_is_installed_at_the_next_run(installed: Path) -> None:
     assert "making .venv" not in outcome.stderr
 
 
-def test_another_hash_than_the_locks_is_refused_at_every_run(installed: Path) -> None:
+def test_a_package_with_a_wrong_hash_is_refused_at_every_run(installed: Path) -> None:
     write_lock(installed, "3.0", digest="0" * 64)
 
     for _ in range(2):
@@ -150,7 +150,7 @@ def test_another_hash_than_the_locks_is_refused_at_every_run(installed: Path) ->
     assert run(installed / "taskmill").stdout == "3.0 []\n"
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(installed: Path) -> None:
+def test_an_environment_without_its_python_is_made_again(installed: Path) -> None:
     python = installed / ".venv" / "bin" / "python"
     python.unlink()
     python.symlink_to("/nowhere/python3")
@@ -161,7 +161,7 @@ def test_an_environment_whose_python_is_gone_is_made_anew(installed: Path) -> No
     assert "making .venv" in outcome.stderr
 
 
-def test_a_python_that_does_not_do_is_named(installed: Path, tmp_path: Path) -> None:
+def test_a_python_that_is_too_old_is_named(installed: Path, tmp_path: Path) -> None:
     write_lock(installed, "4.0")
     old = tmp_path / "python-old"
     old.write_text("#!/bin/sh\nexit 1\n")
@@ -173,7 +173,7 @@ def test_a_python_that_does_not_do_is_named(installed: Path, tmp_path: Path) -> 
     assert f"TASKMILL_PYTHON ({old}) is not a Python 3.11 or newer" in outcome.stderr
 
 
-def test_without_any_python_it_says_what_to_install(installed: Path, tmp_path: Path) -> None:
+def test_without_a_python_the_launcher_says_what_to_install(installed: Path, tmp_path: Path) -> None:
     write_lock(installed, "5.0")
     tools = tmp_path / "bin"
     tools.mkdir()

@@ -37,7 +37,7 @@ def taskmill(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def test_migrating_again_changes_nothing_and_says_so(database_url: str) -> None:
+def test_a_second_migration_changes_nothing_and_says_so(database_url: str) -> None:
     outcome = taskmill("migrate", TASKMILL_DATABASE_URL=database_url)
 
     assert outcome.returncode == 0
@@ -56,7 +56,7 @@ def test_migrate_waits_under_honcho_which_ends_all_when_one_has_ended(database_u
         assert process.wait(timeout=90) == -signal.SIGTERM
 
 
-def test_a_key_is_shown_when_made_and_never_again(database_url: str) -> None:
+def test_a_key_is_printed_only_when_it_is_created(database_url: str) -> None:
     made = taskmill("keys", "create", "ana", "--role", "operator", "--json", TASKMILL_DATABASE_URL=database_url)
     listed = taskmill("keys", "list", "--json", TASKMILL_DATABASE_URL=database_url)
 
@@ -68,7 +68,7 @@ def test_a_key_is_shown_when_made_and_never_again(database_url: str) -> None:
     assert row["revoked_at"] is None
 
 
-def test_without_json_the_standard_output_is_the_key_and_nothing_else(database_url: str) -> None:
+def test_without_json_only_the_key_is_written_to_standard_output(database_url: str) -> None:
     made = taskmill("keys", "create", "bob", "--scopes", "tasks:read, files:read", TASKMILL_DATABASE_URL=database_url)
 
     assert made.stdout.startswith("tm_")
@@ -88,7 +88,7 @@ def test_keys_are_listed_with_prefix_creation_last_use_and_expiry(database_url: 
     assert refused.returncode == 2 and "neither a duration" in refused.stderr
 
 
-def test_a_scope_that_is_none_is_refused(database_url: str) -> None:
+def test_an_unknown_scope_is_refused(database_url: str) -> None:
     made = taskmill("keys", "create", "eve", "--scopes", "tasks:fly", TASKMILL_DATABASE_URL=database_url)
 
     assert made.returncode == 2
@@ -103,7 +103,7 @@ def test_a_scope_beyond_the_role_is_refused(database_url: str) -> None:
     assert "the role client does not have the scope admin" in made.stderr
 
 
-def test_a_key_is_revoked_once(database_url: str) -> None:
+def test_a_key_can_be_revoked_once(database_url: str) -> None:
     made = json.loads(taskmill("keys", "create", "zoë", "--json", TASKMILL_DATABASE_URL=database_url).stdout)
 
     assert taskmill("keys", "revoke", made["id"], TASKMILL_DATABASE_URL=database_url).returncode == 0
@@ -114,7 +114,7 @@ def test_a_key_is_revoked_once(database_url: str) -> None:
 @pytest.mark.parametrize(
     "command", [["api"], ["relay"], ["worker", "--queues", "files"], ["migrate"], ["keys", "list"]]
 )
-def test_a_wrong_setting_is_one_plain_message_that_hides_the_value(command: list[str]) -> None:
+def test_a_wrong_setting_is_one_message_without_its_value(command: list[str]) -> None:
     outcome = taskmill(*command, TASKMILL_LOG_LEVEL="s3cret-and-wrong")
 
     assert outcome.returncode == 2
@@ -124,7 +124,7 @@ def test_a_wrong_setting_is_one_plain_message_that_hides_the_value(command: list
 
 
 @pytest.mark.parametrize("command", [["api"], ["beat"], ["migrate"], ["keys", "list"]])
-def test_a_database_of_another_kind_is_refused_without_its_password(command: list[str]) -> None:
+def test_the_url_of_another_database_is_refused_without_its_password(command: list[str]) -> None:
     outcome = taskmill(*command, TASKMILL_DATABASE_URL="mysql://root:s3cret@127.0.0.1/x")
 
     assert outcome.returncode == 2
@@ -134,7 +134,7 @@ def test_a_database_of_another_kind_is_refused_without_its_password(command: lis
 
 
 @pytest.mark.parametrize("command", [["migrate"], ["keys", "list"], ["keys", "create", "ana"], ["verify"]])
-def test_a_database_that_does_not_answer_is_said_plainly(command: list[str]) -> None:
+def test_a_database_that_does_not_answer_is_one_message(command: list[str]) -> None:
     outcome = taskmill(*command, TASKMILL_DATABASE_URL="postgresql://taskmill:s3cret@127.0.0.1:1/taskmill")
 
     assert outcome.returncode == 1
@@ -211,18 +211,18 @@ def test_a_clash_of_kinds_is_one_line_at_start(tmp_path: Path) -> None:
         assert outcome.stderr.count("\n") == 1
 
 
-def test_the_command_itself_starts_fast() -> None:
+def test_the_command_imports_no_framework_at_start() -> None:
     script = "import sys, cli.main; print(sorted({'sqlalchemy', 'fastapi', 'celery', 'psycopg'} & sys.modules.keys()))"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert loaded.stdout.strip() == "[]"
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Processor time, as a busy machine keeps any process waiting.
+    # Processor time, because any process waits on a busy machine.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
 
 
-def test_a_port_that_is_taken_is_said_plainly(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_one_message(tmp_path: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -234,8 +234,8 @@ def test_a_port_that_is_taken_is_said_plainly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["up", "--port", "0"], ["demo"]])
-def test_a_data_directory_that_cannot_be_written_to_is_said_plainly(command: list[str], tmp_path: Path) -> None:
-    # Root may write everywhere, but not to a file that is a folder.
+def test_a_data_directory_that_cannot_be_written_is_one_message(command: list[str], tmp_path: Path) -> None:
+    # Root can write to every folder, but cannot write to a file that is a folder.
     for name in ("lock", "ready.json"):
         (tmp_path / name).mkdir()
 
@@ -247,7 +247,7 @@ def test_a_data_directory_that_cannot_be_written_to_is_said_plainly(command: lis
 
 
 @pytest.mark.parametrize(("name", "reason"), [("", "it is a folder"), ("missing/ready.json", "No such file")])
-def test_a_ready_file_that_cannot_be_written_is_said_plainly(name: str, reason: str, tmp_path: Path) -> None:
+def test_a_ready_file_that_cannot_be_written_is_one_message(name: str, reason: str, tmp_path: Path) -> None:
     outcome = taskmill("up", "--port", "0", "--data-dir", str(tmp_path / "data"), "--ready-file", str(tmp_path / name))
 
     assert outcome.returncode == 2
@@ -255,7 +255,7 @@ def test_a_ready_file_that_cannot_be_written_is_said_plainly(name: str, reason: 
     assert "Traceback" not in outcome.stderr
 
 
-def test_an_address_of_another_machine_is_said_plainly(tmp_path: Path) -> None:
+def test_an_address_of_another_machine_is_one_message(tmp_path: Path) -> None:
     outcome = taskmill("up", "--data-dir", str(tmp_path / "data"), "--host", "192.0.2.1")
 
     assert outcome.returncode == 2

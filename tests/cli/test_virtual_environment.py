@@ -24,7 +24,7 @@ def test_a_python_without_its_venv_module_names_the_package_to_install(tmp_path:
     assert not (tmp_path / ".venv").exists()
 
 
-def test_another_users_environment_is_left_alone(tmp_path: Path) -> None:
+def test_the_environment_of_another_user_is_not_replaced(tmp_path: Path) -> None:
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to("/home/someone/closed-to-others/python")

@@ -1,4 +1,4 @@
-"""The demo's exit code means something only if its checks see what is wrong."""
+"""The checks of the demo accept right results and refuse wrong ones."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def make_picture(image_format: str = "JPEG", size: tuple[int, int] = (160, 107),
     return content.getvalue()
 
 
-def test_a_right_picture_passes() -> None:
+def test_a_right_image_passes() -> None:
     assert check_image(make_picture(), "jpeg", (160, 107)) == "160 x 107"
 
 
 @pytest.mark.parametrize(
     "content",
     [make_picture("PNG"), make_picture(size=(160, 120)), make_picture(blank=True)],
-    ids=["of another format", "of another size", "with nothing on it"],
+    ids=["wrong format", "wrong size", "blank"],
 )
-def test_a_wrong_picture_does_not(content: bytes) -> None:
+def test_a_wrong_image_fails(content: bytes) -> None:
     with pytest.raises(CheckFailed):
         check_image(content, "jpeg", (160, 107))
 
 
-def test_a_picture_that_kept_its_metadata_does_not_pass() -> None:
+def test_an_image_with_metadata_fails() -> None:
     exif = Image.Exif()
     exif[0x010F] = "A camera"
     content = io.BytesIO()
@@ -58,20 +58,20 @@ def test_a_picture_that_kept_its_metadata_does_not_pass() -> None:
         check_image(content.getvalue(), "jpeg", (640, 427))
 
 
-def test_text_passes_however_its_words_are_spaced() -> None:
+def test_text_passes_with_any_white_space() -> None:
     check_text(b"LaTeX  News\nIssue\n30\fmore", 2, ["news issue 30"])
 
 
 @pytest.mark.parametrize("content", [b"LaTeX News Issue 30", b"LaTeX News\fIssue 31"])
-def test_text_without_its_pages_or_words_does_not(content: bytes) -> None:
+def test_text_without_the_pages_or_words_fails(content: bytes) -> None:
     with pytest.raises(CheckFailed):
         check_text(content, 2, ["issue 30"])
 
 
-def test_the_means_are_those_that_are_published() -> None:
+def test_the_computed_means_are_the_published_ones() -> None:
     means = compute_means(DATA / "penguins.csv")
 
-    # palmerpenguins' own vignette: 3700.7 g for Adelie, 3733.1 g for Chinstrap, 5076.0 g for Gentoo.
+    # From the vignette of palmerpenguins: 3700.7 g for Adelie, 3733.1 g for Chinstrap, 5076.0 g for Gentoo.
     assert [row[:2] for row in means] == [
         ("Adelie", "Biscoe"),
         ("Adelie", "Dream"),
@@ -105,7 +105,7 @@ def test_a_right_report_passes_in_both_formats() -> None:
     check_xlsx(make_xlsx(), expected)
 
 
-def test_a_report_that_is_a_gram_off_passes_in_neither() -> None:
+def test_a_report_that_is_wrong_by_a_gram_fails_in_both_formats() -> None:
     expected = compute_means(DATA / "penguins.csv")
 
     with pytest.raises(CheckFailed):
@@ -122,13 +122,13 @@ def put_mail(directory: Path, attachment: bytes) -> None:
     (directory / f"{len(list(directory.iterdir()))}.eml").write_bytes(bytes(message))
 
 
-def test_a_mail_with_equal_bytes_passes(tmp_path: Path) -> None:
+def test_a_message_with_the_right_attachment_passes(tmp_path: Path) -> None:
     put_mail(tmp_path, b"a,b\r\n1,2\r\n")
 
     check_mail(tmp_path, "Report", {"report.csv": b"a,b\r\n1,2\r\n"})
 
 
-def test_a_mail_with_other_bytes_or_sent_twice_does_not(tmp_path: Path) -> None:
+def test_a_wrong_attachment_and_a_second_message_fail(tmp_path: Path) -> None:
     put_mail(tmp_path, b"a,b\r\n1,3\r\n")
     with pytest.raises(CheckFailed, match="with the bytes of the artifact"):
         check_mail(tmp_path, "Report", {"report.csv": b"a,b\r\n1,2\r\n"})
@@ -138,7 +138,7 @@ def test_a_mail_with_other_bytes_or_sent_twice_does_not(tmp_path: Path) -> None:
         check_mail(tmp_path, "Report", {"report.csv": b"a,b\r\n1,2\r\n"})
 
 
-def test_an_artifact_must_be_the_bytes_that_its_task_says() -> None:
+def test_an_artifact_with_another_hash_fails() -> None:
     artifact = {"size": 2, "sha256": hashlib.sha256(b"ok").hexdigest()}
 
     check_artifact(artifact, b"ok")

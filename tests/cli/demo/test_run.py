@@ -7,8 +7,8 @@ from pathlib import Path
 from cli.local_stack.postgres import PostgresServer
 
 
-def test_the_demo_does_the_main_job_and_finds_every_result_right(tmp_path: Path) -> None:
-    # In the test's folder, where its log is found if it fails.
+def test_the_demo_finds_every_result_right_and_names_the_next_steps(tmp_path: Path) -> None:
+    # A failure shows the logs in the folder of the test.
     argv = [sys.executable, "-m", "cli.main", "demo", "--data-dir", str(tmp_path / "demo")]
 
     outcome = subprocess.run(argv, capture_output=True, text=True, timeout=240)
