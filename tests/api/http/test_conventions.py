@@ -1,4 +1,4 @@
-"""What holds for every answer: problem documents, ids, headers, methods, bodies and their limits."""
+"""Conventions of every route: problem documents, request ids, headers, methods, bodies and their limits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx2
@@ -16,12 +17,15 @@ import structlog
 
 from api.app import create_fastapi_app
 from api.submitting.submissions import Submissions
+from shared.settings import Settings
+from tests.conftest import Api
 
 SOME_ID = "0199c0de-0000-7000-8000-000000000001"
 """No task, file or batch: fixed, because ids of parametrized tests must be the same in every process."""
 
 JSON = {"content-type": "application/json"}
 JSON_ROUTES = ["/tasks", "/tasks/batch", "/reports", "/emails"]
+Serve = Callable[[Settings], AbstractContextManager[Api]]
 ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 
 
@@ -58,7 +62,7 @@ def test_a_missing_route_is_a_problem(nobody: httpx2.Client) -> None:
         ("POST", "/openapi.json", "GET, HEAD, OPTIONS"),
     ],
 )
-def test_a_method_that_a_path_does_not_have_is_refused_with_those_that_it_has(
+def test_an_unsupported_method_is_refused_with_the_allowed_ones(
     nobody: httpx2.Client, method: str, path: str, allowed: str
 ) -> None:
     answer = nobody.request(method, path)
@@ -67,7 +71,7 @@ def test_a_method_that_a_path_does_not_have_is_refused_with_those_that_it_has(
     assert answer.headers["allow"] == allowed
 
 
-def test_an_unexpected_error_is_a_problem_that_tells_nothing_of_the_server(
+def test_an_unexpected_error_reveals_nothing_of_the_server(
     client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -87,7 +91,7 @@ def test_an_unexpected_error_is_a_problem_that_tells_nothing_of_the_server(
         assert answer.headers["x-ratelimit-limit"]
 
 
-def test_at_most_a_hundred_errors_are_told(operator: httpx2.Client) -> None:
+def test_a_problem_lists_at_most_a_hundred_errors(operator: httpx2.Client) -> None:
     answer = operator.post("/tasks/batch", json={"tasks": [{"kind": "no.such"}] * 150})
 
     problem = require_problem(answer, 422, "validation")
@@ -158,7 +162,7 @@ def test_a_body_that_is_no_object_is_refused_at_the_whole_body(
     assert errors_of(operator.post(path, content=body, headers=JSON)) == {"": "dict_type"}
 
 
-def test_what_nests_beyond_all_reason_is_a_problem_and_no_failure(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
+def test_json_that_nests_too_deeply_is_refused(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
     deep = b'{"kind":"platform.ping","params":{"echo":' + b"[" * 300 + b"]" * 300 + b"}}"
 
     assert set(errors_of(operator.post("/tasks", content=deep, headers=JSON))) <= {"", "/params/echo"}
@@ -217,7 +221,7 @@ def test_what_nests_beyond_all_reason_is_a_problem_and_no_failure(operator: http
         ("unique_for", "60"),
     ],
 )
-def test_a_wrong_option_is_refused_and_never_made_to_fit(
+def test_an_invalid_option_is_refused_and_not_converted(
     operator: httpx2.Client, errors_of: ErrorsOf, option: str, value: Any
 ) -> None:
     alone = operator.post("/tasks", json={"kind": "platform.ping", option: value})
@@ -265,7 +269,7 @@ def test_a_wrong_option_is_refused_and_never_made_to_fit(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_what_is_wrong_is_named_by_a_json_pointer(
+def test_each_error_has_the_json_pointer_of_its_field(
     operator: httpx2.Client, errors_of: ErrorsOf, body: dict[str, Any], pointer: str
 ) -> None:
     alone = operator.post("/tasks", json=body)
@@ -275,7 +279,7 @@ def test_what_is_wrong_is_named_by_a_json_pointer(
     assert f"/tasks/1{pointer}" in errors_of(in_batch)
 
 
-def test_every_finding_is_told_at_once(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
+def test_a_problem_lists_every_error_of_a_body(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
     body = {"kind": "platform.ping", "priority": "5", "params": {"sleep_ms": -1, "x": 1}, "y": 2}
 
     found = errors_of(operator.post("/tasks", json=body))
@@ -291,7 +295,7 @@ def test_every_finding_is_told_at_once(operator: httpx2.Client, errors_of: Error
         (gzip.compress(b"{}", mtime=0), "the body is compressed"),
     ],
 )
-def test_what_is_no_text_is_told_in_words_that_help(operator: httpx2.Client, body: bytes, words: str) -> None:
+def test_a_body_that_is_not_text_is_explained(operator: httpx2.Client, body: bytes, words: str) -> None:
     answer = operator.post("/tasks", content=body, headers=JSON)
 
     assert answer.status_code == 422
@@ -300,9 +304,7 @@ def test_what_is_no_text_is_told_in_words_that_help(operator: httpx2.Client, bod
     assert words in error["message"]
 
 
-def test_a_wrong_item_of_a_list_is_one_finding_and_counted_in_words_of_json(
-    operator: httpx2.Client, errors_of: ErrorsOf
-) -> None:
+def test_an_invalid_list_is_one_error_in_terms_of_json(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
     report = {"sources": [{"name": "my table", "file_id": SOME_ID}], "query": "SELECT 1"}
     assert errors_of(operator.post("/reports", json=report)) == {"/sources/0/name": "string_pattern_mismatch"}
 
@@ -386,7 +388,7 @@ def test_a_body_with_a_content_encoding_is_unsupported(operator: httpx2.Client, 
     require_problem(answer, 415, "unsupported-media-type")
 
 
-def test_identity_is_no_encoding_and_without_a_body_any_is_ignored(operator: httpx2.Client) -> None:
+def test_identity_is_accepted_and_requests_without_a_body_are_not_checked(operator: httpx2.Client) -> None:
     submitted = operator.post("/tasks", json={"kind": "platform.ping"}, headers={"content-encoding": "Identity"})
     listed = operator.get("/tasks", headers={"content-encoding": "gzip"})
     chunked = operator.post("/tasks", content=iter([b"{}"]), headers={**JSON, "content-encoding": "gzip"})
@@ -538,7 +540,7 @@ def test_validate_only_is_true_or_false_and_nothing_else(
 # Ids and security
 
 
-def test_a_sane_request_id_is_taken_over_and_any_other_replaced(nobody: httpx2.Client, client: httpx2.Client) -> None:
+def test_a_valid_request_id_is_kept_and_any_other_replaced(nobody: httpx2.Client, client: httpx2.Client) -> None:
     sane = ["a", "Req_1.2-3", "x" * 128]
     not_sane = ["", "x" * 129, "a b", "a/b", "ä".encode("latin-1"), "a;b"]
 
@@ -631,7 +633,7 @@ def test_head_of_a_task_is_get_without_the_body(
         ("/openapi.json", "GET, HEAD, OPTIONS"),
     ],
 )
-def test_options_tells_the_methods(nobody: httpx2.Client, path: str, allowed: str) -> None:
+def test_options_lists_the_methods(nobody: httpx2.Client, path: str, allowed: str) -> None:
     answer = nobody.request("OPTIONS", path)
 
     assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allowed, b"")
@@ -640,7 +642,7 @@ def test_options_tells_the_methods(nobody: httpx2.Client, path: str, allowed: st
 # Caches
 
 
-def test_what_belongs_to_a_caller_is_for_no_other_and_neither_is_a_refusal(
+def test_answers_and_refusals_are_private_to_their_caller(
     operator: httpx2.Client, stranger: httpx2.Client, nobody: httpx2.Client, ping: Callable[..., str]
 ) -> None:
     task_id = ping()
@@ -671,7 +673,7 @@ def test_what_belongs_to_a_caller_is_for_no_other_and_neither_is_a_refusal(
         assert answer.headers["vary"] == "Authorization, X-API-Key, Prefer"
 
 
-def test_only_what_may_be_tried_again_says_when(operator: httpx2.Client) -> None:
+def test_only_answers_worth_repeating_have_retry_after(operator: httpx2.Client) -> None:
     assert "retry-after" not in operator.get("/tasks").headers
     assert "retry-after" not in operator.get("/kinds").headers
     assert operator.post("/emails", json={"to": ["a@example.com"], "text": "x"}).headers["retry-after"] == "1"
@@ -680,7 +682,7 @@ def test_only_what_may_be_tried_again_says_when(operator: httpx2.Client) -> None
 # Settings
 
 
-def test_a_body_that_nobody_reads_is_refused(
+def test_a_body_is_refused_by_routes_that_take_none(
     operator: httpx2.Client, errors_of: ErrorsOf, ping: Callable[..., str]
 ) -> None:
     path = f"/tasks/{ping()}/cancel"
@@ -692,7 +694,7 @@ def test_a_body_that_nobody_reads_is_refused(
     assert operator.post(f"/tasks/{ping()}/cancel", content=b"{ }", headers=JSON).status_code == 202
 
 
-def test_other_hosts_are_refused_and_the_docs_may_be_closed(settings: Any, serve: Callable[..., Any]) -> None:
+def test_other_hosts_are_refused_and_the_docs_may_be_closed(settings: Settings, serve: Serve) -> None:
     closed = settings.model_copy(update={"allowed_hosts": ["Tasks.example.com", "[::1]"], "docs_enabled": False})
 
     with serve(closed) as api:
@@ -722,7 +724,7 @@ def test_timestamps_are_rfc_3339_in_utc_with_milliseconds_and_ids_are_in_order(
     assert all(text[14] == "7" for text in ids)
 
 
-def test_the_application_is_built_without_the_servers_that_it_needs(settings: Any) -> None:
+def test_the_application_is_built_without_the_servers_that_it_needs(settings: Settings) -> None:
     nowhere = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/none"})
 
     assert create_fastapi_app(nowhere).title == "Taskmill"

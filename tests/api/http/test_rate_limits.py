@@ -1,22 +1,25 @@
-"""How many requests a caller may make, and that every answer of a limited route tells."""
+"""Rate limits: how many requests a caller may make, and the headers of every limited route."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import AbstractContextManager
 
 import httpx2
 import pytest
 
 from shared.identifiers import new_id
+from shared.settings import Settings
+from tests.conftest import Api
 
 EMAIL = {"to": ["ada@example.com"], "text": "hello"}
 LIMIT = 5
 
 
 @pytest.fixture
-def limited(settings: Any, serve: Callable[..., Any]) -> Iterator[Any]:
+def limited(settings: Settings, serve: Callable[[Settings], AbstractContextManager[Api]]) -> Iterator[Api]:
+    """An API with small limits."""
     with serve(settings.model_copy(update={"rate_limit_client": LIMIT, "rate_limit_unauthenticated": LIMIT})) as api:
         yield api
 
@@ -34,7 +37,7 @@ def require_refusal(answer: httpx2.Response) -> None:
     assert remaining(answer) == 0
 
 
-def test_reading_is_counted_in_one_counter_whatever_route_is_read(limited: Any) -> None:
+def test_reading_is_counted_in_one_counter_whatever_route_is_read(limited: Api) -> None:
     client = limited.client()
 
     left = [
@@ -50,7 +53,7 @@ def test_reading_is_counted_in_one_counter_whatever_route_is_read(limited: Any) 
         require_refusal(client.get(path))
 
 
-def test_submitting_is_counted_in_one_counter_and_apart_from_reading(limited: Any) -> None:
+def test_submitting_is_counted_in_one_counter_and_apart_from_reading(limited: Api) -> None:
     client = limited.client()
 
     left = [
@@ -68,7 +71,7 @@ def test_submitting_is_counted_in_one_counter_and_apart_from_reading(limited: An
     assert remaining(client.post("/files", files={"file": ("a.txt", b"x")})) == 4
 
 
-def test_refused_requests_are_counted_and_told_too(limited: Any) -> None:
+def test_refused_requests_are_counted_and_told_too(limited: Api) -> None:
     reader = limited.client(scopes=["tasks:write"])
     writer = limited.client("other", scopes=["tasks:read"])
 
@@ -90,7 +93,7 @@ def test_refused_requests_are_counted_and_told_too(limited: Any) -> None:
     require_refusal(writer.get("/tasks?limit=0"))
 
 
-def test_an_answer_of_a_task_tells_its_limit_whatever_its_status(limited: Any) -> None:
+def test_an_answer_of_a_task_tells_its_limit_whatever_its_status(limited: Api) -> None:
     client = limited.client()
     task_id = client.post("/emails", json=EMAIL).json()["id"]
 
@@ -106,7 +109,7 @@ def test_an_answer_of_a_task_tells_its_limit_whatever_its_status(limited: Any) -
     assert [remaining(answer) for answer in statuses] == [4, 3, 3, 2, 1]
 
 
-def test_one_callers_requests_are_not_anothers_but_two_keys_of_one_caller_share(limited: Any) -> None:
+def test_each_caller_has_its_own_limit_for_all_of_its_keys(limited: Api) -> None:
     first, second, other = limited.client("a"), limited.client("a"), limited.client("b")
 
     assert remaining(first.get("/tasks")) == 4
@@ -114,7 +117,7 @@ def test_one_callers_requests_are_not_anothers_but_two_keys_of_one_caller_share(
     assert remaining(other.get("/tasks")) == 4
 
 
-def test_operators_and_admins_have_no_limit_that_they_could_reach(limited: Any) -> None:
+def test_operators_and_admins_have_no_limit_that_they_could_reach(limited: Api) -> None:
     for role in ("operator", "admin"):
         client = limited.client(role, role)
         answers = [client.get("/tasks") for _ in range(LIMIT + 2)]
@@ -122,7 +125,7 @@ def test_operators_and_admins_have_no_limit_that_they_could_reach(limited: Any) 
         assert int(answers[-1].headers["x-ratelimit-remaining"]) > 1_000_000
 
 
-def test_refused_credentials_are_limited_for_each_address(limited: Any) -> None:
+def test_refused_credentials_are_limited_for_each_address(limited: Api) -> None:
     wrong = limited.client_with("tm_000000000000_wrong")
 
     left = [
@@ -142,7 +145,7 @@ def test_refused_credentials_are_limited_for_each_address(limited: Any) -> None:
     assert limited.client().get("/tasks").status_code == 200
 
 
-def test_a_limit_ends_with_its_minute(limited: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_ends_with_its_minute(limited: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     client = limited.client()
     for _ in range(LIMIT):
         client.get("/tasks")
@@ -153,7 +156,7 @@ def test_a_limit_ends_with_its_minute(limited: Any, monkeypatch: pytest.MonkeyPa
     assert client.get("/tasks").status_code == 200
 
 
-def test_open_routes_have_no_limit(limited: Any) -> None:
+def test_open_routes_have_no_limit(limited: Api) -> None:
     nobody = limited.client_with(None)
 
     for path in ("/health", "/problems/gone", "/openapi.json"):

@@ -358,7 +358,7 @@ def test_a_chunked_body_that_is_too_large_is_refused_without_its_rest(
     objects.settle(0)
 
 
-def test_a_client_that_sends_too_much_in_one_go_still_reads_why(client: httpx2.Client, objects: Objects) -> None:
+def test_a_client_that_sends_too_much_at_once_can_read_the_refusal(client: httpx2.Client, objects: Objects) -> None:
     answer = upload(client, b"x" * (MAX_UPLOAD * 5))
     assert (answer.status_code, answer.json()["type"]) == (413, "/problems/too-large")
     objects.settle(0)
@@ -538,7 +538,7 @@ def test_files_are_listed_newest_first_in_pages_and_only_ones_own(
     assert only_error(client.get("/files?cursor=zzz"))[0] == "query:cursor"
 
 
-def test_another_organizations_file_does_not_exist(client: httpx2.Client, stranger: httpx2.Client) -> None:
+def test_a_file_of_another_organization_is_not_found(client: httpx2.Client, stranger: httpx2.Client) -> None:
     file_id = upload_file_id(client)
     for answer in (
         stranger.get(f"/files/{file_id}"),
@@ -550,7 +550,7 @@ def test_another_organizations_file_does_not_exist(client: httpx2.Client, strang
         assert answer.json()["type"] == "/problems/not-found"
 
 
-def test_a_file_comes_back_whole_and_under_headers_that_let_no_browser_run_it(client: httpx2.Client) -> None:
+def test_a_download_is_the_file_with_headers_that_stop_browsers_running_it(client: httpx2.Client) -> None:
     content = b"<html><script>alert(1)</script>" + os.urandom(1_500_000)
     file_id = upload_file_id(client, content, "naïve page.html")
     answer = client.get(f"/files/{file_id}/content")
@@ -599,7 +599,7 @@ def test_ranges(
         assert answer.json()["type"] == "/problems/range-not-satisfiable"
 
 
-def test_a_client_that_has_the_file_is_told_so_and_a_range_of_another_is_not_given(client: httpx2.Client) -> None:
+def test_validators_decide_between_304_a_range_and_the_whole_file(client: httpx2.Client) -> None:
     path = f"/files/{upload_file_id(client, b'0123456789')}/content"
     etag = client.get(path).headers["etag"]
     unchanged = client.get(path, headers={"If-None-Match": f'"x", W/{etag}', "Range": "bytes=0-1"})
@@ -725,7 +725,7 @@ def test_deleting_a_task_and_its_artifact_at_once_never_deadlocks(
         assert not path.exists()
 
 
-def test_an_object_that_vanished_is_gone_and_not_an_error_of_ours(client: httpx2.Client, objects: Objects) -> None:
+def test_an_object_that_is_missing_from_the_storage_is_gone(client: httpx2.Client, objects: Objects) -> None:
     file_id = upload_file_id(client)
     (path,) = objects.new()
     path.unlink()

@@ -4,11 +4,11 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shared.settings import Settings
+from tests.conftest import Api
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def settings(settings: Settings, small_disk: Path) -> Settings:
 
 
 @pytest.mark.needs_program("mount", debian="mount")
-def test_a_full_disk_refuses_the_upload_and_takes_the_next_one_that_fits(api: Any, small_disk: Path) -> None:
+def test_a_full_disk_refuses_an_upload_and_accepts_a_smaller_one(api: Api, small_disk: Path) -> None:
     client = api.client()
     for size in (20 << 20, 9 << 20):
         answer = client.post("/files", files={"file": ("x", os.urandom(size))})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
 
 import psycopg
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
+from shared.settings import Settings
 from tests.conftest import Api
 
 TWO_CANARIES = """
@@ -42,7 +43,9 @@ def read(api: Api) -> dict[tuple[str, str], float]:
     }  # type: ignore[misc]
 
 
-def test_a_queue_has_its_canarys_round_trip(settings: Any, serve: Callable[..., Api]) -> None:
+def test_a_queue_has_its_canarys_round_trip(
+    settings: Settings, serve: Callable[[Settings], AbstractContextManager[Api]]
+) -> None:
     with psycopg.connect(settings.database_url, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")
         connection.execute(TWO_CANARIES)
@@ -62,7 +65,9 @@ def test_a_queue_has_its_canarys_round_trip(settings: Any, serve: Callable[..., 
     assert 0 <= found["taskmill_sign_of_life_age_seconds", "relay"] < 15
 
 
-def test_a_client_may_not_read_them(settings: Any, serve: Callable[..., Api]) -> None:
+def test_a_client_may_not_read_metrics(
+    settings: Settings, serve: Callable[[Settings], AbstractContextManager[Api]]
+) -> None:
     with serve(settings) as api:
         answer = api.client("someone").get("/metrics")
 

@@ -97,7 +97,7 @@ def test_a_file_is_stored_as_it_was_sent(store: ObjectStore, size: int, piece: i
     data=st.binary(min_size=1, max_size=300) | st.just(f"\r\n--{BOUNDARY}".encode()[:-1] * 5) | st.just(b"\r\n--\r\n-"),
     piece=st.integers(1, 90),
 )
-def test_however_a_body_is_cut_the_file_is_the_same(data: bytes, piece: int, tmp_path_factory: Any) -> None:
+def test_a_file_is_the_same_in_whatever_pieces_its_body_arrives(data: bytes, piece: int, tmp_path_factory: Any) -> None:
     store = open_object_store(f"file://{tmp_path_factory.getbasetemp()}/cut")
     received = receive(pieces_of(form(part("file", data, "x"), part("keep_for", b"9")), piece), store)
     assert received.file is not None
@@ -131,7 +131,7 @@ def test_a_files_name_is_made_safe_and_never_the_key(store: ObjectStore, sent: s
     assert kept.split(".")[0] not in file.storage_key
 
 
-def test_a_file_without_a_name_and_one_with_only_the_extended_name_are_taken(store: ObjectStore) -> None:
+def test_a_file_needs_no_plain_name(store: ObjectStore) -> None:
     file = receive(form(part("file", b"x")), store).file
     assert file is not None and file.name == "file"
     head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=file; filename*=utf-8''na%C3%AFve.txt\r\n\r\n"
@@ -161,7 +161,7 @@ def test_fields_behind_the_file_count_too(store: ObjectStore) -> None:
     assert receive(form(part("file", b"x"), part("task", b"{}")), store).fields == {"task": "{}"}
 
 
-def test_a_form_without_a_file_is_told_to_have_none(store: ObjectStore, objects: Callable[[], list[Path]]) -> None:
+def test_a_form_without_a_file_has_none(store: ObjectStore, objects: Callable[[], list[Path]]) -> None:
     assert receive(form(part("keep_for", b"1")), store) == ReceivedForm({"keep_for": "1"}, None)
     assert receive(form(), store) == ReceivedForm({}, None)
     assert objects() == []
@@ -250,7 +250,7 @@ def test_a_body_that_never_ends_is_refused_though_its_file_has_ended(store: Obje
     assert refused(endless(), store, max_file_bytes=1_000_000).name == "too-large"
 
 
-def test_a_client_that_hangs_up_leaves_nothing(store: ObjectStore, objects: Callable[[], list[Path]]) -> None:
+def test_a_client_that_disconnects_leaves_no_object(store: ObjectStore, objects: Callable[[], list[Path]]) -> None:
     def hang_up() -> None:
         raise ClientDisconnect
 
@@ -351,7 +351,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(
     assert objects() == []
 
 
-def test_a_storage_that_fails_at_the_end_is_told(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_fails_at_the_end_raises_its_error(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
