@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.local_stack.child_process import Account
+from cli.local_stack.source_watch import list_source_folders
 from cli.local_stack.unprivileged_account import can_reach, make_system_folder, open_to_all
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,9 @@ def find_python(account: Account) -> PartPython:
     Raises `PythonUnreachable` when the account cannot read the project or its packages, or the copy does not work.
     """
     packages = Path(sysconfig.get_path("purelib"))
-    for path in (PROJECT, PROJECT / "cli" / "main.py", packages, packages / "psycopg" / "__init__.py"):
+    samples = (PROJECT, PROJECT / "cli" / "main.py", packages, packages / "psycopg" / "__init__.py")
+    # The folders of the project, and of kinds that are installed from elsewhere.
+    for path in (*samples, *list_source_folders()):
         if not can_reach(account, path):
             raise PythonUnreachable(f"it cannot read {path}")
     _compile_project()

@@ -57,7 +57,7 @@ def decide_account(given: Mapping[str, str]) -> PartAccount:
         return PartAccount(account, find_python(account))
     except PythonUnreachable as error:
         return PartAccount(obstacle=str(error))
-    except OSError as error:
+    except (OSError, ImportError) as error:
         return PartAccount(obstacle=f"no Python can be made for it: {error}")
 
 

@@ -163,6 +163,14 @@ def test_a_project_that_the_account_cannot_read_is_named(monkeypatch: pytest.Mon
         find_python(STRANGER)
 
 
+def test_kinds_that_the_account_cannot_read_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(account_python, "list_source_folders", lambda: [tmp_path / "acme_kinds"])
+    tmp_path.chmod(0o700)
+
+    with pytest.raises(PythonUnreachable, match=f"it cannot read {tmp_path}/acme_kinds"):
+        find_python(STRANGER)
+
+
 def test_parts_run_as_root_when_the_account_cannot_use_what_the_user_chose(tmp_path: Path, open_folder: Path) -> None:
     tmp_path.chmod(0o700)
     foreign = open_folder / "foreign"
