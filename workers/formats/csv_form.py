@@ -81,6 +81,17 @@ def find_csv_fault(path: Path, form: CsvForm) -> str | None:
     return None
 
 
+def find_long_row(path: Path, form: CsvForm, most_bytes: int) -> int | None:
+    """Return the line of the first row with more bytes than that, without its quotation marks, or None."""
+    try:
+        for row in _read_rows(path, form):
+            if len(form.separator.join(row.cells).encode()) > most_bytes:
+                return row.line
+    except BadCsv:
+        pass
+    return None
+
+
 def rewrite_line_ends(path: Path, form: CsvForm, target: Path) -> CsvForm:
     """Write the table with a line feed at the end of each row, and return the layout of what was written.
 

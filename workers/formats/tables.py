@@ -20,7 +20,7 @@ import duckdb
 from duckdb.sqltypes import DuckDBPyType
 
 from shared.media_types import HEAD_BYTES, begins_as_json
-from workers.formats.csv_form import BadCsv, CsvForm, find_csv_fault, find_csv_form, rewrite_line_ends
+from workers.formats.csv_form import BadCsv, CsvForm, find_csv_fault, find_csv_form, find_long_row, rewrite_line_ends
 from workers.formats.duckdb_errors import find_resource_failure
 from workers.formats.duckdb_sandbox import quote_identifier, quote_literal
 from workers.formats.encodings import Encoding, NotText, find_encoding, read_text
@@ -141,9 +141,10 @@ def _find_reason(error: duckdb.Error, table: Table) -> str:
         if (most_bytes := find_exceeded_value_bytes(error)) is not None:
             return f"one value of its JSON has more than {most_bytes >> 20} MiB."
         return find_json_fault(table.path) or "the values of its JSON do not fit each other."
-    if (most_bytes := find_exceeded_line_bytes(error)) is not None:
-        return f"one of its rows has more than {most_bytes >> 20} MiB."
     assert table.csv_form is not None, "prepare_table has found it"
+    if (most_bytes := find_exceeded_line_bytes(error)) is not None:
+        line = find_long_row(table.path, table.csv_form, most_bytes)
+        return f"{'one of its rows' if line is None else f'line {line}'} has more than {most_bytes:,} bytes."
     if (fault := find_csv_fault(table.path, table.csv_form)) is not None:
         return fault
     if isinstance(error, duckdb.ConversionException) and table.path.stat().st_size > WHOLE_SAMPLE_BYTES:

@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from workers.formats import table_readers
 from workers.formats.tables import Table, explain_table_error, find_relation, prepare_table
 from workers.outcomes import Failed
 
@@ -148,6 +149,12 @@ def test_a_cell_of_more_than_two_megabytes_is_read() -> None:
     rows = read(b"a,b\n1," + b"x" * 2_500_000 + b"\n2,y\n")
 
     assert [(number, len(text)) for number, text in rows[1:]] == [(1, 2_500_000), (2, 1)]
+
+
+def test_a_row_that_is_too_long_is_refused_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_readers, "MAX_CSV_LINE_BYTES", 2_400_000)
+
+    assert reason_of(b"a,b\n2,y\n1," + b"x" * 2_500_000 + b"\n") == "line 3 has more than 2,400,000 bytes."
 
 
 @pytest.mark.parametrize(
