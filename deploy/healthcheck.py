@@ -5,8 +5,8 @@ What is asked is more than whether a process lives, and less than whether all th
 - `api`: this container's API answers `/health`. Postgres being down is not its fault, a restart would not help it, and
   `/health/ready` tells of it.
 - `flower`: this container's Flower answers its health check.
-- `worker`: the worker of this container answers over the broker, so its main loop turns and it hears what is rung. With
-  the broker down every worker is unhealthy, as none of them can do anything.
+- `worker`: a worker of this container has written its sign of life into Postgres within `SILENT_SECONDS`. It does so while
+  its consumer's loop turns, so with the broker or the database down every worker is unhealthy: none can do anything.
 - `relay`, `beat`: one of them has written its sign of life into Postgres within `SILENT_SECONDS`. It may have been another
   one, where several run: then one being stuck harms no one.
 """
@@ -17,7 +17,8 @@ import os
 import socket
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 SILENT_SECONDS = 60
 PATIENCE_SECONDS = 4
@@ -41,47 +42,37 @@ def check_flower() -> None:
 
 
 def check_worker() -> None:
-    """Ping this machine's worker through the broker. Raises `Unhealthy`, or what the broker's client raises."""
-    from celery import Celery
+    """Look up when a worker of this machine last wrote that it consumes. Raises as `check_sign_of_life` does."""
+    from shared.queries.signs_of_life import list_worker_signs
 
-    from shared.settings import Settings
-
-    app = Celery(broker=Settings().broker_url, set_as_current=False)
-    app.conf.broker_transport_options = {
-        "socket_connect_timeout": PATIENCE_SECONDS,
-        "socket_timeout": PATIENCE_SECONDS,
-        "max_retries": 0,
-    }
-    # A worker's name ends with its machine's, which in a container is the container's own.
-    with app.connection_for_write(connect_timeout=PATIENCE_SECONDS) as connection:
-        connection.ensure_connection(max_retries=1, timeout=PATIENCE_SECONDS)
-        answers = app.control.broadcast(
-            "ping",
-            connection=connection,
-            reply=True,
-            pattern=f"*@{socket.gethostname()}",
-            matcher="glob",
-            timeout=PATIENCE_SECONDS,
-            limit=1,
-        )
-    if not answers:
-        raise Unhealthy("the worker does not answer a ping")
+    # In a container the machine's name is the container's own.
+    _require_recent("the worker", [row.age_seconds for row in _list_rows(list_worker_signs(socket.gethostname()))])
 
 
 def check_sign_of_life(part: str) -> None:
     """Look up when the part last wrote that it lives. Raises `Unhealthy`, or what the database's driver raises."""
-    from shared.database.connections import make_engine
     from shared.queries.signs_of_life import list_signs_of_life
+
+    _require_recent(part, [row.age_seconds for row in _list_rows(list_signs_of_life()) if row.part == part])
+
+
+def _list_rows(statement: Any) -> Sequence[Any]:
+    from shared.database.connections import make_engine
     from shared.settings import Settings
 
     engine = make_engine(Settings(), "healthcheck", pool_size=1, timeout_seconds=PATIENCE_SECONDS)
-    with engine.connect() as connection:
-        ages = {row.part: float(row.age_seconds) for row in connection.execute(list_signs_of_life())}
-    engine.dispose()
-    seconds = ages.get(part)
-    if seconds is None or seconds > SILENT_SECONDS:
-        silence = "never gave one" if seconds is None else f"gave the last one {seconds:.0f} seconds ago"
-        raise Unhealthy(f"{part} is to give a sign of life every few seconds, and {silence}")
+    try:
+        with engine.connect() as connection:
+            return connection.execute(statement).all()
+    finally:
+        engine.dispose()
+
+
+def _require_recent(part: str, ages_seconds: list[float]) -> None:
+    youngest = min(ages_seconds, default=None)
+    if youngest is None or youngest > SILENT_SECONDS:
+        silence = "never wrote one" if youngest is None else f"wrote the last one {youngest:.0f} seconds ago"
+        raise Unhealthy(f"{part} must write a sign of life every few seconds, and {silence}")
 
 
 CHECKS: dict[str, Callable[[], None]] = {

@@ -37,7 +37,7 @@ from workers.celery_app import make_celery_app
 log = structlog.get_logger()
 
 TICK_SECONDS: Final = 1.0
-RETRY_SECONDS: Final = 2.0
+DATABASE_RETRY_SECONDS: Final = 2.0
 DUE_TOGETHER: Final = 100
 """How many schedules are looked at in one transaction."""
 CLOCK_CHECK_SECONDS: Final = 60.0
@@ -88,7 +88,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
             insert_due_tasks(self.engine)
         except SQLAlchemyError as error:
             self._outage.warn(error)
-            return RETRY_SECONDS
+            return DATABASE_RETRY_SECONDS
         self._outage.end()
         return TICK_SECONDS
 

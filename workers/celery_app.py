@@ -96,12 +96,20 @@ def make_celery_app(settings: Settings) -> Celery:
         worker_disable_rate_limits=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        # Flower cannot ask for events where remote control is off.
-        worker_send_task_events=True,
+        worker_send_task_events=False,
+        worker_enable_remote_control=settings.worker_remote_control,
         enable_utc=True,
         timezone="UTC",
     )
+    _unregister_built_in_tasks(app)
     return app
+
+
+def _unregister_built_in_tasks(app: Celery) -> None:
+    """Remove the tasks that Celery registers itself, such as chords: nothing of Taskmill uses them."""
+    app.finalize()
+    for name in [name for name in app.tasks if name.startswith("celery.")]:
+        app.tasks.unregister(name)
 
 
 def _set_up_celery_logs(**_: Any) -> None:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from cli.local_stack.free_ports import choose_port
 from deploy import healthcheck
 from shared.settings import Settings
+from tests.conftest import Eventually, Parts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,19 +30,25 @@ def check(part: str, settings: Settings | None = None, **variables: str) -> subp
     return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=90)
 
 
-def test_a_worker_is_healthy_while_it_answers_over_the_broker_and_not_when_it_is_stuck(
-    parts: Any, settings: Settings, eventually: Callable[..., Any]
+def test_a_worker_is_healthy_while_it_signs_and_not_when_it_is_stuck(
+    parts: Parts, settings: Settings, eventually: Eventually
 ) -> None:
     worker = parts.start_worker("files")
     eventually(lambda: check("worker", settings).returncode == 0)
 
     worker.send_signal(signal.SIGSTOP)
     try:
+        with psycopg.connect(settings.database_url, autocommit=True) as connection:
+            connection.execute("UPDATE signs_of_life SET at = at - interval '61 seconds'")
         stuck = check("worker", settings)
     finally:
         worker.send_signal(signal.SIGCONT)
 
-    assert (stuck.returncode, stuck.stderr) == (1, "the worker does not answer a ping\n")
+    assert (stuck.returncode, "the worker must write a sign of life" in stuck.stderr) == (1, True)
+    eventually(lambda: check("worker", settings).returncode == 0)
+    worker.terminate()
+    worker.wait()
+    assert "never wrote one" in check("worker", settings).stderr
 
 
 @pytest.mark.parametrize("part", ["relay", "beat"])
@@ -48,7 +56,7 @@ def test_those_who_watch_the_clock_are_healthy_while_they_sign(
     parts: Any, settings: Settings, eventually: Callable[..., Any], part: str
 ) -> None:
     silent = check(part, settings)
-    assert (silent.returncode, "never gave one" in silent.stderr) == (1, True)
+    assert (silent.returncode, "never wrote one" in silent.stderr) == (1, True)
 
     parts.start(part)
 

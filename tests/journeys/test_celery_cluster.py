@@ -69,6 +69,8 @@ def celery_backend_cluster() -> None:
 def celery_worker_cluster(
     celery_broker_cluster: CeleryBrokerCluster, settings: Settings, parts: Parts
 ) -> Iterator[CeleryWorkerCluster]:
+    # pytest-celery pings its workers.
+    parts.settings = settings.model_copy(update={"worker_remote_control": True})
     app = make_celery_app(settings)
     nodes = [
         CeleryTestWorker(ProcessAsContainer(settings.broker_url, parts.start_worker("files"), parts), app)

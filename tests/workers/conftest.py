@@ -164,7 +164,12 @@ class Bench:
         parts = WorkerParts(settings, self._engine, self.store, self._progress)
         self.runner = TaskRunner(parts, self.handlers, self._write_end, scratch)
         self.heartbeat = Heartbeat(
-            settings, lambda: list(self.attempts.values()), self.stuck.append, self.waiting.extend
+            settings,
+            lambda: list(self.attempts.values()),
+            self.stuck.append,
+            self.waiting.extend,
+            worker="a bench",
+            consumes=lambda: False,
         )
         self.before_writing: Callable[[dict[str, Any]], None] = lambda document: None
 

@@ -24,8 +24,8 @@ from shared.settings import Settings
 from shared.tasks.submission import PLATFORM_ID
 from tests.conftest import PATIENCE_SECONDS
 from workers.beat_scheduler import (
+    DATABASE_RETRY_SECONDS,
     PLATFORM_SCHEDULES,
-    RETRY_SECONDS,
     SlotScheduler,
     ensure_platform_schedules,
     insert_due_tasks,
@@ -278,7 +278,7 @@ def test_a_database_that_is_away_is_waited_for(settings: Settings) -> None:
             settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/nothing"}), "test-beat"
         )
 
-    assert Away(make_celery_app(settings), lazy=True).tick() == RETRY_SECONDS
+    assert Away(make_celery_app(settings), lazy=True).tick() == DATABASE_RETRY_SECONDS
 
 
 def test_two_beats_run_until_stopped_and_outlive_a_restart_of_the_database(

@@ -33,6 +33,18 @@ def test_a_broker_that_is_away_is_tried_with_short_pauses_and_logged_once() -> N
     assert [entry["event"] for entry in logged] == ["broker_away"]
 
 
+@pytest.mark.parametrize("is_on", [False, True])
+def test_remote_control_is_off_unless_the_setting_switches_it_on(is_on: bool) -> None:
+    app = make_celery_app(Settings(broker_url="redis://127.0.0.1:1/0", worker_remote_control=is_on))
+
+    assert app.conf.worker_enable_remote_control == is_on
+    assert make_celery_app(Settings()).conf.worker_enable_remote_control is False
+
+
+def test_no_task_of_celery_itself_is_registered() -> None:
+    assert [name for name in make_celery_app(Settings()).tasks if name.startswith("celery.")] == []
+
+
 def test_there_is_no_queue_but_ours() -> None:
     app = make_celery_app(Settings(broker_url="redis://127.0.0.1:1/0"))
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, NamedTuple
 
+import redis
 import structlog
 from celery import Celery
 from celery.worker import state as worker_state
@@ -40,6 +42,7 @@ _HEADERS: Final[dict[str, Any]] = {
     "timelimit": (None, None),
     "ignore_result": True,
 }
+TURN_SECONDS: Final = 1.0
 EVENTS: Final = {"failed": "task-failed", "retrying": "task-retried", "queued": "task-retried"}
 """Celery's names for attempts that do not succeed, by the status that the task has then."""
 REQUEUED: Final = "requeued"
@@ -90,6 +93,8 @@ class CeleryExecutor:
         """Register every kind; `run` is called with a task's id, in a thread of the pool."""
         self._app = app
         self._consumer: Any = None
+        self.turned_at = float("-inf")
+        """When the consumer's loop turned last, by the monotonic clock: it does not while the broker is away."""
 
         def run_claimed(task: Any) -> None:
             run(task.request.id)
@@ -158,16 +163,33 @@ class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
     claimer: Claimer
     executor: CeleryExecutor
     _pipe: tuple[int, int] | None = None
+    _has_timer = False
 
     def create_task_handler(self, **_: Any) -> Callable[[Any], None]:
         """Return what is called with each message. Celery calls this each time that it has connected."""
         self.executor.attach(self)
         self._consume_only_when_wanted()
+        if not self._has_timer:
+            self._has_timer = True
+            self.timer.call_repeatedly(TURN_SECONDS, self._note_turn)
+        self._note_turn()
         return self._on_message
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Drop a message that cannot be decoded. Celery would log its body."""
         log.warning("message_dropped", error=type(exc).__name__)
+
+    def _note_turn(self) -> None:
+        """Note that the loop turns, and send events of tasks if, and only if, a program such as Flower receives events."""
+        self.executor.turned_at = time.monotonic()
+        if self.app.conf.worker_enable_remote_control:
+            # Then the receiver of events says so itself, by a command.
+            return
+        with contextlib.suppress(redis.RedisError, OSError):
+            if self.connection.default_channel.client.execute_command("PUBSUB", "NUMPAT"):
+                self.event_dispatcher.groups.add("task")
+            else:
+                self.event_dispatcher.groups.discard("task")
 
     def _on_message(self, message: Any) -> None:
         headers, delivery_info = message.headers, message.delivery_info

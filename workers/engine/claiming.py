@@ -33,7 +33,7 @@ MAX_AHEAD: Final = 128
 AHEAD_SECONDS: Final = 0.05
 """How long a claimed task may be expected to wait for a slot."""
 SMOOTHING: Final = 0.1
-RETRY_SECONDS: Final = 0.5
+CLAIM_RETRY_SECONDS: Final = 0.5
 PATIENCE_SECONDS: Final = 0.5
 """How long announced tasks may wait here for room, before the relay is asked to publish them again for another worker."""
 LOOK_SECONDS: Final = 0.1
@@ -245,4 +245,4 @@ class Claimer:
         with self._changed:
             self._taken -= sum(round_.wanted.values())
             self._announced += Counter(round_.wanted) + Counter(round_.rest)
-        time.sleep(RETRY_SECONDS)
+        time.sleep(CLAIM_RETRY_SECONDS)

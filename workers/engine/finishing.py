@@ -22,7 +22,7 @@ from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
 log = structlog.get_logger()
 
 MAX_TOGETHER: Final = 256
-RETRY_SECONDS: Final = 0.25
+FINISH_RETRY_SECONDS: Final = 0.25
 PATIENCE_LEASES: Final = 10
 """For how many leases an end is tried to be written while the database is away. When it is back, the holder of a claim may
 renew it before the sweeper looks; an end whose claim was lost all the same changes nothing."""
@@ -152,7 +152,7 @@ class Finisher:
                 self._disconnect()
                 if time.monotonic() > deadline:
                     return {}
-                time.sleep(RETRY_SECONDS)
+                time.sleep(FINISH_RETRY_SECONDS)
             except psycopg.Error as error:
                 # One end that cannot be written must not take the others with it.
                 if len(endings) > 1:

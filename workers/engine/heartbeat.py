@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import structlog
 
 from shared.database.connections import connect_hot
 from shared.queries import hot_tasks
+from shared.queries.signs_of_life import FORGET_SIGN_OF_LIFE, SHOW_SIGN_OF_LIFE, WORKER_PREFIX
 from shared.settings import Settings
 from workers.engine.attempt import Attempt
 from workers.outcomes import Cancelled, ClaimLost, TimedOut
@@ -21,12 +23,13 @@ log = structlog.get_logger()
 TICK_SECONDS: Final = 0.5
 LONGEST_WAIT_SECONDS: Final = 0.5
 """How long a claimed task may wait for a thread of this process, before it is handed back for another to take."""
+SIGN_SECONDS: Final = 5.0
 HARD_LIMIT_SECONDS: Final = 10.0
 """How long an attempt whose time is over may take to notice; then it is ended without it."""
 
 
 class Heartbeat:
-    """A thread that renews every third of a lease."""
+    """A thread that renews leases every third of a lease, and writes the worker's sign of life while it consumes."""
 
     def __init__(
         self,
@@ -34,11 +37,16 @@ class Heartbeat:
         list_attempts: Callable[[], list[Attempt]],
         on_stuck: Callable[[Attempt], None],
         on_waiting: Callable[[list[Attempt]], None],
+        *,
+        worker: str,
+        consumes: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._list_attempts = list_attempts
         self._on_stuck = on_stuck
         self._on_waiting = on_waiting
+        self._sign = {"part": WORKER_PREFIX + worker}
+        self._consumes = consumes
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -54,7 +62,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        next_renewal = 0.0
+        next_renewal = next_sign = 0.0
         while not self._stopping.wait(TICK_SECONDS):
             attempts = self._list_attempts()
             try:
@@ -62,19 +70,26 @@ class Heartbeat:
             except Exception:
                 # Whatever it is, the other attempts' leases are renewed.
                 log.exception("attempts_not_ended")
-            if not attempts or time.monotonic() < next_renewal:
+            must_renew = bool(attempts) and time.monotonic() >= next_renewal
+            must_sign = time.monotonic() >= next_sign and self._consumes()
+            if not must_renew and not must_sign:
                 continue
             try:
                 if connection is None or connection.closed:
                     connection = connect_hot(self._settings, "worker-heartbeat", durable=False, timeout_seconds=5)
-                self._renew(connection, attempts)
-                next_renewal = time.monotonic() + self._settings.lease_seconds / 3
+                if must_renew:
+                    self._renew(connection, attempts)
+                    next_renewal = time.monotonic() + self._settings.lease_seconds / 3
+                if must_sign:
+                    connection.execute(SHOW_SIGN_OF_LIFE, self._sign)
+                    next_sign = time.monotonic() + SIGN_SECONDS
             except psycopg.Error as error:
                 log.warning("renewal_failed", error=type(error).__name__)
                 if connection is not None:
                     connection.close()
         if connection is not None:
-            connection.close()
+            with contextlib.suppress(psycopg.Error), connection:
+                connection.execute(FORGET_SIGN_OF_LIFE, self._sign)
 
     def _renew(self, connection: psycopg.Connection[tuple[Any, ...]], attempts: list[Attempt]) -> None:
         attempts = sorted(attempts, key=lambda attempt: attempt.task.id)

@@ -46,6 +46,8 @@ from workers.sandbox.memory_dumps import forbid_memory_dumps
 
 log = structlog.get_logger()
 
+LOOP_SILENT_SECONDS: Final = 10.0
+"""A consumer whose loop has not turned for so long hangs, or has no broker."""
 LAST_SECONDS: Final = 2.0
 """How long attempts that were told to hand back may take to do so, before the process ends without them."""
 
@@ -62,7 +64,12 @@ class WorkerProcess:
         self._name = f"{'-'.join(queues)}-{os.getpid()}-{secrets.token_hex(2)}@{socket.gethostname()}"
         self._claimer = Claimer(settings, self._name, queues, concurrency, self._start)
         self._heartbeat = Heartbeat(
-            settings, lambda: list(self._attempts.values()), self._end_stuck, self._give_up_waiting
+            settings,
+            lambda: list(self._attempts.values()),
+            self._end_stuck,
+            self._give_up_waiting,
+            worker=self._name,
+            consumes=self._consumes,
         )
         self._watch = ConsumerWatch(settings, queues, self, self._end_for_another)
         self._worked_at = time.monotonic()
@@ -225,6 +232,10 @@ class WorkerProcess:
                 log_end(attempt, status, document)
 
         self._finisher.write_soon(document, on_written)
+
+    def _consumes(self) -> bool:
+        """Return whether the consumer's loop has turned lately."""
+        return time.monotonic() - self._executor.turned_at < LOOP_SILENT_SECONDS
 
     def has_room(self) -> bool:
         """Whether more is wanted: while the database is away, claims wait and it is not."""

@@ -1,10 +1,11 @@
-"""The events that Flower, and whoever else watches Celery's events, receives about attempts."""
+"""The events that Celery's receivers, such as Flower, get of attempts."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,73 +13,91 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.settings import Settings
-from tests.conftest import PATIENCE_SECONDS, Eventually, Parts
+from tests.conftest import Eventually, Parts
 from tests.workers.conftest import Tasks
 from workers.celery_app import make_celery_app
 from workers.engine.attempt import Attempt, ClaimedTask
 from workers.engine.celery_consumer import CeleryExecutor
 from workers.outcomes import HandedBack
 
-Event = dict[str, Any]
-END_EVENTS = {"task-succeeded", "task-failed", "task-retried", "task-revoked"}
+ENDS = {"task-succeeded", "task-failed", "task-retried", "task-revoked"}
+LONG = {"sleep_ms": 60_000, "echo": "a secret"}
 
 
-def receive_until_end(settings: Settings, act: Callable[[], object]) -> list[Event]:
-    """Do something that makes an attempt end, and return the events until then."""
-    app = make_celery_app(settings)
-    events: list[Event] = []
+class Events:
+    """The events that were received so far."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+
+    def of(self, task_id: UUID) -> list[dict[str, Any]]:
+        return [event for event in self.seen if event.get("uuid") == str(task_id)]
+
+    def end_of(self, task_id: UUID) -> dict[str, Any] | None:
+        return next((event for event in self.of(task_id) if event["type"] in ENDS), None)
+
+
+@contextmanager
+def received_events(settings: Settings) -> Iterator[Events]:
+    """Receive events in a thread, as Flower does."""
+    events, app = Events(), make_celery_app(settings)
+
+    def note(event: dict[str, Any]) -> None:
+        events.seen.append(event)
+
     with app.connection() as connection:
-        receiver = app.events.Receiver(connection, handlers={"*": events.append})
-        threading.Timer(0.5, act).start()
-        for _ in receiver.itercapture(limit=None, timeout=PATIENCE_SECONDS, wakeup=False):
-            if any(event["type"] in END_EVENTS for event in events):
-                break
+        receiver = app.events.Receiver(connection, handlers={"*": note})
+        thread = threading.Thread(target=receiver.capture, kwargs={"limit": None, "wakeup": False}, daemon=True)
+        thread.start()
+        try:
+            yield events
+        finally:
+            receiver.should_stop = True
+            thread.join(timeout=10)
     app.close()
-    return events
 
 
-@pytest.mark.parametrize(
-    ("options", "event_type", "status"),
-    [
-        ({"params": {"echo": "a secret"}}, "task-succeeded", "succeeded"),
-        (
-            {"params": {"sleep_ms": 60_000, "echo": "a secret"}, "timeout": 1, "max_attempts": 1},
-            "task-failed",
-            "failed",
-        ),
-        ({"params": {"sleep_ms": 60_000, "echo": "a secret"}, "timeout": 1}, "task-retried", "retrying"),
-    ],
-)
-def test_the_last_event_of_an_attempt_says_how_it_ended(
-    tasks: Tasks,
-    engine_room: Parts,
-    settings: Settings,
-    eventually: Eventually,
-    options: dict[str, Any],
-    event_type: str,
-    status: str,
-) -> None:
-    submitted: list[UUID] = []
-
-    events = receive_until_end(settings, lambda: submitted.append(tasks.submit_one(**options)))
-
-    (task_id,) = submitted
-    (end,) = [event for event in events if event["type"] in END_EVENTS]
-    assert (end["uuid"], end["type"]) == (str(task_id), event_type)
-    assert end.get("exception") == (None if status == "succeeded" else "/problems/timed-out")
-    eventually(lambda: tasks.status(task_id) == status)
-    assert "secret" not in str(events)
-
-
-def test_the_attempt_of_a_cancelled_task_is_shown_as_revoked(
+def test_receivers_of_events_see_claimed_tasks_as_they_end_and_no_others(
     tasks: Tasks, engine_room: Parts, settings: Settings, eventually: Eventually
 ) -> None:
-    task_id = tasks.submit_one(params={"sleep_ms": 60_000})
-    eventually(lambda: tasks.status(task_id) == "running")
+    with received_events(settings) as events:
+        # A worker sends events of tasks once it has noticed a receiver, without a command.
+        warm: list[UUID] = []
 
-    events = receive_until_end(settings, lambda: tasks.cancel(task_id))
+        def see_one() -> bool:
+            # Few of them: after many fast tasks a worker would claim ahead.
+            warm.append(tasks.submit_one(params={"echo": "a secret"}))
+            time.sleep(0.3)
+            return any(events.of(task_id) for task_id in warm)
 
-    assert {event["uuid"] for event in events if event["type"] == "task-revoked"} == {str(task_id)}
+        eventually(see_one)
+        succeeded = tasks.submit_one(params={"echo": "a secret"})
+        failed = tasks.submit_one(params=LONG, timeout=1, max_attempts=1)
+        eventually(lambda: events.end_of(succeeded) and events.end_of(failed))
+        running = tasks.submit(count=2, params=LONG)
+        eventually(lambda: tasks.statuses(running) == {"running"})
+        never_claimed = tasks.submit_one(params=LONG)
+        eventually(lambda: tasks.get(never_claimed).rung_at)
+        tasks.cancel(never_claimed)
+        for task_id in running:
+            tasks.cancel(task_id)
+        eventually(lambda: all(events.end_of(task_id) for task_id in running))
+        retried = tasks.submit_one(params=LONG, timeout=1)
+        eventually(lambda: events.end_of(retried))
+
+    ends = {task_id: events.end_of(task_id) for task_id in (succeeded, failed, running[0], running[1], retried)}
+    assert [end and end["type"] for end in ends.values()] == [
+        "task-succeeded",
+        "task-failed",
+        "task-revoked",
+        "task-revoked",
+        "task-retried",
+    ]
+    assert [event["type"] for event in events.of(succeeded)][:2] == ["task-received", "task-started"]
+    assert events.of(succeeded)[0]["name"] == "platform.ping"
+    assert {(end or {}).get("exception") for end in (ends[failed], ends[retried])} == {"/problems/timed-out"}
+    assert events.of(never_claimed) == []
+    assert "secret" not in str(events.seen)
 
 
 class StubPool:

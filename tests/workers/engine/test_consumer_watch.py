@@ -175,7 +175,7 @@ def test_a_broker_or_a_database_that_is_away_is_no_sign(canary: Any, quick: Sett
 
 
 def deafen(broker_url: str) -> None:
-    """Let every worker for files end its subscription and stay as alive as it was."""
+    """End the subscription of every worker for files, by remote control; the workers stay alive otherwise."""
     app = make_celery_app(Settings(broker_url=broker_url))
     answers = app.control.cancel_consumer("files", reply=True, timeout=5)
     app.close()
@@ -185,7 +185,9 @@ def deafen(broker_url: str) -> None:
 def test_a_worker_that_no_longer_consumes_ends_and_its_successor_does_the_work(
     settings: Settings, api: Any, parts: Any, eventually: Callable[..., Any]
 ) -> None:
-    parts.settings = settings.model_copy(update={"lease_seconds": 1.0, "rering_seconds": 1.0})
+    parts.settings = settings.model_copy(
+        update={"lease_seconds": 1.0, "rering_seconds": 1.0, "worker_remote_control": True}
+    )
     client = api.client("operator", "operator")
     parts.start("relay")
     deaf = parts.start_worker("files")
@@ -206,7 +208,12 @@ def test_a_deaf_worker_hands_back_what_it_runs_and_counts_no_attempt(
     settings: Settings, api: Any, parts: Any, eventually: Callable[..., Any]
 ) -> None:
     parts.settings = settings.model_copy(
-        update={"lease_seconds": 4.0, "rering_seconds": 1.0, "shutdown_grace_seconds": 1.0}
+        update={
+            "lease_seconds": 4.0,
+            "rering_seconds": 1.0,
+            "shutdown_grace_seconds": 1.0,
+            "worker_remote_control": True,
+        }
     )
     client = api.client("operator", "operator")
     parts.start("relay")
@@ -273,7 +280,12 @@ def test_the_supervisor_restarts_a_worker_whose_canary_is_lost_and_the_queue_is_
     tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     # By name, or the user's own servers would take the place of the built-in ones.
-    environment = {**BUILT_IN_SERVERS, "TASKMILL_LEASE_SECONDS": "2", "TASKMILL_RERING_SECONDS": "2"}
+    environment = {
+        **BUILT_IN_SERVERS,
+        "TASKMILL_LEASE_SECONDS": "2",
+        "TASKMILL_RERING_SECONDS": "2",
+        "TASKMILL_WORKER_REMOTE_CONTROL": "true",
+    }
     with LocalStack(tmp_path / "stack", environment=environment) as stack:
         ready = stack.ready
         headers = {"Authorization": f"Bearer {ready['api_key']}"}
