@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
 Queue = Literal["email", "files", "reports", "maintenance"]
-QUEUES: tuple[Queue, ...] = ("email", "files", "reports", "maintenance")
+QUEUES: tuple[Queue, ...] = get_args(Queue)
 
 
 class Params(BaseModel):

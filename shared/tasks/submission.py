@@ -11,7 +11,7 @@ from uuid import UUID
 
 import orjson
 
-from shared.contracts.kind import AnyKind
+from shared.contracts.kind import QUEUES, AnyKind
 from shared.identifiers import new_id
 from shared.tasks.options import TaskOptions
 from shared.tasks.states import TaskStatus
@@ -62,7 +62,9 @@ def make_task(
     organization_id: UUID,
     owner_id: UUID,
 ) -> NewTask:
-    """Make a task of validated params (as JSON) and options."""
+    """Return a task of validated params (as JSON) and options. Raises `ValueError` for a queue that no worker could serve."""
+    if queue not in QUEUES:
+        raise ValueError(f"the kind {kind_name} names the unknown queue {queue}: choose one of {', '.join(QUEUES)}")
     waits = options.run_at is not None or bool(options.delay)
     return NewTask(
         kind=kind_name,
@@ -86,7 +88,10 @@ def make_task(
 
 
 def submission_document(new_tasks: Sequence[NewTask]) -> str:
-    """Give the JSON document that `hot_tasks.SUBMIT` inserts from. What is empty is left out: it costs for each row."""
+    """Return the JSON document that `hot_tasks.SUBMIT` inserts from.
+
+    Empty fields are left out, because each costs time for each row.
+    """
     return orjson.dumps([_row(task) for task in new_tasks]).decode()
 
 
