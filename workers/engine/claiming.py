@@ -17,17 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
-import structlog
 
 from shared import kill_points
 from shared.contracts.catalog import list_kinds
 from shared.database.connections import connect_hot
+from shared.outage_log import OutageLog
 from shared.queries import hot_tasks
 from shared.queries.publishing import NOTIFY, UNMARK_NEXT
 from shared.settings import Settings
 from workers.engine.attempt import ClaimedTask
-
-log = structlog.get_logger()
 
 MAX_AHEAD: Final = 128
 AHEAD_SECONDS: Final = 0.05
@@ -52,9 +50,16 @@ class Claimer:
     """A thread that claims announced tasks, and starts each with `start`."""
 
     def __init__(
-        self, settings: Settings, worker: str, queues: Sequence[str], slots: int, start: Callable[[ClaimedTask], None]
+        self,
+        settings: Settings,
+        worker: str,
+        queues: Sequence[str],
+        slots: int,
+        start: Callable[[ClaimedTask], None],
+        outage: OutageLog | None = None,
     ) -> None:
         self._settings = settings
+        self._outage = outage or OutageLog("database")
         self._worker = worker
         self._queues = list(queues)
         self._slots = slots
@@ -153,8 +158,9 @@ class Claimer:
                     self._give_up_announcements(connection)
                     continue
                 claimed = self._claim(connection, round_.wanted)
+                self._outage.end()
             except psycopg.Error as error:
-                log.warning("claim_failed", error=type(error).__name__)
+                self._outage.warn(error)
                 if connection is not None:
                     connection.close()
                 if round_ is not None:

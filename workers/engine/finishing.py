@@ -15,6 +15,7 @@ import redis
 import structlog
 
 from shared.database.connections import connect_hot
+from shared.outage_log import OutageLog
 from shared.queries import hot_tasks
 from shared.settings import Settings
 from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
@@ -51,8 +52,9 @@ class Finisher:
     Threads that run attempts never wait for the disk: they hand their ends over and go on.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, outage: OutageLog | None = None) -> None:
         self._settings = settings
+        self._outage = outage or OutageLog("database")
         self._waiting: queue.SimpleQueue[Ending | None] = queue.SimpleQueue()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._redis = redis.Redis.from_url(settings.broker_url, socket_timeout=0.5, socket_connect_timeout=0.5)
@@ -146,9 +148,11 @@ class Finisher:
         deadline = time.monotonic() + PATIENCE_LEASES * self._settings.lease_seconds
         while True:
             try:
-                return self._execute(endings)
+                statuses = self._execute(endings)
+                self._outage.end()
+                return statuses
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                log.warning("finish_failed", error=type(error).__name__, tasks=len(endings))
+                self._outage.warn(error)
                 self._disconnect()
                 if time.monotonic() > deadline:
                     return {}

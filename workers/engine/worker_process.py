@@ -26,6 +26,7 @@ from shared.database.connections import connect_hot, make_engine
 from shared.database.schema_version import wait_for_schema
 from shared.errors import ConfigurationError
 from shared.log_setup import set_up_logs
+from shared.outage_log import OutageLog
 from shared.ready_notice import notify_ready
 from shared.settings import Settings
 from shared.storage.open_store import open_object_store
@@ -60,9 +61,10 @@ class WorkerProcess:
         self._queues = queues
         self._concurrency = concurrency
         self._attempts: dict[str, Attempt] = {}
-        self._finisher = Finisher(settings)
+        outage = OutageLog("database")
+        self._finisher = Finisher(settings, outage)
         self._name = f"{'-'.join(queues)}-{os.getpid()}-{secrets.token_hex(2)}@{socket.gethostname()}"
-        self._claimer = Claimer(settings, self._name, queues, concurrency, self._start)
+        self._claimer = Claimer(settings, self._name, queues, concurrency, self._start, outage)
         self._heartbeat = Heartbeat(
             settings,
             lambda: list(self._attempts.values()),

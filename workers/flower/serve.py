@@ -48,8 +48,8 @@ def run_flower(settings: Settings) -> NoReturn:
     # Flower opens its HTTP API only where it knows of a password itself.
     options.basic_auth = [credentials]
     options.read_only = True
-    # Workers always send events, so that they need not obey remote control.
-    options.enable_events = False
+    # Where workers obey no remote control, they notice by themselves that Flower receives events.
+    options.enable_events = settings.worker_remote_control
     options.persistent = False
     options.auto_refresh = True
     options.purge_offline_workers = FORGET_WORKER_AFTER_SECONDS
