@@ -230,6 +230,18 @@ def test_pixels_that_cannot_be_converted_are_a_named_error(convert: Convert, con
     assert not caught.value.retryable
 
 
+@pytest.mark.parametrize(("marker", "precision"), [(0xC1, 12), (0xC5, 8)])
+def test_a_jpeg_of_12_bits_or_another_process_is_unsupported(convert: Convert, marker: int, precision: int) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(stream, "JPEG")
+    content = bytearray(stream.getvalue())
+    start_of_frame = content.index(b"\xff\xc0")
+    content[start_of_frame + 1], content[start_of_frame + 4] = marker, precision
+
+    with pytest.raises(Failed, match="/problems/unsupported-image"):
+        convert(bytes(content))
+
+
 def test_facts_are_returned_of_pixels_that_cannot_be_converted(inspect: Callable[[bytes], dict[str, Any]]) -> None:
     facts = inspect(tiff(4, 3, [bytes(12)], bits=8, photometric=SENSOR))
 
