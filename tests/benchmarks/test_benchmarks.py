@@ -1,4 +1,4 @@
-"""Every part of the bench is run for a moment, to see that it works. How fast anything is, no test says."""
+"""Runs every part of the benchmark for a moment, to see that it works. The figures are not tested."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What a run of all parts has kept."""
+    """The file with the result of a run of all parts."""
     path = tmp_path_factory.mktemp("bench") / "all.json"
     outcome = bench("all", *MOMENT, "--systems", "taskmill,naive", "--json", path)
     assert outcome.returncode == 0, outcome.stderr + outcome.stdout

@@ -1,4 +1,4 @@
-"""What `./taskmill bench` does, once the command line is read."""
+"""Runs `./taskmill bench`, once the command line is parsed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALL = "all"
 
 
 def run_command(part: str, options: Options, json_path: Path | None) -> int:
-    """Run one part or all, show what was measured, and keep it; 1 when something could not be measured."""
+    """Run one part or all, print and store the result, and return 1 if something could not be measured."""
     if part != ALL and part not in PARTS:
         print(f"taskmill: there is no part {part}; there are {', '.join(PARTS)} and {ALL}", file=sys.stderr)
         return 2
@@ -35,7 +35,7 @@ def run_command(part: str, options: Options, json_path: Path | None) -> int:
 
 
 def show(path: Path, document: Path | None) -> int:
-    """Show what an earlier run has kept, or put it into a document."""
+    """Print the result of an earlier run, or write it into a document."""
     result = json.loads(path.read_text(encoding="utf-8"))
     if document is None:
         print_result(result)

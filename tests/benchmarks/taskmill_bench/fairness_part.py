@@ -14,7 +14,7 @@ from shared.api_keys import create_key
 
 SLEEP_MS = 100
 BACKLOG = 1500
-"""More than a window, and more than is worked off meanwhile."""
+"""More than a window, and more than the workers finish during the measurement."""
 OTHER_TASKS = 30
 LIMIT_SECONDS = 60.0
 FULL = "SELECT count(*) >= %(window)s FROM tasks WHERE status = 'queued' AND rung_at IS NOT NULL"

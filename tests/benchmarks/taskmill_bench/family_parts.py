@@ -1,4 +1,4 @@
-"""`files`, `reports` and `email`: what the families of kinds do in a second."""
+"""`files`, `reports` and `email`: how many tasks of each family are done in a second."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REPORT_QUERY = "SELECT id, name, amount, amount * 2 AS twice FROM orders ORDER B
 
 
 def follow(system: Taskmill, task: dict[str, Any]) -> dict[str, Any]:
-    """Wait until a task has succeeded; give it. Raises `BenchFailed` when it ends otherwise."""
+    """Wait until a task has succeeded and return it. Raises `BenchFailed` when it ends otherwise."""
     deadline = time.monotonic() + 300
     while not task["done"]:
         if time.monotonic() > deadline:
@@ -38,14 +38,14 @@ def follow(system: Taskmill, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def post(system: Taskmill, path: str, body: object) -> dict[str, Any]:
-    """Submit one task; give it."""
+    """Submit a task and return it."""
     _, task = system.call("POST", path, json.dumps(body).encode(), **JSON)
     system.sent += 1
     return dict(task)
 
 
 def measure_files(system: System, options: Options) -> Measures:
-    """Pictures made from one upload, three from each task; and the upload of a file that fills memory many times."""
+    """Measure tasks that make three images of an upload, and the upload of a file that is larger than memory allows."""
     assert isinstance(system, Taskmill)
     system.start(workers=True)
     order = {"kind": "files.make_images", "params": {"variants": VARIANTS}}
@@ -74,7 +74,7 @@ def measure_files(system: System, options: Options) -> Measures:
 
 
 def measure_reports(system: System, options: Options) -> Measures:
-    """One report after another over an uploaded CSV: rows a second from submitting to the end."""
+    """Measure reports over an uploaded CSV, one after another, in rows per second from submission to the end."""
     assert isinstance(system, Taskmill)
     system.queues = "files,reports"
     system.start(workers=True)
@@ -95,7 +95,7 @@ def measure_reports(system: System, options: Options) -> Measures:
 
 
 def measure_email(system: System, options: Options) -> Measures:
-    """Messages of one recipient each, to a sink that keeps each on disk before it answers."""
+    """Measure messages with one recipient, to a mail sink that stores each on disk before it replies."""
     assert isinstance(system, Taskmill)
     port = choose_port()
     folder = Path(system.servers.folder) / "mail"

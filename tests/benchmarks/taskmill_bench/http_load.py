@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def write_request(order: dict[str, Any], request: dict[str, Any]) -> bytes:
-    """A request as its bytes. It has a length if it has a body."""
+    """Return the bytes of a request, with a Content-Length if it has a body."""
     lines = [f"{request['method']} {request['path']} HTTP/1.1", f"Host: {order['host']}:{order['port']}"]
     lines += [f"{name}: {value}" for name, value in request.get("headers", {}).items()]
     body = request.get("body")
@@ -51,7 +51,7 @@ def write_request(order: dict[str, Any], request: dict[str, Any]) -> bytes:
 
 
 def find_end(data: bytes) -> int:
-    """Where the response that `data` begins with ends; -1 while it is not whole. Chunked ones are not understood."""
+    """Return where the first response in `data` ends, or -1 while it is incomplete. Chunked responses are not supported."""
     head_end = data.find(HEAD_END)
     if head_end < 0:
         return -1
@@ -74,7 +74,7 @@ def wait_for_go() -> None:
 
 
 class Load:
-    """What the connections share."""
+    """The state that all connections share."""
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.requests = [write_request(order, request) for request in order["requests"]]
@@ -88,7 +88,7 @@ class Load:
         self.finished = asyncio.Event()
 
     def take(self) -> bytes | None:
-        """The next request; None when there is nothing more to send."""
+        """Return the next request, or None when there is nothing more to send."""
         if self.left <= 0 or time.perf_counter() >= self.deadline:
             return None
         self.left -= 1
@@ -101,7 +101,7 @@ class Load:
 
 
 class Connection(asyncio.Protocol):
-    """One connection with one request under way."""
+    """A connection with one request at a time in flight."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -173,7 +173,7 @@ async def load(order: dict[str, Any]) -> dict[str, Any]:
 
 
 class Held(asyncio.Protocol):
-    """One connection that only waits for its answer."""
+    """A connection that only waits for its response."""
 
     def __init__(self, request: bytes, state: dict[str, Any]) -> None:
         self._request = request

@@ -1,4 +1,4 @@
-"""`submit` and `poll`: what the front costs, with the workers stopped so that nothing else runs."""
+"""`submit` and `poll`: the cost of the API, with the workers stopped so that nothing else runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WARM_UP_SECONDS = 0.5
 
 
 def measure_load(system: HttpSystem, requests: list[dict[str, Any]], seconds: float) -> Measures:
-    """Load a system for so long; `cpu_us` is of all server processes for each request. A shorter time needs no warmth."""
+    """Load a system for some seconds. `cpu_us` is the processor time of all server processes for each request."""
     if seconds >= WARM_UP_SECONDS:
         system.load(requests, seconds=WARM_UP_SECONDS)
     client = system.connect(requests, mode="load", seconds=seconds)
@@ -39,7 +39,7 @@ def measure_submit(system: System, options: Options) -> Measures:
 
 
 def submit_and_finish(system: HttpSystem, count: int) -> list[str]:
-    """Submit tasks one after another, wait until all have ended, and give their ids."""
+    """Submit tasks one after another, wait until all are done, and return their ids."""
     from taskmill_bench.http_load import Caller, write_request
 
     address = {"host": "127.0.0.1", "port": system.port}
@@ -51,13 +51,13 @@ def submit_and_finish(system: HttpSystem, count: int) -> list[str]:
 
 
 class TaskmillUnchanged(Taskmill):
-    """Taskmill, asked by callers who say which version of the task they know."""
+    """Taskmill, polled with the ETag of the version that the caller has."""
 
     name = "taskmill_304"
 
 
 def measure_poll(system: System, options: Options) -> Measures:
-    """Poll done tasks."""
+    """Measure polls of done tasks."""
     assert isinstance(system, HttpSystem)
     system.start(workers=True)
     requests = [system.poll_request(task_id) for task_id in submit_and_finish(system, POLLED_TASKS)]

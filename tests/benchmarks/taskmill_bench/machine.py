@@ -1,4 +1,4 @@
-"""What is known of the machine and the software: enough to read the figures by, and nothing of where it stands."""
+"""Describes the machine and the software, as far as the figures depend on them. No host name, no paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = ("fastapi", "uvicorn", "celery", "kombu", "redis", "psycopg", "sqlalc
 
 
 def describe() -> dict[str, str | int | float]:
-    """The machine."""
+    """Return the description of the machine."""
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
@@ -24,12 +24,12 @@ def describe() -> dict[str, str | int | float]:
 
 
 def list_versions() -> dict[str, str]:
-    """The versions of Python and of the packages that figures depend on."""
+    """Return the versions of Python and of the packages on which the figures depend."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
 def find_processor() -> str:
-    """The processor's model, as the system calls it."""
+    """Return the model of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():

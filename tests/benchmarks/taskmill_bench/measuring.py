@@ -1,4 +1,4 @@
-"""Numbers: medians and percentiles, and the processor time and memory of processes."""
+"""Medians and percentiles, and the processor time and memory of processes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import psutil
 
 
 def median(values: Iterable[float | None]) -> float | None:
-    """The median of those that there are; None of nothing."""
+    """Return the median of the values that are not None, or None if there is none."""
     present = [value for value in values if value is not None]
     return statistics.median(present) if present else None
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share (0 to 1) of all values does not exceed. `values` must not be empty."""
+    """Return the smallest value that a share (0 to 1) of all values does not exceed. `values` must not be empty."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def processor_seconds(roots: Iterable[int]) -> float:
-    """The processor time so far, in user and kernel mode, of these processes and all their descendants.
+    """Return the processor time so far, in user and kernel mode, of processes and all their descendants.
 
     A descendant that has ended counts by way of whichever ancestor waited for it; a root that has ended is lost.
     """
@@ -37,7 +37,7 @@ def processor_seconds(roots: Iterable[int]) -> float:
 
 
 def resident_bytes(roots: Iterable[int]) -> int:
-    """The resident memory of these processes and their descendants; what they share counts for each."""
+    """Return the resident memory of processes and their descendants. Shared memory counts for each process."""
     total = 0
     for process in _family(roots):
         try:

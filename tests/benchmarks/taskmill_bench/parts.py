@@ -1,4 +1,4 @@
-"""The parts of the bench, in the order in which `all` runs them."""
+"""The parts of the benchmark, in the order in which `all` runs them."""
 
 from __future__ import annotations
 

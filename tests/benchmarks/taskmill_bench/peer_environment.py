@@ -1,4 +1,4 @@
-"""Where the peers' packages lie: `.venv-bench` in the checkout, made on demand. They are no dependency of the project."""
+"""Installs the packages of the peers into `.venv-bench` in the checkout, when needed. The project does not depend on them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PEER_PYTHON = ENVIRONMENT / "bin" / "python"
 NODE_MODULES = ENVIRONMENT / "node"
 LOCK = BENCHMARKS / "requirements.lock"
 NODE_PACKAGES = ("bullmq@6.7.0", "ioredis@5.11.1")
-"""Exact versions in the place of a lock, which would name the registry's host."""
+"""Exact versions instead of a lock file, which would contain the host name of the registry."""
 INSTALL_LIMIT_SECONDS = 600
 
 
 def prepare_python() -> None:
-    """Install what the lock says, unless it is there. Raises `BenchFailed`."""
+    """Install the packages of the lock, unless they are installed. Raises `BenchFailed`."""
     stamp = ENVIRONMENT / ".installed-requirements.lock"
     if stamp.exists() and stamp.read_bytes() == LOCK.read_bytes():
         return
@@ -35,13 +35,13 @@ def prepare_python() -> None:
 
 
 def find_why_not_node() -> str | None:
-    """Why BullMQ cannot be measured here; None when it can."""
+    """Return why BullMQ cannot be measured here, or None if it can."""
     missing = [program for program in ("node", "npm") if shutil.which(program) is None]
     return f"{' and '.join(missing)} not found" if missing else None
 
 
 def prepare_node() -> None:
-    """Install BullMQ, unless it is there. Raises `BenchFailed`."""
+    """Install BullMQ, unless it is installed. Raises `BenchFailed`."""
     stamp = NODE_MODULES / ".installed"
     wanted = "\n".join(NODE_PACKAGES)
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:

@@ -1,4 +1,4 @@
-"""The peers: what people build or take today. Each as its own documentation begins."""
+"""The peers: other systems for background work, each set up as its own documentation shows first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAYLOAD = {"hello": "world"}
 
 
 class Naive(HttpSystem):
-    """What a tutorial builds: an endpoint that calls `.delay()`, and polling of `AsyncResult`."""
+    """The system of a tutorial: an endpoint that calls `.delay()`, and polling of `AsyncResult`."""
 
     name = "naive"
     title = "FastAPI, Celery prefork, Redis results; no row"
@@ -118,7 +118,7 @@ class Dramatiq(ClientSystem):
 
 
 class BullMq(ClientSystem):
-    """The usual queue of Node, on Redis."""
+    """BullMQ, a widely used queue for Node, on Redis."""
 
     name = "bullmq"
     title = "Node, workers of 25 promises, a client with 16 in flight; no HTTP, no row"
@@ -137,17 +137,17 @@ class BullMq(ClientSystem):
 
 
 def celery_worker(app: str, processes: int) -> list[str]:
-    """The command of a worker with a pool of processes, all else as it is by default."""
+    """Return the command of a Celery worker with a pool of processes and defaults for all else."""
     return [*python_module("celery"), "--app", app, "worker", "--loglevel", "WARNING", "--concurrency", str(processes)]
 
 
 def is_celery_idle(client: Any) -> bool:
-    """Whether nothing is queued, and nothing was handed out that was not acknowledged."""
+    """Return whether nothing is queued and every message is acknowledged."""
     return bool(client.llen("celery") == 0 and client.hlen("unacked") == 0)
 
 
 def count_results(client: Any) -> int:
-    """How many results Celery keeps: all keys but those of its own bookkeeping, of which there are few."""
+    """Return how many results Celery stores: all keys, except the few of its own bookkeeping."""
     bookkeeping = sum(1 for name in ("unacked", "unacked_index", "unacked_mutex", "celery") if client.exists(name))
     bindings = sum(1 for _ in ("celery", "celeryev", "celery.pidbox") if client.exists(f"_kombu.binding.{_}"))
     return int(client.dbsize()) - bookkeeping - bindings

@@ -1,4 +1,4 @@
-"""The processes of the systems under measurement: each in a group of its own, and ended with all that it started."""
+"""The processes of the measured systems. Each has a process group of its own, and is ended together with it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ STOP_SECONDS = 12.0
 
 
 class BenchFailed(Exception):
-    """Something that a measurement stands on did not work. The message says what, for the person at the terminal."""
+    """Something that a measurement needs did not work. The message says what, for the person at the terminal."""
 
 
 class Server:
-    """One process and its log file."""
+    """A process and its log file."""
 
     def __init__(self, argv: Iterable[object], environment: Mapping[str, str], log: Path) -> None:
         self._log = log
@@ -38,21 +38,21 @@ class Server:
         return self._process.pid
 
     def stop(self) -> None:
-        """End it and its whole group, in order if it does so in time."""
+        """Terminate the process and its group, and kill them if they do not end in time."""
         end_group(self._process, signal.SIGTERM, STOP_SECONDS)
 
     def kill(self) -> None:
-        """End it and its whole group at once, where nothing that it holds matters any more."""
+        """Kill the process and its group at once."""
         end_group(self._process, signal.SIGKILL, STOP_SECONDS)
 
     def require_running(self) -> None:
-        """Raise `BenchFailed`, with the end of what it printed, when it has ended."""
+        """Raise `BenchFailed`, with the end of its log, if the process has ended."""
         if self._process.poll() is not None:
             said = self._log.read_text(encoding="utf-8", errors="replace")[-3000:].strip()
             raise BenchFailed(f"a process ended with {self._process.returncode}:\n{said}")
 
     def wait_for_port(self, port: int, limit_seconds: float = 60) -> None:
-        """Return once something listens there on loopback."""
+        """Wait until something listens on the port on loopback."""
 
         def listens() -> bool:
             self.require_running()
@@ -64,7 +64,7 @@ class Server:
 
 
 class Client:
-    """A process that loads a system: told what to do by JSON on its input, and answering in one line of JSON.
+    """A process that loads a system. It reads its order as JSON from its input, and prints the result as one line of JSON.
 
     It says `ready` when it is, so that neither its start nor its connecting is counted, and begins at `go`.
     """
@@ -86,7 +86,7 @@ class Client:
             self._fail()
 
     def go(self, limit_seconds: float) -> dict[str, Any]:
-        """Let it begin, and give its answer. Raises `BenchFailed`, also when it has not ended within the limit."""
+        """Start the load and return its result. Raises `BenchFailed` if it fails or exceeds the limit."""
         self._tell("go")
         try:
             answer, _ = self._process.communicate(timeout=limit_seconds)
@@ -99,11 +99,11 @@ class Client:
         return result
 
     def start(self) -> None:
-        """Let it begin, and come back at once; `kill` ends it."""
+        """Start the load and return at once. `kill` ends it."""
         self._tell("go")
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
 
@@ -122,14 +122,14 @@ class Client:
 
 
 def environment_with(more: Mapping[str, str]) -> dict[str, str]:
-    """The environment of this process without what configures a Taskmill of the user's own, and with more."""
+    """Return the environment of this process without the settings of Taskmill, and with the given variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TASKMILL_")}
     paths = [str(ROOT), str(BENCHMARKS), str(BENCHMARKS / "peers")]
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **more}
 
 
 def run_to_end(argv: Iterable[object], environment: Mapping[str, str], limit_seconds: float = 120) -> None:
-    """Run a preparatory command. Raises `BenchFailed` with what it printed."""
+    """Run a command. Raises `BenchFailed` with its output if it fails."""
     outcome = subprocess.run(
         [str(argument) for argument in argv],
         env=environment_with(environment),
@@ -145,7 +145,7 @@ def run_to_end(argv: Iterable[object], environment: Mapping[str, str], limit_sec
 
 
 def wait_for(question: Callable[[], bool], limit_seconds: float, what: str, pause_seconds: float = 0.02) -> float:
-    """Ask until the answer is yes; give the time (of `time.monotonic`) at which it was. Raises `BenchFailed`."""
+    """Wait until the condition is true and return the time (of `time.monotonic`). Raises `BenchFailed` if it takes too long."""
     deadline = time.monotonic() + limit_seconds
     while not question():
         if time.monotonic() > deadline:
@@ -155,5 +155,5 @@ def wait_for(question: Callable[[], bool], limit_seconds: float, what: str, paus
 
 
 def python_module(name: str) -> list[str]:
-    """The command that runs a module in this Python."""
+    """Return the command that runs a module with this Python."""
     return [sys.executable, "-m", name]

@@ -1,4 +1,4 @@
-"""Shows what a run has measured: on a terminal, or as Markdown between two marks of a document."""
+"""Shows the result of a run: on a terminal, or as Markdown between two marks in a document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RATIOS = ("per_second", "p50_ms", "cpu_us")
 
 @dataclass
 class Grid:
-    """A table: the first column is names, the others are figures."""
+    """A table whose first column has names and whose other columns have figures."""
 
     title: str
     columns: list[str]
@@ -29,14 +29,14 @@ class Grid:
 
 
 def list_grids(result: dict[str, Any]) -> list[Grid]:
-    """One table for each part, and one that holds the targets against what was reached."""
+    """Return a table for each part, and one that compares the targets with what was reached."""
     grids = [make_part_grid(name, part["rounds"]) for name, part in result["parts"].items() if any(part["rounds"])]
     targets = make_target_grid(result)
     return [*grids, targets] if targets.rows else grids
 
 
 def make_part_grid(part: str, rounds: list[dict[str, dict[str, float]]]) -> Grid:
-    """Medians of the rounds. Several systems are rows, with the ratio to the reference; one has a row for each measure."""
+    """Return the medians of the rounds: a row for each system, or for each measure of a single system."""
     systems = list(dict.fromkeys(itertools.chain.from_iterable(rounds)))
     measures = list(
         dict.fromkeys(
@@ -74,7 +74,7 @@ def _median(rounds: list[dict[str, dict[str, float]]], system: str, measure: str
 
 
 def make_target_grid(result: dict[str, Any]) -> Grid:
-    """Each target that was measured, and whether it was reached."""
+    """Return each target that was measured, and whether it was reached."""
     rows = []
     for target in TARGETS:
         part = result["parts"].get(target.part)
@@ -93,7 +93,7 @@ def make_target_grid(result: dict[str, Any]) -> Grid:
 
 
 def _describe(title: str, part: str, result: dict[str, Any]) -> str:
-    """Say so when a run was smaller than what the target speaks of."""
+    """Return a note if the run was smaller than the target requires."""
     options = result["options"]
     if part == "waiters" and options["waiters"] != 5000:
         return f"{title} (here {options['waiters']:,})"
@@ -103,7 +103,7 @@ def _describe(title: str, part: str, result: dict[str, Any]) -> str:
 
 
 def describe_run(result: dict[str, Any]) -> list[str]:
-    """On what, with what and how much was measured."""
+    """Return the machine, the software and the size of the run."""
     machine, versions, options = result["machine"], result["versions"], result["options"]
     load = result["load_average"]
     failures = [f"failed: {failure}" for part in result["parts"].values() for failure in part["failures"]]
@@ -119,7 +119,7 @@ def describe_run(result: dict[str, Any]) -> list[str]:
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Show it on the terminal."""
+    """Print the result on the terminal."""
     from rich.console import Console
     from rich.table import Table
 
@@ -138,7 +138,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The same as Markdown."""
+    """Return the result as Markdown."""
     lines = [f"{line[0].upper()}{line[1:]}.\n" for line in describe_run(result)]
     lines += [*(f"- `{name}`: {title}" for name, title in result["systems"].items()), ""]
     for grid in list_grids(result):
@@ -151,7 +151,7 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 def write_into(result: dict[str, Any], document: Path) -> None:
-    """Put it between the marks of a document. Raises `BenchFailed` when it has none."""
+    """Write the result between the marks in a document. Raises `BenchFailed` if it has no marks."""
     text = document.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

@@ -1,4 +1,4 @@
-"""A run of the bench: parts, each in rounds, in each of which every system has its turn."""
+"""A run of the benchmark. Each part has rounds, and each round measures every system once."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SYSTEMS: dict[str, type[System]] = {
 IN_PEER_ENVIRONMENT = frozenset({Procrastinate.name, Dramatiq.name})
 
 Measures = dict[str, float]
-"""What one system was measured at in one round, by name; the names end in their units."""
+"""The figures of one system in one round, by name. The names end with their units."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much of everything. Parts take what concerns them."""
+    """The size of a run. Each part uses the options that it needs."""
 
     rounds: int = 3
     seconds: float = 4.0
@@ -45,35 +45,35 @@ class Options:
 
 @dataclass
 class Part:
-    """One part of the bench. `measure` is called once for each system and round; `systems` are those that it knows."""
+    """A part of the benchmark. `measure` is called once for each system and round; `systems` are those that it can measure."""
 
     name: str
     title: str
     systems: tuple[str, ...]
     measure: Callable[[System, Options], Measures]
     variants: dict[str, type[System]] = field(default_factory=dict)
-    """Systems of this part's own, by name: Taskmill in another state."""
+    """Systems that only this part has, by name: Taskmill in another state."""
     by_hand: bool = False
-    """Whether it is too long to be one of `all`."""
+    """Whether the part takes too long to belong to `all`."""
 
     def make(self, name: str, servers: Servers, folder: Path) -> System:
         return (self.variants.get(name) or SYSTEMS[name])(servers, folder)
 
     def asked_as(self, name: str) -> str:
-        """The name by which one asks for it: Taskmill in another state, or loaded otherwise, comes with Taskmill."""
+        """Return the name that selects a system. Taskmill in another state is selected with Taskmill."""
         return Taskmill.name if name in self.variants or name == TaskmillBatch.name else name
 
 
 @dataclass
 class Outcome:
-    """What a part has measured: for each round, what each system reached, and what failed."""
+    """The result of a part: the figures of each system in each round, and what failed."""
 
     rounds: list[dict[str, Measures]]
     failures: list[str]
 
 
 def run_bench(parts: Iterable[Part], options: Options, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run parts; give all that was measured, as JSON has it. A system that fails is said, and the others go on."""
+    """Run parts and return the result as JSON values. If a system fails, this is printed, and the others still run."""
     # Whatever was started is ended by `finally`, also when this process is asked to end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.time()
@@ -97,7 +97,7 @@ def run_bench(parts: Iterable[Part], options: Options, say: Callable[[str], None
 
 
 def choose_systems(part: Part, options: Options, say: Callable[[str], None]) -> tuple[str, ...]:
-    """The systems of a part that were asked for and can run here."""
+    """Return the systems of a part that are selected and can run here."""
     wanted = [name for name in part.systems if not options.systems or part.asked_as(name) in options.systems]
     if BullMq.name in wanted and (reason := peer_environment.find_why_not_node()):
         say(f"{part.name}: bullmq is left out: {reason}")
@@ -106,7 +106,7 @@ def choose_systems(part: Part, options: Options, say: Callable[[str], None]) -> 
 
 
 def prepare(names: set[str]) -> None:
-    """Install what these systems need. Raises `BenchFailed`."""
+    """Install the packages that the systems need. Raises `BenchFailed`."""
     if names & IN_PEER_ENVIRONMENT:
         peer_environment.prepare_python()
     if BullMq.name in names:
@@ -116,7 +116,7 @@ def prepare(names: set[str]) -> None:
 def run_part(
     part: Part, names: tuple[str, ...], servers: Servers, options: Options, say: Callable[[str], None]
 ) -> Outcome:
-    """Run one part."""
+    """Run a part."""
     outcome = Outcome([], [])
     for turn in range(options.rounds):
         measured: dict[str, Measures] = {}
@@ -129,7 +129,7 @@ def run_part(
             except Exception as failure:
                 # One system that fails must not take with it what was measured of the others.
                 reason = failure if isinstance(failure, BenchFailed) else f"{type(failure).__name__}: {failure}"
-                told = tell_without_paths(f"{name}: {reason}\n{system.read_log_end()}".strip(), servers.folder)
+                told = remove_paths(f"{name}: {reason}\n{system.read_log_end()}".strip(), servers.folder)
                 outcome.failures.append(told)
                 say(f"{part.name} {turn + 1}/{options.rounds} {told}")
                 continue
@@ -145,8 +145,8 @@ def run_part(
     return outcome
 
 
-def tell_without_paths(text: str, folder: Path) -> str:
-    """Where a checkout and its servers lie is no one's business who reads the figures."""
+def remove_paths(text: str, folder: Path) -> str:
+    """Remove paths and addresses of this machine from a text, as the result may be published."""
     return text.replace(str(ROOT), ".").replace(str(folder), "...")
 
 

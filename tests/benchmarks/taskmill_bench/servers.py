@@ -1,4 +1,4 @@
-"""The Postgres and the broker that all systems of one run share, and what they say about the work that they were given."""
+"""The Postgres and the broker that all systems of a run share, and the counters of both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cli.local_stack.postgres import PostgresServer
 
 
 class UncountedRedis(redis.Redis):
-    """A client that counts its own commands, so that looking is not taken for work."""
+    """A client that counts its own commands, so that they are not counted as work of a system."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -32,7 +32,7 @@ class UncountedRedis(redis.Redis):
 
 @dataclass(frozen=True)
 class Counters:
-    """What the servers have done so far."""
+    """The counters of the servers at one moment."""
 
     broker_commands: int
     write_transactions: int
@@ -40,7 +40,7 @@ class Counters:
 
 
 class Servers:
-    """One Postgres, which gives nothing of durability up, and one Valkey, whose append-only file is on."""
+    """A Postgres with full durability, and a Valkey with an append-only file."""
 
     def __init__(self, folder: Path, postgres: PostgresServer, broker: BrokerServer) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class Servers:
         return cast(int, self._broker.pid)
 
     def database_url(self, name: str) -> str:
-        """A database in libpq's form."""
+        """Return the URL of a database, in the form of libpq."""
         return self._postgres.url.rsplit("/", 1)[0] + "/" + name
 
     def clear_broker(self) -> None:
@@ -69,7 +69,7 @@ class Servers:
         self.redis.flushall()
 
     def create_database(self, name: str, template: str = "template1") -> str:
-        """Make a database anew from another one; give its URL."""
+        """Create a database from a template, in place of an older one, and return its URL."""
         self.drop_database(name)
         with self._administration() as connection:
             statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
@@ -77,18 +77,18 @@ class Servers:
         return self.database_url(name)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, if there is one."""
+        """Drop a database if it exists."""
         with self._administration() as connection:
             statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
             connection.execute(statement.format(sql.Identifier(name)))
 
     def checkpoint(self) -> None:
-        """Write everything out, so that one system does not pay for what another left behind."""
+        """Write everything to disk, so that a system does not pay for the writes of the one before it."""
         with self._administration() as connection:
             connection.execute("CHECKPOINT")
 
     def count(self) -> Counters:
-        """Read the counters; what this process asked of the broker is left out."""
+        """Return the counters, without the commands that this process sent to the broker."""
         stats = cast(dict[str, dict[str, int]], self.redis.info("commandstats"))
         commands = sum(entry["calls"] for entry in stats.values()) - self.redis.own_commands
         with self._administration() as connection:
@@ -99,7 +99,7 @@ class Servers:
         return Counters(commands, int(row[0]), int(row[1]))
 
     def versions(self) -> dict[str, str]:
-        """The versions of both servers."""
+        """Return the versions of both servers."""
         with self._administration() as connection:
             row = connection.execute("SHOW server_version").fetchone()
         assert row is not None
@@ -112,7 +112,7 @@ class Servers:
 
 @contextlib.contextmanager
 def run_servers() -> Iterator[Servers]:
-    """Run both in a folder that is removed at the end."""
+    """Run both servers in a folder that is deleted at the end."""
     folder = Path(tempfile.mkdtemp(prefix="taskmill-bench-"))
     # Postgres, started by root, runs as another account, which must be able to reach its files.
     folder.chmod(0o711)

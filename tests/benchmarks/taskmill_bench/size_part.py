@@ -1,4 +1,4 @@
-"""`size`: the same on a table full of finished tasks as on an empty one."""
+"""`size`: whether Taskmill is as fast with a table full of done tasks as with an empty one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from taskmill_bench.taskmill_system import Taskmill
 
 FULL_TEMPLATE = "bench_taskmill_full"
 FILL_ROWS = 200_000
-"""So many tasks are made by one statement."""
+"""How many tasks one statement inserts."""
 POLLED_TASKS = 64
 
 # The tables' triggers and foreign keys are for those who write them row by row; these rows are finished from the start.
@@ -38,7 +38,7 @@ FROM made CROSS JOIN generate_series(1, 3) AS seq"""
 
 
 class TaskmillFull(Taskmill):
-    """Taskmill on a table that holds `rows` finished tasks from the start."""
+    """Taskmill with `rows` done tasks in its tables from the start."""
 
     name = "taskmill_full"
     rows = 0
@@ -59,7 +59,7 @@ class TaskmillFull(Taskmill):
         return name
 
     def list_some_ids(self, count: int) -> list[str]:
-        """Ids of finished tasks from the whole of the table's age."""
+        """Return ids of done tasks of every age in the table."""
         row = self.query(
             "SELECT array_agg(id::text) FROM (SELECT id FROM tasks TABLESAMPLE SYSTEM (%(percent)s) LIMIT %(count)s)",
             {"percent": min(100.0, max(1.0, 200_000 / max(1, self.rows))), "count": count},
@@ -68,7 +68,7 @@ class TaskmillFull(Taskmill):
 
 
 def fill(database_url: str, rows: int) -> None:
-    """Fill the tables with so many finished tasks of one caller, and let Postgres know them."""
+    """Insert done tasks of one caller into the tables, and update the statistics of Postgres."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(PREPARE_TO_FILL)
         caller = connection.execute("SELECT gen_random_uuid(), gen_random_uuid()").fetchone()
@@ -81,7 +81,7 @@ def fill(database_url: str, rows: int) -> None:
 
 
 def measure_size(system: System, options: Options) -> Measures:
-    """Submit, poll, list and drain."""
+    """Measure submitting, polling, listing and draining."""
     assert isinstance(system, Taskmill)
     if isinstance(system, TaskmillFull):
         system.rows = options.rows

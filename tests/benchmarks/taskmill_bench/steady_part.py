@@ -1,4 +1,4 @@
-"""`steady`: the same load for a long time, by hand: whether memory and tables stop growing once what is old is purged."""
+"""`steady`: whether memory and tables stop growing under a constant load, once old tasks are purged. Not part of `all`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taskmill_bench.taskmill_system import Taskmill
 MEBIBYTE = 1 << 20
 TASKS_A_SECOND = 50
 KEEP_SECONDS = 120
-"""So soon is a task purged that the tables come to their steady size within the first sixth of an hour."""
+"""After how many seconds a task is purged: early enough for the tables to reach their final size in ten minutes."""
 EARLY_SHARE = 1 / 6
 PARTS = ("api", "relay", "worker", "beat")
 TABLES_BYTES = """
@@ -22,7 +22,7 @@ FROM unnest(ARRAY['tasks', 'task_payloads', 'task_events', 'tombstones']) AS nam
 
 
 def measure_steady(system: System, options: Options) -> Measures:
-    """Submit so many tasks each second for `seconds`; compare memory and tables after a sixth of it with the end."""
+    """Submit tasks at a constant rate for `seconds`, and compare memory and tables after a sixth of the time with the end."""
     assert isinstance(system, Taskmill)
     system.queues = "files,maintenance"
     system.start(workers=True)
@@ -49,7 +49,7 @@ def measure_steady(system: System, options: Options) -> Measures:
 
 
 def read_sizes(system: Taskmill) -> Measures:
-    """MiB of each part's processes, and of the tables with their indexes."""
+    """Return the MiB of the processes of each part, and of the tables with their indexes."""
     sizes = {f"{part}_mib": resident_bytes(system.pids(part)) / MEBIBYTE for part in PARTS}
     return {**sizes, "tables_mib": system.query(TABLES_BYTES)[0] / MEBIBYTE}
 

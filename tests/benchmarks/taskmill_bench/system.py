@@ -1,4 +1,4 @@
-"""What a measurement asks of a system, Taskmill or a peer."""
+"""The interface of a measured system: Taskmill or a peer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WARM_UP_LIMIT_SECONDS = 90.0
 
 @dataclasses.dataclass(frozen=True)
 class Sending:
-    """What it took to submit many tasks. `began` is of `time.monotonic`; `cpu_seconds` is the client library's own."""
+    """The cost of submitting many tasks. `began` is a time of `time.monotonic`; `cpu_seconds` is that of the client library."""
 
     began: float
     seconds: float
@@ -33,7 +33,7 @@ class Sending:
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """What the servers used between two readings: processor time by part, and the servers' counters."""
+    """What was used between two readings: processor time by part, and the difference of the counters of the servers."""
 
     seconds: dict[str, float]
     broker_commands: int
@@ -45,12 +45,12 @@ class Usage:
         return sum(self.seconds.values())
 
     def cpu_us_by_part(self, count: int) -> dict[str, float]:
-        """Microseconds for each of so many requests or tasks, by part."""
+        """Return the microseconds for each request or task, by part."""
         return {part: seconds / count * 1e6 for part, seconds in self.seconds.items()}
 
 
 class System(ABC):
-    """One system on a database and a broker of its own, from `start` to `stop`.
+    """A system with its own database and broker, from `start` to `stop`.
 
     `size` is the share of a drain's tasks that it is given: what is compared is a rate, and a slow one would take
     minutes for all of them. `title` says what of it runs.
@@ -77,32 +77,32 @@ class System(ABC):
         return {**urls, "TMPDIR": str(self._folder)}
 
     def make_database(self) -> str:
-        """Make the system's database, in the state in which a user would begin; give its URL."""
+        """Create the database of the system as a new user would have it, and return its URL."""
         return self.servers.create_database(f"bench_{self.name}")
 
     def start_front(self) -> None:  # noqa: B027 (a system without HTTP has no front to start)
-        """Start what takes submissions. Nothing, for a system without HTTP."""
+        """Start the process that accepts submissions. A system without HTTP has none."""
 
     @abstractmethod
     def start_workers(self) -> None:
-        """Start the workers: `worker_processes` of them."""
+        """Start `worker_processes` workers."""
 
     @abstractmethod
     def is_drained(self) -> bool:
-        """Whether every task that was sent has ended, by the system's own record."""
+        """Return whether every submitted task is done, according to the system itself."""
 
     @abstractmethod
     def send_many(self, count: int) -> Sending:
-        """Submit so many tasks as fast as its usual client does."""
+        """Submit tasks as fast as the usual client of the system does."""
 
     @abstractmethod
     def measure_latency(self, count: int, idle_seconds: float) -> list[float]:
-        """Seconds from submitting to seeing the end, one task at a time, as its usual client sees it."""
+        """Return the seconds from submitting a task to seeing its end with the usual client, one task at a time."""
 
     # What is the same for all.
 
     def start(self, *, workers: bool) -> None:
-        """Start it on an empty broker and a database of its own; with workers, also until they have worked."""
+        """Start the system with an empty broker and a new database. With workers, wait until they have done a task."""
         self.servers.clear_broker()
         self.database_url = self.make_database()
         self.servers.checkpoint()
@@ -112,17 +112,17 @@ class System(ABC):
             self.warm_up()
 
     def warm_up(self) -> None:
-        """Let tasks go through until all that happens once has happened."""
+        """Run tasks until everything that happens only once has happened."""
         for _ in range(2):
             self.send_many(WARM_UP_TASKS)
             self.wait_until_drained(WARM_UP_LIMIT_SECONDS)
 
     def wait_until_drained(self, limit_seconds: float = DRAIN_LIMIT_SECONDS) -> float:
-        """Give the time (of `time.monotonic`) at which the last task was seen to have ended."""
+        """Wait until all tasks are done and return the time (of `time.monotonic`)."""
         return wait_for(self.is_drained, limit_seconds, f"the tasks of {self.name}")
 
     def stop(self) -> None:
-        """End all of it, at once: what it holds is of no use to anyone."""
+        """Kill all processes of the system, as nothing that they hold is needed any more."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -130,13 +130,13 @@ class System(ABC):
             self.stop_part(part)
 
     def start_part(self, part: str, argv: list[Any], **more: str) -> Server:
-        """Start a process that counts as this part of the system."""
+        """Start a process and count its usage for a part of the system."""
         server = Server(argv, {**self.environment(), **more}, self._folder / f"{self.name}.log")
         self._parts.setdefault(part, []).append(server)
         return server
 
     def read_log_end(self) -> str:
-        """The end of what its processes have printed."""
+        """Return the ends of the logs of all processes."""
         log = self._folder / f"{self.name}.log"
         return log.read_text(encoding="utf-8", errors="replace")[-2000:] if log.exists() else ""
 
@@ -148,11 +148,11 @@ class System(ABC):
         return [server.pid for server in self._parts.get(part, [])]
 
     def watch(self) -> Watch:
-        """Begin to count what the servers use."""
+        """Start to count what the system and its servers use."""
         return Watch(self)
 
     def query(self, statement: str, parameters: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
-        """The first row of an answer from the system's database."""
+        """Return the first row of the result of a query on the database of the system."""
         if self._connection is None:
             self._connection = psycopg.connect(self.database_url, autocommit=True)
         row = self._connection.execute(statement, parameters).fetchone()  # type: ignore[call-overload]
@@ -161,7 +161,7 @@ class System(ABC):
 
 
 class Watch:
-    """Counts what a system and its servers use, from its making on."""
+    """Counts what a system and its servers use, from its creation on."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -169,7 +169,7 @@ class Watch:
         self._seconds = self._read()
 
     def stop(self) -> Usage:
-        """Give what was used since."""
+        """Return what was used since the creation."""
         seconds = self._read()
         counters = self._system.servers.count()
         before = self._counters
@@ -189,7 +189,7 @@ class Watch:
 
 
 class HttpSystem(System):
-    """A system whose client is any HTTP client."""
+    """A system that is used over HTTP."""
 
     def __init__(self, servers: Servers, folder: Path) -> None:
         super().__init__(servers, folder)
@@ -202,7 +202,7 @@ class HttpSystem(System):
     def poll_request(self, task_id: str) -> dict[str, Any]: ...
 
     def follow_request(self) -> dict[str, Any]:
-        """How a client that wants to see the end soon asks, with `{id}` in the place of the task's id."""
+        """Return the path that a client polls to see the end of a task soon, with `{id}` for the id of the task."""
         return self.poll_request("{id}")
 
     def choose_port(self) -> int:
@@ -210,12 +210,12 @@ class HttpSystem(System):
         return self.port
 
     def load(self, requests: list[dict[str, Any]], **order: Any) -> dict[str, Any]:
-        """Load it from a process of its own; raises `BenchFailed`. See `http_load` for what an order may hold."""
+        """Load the system from another process and return the result. `http_load` describes orders. Raises `BenchFailed`."""
         client = self.connect(requests, mode="load", **order)
         return client.go((order.get("seconds") or order["limit_seconds"]) + 60)
 
     def connect(self, requests: list[dict[str, Any]], **order: Any) -> Client:
-        """A client that is connected and waits for its `go`."""
+        """Return a client process that is connected and waits for `go`."""
         whole = {"host": "127.0.0.1", "port": self.port, "requests": requests, "connections": CONNECTIONS, **order}
         return Client(python_module("taskmill_bench.http_load"), whole, {})
 
@@ -225,7 +225,7 @@ class HttpSystem(System):
     def send_requests(
         self, requests: list[dict[str, Any]], count: int, tasks: int, connections: int = CONNECTIONS
     ) -> Sending:
-        """Send so many requests, which hold so many tasks together. Raises `BenchFailed` when one is refused."""
+        """Send requests that submit a number of tasks together. Raises `BenchFailed` if one is refused."""
         order = {"count": count, "connections": min(connections, count), "limit_seconds": DRAIN_LIMIT_SECONDS}
         client = self.connect(requests, mode="load", **order)
         began = time.monotonic()
@@ -251,7 +251,7 @@ class HttpSystem(System):
 
 
 class ClientSystem(System):
-    """A system without HTTP: its client library submits, in a process of its own that counts as part of the system."""
+    """A system without HTTP. Its client library submits in another process, which counts as part of the system."""
 
     @abstractmethod
     def client_command(self) -> list[Any]: ...
@@ -270,6 +270,6 @@ class ClientSystem(System):
 
 
 def require_no_errors(name: str, answer: Mapping[str, Any]) -> None:
-    """Raise `BenchFailed` when a load was not answered as it should be."""
+    """Raise `BenchFailed` if the responses to a load are not as expected."""
     if answer["errors"]:
         raise BenchFailed(f"{name} refused {answer['errors']} of {answer['requests']} requests: {answer['sample']}")

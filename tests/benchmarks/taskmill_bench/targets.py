@@ -1,4 +1,4 @@
-"""What Taskmill is to reach, as ratios within one run, and whether it did."""
+"""The targets of Taskmill, as ratios within one run, and whether they were reached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from taskmill_bench.measuring import median
 
 @dataclass(frozen=True)
 class Target:
-    """One line: a measure of ours, against that of another system in the same round, or as it is.
+    """A target: a figure of Taskmill, divided by that of another system in the same round, or as it is.
 
     A ratio is ours by theirs, or theirs by ours when `inverse`; `more_is_better` says on which side of a bound to be.
     """
@@ -27,7 +27,7 @@ class Target:
     inverse: bool = False
 
     def reached_in(self, rounds: list[dict[str, dict[str, float]]]) -> float | None:
-        """The median of the rounds; None when it was not measured."""
+        """Return the median of the rounds, or None if it was not measured."""
         return median(self._value(measured) for measured in rounds)
 
     def meets(self, value: float, bound: float) -> bool:
