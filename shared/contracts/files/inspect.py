@@ -121,7 +121,9 @@ KIND = Kind(
     title="Inspect a file",
     description=(
         "Returns facts about a stored file, from its bytes: media type, size and checksum, and more about a picture, a "
-        "PDF, a table or a text. The first frame of a picture is read to its end, so that one which is cut short is "
+        "PDF, a table or a text. A table is read as `reports.run` reads it, and text is described with its encoding and "
+        "the number of bytes that are not valid in it. The first frame of a picture is read to its end, so that one "
+        "which is cut short is "
         "found. Fails with `/problems/unreadable-image`, `/problems/unreadable-pdf` or `/problems/unreadable-table` if "
         "the file is damaged, with `/problems/unsupported-image` (data: `pixels`) if a picture has a kind of pixels "
         "that cannot be read, and with `/problems/image-too-large` (data: `width`, `height`, `most_pixels`) if a "
@@ -139,8 +141,11 @@ KIND = Kind(
             "`height`."
         ),
         "unreadable-pdf": "The PDF document is damaged or cut short. Upload it again, or save it anew and upload that.",
-        "unreadable-table": "The CSV, Parquet or JSON is damaged, or its rows do not fit each other.",
-        "unreadable-text": "The bytes are no text in any known encoding.",
+        "unreadable-table": (
+            "The CSV, Parquet or JSON is damaged, its rows do not fit each other, or it is not in the requested "
+            "encoding. The detail names the line at fault, where one is."
+        ),
+        "unreadable-text": "The bytes are not text in a known encoding, or not in the requested one.",
         "output-too-large": "The task would write more than one task may. For a text, `data.most_bytes` is the limit.",
     },
 )
