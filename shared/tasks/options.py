@@ -50,7 +50,7 @@ def _read_timestamp(value: object) -> object:
             return moment
     except ValueError:
         pass
-    raise PydanticCustomError("timestamp", "must be a timestamp of RFC 3339, such as 2030-01-31T09:00:00Z")
+    raise PydanticCustomError("timestamp", "Must be a timestamp of RFC 3339, such as 2030-01-31T09:00:00Z.")
 
 
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_read_timestamp)]
@@ -64,37 +64,59 @@ class TaskOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    priority: Annotated[int, Field(ge=0, le=9, description="Higher is sooner, among one caller's tasks.")] = 5
-    run_at: Annotated[Timestamp | None, Field(description="Not before this time; not with `delay`.")] = None
+    priority: Annotated[
+        int, Field(ge=0, le=9, description="Among the tasks of one caller, those of higher priority start first.")
+    ] = 5
+    run_at: Annotated[
+        Timestamp | None, Field(description="The task starts at this time or later. Cannot be used with `delay`.")
+    ] = None
     delay: Annotated[
         float | None,
-        Field(ge=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False, description="Not before so many seconds from now."),
+        Field(
+            ge=0,
+            le=LONGEST_WAIT_SECONDS,
+            allow_inf_nan=False,
+            description="The task starts after this many seconds or later.",
+        ),
     ] = None
     ttl: Annotated[
         int | None,
-        Field(ge=1, le=LONGEST_WAIT_SECONDS, description="Seconds from `created_at`; not started by then, it expires."),
+        Field(
+            ge=1,
+            le=LONGEST_WAIT_SECONDS,
+            description="If the task has not started this many seconds after `created_at`, it expires.",
+        ),
     ] = None
-    max_attempts: Annotated[int | None, Field(ge=1, le=25, description="Attempts in all; by default the kind's.")] = (
-        None
-    )
+    max_attempts: Annotated[
+        int | None,
+        Field(ge=1, le=25, description="How many attempts the task has. By default as many as its kind says."),
+    ] = None
     timeout: Annotated[
-        int | None, Field(ge=1, description="Seconds that one attempt may take; not more than the kind allows.")
+        int | None,
+        Field(
+            ge=1, description="How many seconds one attempt may take. The kind sets the maximum, which is the default."
+        ),
     ] = None
     keep_for: Annotated[
         int,
-        Field(ge=0, le=LONGEST_KEEP_SECONDS, description="Seconds that a finished task and its artifacts are kept."),
+        Field(
+            ge=0,
+            le=LONGEST_KEEP_SECONDS,
+            description="How many seconds the task and its artifacts are kept once it is done.",
+        ),
     ] = DEFAULT_KEEP_SECONDS
-    tags: Annotated[list[Tag], Field(max_length=16, description="Words to find the task by.")] = []
+    tags: Annotated[list[Tag], Field(max_length=16, description="Words by which the task can be found in lists.")] = []
     metadata: Annotated[
-        dict[str, str], Field(description="A flat object of strings, up to 4 KiB as compact JSON, given back as it is.")
+        dict[str, str],
+        Field(description="An object of strings, up to 4 KiB as compact JSON, which the task shows unchanged."),
     ] = {}
     unique_for: Annotated[
         int | None,
         Field(
             ge=1,
             le=LONGEST_WAIT_SECONDS,
-            description="Seconds: while a task of the same owner, kind and params is live and younger, it is answered "
-            "in place of a new one.",
+            description="If a task of the same owner, kind and params is not done and was created less than this many "
+            "seconds ago, it is answered instead of a new one.",
         ),
     ] = None
 
@@ -102,13 +124,17 @@ class TaskOptions(BaseModel):
     def _hold_together(self) -> TaskOptions:
         if self.run_at is not None:
             if self.delay is not None:
-                raise PydanticCustomError("run_at_and_delay", "give run_at or delay, not both", {"pointer": "/delay"})
+                raise PydanticCustomError("run_at_and_delay", "Use run_at or delay, not both.", {"pointer": "/delay"})
             if self.run_at > datetime.now(UTC) + timedelta(seconds=LONGEST_WAIT_SECONDS) or self.run_at.year < 2000:
                 raise PydanticCustomError(
-                    "run_at_out_of_range", "from 2000 on, and at most ten years from now", {"pointer": "/run_at"}
+                    "run_at_out_of_range",
+                    "Must be in the year 2000 or later, and at most ten years from now.",
+                    {"pointer": "/run_at"},
                 )
         if self.metadata and len(orjson.dumps(self.metadata)) > MAX_METADATA_BYTES:
-            raise PydanticCustomError("metadata_too_large", "at most 4 KiB as compact JSON", {"pointer": "/metadata"})
+            raise PydanticCustomError(
+                "metadata_too_large", "Must be at most 4 KiB as compact JSON.", {"pointer": "/metadata"}
+            )
         return self
 
 
