@@ -12,6 +12,7 @@ import psycopg
 import structlog
 
 from shared.database.connections import connect_hot
+from shared.outage_log import OutageLog
 from shared.queries import hot_tasks
 from shared.queries.signs_of_life import FORGET_SIGN_OF_LIFE, SHOW_SIGN_OF_LIFE, WORKER_PREFIX
 from shared.settings import Settings
@@ -40,8 +41,10 @@ class Heartbeat:
         *,
         worker: str,
         consumes: Callable[[], bool],
+        outage: OutageLog | None = None,
     ) -> None:
         self._settings = settings
+        self._outage = outage or OutageLog("database")
         self._list_attempts = list_attempts
         self._on_stuck = on_stuck
         self._on_waiting = on_waiting
@@ -83,8 +86,9 @@ class Heartbeat:
                 if must_sign:
                     connection.execute(SHOW_SIGN_OF_LIFE, self._sign)
                     next_sign = time.monotonic() + SIGN_SECONDS
+                self._outage.end()
             except psycopg.Error as error:
-                log.warning("renewal_failed", error=type(error).__name__)
+                self._outage.warn(error)
                 if connection is not None:
                     connection.close()
         if connection is not None:

@@ -72,6 +72,7 @@ class WorkerProcess:
             self._give_up_waiting,
             worker=self._name,
             consumes=self._consumes,
+            outage=outage,
         )
         self._watch = ConsumerWatch(settings, queues, self, self._end_for_another)
         self._worked_at = time.monotonic()
