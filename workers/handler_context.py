@@ -1,7 +1,7 @@
-"""What a handler is given: input files, a scratch folder, progress, artifacts, cancellation, a log.
+"""What a handler can use: input files, a scratch folder, progress, artifacts, cancellation, a log.
 
 A handler is a function `handle(params, context) -> Result` in the module that bears its kind's name. It runs in a
-thread of a worker process; whatever touches untrusted bytes it leaves to `context.run_child`.
+thread of a worker process, and reads untrusted bytes in a limited child only (`context.run_child`).
 """
 
 from __future__ import annotations
@@ -52,22 +52,22 @@ class HandlerContext(Protocol):
     """Bears the task's id already. Never log params, results or anything of a person's."""
 
     def input_file(self, file_id: UUID) -> InputFile:
-        """Give an input as a local file. Raises `Failed` (`/problems/input-gone`) when it was purged."""
+        """Return an input as a local file. Raises `Failed` (`/problems/input-gone`) when it was purged."""
 
     def progress(self, percent: int, message: str | None = None) -> None:
-        """Tell how far the work is, 0 to 100; may be called often, only some calls are written."""
+        """Report how far the work is, 0 to 100. It may be called often: at most two reports a second are stored."""
 
     def add_artifact(self, path: Path, name: str, media_type: str) -> None:
-        """Keep a file from the scratch folder; the task shows it once, and only if, the attempt succeeds."""
+        """Store a file of the scratch folder; the task shows it if the attempt succeeds."""
 
     def check(self) -> None:
-        """Raise `Stopped` when the attempt must end. To be called in every loop that may be long."""
+        """Raise `Stopped` if the attempt must stop. Call it in every loop that may take long."""
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but end at once when the attempt must."""
+        """Wait for so many seconds. Raises `Stopped` as soon as the attempt must stop."""
 
     def remaining_seconds(self) -> float:
-        """How much of the attempt's time is left."""
+        """Return how many seconds the attempt has left."""
 
     def run_child(
         self,
@@ -80,7 +80,7 @@ class HandlerContext(Protocol):
         max_folder_bytes: int | None = None,
         on_progress: Callable[[int, str | None], None] | None = None,
     ) -> dict[str, Any]:
-        """Run `module`'s `run_in_child(request, report_progress)` in a limited child and give its answer.
+        """Run `module`'s `run_in_child(request, report_progress)` in a limited child and return its answer.
 
         The child may write files of `max_file_bytes` each into `scratch`, and of `max_folder_bytes` (by default twice as
         much) together. Its progress goes to `progress` unless `on_progress` is given. Raises the child's `Failed`, or

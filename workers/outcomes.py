@@ -1,13 +1,13 @@
-"""The small vocabulary that a handler answers with. It returns its kind's `Result`, or raises one of these.
+"""How an attempt ends. A handler returns its kind's `Result`, or raises one of these.
 
-    Failed              it cannot be done: for good, or (retryable) until a later attempt
-    Stopped             the attempt was told to end; raised by the context, never by a handler
-    ├── Cancelled       a caller asked for it
+    Failed              the work cannot be done: finally, or (retryable) until a later attempt
+    Stopped             the attempt was told to stop; raised by the context, never by a handler
+    ├── Cancelled       a caller cancelled the task
     ├── TimedOut        the attempt's time is over
     ├── HandedBack      the worker shuts down; the task goes back to its queue, and the attempt does not count
     └── ClaimLost       the task is no longer this attempt's: nothing may be written
 
-`Stopped` is no `Exception`, so that a handler's `except Exception` does not swallow it.
+`Stopped` is not an `Exception`, so that a handler's `except Exception` does not swallow it.
 Any other exception is an error in the handler: `/problems/internal-error`, retryable.
 """
 
@@ -46,7 +46,7 @@ class Failed(Exception):
 
 
 class Stopped(BaseException):
-    """The attempt was told to end, and ends at the next place that asks."""
+    """The attempt was told to stop, and stops at the next check."""
 
 
 class Cancelled(Stopped):

@@ -40,7 +40,7 @@ class FileReference:
     accepts: tuple[str, ...] = ()
 
     def can_read(self, media_type: str) -> bool:
-        """Whether a file of that media type can be read."""
+        """Return whether the kind can read a file of this media type."""
         family = media_type.split("/")[0] + "/*"
         return not self.accepts or media_type in self.accepts or family in self.accepts
 
@@ -59,7 +59,7 @@ class ReferredFile(NamedTuple):
 
 
 def list_referred_files(params: BaseModel, pointer: str = "") -> Iterator[ReferredFile]:
-    """Give every file that the params refer to, in the order of the fields; `pointer` leads to the params."""
+    """Yield every file that the params refer to, in the order of the fields; `pointer` leads to the params."""
     for name, mark in _fields_with_files(type(params)):
         yield from _walk(getattr(params, name), mark, f"{pointer}/{name}")
 
@@ -76,7 +76,7 @@ def _walk(value: object, mark: FileReference | None, pointer: str) -> Iterator[R
 
 @cache
 def _fields_with_files(model: type[BaseModel]) -> tuple[tuple[str, FileReference | None], ...]:
-    """Give the fields that are, or hold, a file's id or another model; most kinds have few, and most tasks none."""
+    """Return the fields that are or contain a file's id or another model. Most kinds have few."""
     found = []
     for name, info in model.model_fields.items():
         marks = [m for m in info.metadata if isinstance(m, FileReference)] or _marks_inside(info.annotation)
@@ -86,7 +86,7 @@ def _fields_with_files(model: type[BaseModel]) -> tuple[tuple[str, FileReference
 
 
 def _marks_inside(annotation: Any) -> list[FileReference]:
-    """Find marks within `list[Annotated[UUID, FileReference()]]` and `FileId | None`."""
+    """Return the marks within `list[Annotated[UUID, FileReference()]]` and `FileId | None`."""
     own = [m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, FileReference)]
     return own + [m for inner in getattr(annotation, "__args__", ()) for m in _marks_inside(inner)]
 
@@ -105,7 +105,7 @@ class RetryPolicy:
     longest_seconds: float = 3600.0
 
     def delay_seconds(self, attempt: int, uniform: float) -> float:
-        """Give the wait after the attempt of that number (1 for the first).
+        """Return how many seconds to wait after the attempt of this number, 1 for the first.
 
         `uniform` is a random number from 0 to 1: it spreads the wait over the upper half of its span ("equal jitter",
         M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015).
@@ -120,7 +120,7 @@ R = TypeVar("R", bound=Result)
 
 @dataclass(frozen=True)
 class Kind(Generic[P, R]):
-    """One kind of task: everything that others may rely on, and nothing of how it is done."""
+    """One kind of task: what callers and the platform may rely on, without how it is done."""
 
     params: type[P]
     result: type[R]
@@ -152,12 +152,12 @@ class Kind(Generic[P, R]):
     """Raised when the meaning of stored params changes."""
 
     def queue_for(self, params: P) -> Queue:
-        """Give the queue of a task with these params."""
+        """Return the queue of a task with these params."""
         return self.queue(params) if callable(self.queue) else self.queue
 
     @property
     def default_queue(self) -> Queue:
-        """Give the queue of a task whose params are all left to their defaults, for listings."""
+        """Return the queue of a task with default params, for lists of kinds."""
         return self.queue(self.params()) if callable(self.queue) else self.queue
 
 

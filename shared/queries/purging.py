@@ -22,6 +22,7 @@ from shared.tables.tasks import (
     tombstones,
     unique_tasks,
 )
+from shared.tables.turns import caller_turns
 
 
 def list_purgeable(limit: int) -> Select[Any]:
@@ -97,6 +98,16 @@ def drop_old_idempotency_keys(limit: int) -> Executable:
         .limit(limit)
     )
     return delete(idempotency_keys).where(tuple_(idempotency_keys.c.owner_id, idempotency_keys.c.key).in_(old))
+
+
+def drop_old_turns(limit: int, days: int) -> Executable:
+    """Delete the last turns of callers who published nothing to a queue for so many days: they start anew there."""
+    old = (
+        select(caller_turns.c.queue, caller_turns.c.owner_id)
+        .where(caller_turns.c.at < func.now() - timedelta(days=days))
+        .limit(limit)
+    )
+    return delete(caller_turns).where(tuple_(caller_turns.c.queue, caller_turns.c.owner_id).in_(old))
 
 
 def drop_old_tombstones(limit: int, days: int) -> Executable:

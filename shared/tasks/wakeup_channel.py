@@ -11,11 +11,11 @@ _ID_BYTES: Final = 16
 
 
 def write_ids(ids: Iterable[UUID]) -> bytes:
-    """Give the message for these tasks: their ids, 16 bytes each."""
+    """Return the message for these tasks: their ids, 16 bytes each."""
     return b"".join(task_id.bytes for task_id in ids)
 
 
 def read_ids(message: bytes) -> Iterator[UUID]:
-    """Give the ids in a message; what is not whole is left out."""
+    """Yield the ids in a message; an incomplete id at the end is ignored."""
     for start in range(0, len(message) - _ID_BYTES + 1, _ID_BYTES):
         yield UUID(bytes=message[start : start + _ID_BYTES])

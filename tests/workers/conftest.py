@@ -24,9 +24,10 @@ from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from tests.claims import claim_tasks
 from workers.engine.attempt import Attempt
-from workers.engine.attempt_context import ProgressWriter, WorkerParts
+from workers.engine.attempt_context import WorkerParts
 from workers.engine.finishing import Finisher
 from workers.engine.heartbeat import Heartbeat
+from workers.engine.progress_writer import ProgressWriter
 from workers.engine.run_task import TaskRunner
 
 SOMEONE = uuid4()

@@ -1,4 +1,4 @@
-"""One attempt as its worker holds it: the claimed row, when it must end, and why it was told to."""
+"""One attempt in its worker: the claimed row, when the attempt must end, and why it was told to stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ClaimedTask(NamedTuple):
 
 
 class Attempt:
-    """A claimed task, from its claim to its end. Any thread may tell it to stop; its own thread asks."""
+    """A claimed task, from its claim to its end. Any thread may tell it to stop; its own thread checks whether it was told."""
 
     def __init__(self, task: ClaimedTask) -> None:
         self.task = task
@@ -44,7 +44,7 @@ class Attempt:
         self._deadline = float("inf")
 
     def begin(self) -> bool:
-        """Begin to count the attempt's time; a claimed task may have waited for a thread. Not if it was withdrawn."""
+        """Start to count the attempt's time; a claimed task may have waited for a thread. Return False if it was withdrawn."""
         if not self._first.acquire(blocking=False):
             return False
         self.started = True
@@ -57,29 +57,29 @@ class Attempt:
         return self._first.locked() and not self.started
 
     def withdraw(self) -> bool:
-        """Let the attempt never begin; gives whether it had not begun, nor been withdrawn."""
+        """Keep the attempt from starting. Return whether it had neither started nor been withdrawn."""
         return self._first.acquire(blocking=False)
 
     def stop(self, reason: Stopped) -> None:
-        """Tell the attempt to end; the first reason stays, but a lost claim outweighs any."""
+        """Tell the attempt to stop. The first reason is kept, except that a lost claim replaces any."""
         if self._stop is None or isinstance(reason, ClaimLost):
             self._stop = reason
         self._told.set()
 
     @property
     def told_to_stop(self) -> bool:
-        """Whether it was told to end."""
+        """Whether the attempt was told to stop."""
         return self._stop is not None
 
     def check(self) -> None:
-        """Raise `Stopped` if the attempt must end."""
+        """Raise `Stopped` if the attempt must stop."""
         if self._stop is not None:
             raise self._stop
         if time.monotonic() >= self._deadline:
             raise TimedOut
 
     def wait(self, seconds: float) -> None:
-        """Wait, and raise `Stopped` as soon as the attempt must end."""
+        """Wait for so many seconds. Raises `Stopped` as soon as the attempt must stop."""
         end = time.monotonic() + seconds
         while True:
             self.check()
@@ -90,9 +90,9 @@ class Attempt:
             self._told.wait(left)
 
     def remaining_seconds(self) -> float:
-        """How much of the attempt's time is left; negative when it is over."""
+        """Return how many seconds the attempt has left; a negative number once its time is over."""
         return self._deadline - time.monotonic()
 
     def finish_document(self, status: str, **fields: Any) -> dict[str, Any]:
-        """Give what `hot_tasks.FINISH` needs to end this attempt."""
+        """Return what `hot_tasks.FINISH` needs to finish this attempt."""
         return {"id": self.task.id, "claim": self.task.claim, "status": status, **fields}

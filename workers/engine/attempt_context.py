@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-import psycopg
 import structlog
 from sqlalchemy import Connection, Engine
 
@@ -25,6 +23,7 @@ from shared.queries.files import find_file
 from shared.settings import Settings
 from shared.storage.object_store import COPY_BYTES, ObjectStore, new_object_key
 from workers.engine.attempt import Attempt
+from workers.engine.progress_writer import ProgressWriter
 from workers.handler_context import InputFile
 from workers.outcomes import Cancelled, ClaimLost, Failed
 from workers.sandbox.limited_child import ChildLimits, run_limited_child
@@ -47,13 +46,13 @@ class StoredArtifact:
     storage_key: str
 
     def document(self, position: int) -> dict[str, Any]:
-        """Give what `hot_tasks.FINISH_WITH_ARTIFACTS` needs."""
+        """Return what `hot_tasks.FINISH_WITH_ARTIFACTS` needs."""
         return {**self.__dict__, "position": position}
 
 
 @dataclass(frozen=True)
 class WorkerParts:
-    """What every attempt of a worker process shares."""
+    """What all attempts of a worker process share."""
 
     settings: Settings
     engine: Engine
@@ -61,45 +60,8 @@ class WorkerParts:
     progress: ProgressWriter
 
 
-class ProgressWriter:
-    """Writes the progress of any attempt of this process; not durably, for a crash undoes the attempt too."""
-
-    def __init__(
-        self, connect: Callable[[], psycopg.Connection[tuple[Any, ...]]], publish: Callable[[list[UUID]], None]
-    ) -> None:
-        self._connect = connect
-        self._publish = publish
-        self._lock = threading.Lock()
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
-
-    def write(self, task_id: UUID, claim: int, percent: int, message: str | None) -> bool:
-        """Write progress; give whether a cancel is requested. Raises `ClaimLost`.
-
-        A database that is away costs the caller a progress, not the attempt.
-        """
-        parameters = {"id": task_id, "claim": claim, "percent": percent, "message": message}
-        with self._lock:
-            try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = self._connect()
-                row = self._connection.execute(hot_tasks.REPORT_PROGRESS, parameters).fetchone()
-            except psycopg.OperationalError:
-                if self._connection is not None:
-                    self._connection.close()
-                return False
-        if row is None:
-            raise ClaimLost
-        self._publish([task_id])
-        return bool(row[0])
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-
-
 class AttemptContext:
-    """One attempt, seen from its handler."""
+    """One attempt as its handler uses it; the methods are described in `HandlerContext`."""
 
     def __init__(self, parts: WorkerParts, attempt: Attempt, scratch: Path) -> None:
         self.task_id = attempt.task.id
@@ -207,7 +169,7 @@ class AttemptContext:
 
 
 def make_folder(path: Path) -> Path:
-    """Make an attempt's folders, for its owner only; give its scratch folder."""
+    """Create an attempt's folders, which only this user can enter; return its scratch folder."""
     scratch = path / "scratch"
     path.mkdir(mode=0o700, parents=True)
     scratch.mkdir(mode=0o700)
@@ -215,7 +177,7 @@ def make_folder(path: Path) -> Path:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove an attempt's folders and all in them."""
+    """Delete an attempt's folders with their content."""
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -5,17 +5,12 @@ Threads suffice, because what burns processor time or touches untrusted bytes ru
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import secrets
-import shutil
 import socket
-import tempfile
 import threading
 import time
 import warnings
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -32,7 +27,7 @@ from shared.settings import Settings
 from shared.storage.open_store import open_object_store
 from workers.celery_app import make_celery_app
 from workers.engine.attempt import Attempt, ClaimedTask
-from workers.engine.attempt_context import ProgressWriter, WorkerParts
+from workers.engine.attempt_context import WorkerParts
 from workers.engine.celery_consumer import CeleryExecutor, bind_consumer
 from workers.engine.claiming import Claimer
 from workers.engine.consumer_watch import ConsumerWatch
@@ -41,7 +36,9 @@ from workers.engine.end_log import log_end
 from workers.engine.finishing import Finisher
 from workers.engine.handler_catalog import load_handlers
 from workers.engine.heartbeat import Heartbeat
+from workers.engine.progress_writer import ProgressWriter
 from workers.engine.run_task import TaskRunner
+from workers.engine.scratch_folder import ScratchFolder
 from workers.outcomes import ClaimLost, HandedBack
 from workers.sandbox.memory_dumps import forbid_memory_dumps
 
@@ -271,47 +268,6 @@ class WorkerProcess:
             os._exit(exit_code)
 
         threading.Thread(target=end, name="exit", daemon=True).start()
-
-
-class ScratchFolder:
-    """The folder of this process, held by a lock, so that what a killed process left behind can be told and removed."""
-
-    def __init__(self, settings: Settings) -> None:
-        root = settings.scratch_dir or Path(tempfile.gettempdir()) / f"taskmill-scratch-{os.getuid()}"
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if settings.scratch_dir is None and (root.is_symlink() or root.stat().st_uid != os.getuid()):
-            # Anyone may make a folder of that name there before us, and would own what is put into it.
-            raise ConfigurationError(f"{root} is not this user's: remove it, or set TASKMILL_SCRATCH_DIR")
-        self._remove_abandoned(root)
-        self.path = Path(tempfile.mkdtemp(prefix="worker-", dir=root))
-        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def remove(self) -> None:
-        """Remove the folder and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    @staticmethod
-    def _remove_abandoned(root: Path) -> None:
-        for folder in root.glob("worker-*"):
-            try:
-                lock = os.open(folder / "lock", os.O_RDWR)
-            except FileNotFoundError:
-                # Another process may be between making its folder and locking it, or be removing it just now.
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - folder.stat().st_mtime > 60:
-                        shutil.rmtree(folder, ignore_errors=True)
-                continue
-            except PermissionError:
-                # It is another user's.
-                continue
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            except BlockingIOError:
-                pass
-            finally:
-                os.close(lock)
 
 
 def _notify_ready(**_: object) -> None:

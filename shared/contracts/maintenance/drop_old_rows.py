@@ -1,4 +1,4 @@
-"""`maintenance.drop_old_rows`: drops keys, tombstones and slots that are too old to matter."""
+"""`maintenance.drop_old_rows`: deletes keys, tombstones, slots and turns that are too old to matter."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from shared.contracts.kind import Kind, Params, Result
 
 
 class DropOldRowsParams(Params):
-    """None."""
+    """There are none."""
 
 
 class DropOldRowsResult(Result):
-    """How many of each were erased."""
+    """How many rows of each kind were deleted."""
 
     idempotency_keys: int
     tombstones: int
     slots: int
+    turns: int = 0
 
 
 KIND = Kind(
     params=DropOldRowsParams,
     result=DropOldRowsResult,
     title="Drop old rows",
-    description="Drops idempotency keys after a day, tombstones after 30, and old schedule slots.",
+    description="Deletes idempotency keys after a day, tombstones after 30 days, old schedule slots and callers' old turns.",
     queue="maintenance",
     max_attempts=2,
     timeout_seconds=1800,

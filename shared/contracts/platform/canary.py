@@ -1,4 +1,4 @@
-"""`platform.canary`: goes through relay, broker and worker of a queue, so that all three are known to work."""
+"""`platform.canary`: passes through the relay, the broker and a worker of a queue, to show that all three work."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from shared.contracts.kind import Kind, Params, Queue, Result
 
 
 class CanaryParams(Params):
-    """The queue to go through."""
+    """Which queue to test."""
 
     queue: Annotated[Queue, Field(description="The queue to travel through.")] = "files"
 
 
 class CanaryResult(Result):
-    """Nothing: that it came through is all."""
+    """There is no result: a canary that succeeds is enough."""
 
 
 KIND = Kind(

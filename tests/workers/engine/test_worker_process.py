@@ -28,7 +28,8 @@ from shared.settings import Settings
 from tests.conftest import PATIENCE_SECONDS, Eventually, Parts
 from tests.workers.conftest import Bench, Tasks
 from workers.celery_app import make_celery_app
-from workers.engine.worker_process import ScratchFolder, WorkerProcess
+from workers.engine.scratch_folder import ScratchFolder
+from workers.engine.worker_process import WorkerProcess
 from workers.relay.doorbell import Doorbell
 
 GRACE_SECONDS = 2

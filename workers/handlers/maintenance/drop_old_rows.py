@@ -1,4 +1,4 @@
-"""Drops idempotency keys, tombstones and schedule slots that are too old to matter."""
+"""Deletes idempotency keys, tombstones, schedule slots and turns that are too old to matter."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from workers.handler_context import HandlerContext
 
 ROUND: Final = 5000
 SLOT_DAYS: Final = 7
+TURN_DAYS: Final = 7
 
 
 def handle(params: DropOldRowsParams, context: HandlerContext) -> DropOldRowsResult:
-    """Delete round by round."""
+    """Delete old rows in rounds, each in a transaction of its own."""
     return DropOldRowsResult(
         idempotency_keys=_repeat(context, lambda: purging.drop_old_idempotency_keys(ROUND)),
         tombstones=_repeat(context, lambda: purging.drop_old_tombstones(ROUND, TOMBSTONE_DAYS)),
         slots=_repeat(context, lambda: schedule_queries.drop_old_slots(ROUND, SLOT_DAYS)),
+        turns=_repeat(context, lambda: purging.drop_old_turns(ROUND, TURN_DAYS)),
     )
 
 

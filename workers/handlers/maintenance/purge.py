@@ -1,4 +1,4 @@
-"""Erases what is past its keep: rows and objects, leaving tombstones."""
+"""Deletes done tasks and uploads whose time of keeping is over, with their objects, and leaves tombstones."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shared.queries import purging
 from workers.handler_context import HandlerContext
 
 ROUND: Final = 200
-"""Rows erased in one transaction, so that none lasts long."""
+"""How many rows one transaction deletes, so that none takes long."""
 
 
 def handle(params: PurgeParams, context: HandlerContext) -> PurgeResult:
-    """Erase round by round until nothing is left that may go. Objects go after the commit of their rows' end."""
+    """Purge in rounds until nothing is due. Objects are deleted after the commit that deletes their rows."""
     tasks = _repeat(context, _purge_tasks)
     files = _repeat(context, _purge_uploads)
     context.log.info("purged", tasks=tasks, files=files)
@@ -31,7 +31,7 @@ def _repeat(context: HandlerContext, purge: Callable[[HandlerContext], int]) -> 
 
 
 def _purge_tasks(context: HandlerContext) -> int:
-    """Erase a round of done tasks. One whose artifact a live task reads stays until that is done."""
+    """Purge a round of done tasks. A task whose artifact a live task reads is kept until that is done."""
     with context.engine.begin() as connection:
         ids = [row.id for row in connection.execute(purging.list_purgeable(ROUND))]
         if not ids:
@@ -46,7 +46,7 @@ def _purge_tasks(context: HandlerContext) -> int:
 
 
 def _purge_uploads(context: HandlerContext) -> int:
-    """Erase a round of expired uploads that no live task reads."""
+    """Purge a round of expired uploads that no live task reads."""
     with context.engine.begin() as connection:
         rows = connection.execute(file_queries.lock_expired_files(ROUND)).all()
         if not rows:

@@ -1,4 +1,4 @@
-"""Does nothing: that it was reached is the answer."""
+"""Does nothing: a canary that succeeds shows that its queue works."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from workers.handler_context import HandlerContext
 
 
 def handle(params: CanaryParams, context: HandlerContext) -> CanaryResult:
-    """Come through."""
+    """Return at once."""
     return CanaryResult()

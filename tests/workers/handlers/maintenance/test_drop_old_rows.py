@@ -1,12 +1,14 @@
-"""What is too old to matter is dropped, and nothing younger."""
+"""Rows that are too old to matter are deleted, and no younger ones."""
 
 from __future__ import annotations
 
 from typing import Any
 from uuid import uuid4
 
+from tests.workers.conftest import Tasks
 
-def test_old_keys_tombstones_and_slots_are_dropped_and_younger_ones_kept(tasks: Any, chores: Any) -> None:
+
+def test_old_keys_tombstones_slots_and_turns_are_deleted_and_younger_ones_kept(tasks: Tasks, chores: Any) -> None:
     schedule = uuid4()
     tasks.connection.execute(
         "INSERT INTO schedules (id, name, kind, params, every_seconds) VALUES (%s, 'x', 'a.b', '{}', 60)", (schedule,)
@@ -26,8 +28,12 @@ def test_old_keys_tombstones_and_slots_are_dropped_and_younger_ones_kept(tasks: 
             "INSERT INTO schedule_slots (schedule_id, slot, task_id) VALUES (%s, now() - %s::interval, %s)",
             (schedule, age, uuid4()),
         )
+        tasks.connection.execute(
+            "INSERT INTO caller_turns (queue, owner_id, last_turn, at) VALUES ('files', %s, 5, now() - %s::interval)",
+            (uuid4(), age),
+        )
 
-    assert chores.do("maintenance.drop_old_rows") == {"idempotency_keys": 5, "tombstones": 1, "slots": 3}
+    assert chores.do("maintenance.drop_old_rows") == {"idempotency_keys": 5, "tombstones": 1, "slots": 3, "turns": 3}
 
     assert (chores.count("idempotency_keys"), chores.count("tombstones"), chores.count("schedule_slots")) == (
         2,
