@@ -1,4 +1,4 @@
-"""Give published tasks a turn, and let a queue be whatever a version of the code knows.
+"""Add turns of published tasks, and drop the check on the names of queues, which the code checks.
 
 The older code, which may still run, publishes tasks without a turn: they come first in the order.
 """

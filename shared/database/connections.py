@@ -54,7 +54,7 @@ class BoundedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     round_trip_seconds: float = 30.0
 
     async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:  # noqa: ASYNC109 - psycopg's
-        """Do one round trip."""
+        """Run one round trip."""
         watchdog = asyncio.get_running_loop().call_later(self.round_trip_seconds, self.hang_up)
         try:
             return await super().wait(gen, interval, timeout)
@@ -66,14 +66,14 @@ class BoundedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Let whoever waits for the server see the end of the connection now."""
+        """Close the connection at once, so that callers who wait for the server get an error."""
         if not self.closed:
             with socket.socket(fileno=os.dup(self.pgconn.socket)) as line:
                 line.shutdown(socket.SHUT_RDWR)
 
 
 def connect_bounded(timeout_seconds: float) -> Callable[..., Awaitable[BoundedConnection]]:
-    """Give a way to open connections whose round trips are bounded by the server's timeout, and a little more."""
+    """Return a function that opens connections whose round trips take little longer than the server's timeout."""
 
     async def connect(*args: Any, **kwargs: Any) -> BoundedConnection:
         async with asyncio.timeout(timeout_seconds):
@@ -91,7 +91,7 @@ async def bound(connection: psycopg.AsyncConnection[tuple[Any, ...]], timeout_se
 
 
 def sqlalchemy_url(name: str) -> URL:
-    """Give a URL that says no more than psycopg: what `psycopg.connect` is given names the server.
+    """Return a URL that names the driver only: the arguments of `psycopg.connect` name the server.
 
     So libpq reads its own form, with sockets, several hosts, and `key=value` pairs, none of which are SQLAlchemy's.
     """
@@ -107,7 +107,7 @@ def _options(timeout_seconds: float | None, *extra: str) -> str:
 
 
 def _connect_timeout(timeout_seconds: float | None) -> int:
-    """Give how long the opening of a connection may take: libpq knows whole seconds, and at least two."""
+    """Return how many seconds opening a connection may take: libpq takes whole seconds, at least two."""
     return (
         CONNECT_TIMEOUT_SECONDS if timeout_seconds is None else min(CONNECT_TIMEOUT_SECONDS, math.ceil(timeout_seconds))
     )
@@ -123,7 +123,7 @@ def _connect_arguments(name: str, timeout_seconds: float | None) -> dict[str, An
 
 
 def make_engine(settings: Settings, name: str, *, pool_size: int = 5, timeout_seconds: float | None = 30) -> Engine:
-    """Make an engine for the sync parts; `name` shows in `pg_stat_activity`.
+    """Return an engine for the sync parts; `name` shows in `pg_stat_activity`.
 
     Its errors do not say what a statement was about: they are logged, and an address or a file's name must not be.
     """
@@ -138,7 +138,7 @@ def make_engine(settings: Settings, name: str, *, pool_size: int = 5, timeout_se
 
 
 def make_async_engine(settings: Settings, name: str) -> AsyncEngine:
-    """Make the API's engine. A statement, and a wait for a connection, end after `database_timeout_seconds`.
+    """Return the API's engine. A statement, and a wait for a connection, end after `database_timeout_seconds`.
 
     So they do when the server hangs: its connections are `BoundedConnection`s. Of errors, as with `make_engine`.
     """
@@ -161,7 +161,7 @@ def make_async_engine(settings: Settings, name: str) -> AsyncEngine:
 def hot_connection_arguments(
     name: str, *, durable: bool = True, timeout_seconds: float | None = None
 ) -> dict[str, Any]:
-    """Give the arguments of a psycopg connection for the hot statements.
+    """Return the arguments of a psycopg connection for the hot statements.
 
     It is in autocommit, prepares each statement at once, and, unless `durable`, answers a commit before the disk has it:
     right for what a crash may undo without harm (claims, rings, progress), never for what someone was promised.

@@ -15,7 +15,7 @@ COUNT_WAITING: Final = "SELECT count(*) FROM tasks WHERE finished_at IS NULL AND
 
 HURRY: Final = """
 UPDATE tasks SET next_attempt_at = now() WHERE status = 'retrying' AND next_attempt_at > now() + interval '1 s'"""
-"""Let what waits for its next attempt wait no more."""
+"""Make the next attempts of all retrying tasks due now."""
 
 LIST_ENDS: Final = """
 SELECT t.id::text, t.status, p.error->>'type' FROM tasks t JOIN task_payloads p ON p.task_id = t.id

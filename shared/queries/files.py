@@ -59,7 +59,7 @@ def lock_file(file_id: UUID) -> Select[Any]:
 
 
 def is_read_by_live_task(file_id: UUID) -> Select[bool]:
-    """Tell whether a task that is not done has the file among its inputs."""
+    """Return whether a task that is not done has the file among its inputs."""
     return select(_has_live_reader(literal(file_id)))
 
 
@@ -100,7 +100,7 @@ def note_deleted_artifact(task_id: UUID, name: str) -> Executable:
 
 
 def find_tombstone(file_id: UUID, organization_id: UUID | None) -> Select[bool]:
-    """Tell whether a file was there within the last `TOMBSTONE_DAYS` days: of one organization, or of any if None."""
+    """Return whether a file existed within the last `TOMBSTONE_DAYS` days: of one organization, or of any if None."""
     condition = (
         (tombstones.c.id == file_id)
         & (tombstones.c.subject == "file")

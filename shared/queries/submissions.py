@@ -48,11 +48,11 @@ UPDATE idempotency_keys SET fingerprint = %(fingerprint)s, subject_id = %(subjec
     in_flight_until = NULL, created_at = now()
 WHERE owner_id = %(owner_id)s AND key = %(key)s AND in_flight_until IS NOT NULL
 RETURNING key"""
-"""Make a held key stand for what this transaction stores. Gives no row when the hold was lost."""
+"""Make a held key refer to what this transaction stores. Returns no row if the hold was lost."""
 
 RELEASE_KEY: Final = """
 DELETE FROM idempotency_keys WHERE owner_id = %(owner_id)s AND key = %(key)s AND in_flight_until IS NOT NULL"""
-"""Let a held key go, because its request failed."""
+"""Delete a held key, because its request failed."""
 
 CLAIM_UNIQUENESS: Final = """
 INSERT INTO unique_tasks AS u (owner_id, kind, params_sha256, task_id)
@@ -61,7 +61,7 @@ ON CONFLICT (owner_id, kind, params_sha256) DO UPDATE SET task_id = excluded.tas
 WHERE u.created_at <= now() - %(unique_for)s * interval '1 second'
     OR (SELECT t.finished_at IS NOT NULL FROM tasks t WHERE t.id = u.task_id)
 RETURNING task_id"""
-"""Make a task the unique one of its owner, kind and params. Gives no row while another is live and young enough.
+"""Make a task the unique one of its owner, kind and params. Returns no row while another is live and young enough.
 
 A task that another transaction stores just now cannot be seen, so it counts as live: only proof that it is done, or its
 age, lets go of it.

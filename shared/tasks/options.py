@@ -143,7 +143,7 @@ OPTION_NAMES: Final = frozenset(TaskOptions.model_fields) | {"webhook"}
 
 @cache
 def submission_model(kind_name: str) -> type[TaskOptions]:
-    """Give the model of `{kind, params, …options}` for one kind, its params fully typed."""
+    """Return the model of `{kind, params, …options}` for one kind, its params fully typed."""
     kind = list_kinds()[kind_name]
     fields: dict[str, Any] = {"kind": (Literal[kind_name], ...), "params": (kind.params, _default_params(kind))}
     return cast(type[TaskOptions], create_model(_class_name(kind_name) + "Submission", __base__=TaskOptions, **fields))
@@ -151,7 +151,7 @@ def submission_model(kind_name: str) -> type[TaskOptions]:
 
 @cache
 def side_by_side_model(kind_name: str) -> type[TaskOptions]:
-    """Give the model of a body that holds a kind's params and the options side by side."""
+    """Return the model of a body that holds a kind's params and the options side by side."""
     kind = list_kinds()[kind_name]
     return cast(
         type[TaskOptions], create_model(_class_name(kind_name) + "Request", __base__=(TaskOptions, kind.params))
@@ -159,12 +159,12 @@ def side_by_side_model(kind_name: str) -> type[TaskOptions]:
 
 
 def params_of(request: BaseModel, kind: AnyKind) -> bytes:
-    """Give the params of a side-by-side request as JSON."""
+    """Return the params of a side-by-side request as JSON."""
     return request.model_dump_json(include=set(kind.params.model_fields), by_alias=True).encode()
 
 
 def _default_params(kind: AnyKind) -> Params | Any:
-    """Give the params that a submission without any has; where they would not be valid, it must have some."""
+    """Return the params that a submission without any has; where they would not be valid, it must have some."""
     try:
         return kind.params()
     except ValidationError:

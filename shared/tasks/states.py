@@ -33,7 +33,7 @@ class TaskStatus(StrEnum):
 
     @property
     def done(self) -> bool:
-        """Whether it is terminal."""
+        """Whether the state is terminal."""
         return self in DONE
 
 

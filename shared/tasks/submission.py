@@ -1,4 +1,4 @@
-"""Makes rows of what was asked for: the one way by which a task comes to be, for the API and for beat alike."""
+"""Makes the rows of submitted tasks, for the API and for beat."""
 
 from __future__ import annotations
 
@@ -145,5 +145,5 @@ def _array_literal(values: Sequence[str]) -> str:
 
 
 def params_sha256(params: bytes) -> bytes:
-    """Give the digest of params as canonical JSON: keys sorted, no white space."""
+    """Return the digest of params as canonical JSON: keys sorted, no white space."""
     return hashlib.sha256(orjson.dumps(orjson.loads(params), option=orjson.OPT_SORT_KEYS)).digest()

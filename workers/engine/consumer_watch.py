@@ -41,10 +41,10 @@ class Watched(Protocol):
     """What a worker tells of itself. Times are by the monotonic clock."""
 
     def has_room(self) -> bool:
-        """Whether it asks the broker for messages."""
+        """Return whether the worker asks the broker for messages."""
 
     def is_running(self) -> bool:
-        """Whether an attempt runs."""
+        """Return whether an attempt runs."""
 
     def heard_at(self) -> float:
         """When a message came last."""
@@ -74,7 +74,7 @@ class ConsumerWatch:
         self._thread = threading.Thread(target=self._run, name="consumer-watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start to watch."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -111,14 +111,14 @@ class ConsumerWatch:
         return None
 
     def _do_messages_lie(self) -> bool | None:
-        """Whether messages lie in a queue; None when the broker does not answer."""
+        """Return whether a queue has messages, or None if the broker does not answer."""
         try:
             return any(self._redis.llen(queue) for queue in self._queues)
         except (redis.RedisError, OSError):
             return None
 
     def _count_lost(self, before: int) -> int:
-        """Give how often in a row a canary was late. One that is just to be published again says nothing new."""
+        """Return how often in a row a canary was late. One that is about to be republished changes nothing."""
         try:
             late = self._list_late_canaries()
         except psycopg.Error:

@@ -62,11 +62,11 @@ class Finisher:
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start to write."""
         self._thread.start()
 
     def write_soon(self, document: dict[str, Any], on_written: OnWritten) -> None:
-        """Have an attempt's end written, with all that gathers; `on_written` is called by the thread that writes.
+        """Queue an attempt's end to be written with others; the thread that writes calls `on_written`.
 
         A database that is away is tried again for `PATIENCE_LEASES`; then the task is left to the sweeper. Raises
         `TypeError`, and writes nothing, for a document that is no JSON.
@@ -136,15 +136,15 @@ class Finisher:
                 self.publish(written)
         except Exception:
             # Whatever it is, each is told: a lease that is renewed for an end that nobody writes would never be lost.
-            log.exception("ends_not_written", tasks=len(endings))
+            log.exception("finish_failed_unexpectedly", tasks=len(endings))
         for ending in endings:
             try:
                 ending.on_written(statuses.get(ending.task_id, UNKNOWN))
             except Exception:
-                log.exception("end_not_seen_to", task_id=str(ending.task_id))
+                log.exception("finish_callback_failed", task_id=str(ending.task_id))
 
     def _write(self, endings: list[Ending]) -> dict[UUID, str | None]:
-        """Give the state of each task whose fate is known."""
+        """Return the state of each task, as far as it is known."""
         deadline = time.monotonic() + PATIENCE_LEASES * self._settings.lease_seconds
         while True:
             try:

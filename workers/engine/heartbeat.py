@@ -54,7 +54,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Begin to renew."""
+        """Start to renew."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -42,7 +42,7 @@ class TaskRunner:
     """Where the folders of attempts lie."""
 
     def run(self, attempt: Attempt, on_recorded: Callable[[], None]) -> None:
-        """Do an attempt's work and have its end recorded, soon, by another thread; raises nothing.
+        """Run an attempt; another thread records its end soon. Raises nothing.
 
         `on_recorded` is called once the end is written, or known to be someone else's to write.
         """
@@ -72,7 +72,7 @@ class TaskRunner:
     def _record(
         self, attempt: Attempt, context: AttemptContext, document: dict[str, Any], on_recorded: Callable[[], None]
     ) -> None:
-        """Have an end written. One that is no JSON, or that the database refuses, is an error in the handler."""
+        """Queue an end to be written. One that is not JSON, or that the database refuses, is an error of the handler."""
 
         def on_written(status: str | None) -> None:
             if status == REFUSED:
@@ -84,7 +84,7 @@ class TaskRunner:
         try:
             self.write_end(document, on_written)
         except TypeError:
-            log.exception("end_is_no_json", task_id=str(attempt.task.id))
+            log.exception("result_not_json", task_id=str(attempt.task.id))
             on_written(REFUSED)
 
     def _let_go(
@@ -116,7 +116,7 @@ class TaskRunner:
             on_recorded()
 
     def _handle(self, attempt: Attempt, context: AttemptContext, folder: Path) -> dict[str, Any]:
-        """Do the work and give the document of the attempt's end. The one broad `except` of an attempt is here."""
+        """Run the handler and return the document of the attempt's end. The one broad `except` of an attempt is here."""
         kind = list_kinds()[attempt.task.kind]
         try:
             attempt.check()
@@ -165,7 +165,7 @@ class TaskRunner:
         return self._fail(attempt, list_kinds()[attempt.task.kind], failed)
 
     def time_out(self, attempt: Attempt) -> dict[str, Any]:
-        """Give the document that ends an attempt whose time is over."""
+        """Return the document that ends an attempt whose time is over."""
         detail = f"The work took longer than the {attempt.task.timeout_seconds} seconds that one attempt may."
         failed = Failed("/problems/timed-out", "Timed out", detail, retryable=True)
         return self._fail(attempt, list_kinds()[attempt.task.kind], failed)

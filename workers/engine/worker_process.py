@@ -223,7 +223,7 @@ class WorkerProcess:
         self._end_for_another()
 
     def _end_soon(self, attempt: Attempt, document: dict[str, Any]) -> None:
-        """Have an end written without waiting for it, as those who call this have other leases to renew, or to claim."""
+        """Queue an end to be written without waiting for it: the calling thread has leases to renew or tasks to claim."""
         attempt.ended = True
 
         def on_written(status: str | None) -> None:
@@ -238,11 +238,11 @@ class WorkerProcess:
         return time.monotonic() - self._executor.turned_at < LOOP_SILENT_SECONDS
 
     def has_room(self) -> bool:
-        """Whether more is wanted: while the database is away, claims wait and it is not."""
+        """Return whether messages are wanted; while the database is away, claims wait and they are not."""
         return self._claimer.wants_more()
 
     def is_running(self) -> bool:
-        """Whether an attempt runs: what only waits for a thread may wait for one that will never come."""
+        """Return whether an attempt runs. Those that wait for a slot do not count, since they may wait without end."""
         return any(attempt.started for attempt in list(self._attempts.values()))
 
     def heard_at(self) -> float:
