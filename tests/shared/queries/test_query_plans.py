@@ -314,6 +314,23 @@ def test_what_the_relay_asks_again_and_again_costs_no_more_with_a_long_backlog(p
     assert _most_rows_read(plan) <= 5 * WINDOW
 
 
+@pytest.mark.parametrize("name", ["CLAIM", "UNMARK_NEXT"])
+def test_the_next_published_tasks_are_found_without_reading_the_others(postgres_server: Any, name: str) -> None:
+    statement, parameters = _statements()[name]
+    with _connect_to_new_database(postgres_server.url) as connection:
+        connection.execute(
+            """INSERT INTO tasks (id, kind, queue, status, organization_id, owner_id, max_attempts, timeout_seconds,
+                keep_seconds, rung_at, turn)
+            SELECT gen_random_uuid(), 'platform.ping', 'files', 'queued', %(owner)s, %(owner)s, 3, 60, 60, now(), n
+            FROM generate_series(1, %(backlog)s) AS n""",
+            {"owner": OWNER, "backlog": BACKLOG},
+        )
+
+        plan = _explain(connection, statement, parameters, options="ANALYZE, FORMAT JSON")
+
+    assert _most_rows_read(plan) <= 20
+
+
 @pytest.mark.parametrize("name", ["FINISH", "FINISH_WITH_ARTIFACTS", "FINISH_ANY", "RENEW"])
 def test_what_is_done_to_many_running_tasks_reads_each_of_them_once(postgres_server: Any, name: str) -> None:
     statement, _ = _statements()[name]
