@@ -15,8 +15,9 @@ import psutil
 import redis
 
 from cli.chaos.mail_server import MailServer
-from cli.chaos.schedule import FREEZE_SECONDS, QUEUES, Fault, stop_seconds
+from cli.chaos.schedule import FREEZE_SECONDS, Fault, stop_seconds
 from cli.local_stack.stack import LocalStack
+from shared.contracts.kind import QUEUES
 
 _WAIT_SECONDS: Final = 20.0
 _COPIES: Final = 4

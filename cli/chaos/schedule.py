@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shared.contracts.kind import QUEUES
+
 QUIET_SECONDS: Final = 3.0
 """Time before the first fault, so that it finds work."""
 SHORTEST_GAP_SECONDS: Final = 2.0
@@ -32,7 +34,6 @@ FAULTS: Final[dict[str, str]] = {
     "redeliver": "every message is delivered five times, for five seconds",
 }
 """Every fault, and what it does."""
-QUEUES: Final = ("files", "reports", "email", "maintenance")
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,15 @@ from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.process_record import MARK
 from cli.local_stack.ready_file import PARTS, ReadyFile
 from cli.local_stack.supervisor import Part
+from shared.contracts.kind import QUEUES
 from shared.errors import ConfigurationError
 from shared.ready_notice import VARIABLE as NOTICE_VARIABLE
 
 _CORES = os.cpu_count() or 1
-_WORKER_CONCURRENCY = {"files": max(2, _CORES), "reports": 2, "email": 4, "maintenance": 2}
-_WORKERS = tuple(f"worker-{queue}" for queue in _WORKER_CONCURRENCY)
+_CONCURRENCY = {"files": max(2, _CORES), "email": 4}
+_DEFAULT_CONCURRENCY = 2
+"""How many attempts the worker of any other queue runs at a time."""
+_WORKERS = tuple(f"worker-{queue}" for queue in QUEUES)
 
 STOP_STAGES = (("api",), ("beat", "flower", *_WORKERS), ("relay",), ("mail", "broker"), ("postgres",))
 """The order in which parts stop: first the API, then what submits and runs tasks, and the servers last."""
@@ -191,8 +194,8 @@ class StackPlan:
     def list_workers(self, open_notice_socket: Callable[[str], Path]) -> list[Part]:
         """Return a worker for each queue, which sends a notice to a socket of its own once it works."""
         workers = []
-        for queue, concurrency in _WORKER_CONCURRENCY.items():
-            name = f"worker-{queue}"
+        for queue in QUEUES:
+            name, concurrency = f"worker-{queue}", _CONCURRENCY.get(queue, _DEFAULT_CONCURRENCY)
             command = self._python("cli.main", "worker", "--queues", queue, "--concurrency", str(concurrency))
             environment = {**command.environment, NOTICE_VARIABLE: str(open_notice_socket(name))}
             workers.append(self._part(name, replace(command, environment=environment)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from cli.local_stack.data_directory import is_in_use
 from cli.local_stack.owned_files import read_memory, write_atomically
+from shared.contracts.kind import QUEUES
 from shared.errors import ConfigurationError
 
 PARTS = (
@@ -16,10 +17,7 @@ PARTS = (
     "relay",
     "beat",
     "flower",
-    "worker-files",
-    "worker-reports",
-    "worker-email",
-    "worker-maintenance",
+    *(f"worker-{queue}" for queue in QUEUES),
     "postgres",
     "broker",
     "mail",

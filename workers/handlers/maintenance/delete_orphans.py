@@ -29,5 +29,6 @@ def handle(params: DeleteOrphansParams, context: HandlerContext) -> DeleteOrphan
         orphans = [key for key in keys if key not in known]
         context.store.delete(orphans)
         deleted += len(orphans)
-    context.log.info("orphans_deleted", objects=deleted)
+    log = context.log.info if deleted else context.log.debug
+    log("orphans_deleted", objects=deleted)
     return DeleteOrphansResult(objects=deleted)

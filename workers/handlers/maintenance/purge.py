@@ -18,7 +18,8 @@ def handle(params: PurgeParams, context: HandlerContext) -> PurgeResult:
     """Purge in rounds until nothing is due. Objects are deleted after the commit that deletes their rows."""
     tasks = _repeat(context, _purge_tasks)
     files = _repeat(context, _purge_uploads)
-    context.log.info("purged", tasks=tasks, files=files)
+    log = context.log.info if tasks or files else context.log.debug
+    log("purged", tasks=tasks, files=files)
     return PurgeResult(tasks=tasks, files=files)
 
 
