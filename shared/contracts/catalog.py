@@ -80,7 +80,7 @@ def find_kind(name: str) -> AnyKind | None:
 
 
 def list_public_modules(package: str) -> Iterator[str]:
-    """Yield the names of the modules of a package. A name that begins with `_` is a part of other modules, and no kind.
+    """Yield the names of the modules of a package. A module whose name begins with `_` holds parts of others and is no kind.
 
     Raises `ConfigurationError` when the package cannot be imported.
     """

@@ -1,7 +1,8 @@
-"""What a kind of task is: a contract between those who submit and those who work.
+"""What a kind of task is: its contract, which callers rely on and its handler fulfils.
 
-A kind's name is its path: the module `shared/contracts/files/make_images.py` promises `files.make_images`, and
-`workers/handlers/files/make_images.py` keeps the promise. A contract module holds its params, its result, and one `KIND`.
+The name of a kind is the path of two modules: `files.make_images` has its contract in
+`shared/contracts/files/make_images.py` and its handler in `workers/handlers/files/make_images.py`. The module of a contract
+defines the model of the params, the model of the result, and one `KIND`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Params(BaseModel):
 
 
 class Result(BaseModel):
-    """The result of a kind, as the task shows it. The error of one that does not fit is logged, and quotes nothing of it."""
+    """The result of a kind, as the task shows it. Validation errors are logged, so they do not quote the values of a result."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -34,7 +35,7 @@ class Result(BaseModel):
 class FileReference:
     """Marks a param as the id of a stored file that the task reads.
 
-    `accepts` names the media types that the kind can read, such as `image/png` or `text/*`; none means any.
+    `accepts` names the media types that the kind can read, such as `image/png` or `text/*`; an empty tuple means any type.
     """
 
     accepts: tuple[str, ...] = ()
@@ -59,7 +60,7 @@ class ReferredFile(NamedTuple):
 
 
 def list_referred_files(params: BaseModel, pointer: str = "") -> Iterator[ReferredFile]:
-    """Yield every file that the params refer to, in the order of the fields; `pointer` leads to the params."""
+    """Yield each file that the params refer to, in the order of the fields. `pointer` is the JSON Pointer of the params."""
     for name, mark in _fields_with_files(type(params)):
         yield from _walk(getattr(params, name), mark, f"{pointer}/{name}")
 
@@ -76,7 +77,10 @@ def _walk(value: object, mark: FileReference | None, pointer: str) -> Iterator[R
 
 @cache
 def _fields_with_files(model: type[BaseModel]) -> tuple[tuple[str, FileReference | None], ...]:
-    """Return the fields that are or contain a file's id or another model. Most kinds have few."""
+    """Return the fields that contain the id of a file or another model, each with its mark, if it has one.
+
+    It is cached for each model, because submissions of most kinds refer to no file and should not pay for the search.
+    """
     found = []
     for name, info in model.model_fields.items():
         marks = [m for m in info.metadata if isinstance(m, FileReference)] or _marks_inside(info.annotation)
@@ -86,7 +90,7 @@ def _fields_with_files(model: type[BaseModel]) -> tuple[tuple[str, FileReference
 
 
 def _marks_inside(annotation: Any) -> list[FileReference]:
-    """Return the marks within `list[Annotated[UUID, FileReference()]]` and `FileId | None`."""
+    """Return the marks inside an annotation such as `list[Annotated[UUID, FileReference()]]` or `FileId | None`."""
     own = [m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, FileReference)]
     return own + [m for inner in getattr(annotation, "__args__", ()) for m in _marks_inside(inner)]
 
@@ -99,15 +103,15 @@ def _holds_a_model(annotation: Any) -> bool:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a failed attempt waits for the next: exponential, with jitter, between two bounds in seconds."""
+    """How long a task waits after a failed attempt: exponential backoff with jitter, from `first_seconds` to `longest_seconds`."""
 
     first_seconds: float = 5.0
     longest_seconds: float = 3600.0
 
     def delay_seconds(self, attempt: int, uniform: float) -> float:
-        """Return how many seconds to wait after the attempt of this number, 1 for the first.
+        """Return how many seconds to wait after the attempt with this number (1 for the first).
 
-        `uniform` is a random number from 0 to 1: it spreads the wait over the upper half of its span ("equal jitter",
+        `uniform` is a random number from 0 to 1, which spreads the waits over the upper half of the span ("equal jitter",
         M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015).
         """
         span = min(self.longest_seconds, self.first_seconds * 2.0 ** min(attempt - 1, 30))
@@ -120,14 +124,14 @@ R = TypeVar("R", bound=Result)
 
 @dataclass(frozen=True)
 class Kind(Generic[P, R]):
-    """One kind of task: what callers and the platform may rely on, without how it is done."""
+    """The contract of one kind of task: everything that callers and the platform rely on, without how the handler works."""
 
     params: type[P]
     result: type[R]
     title: str
     description: str
     queue: Queue | Callable[[P], Queue]
-    """The queue, or how the params choose it."""
+    """The queue, or a function that returns the queue for given params."""
     max_attempts: int = 3
     timeout_seconds: int = 300
     """The longest that one attempt may take; a caller's `timeout` may only be shorter."""
@@ -135,19 +139,19 @@ class Kind(Generic[P, R]):
     short: bool = False
     """Whether an attempt usually ends within milliseconds: several such tasks may travel in one message."""
     uses_files: bool = True
-    """Whether the handler reads or makes files: only then is it given a scratch folder."""
+    """Whether the handler reads or makes files. An attempt has a scratch folder only if it does."""
     public: bool = True
-    """Whether callers may submit it; if not, only the platform does."""
+    """Whether callers may submit it. If not, only the platform submits it."""
     privileged: bool = False
     """Whether only operators and admins may submit it."""
     errors: Mapping[str, str] = field(default_factory=dict)
-    """The errors of its own that a task of this kind may end with: the last segment of the type, and what it means."""
+    """The errors of this kind alone: the last segment of each problem type, and what it means."""
     example: Mapping[str, Any] | None = None
     """Valid params as a caller may send them, which the schema of the API shows."""
     deliveries: str | None = None
-    """Set for a kind that sends what cannot be unsent: the tables `<deliveries>_intents` and `<deliveries>_receipts` record
-    what each attempt is about to send, and what each recipient's server answered. A task that ends without success then shows
-    what is known of each recipient, and fails with `/problems/delivery-unknown` where nothing is."""
+    """Set for a kind that sends something which cannot be undone, such as an email. The table `<deliveries>_intents` records what
+    each attempt is about to send, and `<deliveries>_receipts` what the server answered for each recipient. A task that ends
+    without success shows the outcome of each recipient, and fails with `/problems/delivery-unknown` where one is unknown."""
     version: int = 1
     """Raised when the meaning of stored params changes."""
 
@@ -157,7 +161,7 @@ class Kind(Generic[P, R]):
 
     @property
     def default_queue(self) -> Queue:
-        """Return the queue of a task with default params, for lists of kinds."""
+        """The queue of a task whose params all have their defaults, as the list of kinds shows it."""
         return self.queue(self.params()) if callable(self.queue) else self.queue
 
 

@@ -73,13 +73,16 @@ def find_codec(label: str) -> str | None:
         return None
     if not codec._is_text_encoding or codec.name in _NO_ENCODINGS_OF_FILES:
         return None
-    # The standard's meaning goes before Python's for whichever of its aliases a label is, such as `8859` for Latin-1.
+    # A label may be an alias that only Python knows, such as `8859` for Latin-1. Its codec is still read as the standard reads it.
     return _CODECS_BY_LABEL.get(codec.name, codec.name)
 
 
 def _require_known(label: str) -> str:
     if find_codec(label) is None:
-        raise PydanticCustomError("unknown_encoding", "This is no encoding of text that is known")
+        raise PydanticCustomError(
+            "unknown_encoding",
+            "This is not the name of a known text encoding. Use a label of the WHATWG Encoding Standard.",
+        )
     return label
 
 
@@ -92,6 +95,6 @@ EncodingName = Annotated[
 
 ENCODING_DESCRIPTION = (
     "The character encoding of the text, by a label of the WHATWG Encoding Standard or a name of Python's, such as "
-    "`windows-1250`, `shift_jis` or `koi8-r`. It is found from the bytes unless given; a file of which the bytes do not "
-    "fit the given encoding fails."
+    "`windows-1250`, `shift_jis` or `koi8-r`. By default, it is found from the bytes. The task fails if the "
+    "bytes of the file do not fit a given encoding."
 )

@@ -64,7 +64,7 @@ def create_app_role(settings: DatabaseSettings) -> None:
 
 
 def grant_to_app_role(settings: DatabaseSettings) -> None:
-    """Let the application role read and write the rows of all tables, and of those that later migrations make."""
+    """Grant the application role reading and writing of rows in all tables, and in those that later migrations create."""
     if (role := find_app_role(settings)) is None:
         return
     with _connect_as_owner(settings) as connection:

@@ -1,8 +1,8 @@
 """Connections to Postgres: SQLAlchemy engines for ordinary work, bare psycopg connections for the hot statements.
 
-The hot statements (`shared/queries/hot_tasks.py`) touch rows by index only. A plan made while the table was nearly empty
-would scan it for ever after, so their connections take generic plans and know neither scans of a whole table nor joins
-that read one.
+The hot statements (`shared/queries/hot_tasks.py`) read rows by index only. Postgres keeps the plan of a prepared statement,
+and a plan made while a table was nearly empty would scan the whole table for as long as the connection lasts. So the
+connections of these statements use generic plans, without sequential scans and without joins that need one.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ TCP_KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    # What was sent and never confirmed is not kept alive: Linux would send it again for a quarter of an hour.
+    # Keepalive does not apply while sent data is unacknowledged: Linux would retransmit it for 15 minutes.
     "tcp_user_timeout": 25_000,
 }
 
 
 GRACE_SECONDS: Final = 0.5
-"""How much longer than the server's own limit a round trip may take, so that a living server answers for itself."""
+"""How much longer than `statement_timeout` a round trip may take, so that a server that works can send its own error."""
 
 
 class BoundedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
-    """A connection none of whose round trips takes longer than `round_trip_seconds`.
+    """A connection that closes when a round trip takes longer than `round_trip_seconds`.
 
-    The server ends a statement that takes too long; a server that hangs, or one beyond a broken network, ends nothing.
-    Then, and when whoever waits is cancelled, the connection is hung up, and what waited raises `OperationalError`: to ask
-    such a server to cancel would take seconds more.
+    `statement_timeout` ends a slow statement, but only if the server works and the network reaches it. When a round trip
+    takes too long, or the coroutine that waits for it is cancelled, the socket is shut down and the wait raises
+    `OperationalError`. A cancel request is not sent, because one to a server that hangs would take seconds more.
     """
 
     round_trip_seconds: float = 30.0
 
     async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:  # noqa: ASYNC109 - psycopg's
-        """Run one round trip."""
+        """Run one round trip. Raises `OperationalError` if it takes longer than `round_trip_seconds`."""
         watchdog = asyncio.get_running_loop().call_later(self.round_trip_seconds, self.hang_up)
         try:
             return await super().wait(gen, interval, timeout)
@@ -62,18 +62,18 @@ class BoundedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             watchdog.cancel()
 
     async def cancel_safe(self, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109 - psycopg's
-        """End the statement under way, and the connection with it."""
+        """End the current statement by closing the connection, without a cancel request."""
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Close the connection at once, so that callers who wait for the server get an error."""
+        """Shut the socket down, so that a coroutine that waits for the server sees the end of the connection at once."""
         if not self.closed:
-            with socket.socket(fileno=os.dup(self.pgconn.socket)) as line:
-                line.shutdown(socket.SHUT_RDWR)
+            with socket.socket(fileno=os.dup(self.pgconn.socket)) as duplicate:
+                duplicate.shutdown(socket.SHUT_RDWR)
 
 
 def connect_bounded(timeout_seconds: float) -> Callable[..., Awaitable[BoundedConnection]]:
-    """Return a function that opens connections whose round trips take little longer than the server's timeout."""
+    """Return a function that opens connections whose round trips take at most `timeout_seconds` and `GRACE_SECONDS`."""
 
     async def connect(*args: Any, **kwargs: Any) -> BoundedConnection:
         async with asyncio.timeout(timeout_seconds):
@@ -85,17 +85,18 @@ def connect_bounded(timeout_seconds: float) -> Callable[..., Awaitable[BoundedCo
 
 
 async def bound(connection: psycopg.AsyncConnection[tuple[Any, ...]], timeout_seconds: float) -> None:
-    """Bound the round trips of a connection that a pool has opened."""
+    """Limit the round trips of an open connection, such as one that a pool opened, in the same way."""
     assert isinstance(connection, BoundedConnection)
     connection.round_trip_seconds = timeout_seconds + GRACE_SECONDS
 
 
 def sqlalchemy_url(name: str) -> URL:
-    """Return a URL that names the driver only: the arguments of `psycopg.connect` name the server.
+    """Return a URL that names only the driver. The server is named by `conninfo` in `connect_args`.
 
-    So libpq reads its own form, with sockets, several hosts, and `key=value` pairs, none of which are SQLAlchemy's.
+    libpq then parses the setting itself, in all of its forms: sockets, several hosts, and `key=value` pairs. SQLAlchemy
+    parses none of these.
     """
-    # With nothing at all in it, SQLAlchemy would give the driver an empty conninfo of its own.
+    # Without any query, SQLAlchemy would pass an empty conninfo of its own to the driver.
     return URL.create("postgresql+psycopg", query={"application_name": f"taskmill-{name}"})
 
 
@@ -107,7 +108,7 @@ def _options(timeout_seconds: float | None, *extra: str) -> str:
 
 
 def _connect_timeout(timeout_seconds: float | None) -> int:
-    """Return how many seconds opening a connection may take: libpq takes whole seconds, at least two."""
+    """Return how long opening a connection may take. libpq accepts whole seconds only, and raises 1 to 2."""
     return (
         CONNECT_TIMEOUT_SECONDS if timeout_seconds is None else min(CONNECT_TIMEOUT_SECONDS, math.ceil(timeout_seconds))
     )
@@ -123,9 +124,9 @@ def _connect_arguments(name: str, timeout_seconds: float | None) -> dict[str, An
 
 
 def make_engine(settings: Settings, name: str, *, pool_size: int = 5, timeout_seconds: float | None = 30) -> Engine:
-    """Return an engine for the sync parts; `name` shows in `pg_stat_activity`.
+    """Return an engine for sync code. `name` is shown in `pg_stat_activity`.
 
-    Its errors do not say what a statement was about: they are logged, and an address or a file's name must not be.
+    Its errors do not contain the parameters of statements: errors are logged, and personal data must not be.
     """
     return create_engine(
         sqlalchemy_url(name),
@@ -138,9 +139,10 @@ def make_engine(settings: Settings, name: str, *, pool_size: int = 5, timeout_se
 
 
 def make_async_engine(settings: Settings, name: str) -> AsyncEngine:
-    """Return the API's engine. A statement, and a wait for a connection, end after `database_timeout_seconds`.
+    """Return an engine for the API. A statement, and a wait for a connection, end after `database_timeout_seconds`.
 
-    So they do when the server hangs: its connections are `BoundedConnection`s. Of errors, as with `make_engine`.
+    This also holds when the server hangs, because the connections are `BoundedConnection`s. Errors do not contain the
+    parameters of statements, as with `make_engine`.
     """
     timeout_seconds = settings.database_timeout_seconds
     return create_async_engine(
@@ -161,10 +163,11 @@ def make_async_engine(settings: Settings, name: str) -> AsyncEngine:
 def hot_connection_arguments(
     name: str, *, durable: bool = True, timeout_seconds: float | None = None
 ) -> dict[str, Any]:
-    """Return the arguments of a psycopg connection for the hot statements.
+    """Return the arguments of `psycopg.connect` for the hot statements.
 
-    It is in autocommit, prepares each statement at once, and, unless `durable`, answers a commit before the disk has it:
-    right for what a crash may undo without harm (claims, rings, progress), never for what someone was promised.
+    The connection is in autocommit and prepares each statement at its first use. Unless `durable`, a commit returns before
+    it is on disk (`synchronous_commit=off`). Use that only for writes which a crash may undo without harm, such as claims,
+    marks of publication and progress, and never for a promise to a caller.
     """
     extra = [INDEX_PLANS] if durable else [INDEX_PLANS, "-c synchronous_commit=off"]
     return {

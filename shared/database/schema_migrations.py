@@ -1,4 +1,4 @@
-"""Brings the database's schema up to this version."""
+"""Migrates the schema of the database to the newest revision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.settings import Settings
 
 @dataclass(frozen=True)
 class MigrationOutcome:
-    """What `migrate` did: the revision before, None for a database without tables, and after; and for which role."""
+    """What `migrate` did: the revisions before (None for a database without tables) and after, and the application role."""
 
     before: str | None
     after: str
@@ -32,10 +32,10 @@ class MigrationOutcome:
 
 
 def migrate(settings: Settings) -> MigrationOutcome:
-    """Create or upgrade the tables, and give the application role its rights, if there is one.
+    """Create or upgrade the tables, and grant the application role its rights, if there is one.
 
     Does not change the tables when they are up to date. Raises `SchemaTooNew`, and `ConfigurationError` when the
-    application role cannot be created. Any number of processes may call it at once: the first one works, the others wait.
+    application role cannot be created. Any number of processes may call it at once: the first one migrates, the others wait.
     """
     as_owner = settings.model_copy(update={"database_url": settings.migration_url})
     create_app_role(settings)
@@ -52,7 +52,7 @@ def migrate(settings: Settings) -> MigrationOutcome:
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Upgrade to a revision."""
-    # Imported here, because the import takes a good part of the time of a start that has nothing to migrate.
+    # Imported here, because the import would take a large part of the time of a start that has nothing to migrate.
     from alembic import command
     from alembic.config import Config
 

@@ -1,4 +1,4 @@
-"""Which revision a database is at, and whether this version knows it; without the machinery that migrates."""
+"""Which revision a database is at, and whether this version knows it. It does not import Alembic, which is slow to load."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _DOWN_REVISION: Final = re.compile(r'^down_revision = ["\'](\w+)["\']', re.MULTI
 
 def known_revisions() -> frozenset[str]:
     """Return every revision that this version knows."""
-    return frozenset(name for text in _texts() for name in _REVISION.findall(text))
+    return frozenset(name for text in _read_migrations() for name in _REVISION.findall(text))
 
 
 def newest_revision() -> str:
-    """Return the revision that this version brings a database to: the one that no other builds on."""
-    (newest,) = known_revisions() - {name for text in _texts() for name in _DOWN_REVISION.findall(text)}
+    """Return the revision that this version brings a database to: the one that no other revision has as its `down_revision`."""
+    (newest,) = known_revisions() - {name for text in _read_migrations() for name in _DOWN_REVISION.findall(text)}
     return newest
 
 
@@ -70,9 +70,9 @@ def require_known_schema(settings: DatabaseSettings) -> str | None:
 
 
 def wait_for_schema(settings: DatabaseSettings) -> None:
-    """Return when the database is at the revision of this version; log why not, at once and every half minute.
+    """Wait until the database is at the newest revision. While it is not, log the reason at once and every 30 seconds.
 
-    So parts may be started before `taskmill migrate` has ended. Raises `SchemaTooNew`, and `ConfigurationError` when the
+    Parts may thus be started before `taskmill migrate` has ended. Raises `SchemaTooNew`, and `ConfigurationError` when the
     role may not read the tables.
     """
     outage = OutageLog()
@@ -93,9 +93,9 @@ def wait_for_schema(settings: DatabaseSettings) -> None:
 
 
 def refuse_newer_schema(settings: DatabaseSettings) -> None:
-    """Raise `SchemaTooNew` before a part starts that does not know the schema.
+    """Raise `SchemaTooNew` if this version does not know the schema, before a part starts.
 
-    A database that does not answer is no reason not to start: the part waits for it.
+    Returns without an error if the database does not answer, because the part itself waits for it.
     """
     try:
         require_known_schema(settings)
@@ -103,5 +103,5 @@ def refuse_newer_schema(settings: DatabaseSettings) -> None:
         return
 
 
-def _texts() -> list[str]:
+def _read_migrations() -> list[str]:
     return [path.read_text(encoding="utf-8") for path in sorted(VERSIONS.glob("*.py"))]

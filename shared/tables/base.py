@@ -1,4 +1,4 @@
-"""The metadata that every table belongs to, and the names that constraints are given."""
+"""The metadata that every table belongs to, and the pattern of the names of constraints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who calls: organizations, the callers in them, and their API keys."""
+"""Tables of organizations, the callers in them, and their API keys."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ api_keys = Table(
     Column("id", Uuid, primary_key=True),
     Column("caller_id", Uuid, ForeignKey("callers.id"), nullable=False),
     Column("name", Text, nullable=False),
-    # The prefix finds the row and may be shown; the key itself is known only by its SHA-256.
+    # The row is found by the prefix, which may be shown. Of the key itself, only the SHA-256 is stored.
     Column("prefix", Text, nullable=False, unique=True),
     Column("sha256", LargeBinary, nullable=False),
     Column("role", Text, nullable=False),

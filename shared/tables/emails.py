@@ -1,7 +1,7 @@
-"""What is known of each email's way out: the intents written before a message goes, the receipts written after.
+"""Tables of the sending of emails: intents, stored before a message is sent, and receipts, stored after.
 
-An intent without a receipt for one of its recipients says that nobody can know whether that recipient has the message:
-the process died, or the connection broke, between the first byte of the message and the server's answer.
+An intent without a receipt for one of its recipients means that it is unknown whether the mail server accepted the message
+for that recipient: the process or the connection ended between the first byte of the message and the reply of the server.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ email_intents = Table(
     Column("message_id", Text, nullable=False),
     Column("recipients", ARRAY(Text), nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    # Set when a person asks for the task to be tried again: what is unknown of this intent no longer holds it back.
+    # Set when a caller retries the task: recipients of this intent whose outcome is unknown may then be sent to again.
     Column("given_up_at", DateTime(timezone=True)),
     CheckConstraint("attempt >= 1", name="attempt_is_positive"),
     CheckConstraint("cardinality(recipients) BETWEEN 1 AND 150", name="recipients_are_bounded"),

@@ -1,4 +1,4 @@
-"""Every table, so that whoever needs the whole schema has it by importing this."""
+"""All tables. Importing this module loads the whole schema into the metadata, which migrations and tests need."""
 
 from __future__ import annotations
 

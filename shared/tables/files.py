@@ -1,4 +1,4 @@
-"""Stored files: uploads, and what tasks made."""
+"""The table of stored files: uploads and artifacts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is due by the clock, which slots have a task, and the signs of life of the parts."""
+"""Tables of schedules, the slots that have a task, and the signs of life of the parts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ schedules = Table(
     "schedules",
     metadata,
     Column("id", Uuid, primary_key=True),
-    # The platform's own by default: an older version, which knows no other schedules, names neither.
+    # The defaults are those of the platform's own schedules: an older version inserts only such, without these columns.
     Column("organization_id", Uuid, nullable=False, server_default="00000000-0000-7000-8000-000000000000"),
     Column("owner_id", Uuid, nullable=False, server_default="00000000-0000-7000-8000-000000000000"),
     Column("name", Text, nullable=False),
@@ -43,9 +43,9 @@ schedules = Table(
     Column("missed", Text, nullable=False, server_default="run_once"),
     Column("overlap", Text, nullable=False, server_default="allow"),
     Column("enabled", Boolean, nullable=False, server_default="true"),
-    # The first slot that has not been looked at; NULL when the rule comes no more.
+    # The first slot that beat has not processed. NULL when the rule has no further slot.
     Column("next_at", moment, server_default=text("to_timestamp(0)")),
-    # When `next_at` was found, by the database's clock: if that lies ahead of the clock, the clock was turned back.
+    # When `next_at` was computed, by the clock of the database. If it is in the future, the clock was set back.
     Column("planned_at", moment, nullable=False, server_default=func.now()),
     # Why the last slot has no task, as a problem; NULL when it has one.
     Column("last_error", JSONB),

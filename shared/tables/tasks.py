@@ -1,7 +1,8 @@
-"""Tasks, their payloads, their history, and the files that they read and make.
+"""Tables of tasks, their payloads, their events, and the files that they read and make.
 
-No foreign key leads to `tasks`, so that it can be partitioned by id, and because each would cost a lock for each insert;
-whoever deletes a task deletes what belongs to it in the same transaction (`erase_tasks` in `shared/queries/purging.py`).
+No foreign key refers to `tasks`, so that it can be partitioned by id, and because each key would cost a lock for each
+insert. A task is deleted together with its rows in other tables in one transaction (`erase_tasks` in
+`shared/queries/purging.py`).
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ idempotency_keys = Table(
     Column("status_code", SmallInteger),
     Column("in_flight_until", moment),
     Column("created_at", moment, nullable=False, server_default=func.now()),
-    # A key either stands for what was stored, or (for a long upload) is held until a time by the request that uses it.
+    # A key either names the task, batch or file that was stored with it, or is reserved for a time by a running upload.
     CheckConstraint(
         "(subject_id IS NULL) = (in_flight_until IS NOT NULL) AND (subject_id IS NULL) = (status_code IS NULL)",
         name="kept_or_in_flight",

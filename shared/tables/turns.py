@@ -1,7 +1,7 @@
-"""The fair order of each queue: how far it has come, and the last turn that each caller was given.
+"""Tables of the fair order of queues: the last turn of each queue, and of each caller in it.
 
-`shared/queries/publishing.py` says how turns are computed. Both tables may be emptied at any time without losing a task:
-the order of tasks that are published stands in `tasks.turn`.
+`shared/queries/publishing.py` describes how turns are computed. Both tables may be emptied at any time without losing a task:
+the turn of each published task is stored in `tasks.turn`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The options that every submission may bear, whatever its kind, and the models of whole submissions."""
+"""The options that a submission of any kind may have, and the models of whole submissions."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Z
 
 
 def _read_timestamp(value: object) -> object:
-    """Read a timestamp as RFC 3339 has it (section 5.6), and not what else may pass for one, such as a bare number.
+    """Parse a timestamp of RFC 3339 (section 5.6). Other forms that pydantic would accept, such as a number, are refused.
 
-    It is given in UTC, since Postgres knows no offset of 16 hours or more; in its own offset where UTC leads out of
-    the years 1 to 9999.
+    Returns it in UTC, because Postgres accepts no offset of 16 hours or more. A time that in UTC is outside of the years 1
+    to 9999 keeps its offset. Values that are not strings are returned unchanged.
     """
     if not isinstance(value, str):
         return value
@@ -54,13 +54,13 @@ def _read_timestamp(value: object) -> object:
 
 
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_read_timestamp)]
-"""A moment with its offset from UTC, written as RFC 3339 has it."""
+"""A time with its offset from UTC, written in the form of RFC 3339."""
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class TaskOptions(BaseModel):
-    """How and when a task is done; no param of any kind bears one of these names. Unknown fields are refused."""
+    """How and when a task runs. No kind has a param with one of these names. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -89,7 +89,7 @@ class TaskOptions(BaseModel):
     ] = None
     max_attempts: Annotated[
         int | None,
-        Field(ge=1, le=25, description="How many attempts the task has. By default as many as its kind says."),
+        Field(ge=1, le=25, description="How many attempts the task has. By default as many as its kind allows."),
     ] = None
     timeout: Annotated[
         int | None,
@@ -116,12 +116,12 @@ class TaskOptions(BaseModel):
             ge=1,
             le=LONGEST_WAIT_SECONDS,
             description="If a task of the same owner, kind and params is not done and was created less than this many "
-            "seconds ago, it is answered instead of a new one.",
+            "seconds ago, no new task is created and the response contains that one.",
         ),
     ] = None
 
     @model_validator(mode="after")
-    def _hold_together(self) -> TaskOptions:
+    def _check_run_at_and_metadata(self) -> TaskOptions:
         if self.run_at is not None:
             if self.delay is not None:
                 raise PydanticCustomError("run_at_and_delay", "Use run_at or delay, not both.", {"pointer": "/delay"})
@@ -143,7 +143,7 @@ OPTION_NAMES: Final = frozenset(TaskOptions.model_fields) | {"webhook"}
 
 @cache
 def submission_model(kind_name: str) -> type[TaskOptions]:
-    """Return the model of `{kind, params, …options}` for one kind, its params fully typed."""
+    """Return the model of `{kind, params, …options}` for one kind, with the model of its params."""
     kind = list_kinds()[kind_name]
     fields: dict[str, Any] = {"kind": (Literal[kind_name], ...), "params": (kind.params, _default_params(kind))}
     return cast(type[TaskOptions], create_model(_class_name(kind_name) + "Submission", __base__=TaskOptions, **fields))
@@ -151,7 +151,7 @@ def submission_model(kind_name: str) -> type[TaskOptions]:
 
 @cache
 def side_by_side_model(kind_name: str) -> type[TaskOptions]:
-    """Return the model of a body that holds a kind's params and the options side by side."""
+    """Return the model of a body that has the params of a kind and the options side by side, as `POST /emails` has."""
     kind = list_kinds()[kind_name]
     return cast(
         type[TaskOptions], create_model(_class_name(kind_name) + "Request", __base__=(TaskOptions, kind.params))
@@ -159,12 +159,12 @@ def side_by_side_model(kind_name: str) -> type[TaskOptions]:
 
 
 def params_of(request: BaseModel, kind: AnyKind) -> bytes:
-    """Return the params of a side-by-side request as JSON."""
+    """Return the params of a request of `side_by_side_model` as JSON."""
     return request.model_dump_json(include=set(kind.params.model_fields), by_alias=True).encode()
 
 
 def _default_params(kind: AnyKind) -> Params | Any:
-    """Return the params that a submission without any has; where they would not be valid, it must have some."""
+    """Return the default of `params` in a submission: params without fields, or `...` (required) if those are not valid."""
     try:
         return kind.params()
     except ValidationError:

@@ -1,16 +1,16 @@
-"""The states of a task and the only moves between them.
+"""The states of a task and the allowed moves between them.
 
                   ┌────────────┐  due   ┌────────┐ claim  ┌─────────┐
     (new) ───────►│ scheduled  ├───────►│ queued ├───────►│ running ├──► succeeded, failed, cancelled
       │           └─────┬──────┘        └─┬─▲─▲──┘        └─┬─────┬─┘
-      │                 │                 │ │ └─ handed back┘     │ failed, and attempts are left
+      │                 │                 │ │ └── requeued ─┘     │ failed, and attempts are left
       └─────────────────┼────────────────►│ │ due ┌──────────┐    │
                         │                 │ └─────┤ retrying │◄───┘
                         ▼                 ▼       └────┬─────┘
                        cancelled, expired ◄────────────┘
 
-A caller's retry sends failed, cancelled and expired back to queued. The same table is held by the database: CHECK
-constraints for what a state must bear, and a trigger for the moves (`migrations/`).
+A retry by a caller moves a failed, cancelled or expired task to queued. The database enforces the same rules: CHECK
+constraints for the columns that belong to a state, and a trigger for the moves (`migrations/`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 
 
 class TaskStatus(StrEnum):
-    """Where a task stands."""
+    """The state of a task."""
 
     SCHEDULED = "scheduled"
     QUEUED = "queued"

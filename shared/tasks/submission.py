@@ -1,4 +1,4 @@
-"""Makes the rows of submitted tasks, for the API and for beat."""
+"""Creates the rows of a submitted task. The API and beat both create tasks with `make_task`, and nothing else does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLATFORM_ID: Final = UUID("00000000-0000-7000-8000-000000000000")
 
 @dataclass(slots=True)
 class NewTask:
-    """One task, ready to be stored. `params` is the JSON text of validated params, defaults filled in."""
+    """One task, ready to be stored. `params` is the JSON text of validated params, including defaults."""
 
     kind: str
     kind_version: int
@@ -65,12 +65,12 @@ def make_task(
     """Return a task of validated params (as JSON) and options. Raises `ValueError` for a queue that no worker could serve."""
     if queue not in QUEUES:
         raise ValueError(f"the kind {kind_name} names the unknown queue {queue}: choose one of {', '.join(QUEUES)}")
-    waits = options.run_at is not None or bool(options.delay)
+    is_scheduled = options.run_at is not None or bool(options.delay)
     return NewTask(
         kind=kind_name,
         kind_version=kind.version,
         queue=queue,
-        status=TaskStatus.SCHEDULED if waits else TaskStatus.QUEUED,
+        status=TaskStatus.SCHEDULED if is_scheduled else TaskStatus.QUEUED,
         organization_id=organization_id,
         owner_id=owner_id,
         max_attempts=options.max_attempts or kind.max_attempts,
@@ -139,11 +139,11 @@ _OPTIONAL: Final = (
 
 
 def _array_literal(values: Sequence[str]) -> str:
-    """Write strings as Postgres writes an array (PostgreSQL manual, 8.15.6)."""
+    """Return strings as an array literal of Postgres (PostgreSQL manual, 8.15.6)."""
     quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
     return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
 
 
 def params_sha256(params: bytes) -> bytes:
-    """Return the digest of params as canonical JSON: keys sorted, no white space."""
+    """Return the SHA-256 of params as canonical JSON: keys sorted, no white space."""
     return hashlib.sha256(orjson.dumps(orjson.loads(params), option=orjson.OPT_SORT_KEYS)).digest()

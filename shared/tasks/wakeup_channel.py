@@ -1,4 +1,7 @@
-"""The Redis channel on which whoever changes a task tells those who wait for it. Nothing depends on it but speed."""
+"""The Redis channel of wake-ups: messages with the ids of tasks that have changed, for requests that wait for them.
+
+A lost message only makes such a request slower, because requests also poll the database.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,6 @@ def write_ids(ids: Iterable[UUID]) -> bytes:
 
 
 def read_ids(message: bytes) -> Iterator[UUID]:
-    """Yield the ids in a message; an incomplete id at the end is ignored."""
+    """Yield the ids in a message. Bytes after the last whole id are ignored."""
     for start in range(0, len(message) - _ID_BYTES + 1, _ID_BYTES):
         yield UUID(bytes=message[start : start + _ID_BYTES])

@@ -1,7 +1,7 @@
 """The image formats that Taskmill knows. To add one, add a row to `IMAGE_FORMATS`.
 
-Besides, `shared/media_types.py` must recognize its first bytes, and for a format that is written,
-`workers/handlers/files/_make_images.py` (`_save`) must know its options. Tests run over every row.
+A new format also needs its first bytes in `shared/media_types.py` and, if pictures are written in it, its options in `_save`
+of `workers/handlers/files/_make_images.py`. Tests run over every row.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Writing(NamedTuple):
 
     extension: str
     longest_edge: int
-    """Pixels of a side."""
+    """The largest width or height, in pixels."""
     quality: int | None
-    """The quality unless another is given; None if the format loses nothing."""
+    """The default quality, from 1 to 100. None for a lossless format."""
 
 
 class ImageFormat(NamedTuple):
@@ -26,7 +26,7 @@ class ImageFormat(NamedTuple):
 
     name: str
     loader: str | None
-    """The operation of libvips that reads it; None if Pillow does."""
+    """The operation of libvips that reads it. None for a format that Pillow reads."""
     is_decoded: bool = True
     """Whether its pixels can be read, and not only its header."""
     writing: Writing | None = None
@@ -45,7 +45,7 @@ IMAGE_FORMATS: Final = {
         ImageFormat("png", "pngload", writing=Writing("png", 65_500, None)),
         # RFC 9649, 2.1.
         ImageFormat("webp", "webpload", writing=Writing("webp", 16_383, 80)),
-        # What libvips' writer can hold.
+        # The largest side that the writer of libvips accepts.
         ImageFormat("avif", "heifload", writing=Writing("avif", 16_384, 55)),
         ImageFormat("gif", "gifload"),
         ImageFormat("tiff", "tiffload"),

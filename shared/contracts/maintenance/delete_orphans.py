@@ -1,4 +1,4 @@
-"""`maintenance.delete_orphans`: deletes what crashes left in the object store."""
+"""`maintenance.delete_orphans`: deletes objects that no file refers to, which crashes leave behind."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from shared.contracts.kind import Kind, Params, Result
 
 
 class DeleteOrphansParams(Params):
-    """None."""
+    """It has no params."""
 
 
 class DeleteOrphansResult(Result):
-    """How many of each were erased."""
+    """How many objects were deleted."""
 
     objects: int
 

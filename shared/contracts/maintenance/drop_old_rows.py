@@ -6,7 +6,7 @@ from shared.contracts.kind import Kind, Params, Result
 
 
 class DropOldRowsParams(Params):
-    """There are none."""
+    """It has no params."""
 
 
 class DropOldRowsResult(Result):

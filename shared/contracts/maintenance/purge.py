@@ -1,4 +1,4 @@
-"""`maintenance.purge`: erases what is past its keep."""
+"""`maintenance.purge`: erases done tasks and uploads that have been kept for as long as was asked."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from shared.contracts.kind import Kind, Params, Result
 
 
 class PurgeParams(Params):
-    """None."""
+    """It has no params."""
 
 
 class PurgeResult(Result):
-    """How many of each were erased."""
+    """How many tasks and files were erased."""
 
     tasks: int
     files: int
@@ -20,7 +20,7 @@ KIND = Kind(
     params=PurgeParams,
     result=PurgeResult,
     title="Purge",
-    description="Erases done tasks and uploads whose keep is over, and leaves tombstones.",
+    description="Erases done tasks and uploads that have been kept for as long as was asked, and leaves tombstones.",
     queue="maintenance",
     max_attempts=2,
     timeout_seconds=1800,

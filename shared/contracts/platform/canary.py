@@ -1,4 +1,4 @@
-"""`platform.canary`: passes through the relay, the broker and a worker of a queue, to show that all three work."""
+"""`platform.canary`: passes through the relay, the broker and a worker of a queue, to see that all three work."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from shared.contracts.kind import Kind, Params, Queue, Result
 
 
 class CanaryParams(Params):
-    """Which queue to test."""
+    """The queue to check."""
 
-    queue: Annotated[Queue, Field(description="The queue to travel through.")] = "files"
+    queue: Annotated[Queue, Field(description="The queue to check.")] = "files"
 
 
 class CanaryResult(Result):
-    """There is no result: a canary that succeeds is enough."""
+    """It has no fields: the task only has to succeed."""
 
 
 KIND = Kind(
     params=CanaryParams,
     result=CanaryResult,
     title="Canary",
-    description="Goes through a queue and does nothing; how long it was on its way stands in `/health/ready`.",
+    description="Passes through a queue and does nothing. `GET /health/ready` shows how long that took.",
     queue=lambda params: params.queue,
     max_attempts=1,
     timeout_seconds=30,

@@ -1,4 +1,4 @@
-"""`platform.ping`: does nothing for so long, and answers. Faults and benches are made of it."""
+"""`platform.ping`: waits for a given time and returns a text. Tests, fault injection and benchmarks use it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from shared.contracts.kind import Kind, Params, Result
 
 
 class PingParams(Params):
-    """What to echo, how long to take, and on which queue."""
+    """The text to return, how long to wait, and the queue."""
 
-    echo: Annotated[str | None, Field(max_length=1000, description="Given back in the result.")] = None
-    sleep_ms: Annotated[int, Field(ge=0, le=60_000, description="How long to do nothing, in milliseconds.")] = 0
-    queue: Annotated[Literal["email", "files", "reports"], Field(description="The queue to travel through.")] = "files"
+    echo: Annotated[str | None, Field(max_length=1000, description="A text that the result contains.")] = None
+    sleep_ms: Annotated[int, Field(ge=0, le=60_000, description="How long the attempt waits, in milliseconds.")] = 0
+    queue: Annotated[Literal["email", "files", "reports"], Field(description="The queue of the task.")] = "files"
 
 
 class PingResult(Result):
-    """The echo."""
+    """The text that the params have in `echo`."""
 
     echo: str | None
 
@@ -27,7 +27,7 @@ KIND = Kind(
     params=PingParams,
     result=PingResult,
     title="Ping",
-    description="Does nothing for `sleep_ms` milliseconds on the queue named, and answers with `echo`.",
+    description="Waits for `sleep_ms` milliseconds in a worker of the queue, and returns `echo`.",
     example={"echo": "hello", "sleep_ms": 100},
     queue=lambda params: params.queue,
     max_attempts=3,

@@ -23,13 +23,13 @@ TABLE_MEDIA_TYPES = (
     "application/vnd.apache.parquet",
     "application/x-parquet",
 )
-"""Every name in use for CSV, JSON, newline-delimited JSON and Parquet; Parquet's is the one registered with IANA."""
+"""Every media type in use for CSV, JSON, newline-delimited JSON and Parquet. IANA registered `application/vnd.apache.parquet`."""
 
 Format = Literal["csv", "xlsx", "json"]
 
 
 class ReportSource(Params):
-    """An uploaded table, under the name that the query calls it by."""
+    """An uploaded table, and its name in the query."""
 
     name: Annotated[
         str,
@@ -57,7 +57,7 @@ class ReportSource(Params):
 
 
 class RunParams(Params):
-    """Tables, a query over them, and the formats of the answer."""
+    """Tables, a query over them, and the formats of the report."""
 
     title: Annotated[
         str | None,
@@ -94,7 +94,7 @@ class RunParams(Params):
         for source in sources:
             if source.name.lower() in seen:
                 raise PydanticCustomError(
-                    "duplicate_source_name", "two sources bear the name {name}", {"name": source.name}
+                    "duplicate_source_name", "Two sources have the name {name}.", {"name": source.name}
                 )
             seen.add(source.name.lower())
         return sources
@@ -103,7 +103,7 @@ class RunParams(Params):
     @classmethod
     def _formats_differ(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
         if len(set(formats)) < len(formats):
-            raise PydanticCustomError("duplicate_format", "a format is named twice")
+            raise PydanticCustomError("duplicate_format", "A format is named twice.")
         return formats
 
 
@@ -148,11 +148,11 @@ begins as JSON, or whose file name ends in `.json`, `.jsonl` or `.ndjson`, is JS
 
 The encoding of a text is found from its bytes, or given by `encoding`: a byte order mark decides; text that is UTF-8,
 except for fewer damaged bytes than it has letters beyond ASCII, is UTF-8, with U+FFFD for these bytes; other text is in the
-likeliest encoding of its script, and in doubt in windows-1252, which contains Latin-1. The result says under `sources`
-which encoding was taken and how many bytes were replaced.
+likeliest encoding of its script, and in doubt in windows-1252, which contains Latin-1. The result names under `sources`
+the encoding that was used and how many bytes were replaced.
 
 In CSV, the first line is the header, unless `header` is false, and every line must have as many cells as it. Empty lines
-before it, and a line such as `sep=;`, are passed over. An empty cell and the cell `NA` are NULL, so that a column of numbers
+before it, and a line such as `sep=;`, are skipped. An empty cell and the cell `NA` are NULL, so that a column of numbers
 with gaps is a column of numbers. Fields are quoted with `"`. A row may have 128 MiB (2 MB behind the first 100,000 rows of
 a file of more than 256 MiB), and so may one value of JSON, such as a line or an object of an array (16 MiB behind the first
 100,000 in such a file).
@@ -214,9 +214,9 @@ Errors: `/problems/invalid-query` (`data`: `{line, column}`, from 1, where known
         ),
         "unreadable-table": "A source cannot be read as a table. `data.source` is its name.",
         "report-too-large": (
-            "The report exceeds what it may write. `data.limit` says in what: `rows`, `columns`, `bytes` (of one "
+            "The report exceeds what it may write. `data.limit` names the limit: `rows`, `columns`, `bytes` (of one "
             "format), `spill_bytes` (of temporary storage), or, in XLSX only, `cell_characters` or `xlsx_columns`; "
-            "`data.maximum` says how much is allowed."
+            "`data.maximum` is its value."
         ),
     },
 )
