@@ -93,13 +93,14 @@ def find_long_row(path: Path, form: CsvForm, most_bytes: int) -> int | None:
 
 
 def rewrite_line_ends(path: Path, form: CsvForm, target: Path) -> CsvForm:
-    """Write the table with a line feed at the end of each row, and return the layout of what was written.
+    """Write the table with CR LF at the end of each row, and return the layout of what was written.
 
     Line ends within quoted cells stay as they are. Raises `BadCsv`.
     """
     with target.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out, delimiter=form.separator, lineterminator="\n")
-        out.write("\n" * form.skipped_lines)
+        # Python's writer quotes a cell for a CR or LF in it only if its own line ends hold that character.
+        writer = csv.writer(out, delimiter=form.separator, lineterminator="\r\n")
+        out.write("\r\n" * form.skipped_lines)
         writer.writerows(row.cells for row in _read_rows(path, form))
     return form
 

@@ -100,8 +100,15 @@ def test_lines_may_end_in_different_ways(content: bytes) -> None:
     assert read(content) == [("a", "b"), (1, 2), (3, 4)]
 
 
-def test_a_line_end_in_a_quoted_cell_stays_what_it_is() -> None:
-    assert read(b'a,b\r\n1,"x\ny"\r\n2,"v\r\nw"\r\n') == [("a", "b"), (1, "x\ny"), (2, "v\r\nw")]
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+def test_a_line_end_in_a_quoted_cell_stays_what_it_is(line_end: bytes) -> None:
+    lines = [b"a,b", b'1,"x\ny"', b'2,"v\r\nw"', b'3,"t\ru"', b""]
+
+    assert read(line_end.join(lines)) == [("a", "b"), (1, "x\ny"), (2, "v\r\nw"), (3, "t\ru")]
+
+
+def test_a_return_in_a_quoted_cell_of_a_single_column_begins_no_row() -> None:
+    assert read(b'note\n"first\rsecond"\nthird\n') == [("note",), ("first\rsecond",), ("third",)]
 
 
 @pytest.mark.parametrize(
