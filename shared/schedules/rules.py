@@ -4,8 +4,9 @@ Cron rules have five fields (minute, hour, day of month, month, day of week), as
 `ALIASES`. They are read on the clocks of a time zone, which daylight saving moves:
 
 - A time that does not exist, because the clocks jump over it, runs at the moment that they jump.
-- A time that happens twice, because the clocks go back, runs once, the first time that it happens. A rule for every hour
-  (`*` in the field of hours) is an interval rather than a time of day, and runs in both hours.
+- A time that happens twice, because the clocks go back, runs once, the first time that it happens.
+- A rule for every hour, be it written as `*`, `*/1` or `0-23`, is an interval rather than a time of day: it runs in both of
+  two hours that the clocks show alike, and not in an hour that they jump over.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ ALIASES: Final = {
 LONGEST_JUMP: Final = timedelta(hours=25)
 """No clock was ever moved by more: Samoa skipped a day in 2011."""
 
+EARLIEST_START: Final = datetime(1900, 1, 1, tzinfo=UTC)
+LATEST_START: Final = datetime(9000, 1, 1, tzinfo=UTC)
+"""So far from the first and the last year that Python knows that the times of every rule can be calculated."""
+
+VALUES_OF_FIELDS: Final = (60, 24, 31, 12, 7)
+"""How many values the fields of a cron rule have: minute, hour, day of month, month, day of week."""
+
 
 class InvalidRule(ValueError):
     """A rule that cannot be read, or never comes. The message says what is wrong with it, in a sentence."""
@@ -43,7 +51,7 @@ class InvalidRule(ValueError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
-        """Which part of the rule is at fault: `cron`, `every`, `timezone` or `ends_at`."""
+        """Which part of the rule is at fault: `cron`, `every`, `timezone`, `starts_at` or `ends_at`."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Rule:
     def describe(self) -> str:
         """Return the rule in plain English, such as `At 02:30 every day (Europe/Berlin)`."""
         if self.cron is not None:
-            return f"{CronSim(self.cron, datetime(2000, 1, 1)).explain()} ({self.timezone.key})"  # noqa: DTZ001
+            return f"{_describe_cron(self.cron)} ({self.timezone.key})"
         assert self.every_seconds is not None, "a rule is a cron rule or an interval"
         return f"Every {_describe_seconds(self.every_seconds)}"
 
@@ -87,7 +95,7 @@ class Rule:
             time += interval
 
     def _iterate_cron(self, cron: str, after: datetime) -> Iterator[datetime]:
-        runs_in_both_hours = cron.split()[1] == "*"
+        runs_every_hour = len(_read_cron(cron).hours) == 24
         begin = after.astimezone(self.timezone).replace(tzinfo=None)
         if _find_offset(after, self.timezone) != _find_offset(after - LONGEST_JUMP, self.timezone):
             # The clocks were moved: local times of before may have their moments behind `after`.
@@ -95,9 +103,11 @@ class Rule:
         waiting: list[datetime] = []
         last = after
         for local in CronSim(cron, begin):
+            if runs_every_hour and _is_in_skipped_hour(local, self.timezone):
+                continue
             first, second = _find_moments(local, self.timezone)
             heappush(waiting, first)
-            if runs_in_both_hours and second is not None:
+            if runs_every_hour and second is not None:
                 heappush(waiting, second)
             # The first moments of later local times are never earlier than this one.
             while waiting and waiting[0] <= first:
@@ -129,6 +139,8 @@ def parse_rule(
         raise InvalidRule("every", "An interval is at least one second.")
     if timezone not in _list_timezones():
         raise InvalidRule("timezone", f"{timezone!r} is not a time zone of the IANA database, such as 'Europe/Berlin'.")
+    if starts_at is not None and not EARLIEST_START <= starts_at < LATEST_START:
+        raise InvalidRule("starts_at", "A schedule starts in the years 1900 to 8999.")
     if starts_at is not None and ends_at is not None and ends_at < starts_at:
         raise InvalidRule("ends_at", "The schedule ends before it starts.")
     rule = Rule(None if cron is None else _parse_cron(cron), every_seconds, ZoneInfo(timezone), starts_at, ends_at)
@@ -147,7 +159,8 @@ def find_jitter(schedule_id: UUID, slot: datetime, longest_seconds: int) -> time
 @cache
 def _list_timezones() -> set[str]:
     # Reading the names of the whole database takes tens of milliseconds.
-    return available_timezones()
+    # Not a name of IANA: it means whatever zone the machine has.
+    return available_timezones() - {"localtime"}
 
 
 def _parse_cron(cron: str) -> str:
@@ -160,12 +173,37 @@ def _parse_cron(cron: str) -> str:
             "cron", f"A cron rule has five fields (minute, hour, day, month, day of week), not {len(fields)}."
         )
     try:
-        CronSim(text, datetime(2000, 1, 1))  # noqa: DTZ001 (local times have no zone until they are placed in one)
+        _read_cron(text)
     except CronSimError as error:
         raise InvalidRule(
             "cron", f"The cron rule {text!r} cannot be read, or never comes: {str(error).lower()}."
         ) from None
+    for field, values in zip(fields, VALUES_OF_FIELDS, strict=True):
+        for item in field.split(","):
+            _, _, step = item.partition("/")
+            if step and int(step) > values:
+                message = (
+                    f"The step in {item!r} is longer than its field, which has {values} values. "
+                    "For an interval, use `every`, in seconds."
+                )
+                raise InvalidRule("cron", message)
     return " ".join(fields)
+
+
+def _read_cron(cron: str) -> CronSim:
+    # Local times have no zone until they are placed in one.
+    return CronSim(cron, datetime(2000, 1, 1))  # noqa: DTZ001
+
+
+def _describe_cron(cron: str) -> str:
+    """Return a cron rule in plain English."""
+    rule = _read_cron(cron)
+    weekdays = {day % 7 for day in rule.weekdays if isinstance(day, int)}
+    if not rule.day_and and (len(rule.days) == 31 or len(weekdays) == 7):
+        # A day has to fit one of the two fields, and one of them fits every day: `1-31 * 1` does not mean Mondays.
+        minute, hour, _, month, _ = cron.split()
+        rule = _read_cron(f"{minute} {hour} * {month} *")
+    return rule.explain()
 
 
 def _find_moments(local: datetime, zone: ZoneInfo) -> tuple[datetime, datetime | None]:
@@ -181,6 +219,19 @@ def _find_moments(local: datetime, zone: ZoneInfo) -> tuple[datetime, datetime |
     if earlier > later:
         return _find_jump(later, earlier, zone), None
     return earlier, later
+
+
+def _is_in_skipped_hour(local: datetime, zone: ZoneInfo) -> bool:
+    """Return whether the clocks of a zone jump over a local time, and over all of its hour."""
+    if _exists(local, zone):
+        return False
+    return not _exists(local.replace(minute=0), zone) and not _exists(local.replace(minute=59), zone)
+
+
+def _exists(local: datetime, zone: ZoneInfo) -> bool:
+    """Return whether the clocks of a zone ever show a local time."""
+    moment = local.replace(tzinfo=zone).astimezone(UTC)
+    return moment.astimezone(zone).replace(tzinfo=None) == local
 
 
 def _find_offset(time: datetime, zone: ZoneInfo) -> timedelta | None:

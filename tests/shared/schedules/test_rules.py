@@ -65,10 +65,28 @@ def test_a_time_that_happens_twice_runs_once(cron: str, timezone: str, after: st
     assert moments(parse_rule(cron, None, timezone), after, len(expected)) == expected
 
 
-def test_a_rule_for_every_hour_runs_in_both_hours_that_the_clocks_show_twice() -> None:
-    rule = parse_rule("30 * * * *", None, "Europe/Berlin")
+@pytest.mark.parametrize("hours", ["*", "*/1", "0-23", "0-11,12-23"])
+def test_a_rule_for_every_hour_runs_in_both_hours_that_the_clocks_show_twice(hours: str) -> None:
+    rule = parse_rule(f"30 {hours} * * *", None, "Europe/Berlin")
 
     assert moments(rule, "2026-10-25 00:00", 3) == ["2026-10-25 00:30", "2026-10-25 01:30", "2026-10-25 02:30"]
+
+
+@pytest.mark.parametrize(
+    ("timezone", "after", "expected"),
+    [
+        ("Europe/Berlin", "2026-03-29 00:00", ["2026-03-29 00:15", "2026-03-29 01:15", "2026-03-29 02:15"]),
+        ("Africa/Cairo", "2026-04-23 21:00", ["2026-04-23 21:15", "2026-04-23 22:15", "2026-04-23 23:15"]),
+        # Samoa skipped the whole of 30 December 2011.
+        ("Pacific/Apia", "2011-12-30 09:00", ["2011-12-30 09:15", "2011-12-30 10:15", "2011-12-30 11:15"]),
+        # Half of the hour from 02:00 exists, from 02:30 (15:30 UTC the day before).
+        ("Australia/Lord_Howe", "2026-10-03 14:00", ["2026-10-03 14:45", "2026-10-03 15:30", "2026-10-03 16:15"]),
+    ],
+)
+def test_a_rule_for_every_hour_does_not_run_in_an_hour_that_does_not_exist(
+    timezone: str, after: str, expected: list[str]
+) -> None:
+    assert moments(parse_rule("15 * * * *", None, timezone), after, len(expected)) == expected
 
 
 @pytest.mark.parametrize("timezone", ["Europe/Berlin", "Australia/Lord_Howe", "Africa/Cairo", "America/New_York"])
@@ -131,7 +149,12 @@ def test_a_rule_ends_at_its_last_moment() -> None:
         (None, 0, "UTC", "at least one second"),
         (None, None, "UTC", "either"),
         ("@daily", 60, "UTC", "either"),
+        ("*/90 * * * *", None, "UTC", "longer than its field"),
+        ("0 0,6/48 * * *", None, "UTC", "longer than its field"),
+        ("0 0 1 */18 *", None, "UTC", "longer than its field"),
+        ("0 0 * * 1/8", None, "UTC", "longer than its field"),
         ("@daily", None, "Europe/Atlantis", "time zone"),
+        ("@daily", None, "localtime", "time zone"),
         ("@daily", None, "../etc/passwd", "time zone"),
     ],
 )
@@ -149,6 +172,25 @@ def test_a_rule_that_ends_before_it_starts_or_first_comes_is_refused() -> None:
         parse_rule("@daily", None, "UTC", start, end)
     with pytest.raises(InvalidRule, match="never comes"):
         parse_rule("0 0 29 2 *", None, "UTC", start, start + timedelta(days=300))
+
+
+@pytest.mark.parametrize("starts_at", [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)])
+@pytest.mark.parametrize(("cron", "every_seconds"), [("@daily", None), ("0 0 29 2 *", None), (None, 315_360_000)])
+def test_a_start_outside_of_the_calendar_is_refused(
+    cron: str | None, every_seconds: int | None, starts_at: datetime
+) -> None:
+    with pytest.raises(InvalidRule, match="1900 to 8999") as caught:
+        parse_rule(cron, every_seconds, "America/New_York", starts_at)
+
+    assert caught.value.field == "starts_at"
+
+
+@pytest.mark.parametrize("days", ["1-31 * 1", "1 * 0-6", "1 * 1-7", "15 * 1,*"])
+def test_a_rule_that_fits_every_day_is_described_as_such(days: str) -> None:
+    rule = parse_rule(f"0 0 {days}", None)
+
+    assert moments(rule, "2026-11-01 00:00", 9) == [f"2026-11-{day:02} 00:00" for day in range(2, 11)]
+    assert rule.describe() == "At 00:00 every day (UTC)"
 
 
 def test_a_rule_is_described_in_plain_words() -> None:
