@@ -238,7 +238,7 @@ async def change_schedule(
             else:
                 parsed = parse_schedule(apply_patch(_as_body(stored), body), caller)
                 await submissions.check_files([parsed.submission], caller)
-                values = {**parsed.columns(), "next_at": await _find_next(connection, parsed)}
+                values = {**parsed.columns(), **await _plan_change(connection, stored, parsed)}
             row = (await connection.execute(queries.change_schedule(schedule_id, values))).one()
     except IntegrityError:
         raise Problem("name-taken") from None
@@ -339,6 +339,16 @@ async def _find_next(connection: AsyncConnection, parsed: ParsedSchedule) -> Any
     """Return the first time of a rule after this moment, by the database's clock."""
     now = await _read_clock(connection)
     return next(parsed.rule.iterate_times(now), None)
+
+
+async def _plan_change(connection: AsyncConnection, stored: Any, parsed: ParsedSchedule) -> dict[str, Any]:
+    """Return the columns that say where a changed schedule goes on.
+
+    One that runs at the same times goes on where it is, so that a slot that has come and was not looked at yet is not lost.
+    """
+    if stored.enabled and parsed.fields.enabled and parsed.rule == find_rule(stored):
+        return {"next_at": stored.next_at, "planned_at": stored.planned_at}
+    return {"next_at": await _find_next(connection, parsed)}
 
 
 async def _read_clock(connection: AsyncConnection) -> datetime:

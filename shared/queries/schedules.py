@@ -110,8 +110,8 @@ def list_schedules(organization_id: UUID | None, before: UUID | None, limit: int
 
 
 def change_schedule(schedule_id: UUID, values: Mapping[str, Any]) -> Executable:
-    """Change a schedule, and raise its version."""
-    changed = {**values, "version": schedules.c.version + 1, "updated_at": func.now(), "planned_at": func.now()}
+    """Change a schedule, and raise its version. `planned_at` becomes this moment unless `values` has another."""
+    changed = {"planned_at": func.now(), **values, "version": schedules.c.version + 1, "updated_at": func.now()}
     return update(schedules).where(schedules.c.id == schedule_id).values(**changed).returning(*schedules.c)
 
 

@@ -138,6 +138,30 @@ def test_a_change_replaces_only_the_fields_that_it_names(client: httpx2.Client) 
     assert shown["description"] == "Every 90 seconds"
 
 
+@pytest.mark.parametrize(
+    ("changed", "slots"), [({"tags": ["b"]}, 1), ({"enabled": True, "every": 3600}, 1), ({"every": 7200}, 0)]
+)
+def test_a_change_of_anything_but_the_rule_loses_no_slot_that_has_come(
+    client: httpx2.Client,
+    beat: Callable[[], int],
+    module_settings: Settings,
+    changed: dict[str, Any],
+    slots: int,
+) -> None:
+    schedule = created(client, cron=None, every=3600, missed="run_all")
+    with psycopg.connect(module_settings.database_url, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE schedules SET planned_at = now() - interval '70 minutes', next_at = now() - interval '60 minutes'"
+            " WHERE id = %s",
+            [schedule["id"]],
+        )
+
+    assert change(client, schedule, **changed).status_code == 200
+    beat()
+
+    assert len(client.get(schedule["links"]["self"]).json()["last_runs"]) == slots
+
+
 def test_a_name_is_unique_within_its_organization(client: httpx2.Client, stranger: httpx2.Client) -> None:
     created(client, name="same")
 
@@ -234,6 +258,8 @@ def test_a_preview_shows_ten_times_across_daylight_saving_and_stores_nothing(cli
         ({"starts_at": "2030-01-02T00:00:00Z", "ends_at": "2030-01-01T00:00:00Z"}, "/ends_at"),
         ({"ends_at": "2020-01-01T00:00:00Z"}, "/ends_at"),
         ({"starts_at": "tomorrow"}, "/starts_at"),
+        ({"starts_at": "9999-12-31T12:00:00Z"}, "/starts_at"),
+        ({"starts_at": "0001-01-01T00:00:00Z", "timezone": "America/New_York"}, "/starts_at"),
         ({"missed": "sometimes"}, "/missed"),
         ({"overlap": "sometimes"}, "/overlap"),
         ({"jitter": -1}, "/jitter"),
