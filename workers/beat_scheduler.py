@@ -188,6 +188,9 @@ def _plan(schedule: Any) -> SchedulePlan:
     slots, next_at = plan_slots(
         find_rule(schedule), schedule.next_at, schedule.planned_at, schedule.now, Missed(schedule.missed)
     )
+    if schedule.overlap == "skip":
+        # Tasks of several slots that are inserted together would run beside each other.
+        slots = slots[-1:]
     if schedule.is_running and slots:
         log.info("slot_skipped", schedule=schedule.name, reason="overlap")
         return SchedulePlan([], next_at)

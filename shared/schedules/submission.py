@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from math import ceil
 from typing import Any, Protocol
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -64,7 +65,10 @@ def make_scheduled_task(schedule: ScheduleRow, slot: datetime) -> NewTask:
         detail = f"The schedule's params or options no longer fit its kind ({error.error_count()} errors): change them."
         raise UnusableSchedule("/problems/unreadable-params", "Unreadable params", detail) from None
     if schedule.jitter_seconds:
-        options = options.model_copy(update={"run_at": slot + find_jitter(schedule.id, slot, schedule.jitter_seconds)})
+        wait = find_jitter(schedule.id, slot, schedule.jitter_seconds)
+        # A `ttl` counts from when the task is made: without the wait, it could be over before the task may start.
+        ttl = None if options.ttl is None else options.ttl + ceil(wait.total_seconds())
+        options = options.model_copy(update={"run_at": slot + wait, "ttl": ttl})
     task = make_task(
         schedule.kind,
         kind,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -219,6 +220,13 @@ def test_a_schedule_may_skip_a_slot_while_the_task_of_an_earlier_one_is_not_done
     assert (while_it_waits, afterwards) == (0, 1)
 
 
+def test_a_schedule_without_overlap_makes_up_for_one_missed_slot_at_once(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=3600, missed="run_all", overlap="skip")
+    tasks.connection.execute("UPDATE schedules SET next_at = now() - interval '5 hours'")
+
+    assert insert_due_tasks(engine) == 1
+
+
 def test_jitter_delays_the_start_of_a_task_within_its_bound(tasks: Any, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, jitter_seconds=600)
     insert_due_tasks(engine)
@@ -227,6 +235,14 @@ def test_jitter_delays_the_start_of_a_task_within_its_bound(tasks: Any, engine: 
     slot = tasks.connection.execute("SELECT slot FROM schedule_slots").fetchone().slot
     assert row.status == "scheduled"
     assert 0 <= (row.run_at - slot).total_seconds() < 600
+
+
+def test_the_ttl_of_a_task_counts_from_its_start_after_jitter(tasks: Any, engine: Engine) -> None:
+    _schedule(tasks, every_seconds=3600, jitter_seconds=80_000, options='{"ttl": 60}')
+    insert_due_tasks(engine)
+
+    (row,) = _made(tasks)
+    assert row.expires_at - row.run_at >= timedelta(seconds=60)
 
 
 def test_a_clock_that_was_turned_back_stops_no_schedule_and_repeats_no_slot(tasks: Any, engine: Engine) -> None:
