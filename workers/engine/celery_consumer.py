@@ -185,8 +185,12 @@ class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
         if self.app.conf.worker_enable_remote_control:
             # Then the receiver of events says so itself, by a command.
             return
-        with contextlib.suppress(redis.RedisError, OSError):
-            if self.connection.default_channel.client.execute_command("PUBSUB", "NUMPAT"):
+        # The client of the channel itself is waiting for messages: it would take their reply for the reply of this command.
+        with (
+            contextlib.suppress(redis.RedisError, OSError),
+            self.connection.default_channel.conn_or_acquire() as client,
+        ):
+            if client.execute_command("PUBSUB", "NUMPAT"):
                 self.event_dispatcher.groups.add("task")
             else:
                 self.event_dispatcher.groups.discard("task")

@@ -98,6 +98,8 @@ def test_receivers_of_events_see_claimed_tasks_as_they_end_and_no_others(
     assert {(end or {}).get("exception") for end in (ends[failed], ends[retried])} == {"/problems/timed-out"}
     assert events.of(never_claimed) == []
     assert "secret" not in str(events.seen)
+    # The worker looks for receivers while it waits for messages, and must not take one reply for the other.
+    assert "message_dropped" not in engine_room.logs()
 
 
 class StubPool:
