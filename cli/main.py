@@ -15,7 +15,7 @@ from shared.errors import TaskmillError
 
 app = typer.Typer(
     name="taskmill",
-    help="Take work over HTTP, do it on workers, and let callers follow it to its end.",
+    help="Taskmill: a self-hosted platform for background work. `taskmill up` runs all of it on this machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -31,7 +31,8 @@ def new_kind(
     package: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write to a package of its own in this directory, which is made if it is missing."
+            metavar="DIR",
+            help="Write to a package of its own in this directory, which is made if it is missing. Default: this checkout.",
         ),
     ] = None,
 ) -> None:

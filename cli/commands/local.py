@@ -21,7 +21,7 @@ def up(
     ] = 8000,
     ready_file: Annotated[
         Path | None,
-        typer.Option(help="A JSON file with the addresses and the admin's key: written when the stack is ready."),
+        typer.Option(help="Also write the addresses and the admin's key to this JSON file when the stack is ready."),
     ] = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="Restart the API and the workers when a source file changes.")
@@ -36,7 +36,7 @@ def up(
 
 @app.command()
 def stop(data_dir: DataDir = None) -> None:
-    """Stop the local stack that runs on a data directory. Its data stay."""
+    """Stop the local stack that runs on a data directory. Its data is kept."""
     from cli.local_stack.data_directory import default_data_directory
     from cli.local_stack.stop_and_reset import stop_stack
 

@@ -19,7 +19,11 @@ DataDir = Annotated[
 ]
 StackDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Use the servers of the local stack that runs on this data directory."),
+    typer.Option(
+        "--data-dir",
+        help="Use the servers of the local stack that runs on this data directory. "
+        "Default: the servers that the settings name, such as TASKMILL_DATABASE_URL.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
