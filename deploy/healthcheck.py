@@ -3,7 +3,7 @@
 What is asked is more than whether a process lives, and less than whether all that it stands on does:
 
 - `api`: this container's API answers `/health`. Postgres being down is not its fault, a restart would not help it, and
-  `/health/ready` tells of it.
+  `/health/ready` reports it.
 - `flower`: this container's Flower answers its health check.
 - `worker`: a worker of this container has written its sign of life into Postgres within `SILENT_SECONDS`. It does so while
   its consumer's loop turns, so with the broker or the database down every worker is unhealthy: none can do anything.
