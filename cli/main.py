@@ -71,7 +71,9 @@ def _explain_database_error(error: Exception) -> str | None:
     if isinstance(cause, psycopg.OperationalError):
         from shared.outage_log import describe_outage
 
-        return f"the database does not answer: {describe_outage(cause)} TASKMILL_DATABASE_URL has its address."
+        reason = f"the database does not answer: {describe_outage(cause)} TASKMILL_DATABASE_URL has its address."
+        may_name_stack = sys.argv[1:2] in (["keys"], ["verify"])
+        return f"{reason} To use the database of a local stack, add --data-dir DIR." if may_name_stack else reason
     return None
 
 

@@ -140,6 +140,8 @@ def test_a_database_that_does_not_answer_is_one_message(command: list[str]) -> N
     assert outcome.returncode == 1
     assert outcome.stderr.startswith("taskmill: the database does not answer: ")
     assert "TASKMILL_DATABASE_URL" in outcome.stderr
+    # Only these have the option.
+    assert ("--data-dir" in outcome.stderr) == (command != ["migrate"])
     assert "s3cret" not in outcome.stderr + outcome.stdout
     assert "Traceback" not in outcome.stderr
 
