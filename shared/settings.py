@@ -360,7 +360,7 @@ class WorkerSettings(Subject):
         Field(
             ge=1,
             le=3600,
-            description="How long a claim holds without a heartbeat before the sweeper takes the task back.",
+            description="How long a claim holds without a heartbeat before its task is swept.",
         ),
     ] = 15.0
     shutdown_grace_seconds: Annotated[

@@ -1,4 +1,4 @@
-"""Renews the leases of what runs, hears of cancels, and holds attempts to their hard time limit."""
+"""Renews the leases of running attempts, stops cancelled ones, and enforces the hard time limit of attempts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 TICK_SECONDS: Final = 0.5
 LONGEST_WAIT_SECONDS: Final = 0.5
-"""How long a claimed task may wait for a thread of this process, before it is handed back for another to take."""
+"""How long a claimed task may wait for a thread of this process, before it is requeued for another worker."""
 SIGN_SECONDS: Final = 5.0
 HARD_LIMIT_SECONDS: Final = 10.0
 """How long an attempt whose time is over may take to notice; then it is ended without it."""

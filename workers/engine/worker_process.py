@@ -93,7 +93,7 @@ class WorkerProcess:
         self._app.conf.worker_consumer = bind_consumer(self._claimer, self._executor)
 
     def run(self) -> None:
-        """Work until told to stop: SIGTERM finishes short work and hands back the rest."""
+        """Work until a signal: SIGTERM finishes short attempts and requeues the rest."""
         signals.worker_ready.connect(_notify_ready, weak=False)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         self._finisher.start()
