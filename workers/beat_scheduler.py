@@ -205,7 +205,7 @@ def _take_slots(connection: Connection, wanted: Sequence[SlotTask]) -> list[NewT
     if not wanted:
         return []
     rows = [{"schedule_id": task.schedule_id, "slot": slot, "task_id": task.id} for slot, task in wanted]
-    taken = set(connection.execute(queries.take_slots(rows)).scalars())
+    taken = set(connection.execute(queries.insert_slots(rows)).scalars())
     tasks = [task for _, task in wanted if task.id in taken]
     if tasks:
         kill_points.reach("beat-after-slot")

@@ -137,8 +137,8 @@ async def upload_file(
         if validate_only:
             await upload.validate()
             return private_json(b'{"valid":true}')
-        async with keys.hold(caller.owner_id, key) as held:
-            answer = await upload.accept(key, held)
+        async with keys.reserve(caller.owner_id, key) as reserved:
+            answer = await upload.accept(key, reserved)
     except StorageFull:
         raise Problem("storage-full", headers={"Connection": "close"}) from None
     except StorageUnavailable:

@@ -302,7 +302,7 @@ async def run_schedule(
     task.api_key_id, task.request_id = caller.key_id, request.state.request_id
 
     async def take_slot(connection: HotConnection) -> None:
-        await connection.execute(queries.TAKE_SLOT_NOW, {"schedule_id": schedule_id, "task_id": task.id})
+        await connection.execute(queries.INSERT_SLOT_NOW, {"schedule_id": schedule_id, "task_id": task.id})
 
     try:
         created_at = await submissions.store_together(

@@ -1,9 +1,9 @@
 """Idempotency keys: one key and one request give one answer, however often the request is sent.
 
-- A key is kept by the transaction that stores what its request made, for `KEPT_HOURS` hours per caller.
-- `IdempotencyKeys.find` returns what a key was kept for, so that the first answer can be given again.
-- An upload takes long, so it holds its key while it is under way (`IdempotencyKeys.hold`), and a second request with the
-  key is refused instead of storing the file again.
+- A key is stored in the transaction that stores the task or batch of its request, for `IDEMPOTENCY_KEY_HOURS` per caller.
+- `IdempotencyKeys.find` returns the task or batch of a key, so that the first answer can be sent again.
+- An upload takes long, so it reserves its key while it runs (`IdempotencyKeys.reserve`), and a second request with the key is
+  refused instead of storing the file again.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from shared.queries import submissions as queries
 
 MAX_KEY_LENGTH: Final = 255
 KEY_CHARACTERS: Final = frozenset(range(0x21, 0x7F))
-HOLD_SECONDS: Final = 30
-RENEW_HOLD_SECONDS: Final = 8
-RELEASE_TIMEOUT_SECONDS: Final = 1.0
+RESERVATION_SECONDS: Final = 30
+RENEW_RESERVATION_SECONDS: Final = 8
+DELETE_TIMEOUT_SECONDS: Final = 1.0
 IN_FLIGHT_RETRY_SECONDS: Final = 2
-_HOLD_ATTEMPTS: Final = 3
+_RESERVE_ATTEMPTS: Final = 3
 log = structlog.get_logger()
 
 
 class KeyTaken(Exception):
-    """The idempotency key was kept or held by another request in the meantime."""
+    """Another request has stored or reserved the idempotency key in the meantime."""
 
 
-class KeptAnswer(NamedTuple):
-    """What a key was kept for."""
+class StoredAnswer(NamedTuple):
+    """The answer that was stored with a key."""
 
     subject_id: UUID
-    """The task or the batch that the first request made."""
+    """The task or the batch that the first request submitted."""
     status_code: int
 
 
@@ -72,49 +72,49 @@ def fingerprint(method: str, path: str, body: bytes) -> str:
     return hashlib.sha256(f"{method} {path}\n".encode() + canonical).hexdigest()
 
 
-async def keep_key(
-    connection: HotConnection, owner_id: UUID, key: str, fingerprint: str | None, kept: KeptAnswer
+async def store_key(
+    connection: HotConnection, owner_id: UUID, key: str, fingerprint: str | None, stored: StoredAnswer
 ) -> None:
-    """Keep a key in the connection's transaction. Raises `KeyTaken` when another request has it."""
-    cursor = await connection.execute(queries.KEEP_KEY, _kept_parameters(owner_id, key, fingerprint, kept))
+    """Store a key in the connection's transaction. Raises `KeyTaken` if another request has it."""
+    cursor = await connection.execute(queries.STORE_KEY, _stored_parameters(owner_id, key, fingerprint, stored))
     if await cursor.fetchone() is None:
         raise KeyTaken
 
 
-def _kept_parameters(owner_id: UUID, key: str, fingerprint: str | None, kept: KeptAnswer) -> dict[str, Any]:
+def _stored_parameters(owner_id: UUID, key: str, fingerprint: str | None, stored: StoredAnswer) -> dict[str, Any]:
     return {
         "owner_id": owner_id,
         "key": key,
         "fingerprint": bytes.fromhex(fingerprint or ""),
-        "subject_id": kept.subject_id,
-        "status_code": kept.status_code,
+        "subject_id": stored.subject_id,
+        "status_code": stored.status_code,
     }
 
 
-class HeldKey:
-    """A key that no other request can take while it is held and the hold is renewed."""
+class ReservedKey:
+    """A key that is reserved for a request. Until its reservation ends, no other request can use it."""
 
     def __init__(self, owner_id: UUID, key: str) -> None:
         self._owner_id = owner_id
         self._key = key
 
-    async def complete(self, connection: HotConnection, fingerprint: str, kept: KeptAnswer) -> None:
-        """Keep the key in the connection's transaction. Raises `KeyTaken` if the hold ended and another request has it."""
-        parameters = _kept_parameters(self._owner_id, self._key, fingerprint, kept)
-        for statement in (queries.COMPLETE_KEY, queries.KEEP_KEY):
+    async def complete(self, connection: HotConnection, fingerprint: str, stored: StoredAnswer) -> None:
+        """Store the key in the connection's transaction. Raises `KeyTaken` if the reservation ended and another request has it."""
+        parameters = _stored_parameters(self._owner_id, self._key, fingerprint, stored)
+        for statement in (queries.COMPLETE_RESERVED_KEY, queries.STORE_KEY):
             if await (await connection.execute(statement, parameters)).fetchone() is not None:
                 return
         raise KeyTaken
 
 
 class IdempotencyKeys:
-    """Finds and holds keys, in transactions of their own."""
+    """Finds, stores and reserves keys, in transactions of its own."""
 
     def __init__(self, pool: HotPool) -> None:
         self._pool = pool
 
-    async def find(self, owner_id: UUID, key: str, fingerprint: str | None) -> KeptAnswer | None:
-        """Return what a key was kept for, or None when it is free.
+    async def find(self, owner_id: UUID, key: str, fingerprint: str | None) -> StoredAnswer | None:
+        """Return the answer that was stored with a key, or None if the key is free.
 
         Raises the problems `idempotency-key-in-flight` and `idempotency-key-reused`. Without a fingerprint the second
         is not checked.
@@ -129,40 +129,41 @@ class IdempotencyKeys:
             raise _in_flight()
         if fingerprint is not None and row.fingerprint.hex() != fingerprint:
             raise Problem("idempotency-key-reused")
-        return KeptAnswer(row.subject_id, row.status_code)
+        return StoredAnswer(row.subject_id, row.status_code)
 
-    async def keep(self, owner_id: UUID, key: str, fingerprint: str | None, kept: KeptAnswer) -> None:
-        """Keep a key. Raises `KeyTaken` when another request has it."""
+    async def store(self, owner_id: UUID, key: str, fingerprint: str | None, stored: StoredAnswer) -> None:
+        """Store a key. Raises `KeyTaken` if another request has it."""
         async with self._pool.connection() as connection:
-            await keep_key(connection, owner_id, key, fingerprint, kept)
+            await store_key(connection, owner_id, key, fingerprint, stored)
 
     @asynccontextmanager
-    async def hold(self, owner_id: UUID, key: str | None) -> AsyncIterator[HeldKey | None]:
-        """Hold a key while the block runs; yield None without a key, or when it is kept for an earlier request.
+    async def reserve(self, owner_id: UUID, key: str | None) -> AsyncIterator[ReservedKey | None]:
+        """Reserve a key while the block runs. Yields None without a key, or if an earlier request has stored the key.
 
-        When the block ends without `HeldKey.complete`, the key is free again. It is free too once this process could not
-        renew the hold for `HOLD_SECONDS`. Raises the problem `idempotency-key-in-flight` while another request holds it.
+        When the block ends without `ReservedKey.complete`, the key is free again. It also becomes free if this process cannot
+        renew the reservation for `RESERVATION_SECONDS`. Raises the problem `idempotency-key-in-flight` if another request has
+        reserved the key.
         """
-        if key is None or not await self._take_hold(owner_id, key):
+        if key is None or not await self._reserve(owner_id, key):
             yield None
             return
         identity = {"owner_id": owner_id, "key": key}
-        renewing = asyncio.create_task(self._renew_hold(identity))
+        renewing = asyncio.create_task(self._renew_reservation(identity))
         try:
-            yield HeldKey(owner_id, key)
+            yield ReservedKey(owner_id, key)
         finally:
             renewing.cancel()
-            # If this fails, the key is free when its hold ends. A completed key is no longer held.
+            # If this fails, the key is free when its reservation ends. A completed key is no longer reserved.
             with suppress(psycopg.Error):
-                async with self._pool.connection(timeout=RELEASE_TIMEOUT_SECONDS) as connection:
-                    await connection.execute(queries.RELEASE_KEY, identity)
+                async with self._pool.connection(timeout=DELETE_TIMEOUT_SECONDS) as connection:
+                    await connection.execute(queries.DELETE_RESERVATION, identity)
 
-    async def _take_hold(self, owner_id: UUID, key: str) -> bool:
-        """Return whether the key is held now; False when it is kept for an earlier request."""
+    async def _reserve(self, owner_id: UUID, key: str) -> bool:
+        """Return True if the key is now reserved, and False if an earlier request has stored it."""
         identity = {"owner_id": owner_id, "key": key}
-        for _ in range(_HOLD_ATTEMPTS):
+        for _ in range(_RESERVE_ATTEMPTS):
             async with self._pool.connection() as connection:
-                cursor = await connection.execute(queries.HOLD_KEY, {**identity, "seconds": HOLD_SECONDS})
+                cursor = await connection.execute(queries.RESERVE_KEY, {**identity, "seconds": RESERVATION_SECONDS})
                 if await cursor.fetchone() is not None:
                     return True
                 row = await _find_row(connection, identity)
@@ -170,15 +171,15 @@ class IdempotencyKeys:
                 break
             if row is not None:
                 return False
-            # The other request gave up its hold between the two statements.
+            # The other request deleted its reservation between the two statements.
         raise _in_flight(connection_header="close")
 
-    async def _renew_hold(self, identity: dict[str, Any]) -> None:
+    async def _renew_reservation(self, identity: dict[str, Any]) -> None:
         while True:
-            await asyncio.sleep(RENEW_HOLD_SECONDS)
+            await asyncio.sleep(RENEW_RESERVATION_SECONDS)
             try:
                 async with self._pool.connection() as connection:
-                    await connection.execute(queries.RENEW_KEY, {**identity, "seconds": HOLD_SECONDS})
+                    await connection.execute(queries.RENEW_RESERVATION, {**identity, "seconds": RESERVATION_SECONDS})
             except psycopg.Error as error:
                 log.warning("idempotency_key_renewal_failed", error=type(error).__name__)
 

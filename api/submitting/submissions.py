@@ -1,7 +1,7 @@
 """Stores submissions that were read and validated, and answers them.
 
-Every way of submitting ends here: files are looked up, queue bounds are kept, idempotency keys and unique tasks are
-honoured, and the answer is given once the tasks are committed.
+Every way of submitting ends here: files are looked up, queue bounds are checked, idempotency keys and unique tasks are
+checked, and the answer is sent once the tasks are committed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from api.following.task_reader import TaskReader
 from api.following.task_representation import TaskOrigin, new_task_json, task_json
 from api.http.headers import find_header
 from api.http.problems import FieldError, Problem, invalid
-from api.submitting.idempotency import IdempotencyKeys, KeptAnswer, KeyTaken, fingerprint, keep_key
+from api.submitting.idempotency import IdempotencyKeys, KeyTaken, StoredAnswer, fingerprint, store_key
 from api.submitting.parsing import Parsed, read_traceparent
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submission_batcher import StoredTasks, SubmissionBatcher
@@ -51,7 +51,7 @@ class SubmissionRequest:
 
 
 def submission_request(request: Request, caller: Caller, body: bytes, key: str | None) -> SubmissionRequest:
-    """Return what a submission needs to know of the request that carries it in a JSON body."""
+    """Return the `SubmissionRequest` of a request with a JSON body."""
     return SubmissionRequest(
         caller,
         request.state.request_id,
@@ -81,7 +81,7 @@ class Answer:
 
 
 class UniqueTaken(Exception):
-    """A live task of the same owner, kind and params is answered instead of a new one."""
+    """A live task of the same owner, kind and params exists, so no new one is stored (`unique_for`)."""
 
     def __init__(self, task_id: UUID | None) -> None:
         super().__init__(task_id)
@@ -124,8 +124,8 @@ class Submissions:
     async def accept(self, parsed: Parsed, request: SubmissionRequest) -> Answer:
         """Store one task and return the answer once it is committed.
 
-        The answer is 202 with the task; or the one that was given before to the same idempotency key; or 200 with the
-        live task, for a submission with `unique_for`.
+        The answer is 202 with the task, the earlier answer if the idempotency key was used before, or 200 with the live
+        task for a submission with `unique_for`.
         """
         if (earlier := await self._admit([parsed], request)) is not None:
             return earlier
@@ -170,8 +170,8 @@ class Submissions:
     async def _admit(self, batch: Sequence[Parsed], request: SubmissionRequest) -> Answer | None:
         """Check the files and the queue bounds. Raises the problem if the tasks cannot be accepted.
 
-        A request whose idempotency key was kept before is answered all the same, although its files may be gone or the
-        queue full by now: then the earlier answer is returned.
+        If they cannot be accepted, but the idempotency key was used before, returns the earlier answer: since then, a file may
+        have been deleted or the queue may have become full. Returns None if the tasks can be accepted.
         """
         try:
             await self.check_files(batch, request.caller)
@@ -237,9 +237,9 @@ class Submissions:
         """
         async with self._pool.connection() as connection, connection.transaction():
             if request.idempotency_key is not None:
-                kept = KeptAnswer(tasks[0].batch_id or tasks[0].id, 202)
+                stored = StoredAnswer(tasks[0].batch_id or tasks[0].id, 202)
                 owner_id = request.caller.owner_id
-                await keep_key(connection, owner_id, request.idempotency_key, request.fingerprint, kept)
+                await store_key(connection, owner_id, request.idempotency_key, request.fingerprint, stored)
             for task in tasks:
                 if task.unique_for is not None:
                     await self._claim_uniqueness(connection, task)
@@ -265,37 +265,37 @@ class Submissions:
             raise UniqueTaken(row.task_id if row is not None else None)
 
     async def _answer_unique(self, task_id: UUID | None, parsed: Parsed, request: SubmissionRequest) -> Answer:
-        """Return 200 with the live task, and keep the request's idempotency key for this answer."""
+        """Return 200 with the live task, and store the request's idempotency key with this answer."""
         row = await self._reader.find(task_id, request.caller) if task_id is not None else None
         if row is None:
             # The task was erased in the meantime, so a new one is stored now.
             return await self.accept(parsed, request)
         if request.idempotency_key is not None:
-            kept = KeptAnswer(row.id, 200)
+            stored = StoredAnswer(row.id, 200)
             try:
-                await self._keys.keep(request.caller.owner_id, request.idempotency_key, request.fingerprint, kept)
+                await self._keys.store(request.caller.owner_id, request.idempotency_key, request.fingerprint, stored)
             except KeyTaken:
                 return await self.replay(request, lambda: self.accept(parsed, request))
         return Answer(200, f"/tasks/{row.id}", task_json(row))
 
     async def replay(self, request: SubmissionRequest, submit_again: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Return the answer that the request's idempotency key was kept for; if the key is free, call `submit_again`.
+        """Return the answer that was stored with the request's idempotency key. If the key is free, call `submit_again`.
 
         Raises the problems of `IdempotencyKeys.find`.
         """
         assert request.idempotency_key is not None
-        kept = await self._keys.find(request.caller.owner_id, request.idempotency_key, request.fingerprint)
-        if kept is None:
+        stored = await self._keys.find(request.caller.owner_id, request.idempotency_key, request.fingerprint)
+        if stored is None:
             return await submit_again()
-        answer = await self._answer_existing(kept, request.caller)
+        answer = await self._answer_existing(stored, request.caller)
         answer.replayed = True
         return answer
 
-    async def _answer_existing(self, kept: KeptAnswer, caller: Caller) -> Answer:
-        row = await self._reader.find(kept.subject_id, caller)
+    async def _answer_existing(self, stored: StoredAnswer, caller: Caller) -> Answer:
+        row = await self._reader.find(stored.subject_id, caller)
         if row is not None:
-            return Answer(kept.status_code, f"/tasks/{row.id}", task_json(row))
-        batch_id = kept.subject_id
+            return Answer(stored.status_code, f"/tasks/{row.id}", task_json(row))
+        batch_id = stored.subject_id
         async with (
             self._pool.connection() as connection,
             connection.cursor(row_factory=class_row(_TaskId)) as cursor,
@@ -303,9 +303,11 @@ class Submissions:
             await cursor.execute(LIST_BATCH, {"batch_id": batch_id})
             ids = [task.id for task in await cursor.fetchall()]
         if not ids:
-            raise Problem("gone", "The task or batch that this request made was purged.")
+            raise Problem("gone", "The task or batch that this request submitted was purged.")
         rows = await self._reader.find_many(ids, caller)
-        return Answer(kept.status_code, f"/batches/{batch_id}", batch_json(batch_id, [task_json(row) for row in rows]))
+        return Answer(
+            stored.status_code, f"/batches/{batch_id}", batch_json(batch_id, [task_json(row) for row in rows])
+        )
 
 
 def batch_json(batch_id: UUID, bodies: Sequence[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""One upload, from its form to the answer: a file and the task that reads it, stored in one transaction."""
+"""Stores an upload: a file and the task that reads it, in one transaction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
 from api.storage_threads import start_in_storage_thread
-from api.submitting.idempotency import HeldKey, KeptAnswer, KeyTaken, fingerprint
+from api.submitting.idempotency import KeyTaken, ReservedKey, StoredAnswer, fingerprint
 from api.submitting.parsing import Parsed, dump_part, parse_submission, read_traceparent, submittable_kind
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submissions import Answer, SubmissionRequest, Submissions, missing_file
@@ -38,7 +38,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 
 
 class Upload:
-    """One upload, from its form to its answer."""
+    """One upload, from receiving the form to returning the answer."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Upload:
         self._file_id = new_id()
 
     async def validate(self) -> None:
-        """Raise the problem that the upload would be answered with, as far as it can be known, and store nothing."""
+        """Raise the problem that the upload would cause, as far as it can be found without storing anything."""
         form = await self._receive(keeps_file=False)
         _keep_seconds(form.fields)
         parsed = self._parse(form.fields)
@@ -67,10 +67,13 @@ class Upload:
             _require_readable(parsed, form.file, self._pointer)
         await self._check_other_files(parsed)
 
-    async def accept(self, key: str | None, held: HeldKey | None) -> Answer:
-        """Store the file and its task, or answer as to an earlier upload with the same key. Leaves no object without a row."""
-        if key is None or held is not None:
-            # Else there is an earlier upload, which is in the queue already.
+    async def accept(self, key: str | None, reserved: ReservedKey | None) -> Answer:
+        """Store the file and its task and return the answer, or the earlier answer for the same key.
+
+        If nothing is stored, the object is deleted. `reserved` is None without a key, and if an earlier upload stored the key.
+        """
+        if key is None or reserved is not None:
+            # Otherwise an earlier upload with this key was counted already.
             await self._queue_bounds.admit(self._caller.owner_id, 1)
         form = await self._receive(keeps_file=True)
         if form.file is None:
@@ -91,11 +94,11 @@ class Upload:
 
             async def store() -> Answer:
                 try:
-                    return await self._insert(parsed, request, storing, keep_seconds, held)
+                    return await self._insert(parsed, request, storing, keep_seconds, reserved)
                 except KeyTaken:
                     return await self._submissions.replay(request, store)
 
-            if key is None or held is not None:
+            if key is None or reserved is not None:
                 return await store()
             return await self._submissions.replay(request, store)
         finally:
@@ -128,16 +131,18 @@ class Upload:
         if isinstance(content, dict) and "kind" in content:
             kind = submittable_kind(content["kind"], self._caller, f"{TASK_POINTER}/kind")
             if "file_id" not in kind.params.model_fields:
-                message = "This kind has no `file_id`: store the file with another, and submit this one by POST /tasks"
+                message = "This kind has no `file_id`. Upload the file with another kind, then submit this kind with POST /tasks."
                 raise invalid(f"{TASK_POINTER}/kind", "takes_no_file", message)
             params = content.get("params", {})
             if isinstance(params, dict):
                 if "file_id" in params:
-                    raise invalid(self._pointer, "filled_in", "The upload itself is the file")
+                    raise invalid(self._pointer, "filled_in", "Leave `file_id` out: it is the uploaded file.")
                 content = {**content, "params": {**params, "file_id": str(self._file_id)}}
         parsed = parse_submission(dump_part(content, TASK_POINTER), self._caller, TASK_POINTER)
         if parsed.options.unique_for is not None:
-            raise invalid(f"{TASK_POINTER}/unique_for", "not_with_an_upload", "An upload takes no unique_for")
+            raise invalid(
+                f"{TASK_POINTER}/unique_for", "not_with_an_upload", "The option unique_for cannot be used in an upload."
+            )
         return parsed
 
     async def _check_other_files(self, parsed: Parsed) -> None:
@@ -145,16 +150,21 @@ class Upload:
         await self._submissions.check_files([dataclasses.replace(parsed, files=others)], self._caller)
 
     async def _insert(
-        self, parsed: Parsed, request: SubmissionRequest, storing: _Storing, keep_seconds: int, held: HeldKey | None
+        self,
+        parsed: Parsed,
+        request: SubmissionRequest,
+        storing: _Storing,
+        keep_seconds: int,
+        reserved: ReservedKey | None,
     ) -> Answer:
         task = self._submissions.new_task(parsed, request)
-        if held is not None:
-            # The key is taken, by this very request: it is completed and not inserted.
+        if reserved is not None:
+            # This request has reserved the key, so the key is completed below and not inserted.
             request = dataclasses.replace(request, idempotency_key=None)
 
         async def insert_first(connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
-            if held is not None:
-                await held.complete(connection, request.fingerprint or "", KeptAnswer(task.id, 202))
+            if reserved is not None:
+                await reserved.complete(connection, request.fingerprint or "", StoredAnswer(task.id, 202))
             storing.begin()
             await connection.execute(queries.INSERT_UPLOAD, self._row(task, storing.file, keep_seconds))
 
@@ -190,25 +200,25 @@ class _Storing:
 
     @contextmanager
     def watch_transaction(self) -> Iterator[None]:
-        """Surround the transaction that inserts the row, to know whether it was certainly rolled back."""
+        """Surround the transaction that inserts the row, to find out whether it was rolled back for certain."""
         try:
             yield
         except (psycopg.OperationalError, psycopg.InterfaceError):
-            # The connection may have been lost in the middle of the commit: nobody knows, until the row is seen or not.
+            # The connection may have been lost during the commit, so it is unknown whether the row was committed.
             raise
         except Exception:
             self._may_have_row = False
             raise
 
     def begin(self) -> None:
-        """Note that the row is inserted next."""
+        """Record that the row is inserted next."""
         self._may_have_row = True
 
     async def tidy(self) -> None:
         """Delete the object if certainly no row refers to it. Otherwise it stays, and is found later if it is an orphan."""
         if self._may_have_row:
             return
-        # It is done even when the request is cancelled here.
+        # The thread deletes the object even if the request is cancelled here.
         deleting = start_in_storage_thread(self._store.delete, [self.file.storage_key])
         with suppress(StorageUnavailable):
             await asyncio.shield(asyncio.wrap_future(deleting))

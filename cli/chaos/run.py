@@ -149,11 +149,11 @@ class _Run:
             under_way, later = self._ask(queries.COUNT_LIVE)[0]
             if under_way == 0 and self.outcome.backlog_seconds is None:
                 self.outcome.backlog_seconds = time.monotonic() - since
-            if under_way == later == 0 and self._ask(queries.COUNT_WAITING)[0][0] == 0:
+            if under_way == later == 0 and self._ask(queries.COUNT_NOT_DONE)[0][0] == 0:
                 self.outcome.settled = True
                 return
             if under_way == 0:
-                self._ask(queries.HURRY)
+                self._ask(queries.MAKE_RETRIES_DUE)
             time.sleep(0.1)
 
     def _ask(self, statement: str, parameters: Any = None) -> list[Any]:
@@ -163,7 +163,9 @@ class _Run:
 
     def _check(self) -> None:
         outcome, broken = self.outcome, self.outcome.broken
-        ends = {row[0]: (row[1], row[2]) for row in self._ask(queries.LIST_ENDS, {"ids": list(self.workload.accepted)})}
+        ends = {
+            row[0]: (row[1], row[2]) for row in self._ask(queries.LIST_OUTCOMES, {"ids": list(self.workload.accepted)})
+        }
         outcome.statuses.update(status for status, _ in ends.values())
         outcome.errors.update(error for status, error in ends.values() if error and status != "succeeded")
         outcome.report = verify(self._settings, deep=True)
@@ -220,7 +222,7 @@ class _Run:
         """
         return sorted(
             swept_at - max(hits)
-            for queue, began_at, swept_at in self._ask(queries.LIST_TAKEN_BACK)
+            for queue, began_at, swept_at in self._ask(queries.LIST_SWEPT_ATTEMPTS)
             if (
                 hits := [
                     at

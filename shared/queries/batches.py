@@ -40,5 +40,5 @@ def is_batch_of(batch_id: UUID, organization_id: UUID) -> ColumnElement[bool]:
 
 
 def lock_batch(batch_id: UUID) -> Select[UUID]:
-    """List the ids of a batch's tasks, and hold their rows in that order until the transaction ends, as all do."""
+    """List the ids of a batch's tasks, and lock their rows in the order of ids, which prevents deadlocks with other statements."""
     return select(tasks.c.id).where(tasks.c.batch_id == batch_id).order_by(tasks.c.id).with_for_update()

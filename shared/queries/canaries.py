@@ -16,9 +16,9 @@ CROSS JOIN LATERAL (
 LEFT JOIN tasks t ON t.id = x.task_id AND t.status = 'succeeded'
 WHERE s.kind = %(kind)s AND s.enabled
 ORDER BY s.name, t.finished_at DESC NULLS LAST, x.slot"""
-"""List, for each queue that canaries go through, how old the last one's return is and how long it was on its way.
+"""List, for each queue that has canaries, how long ago the last canary succeeded and how long that took.
 
-Where none of the last ten returned, the age is that of the oldest of them, and its way has no length.
+If none of the last ten succeeded, the age is that of the oldest of them, and `round_trip_seconds` is NULL.
 """
 
 LIST_LATE_CANARIES: Final = """
@@ -32,6 +32,8 @@ WHERE s.kind = %(kind)s AND s.enabled AND t.queue = ANY(%(queues)s::text[])
     AND (SELECT count(*) FROM signs_of_life
         WHERE part IN ('relay', 'sweeper') AND at > now() - %(alive_seconds)s * interval '1 second') = 2
 ORDER BY s.name, t.created_at DESC"""
-"""List, for each of the queues, the last canary that is older than so many seconds: whether nobody has claimed it, and
-whether it is published. Gives nothing while no relay lives, for then there is nothing that a worker could have claimed.
+"""List, for each of the queues, the newest canary older than `seconds`: whether it is unclaimed, and whether it is published.
+
+Returns no row unless the relay and the sweeper showed a sign of life within `alive_seconds`: without a relay no task is
+published, so that a worker is not at fault.
 """

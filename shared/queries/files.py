@@ -1,8 +1,9 @@
-"""Statements on stored files, and on what is left of them when they are gone.
+"""Statements on stored files and on the tombstones of deleted ones.
 
-Whoever deletes a file's row deletes its object after the commit, so that no row ever names an object that is gone; an
-object that a crash leaves behind is found as an orphan. Nobody deletes a file that a live task reads: lock it first, then
-look, then delete, for a task that begins to read it shares a lock on its row.
+To delete a file, delete its row, commit, and then delete its object: so no row ever names an object that is missing, and an
+object that a crash leaves behind is found as an orphan. A file that a live task reads must not be deleted: lock the row
+first, then check for readers, then delete. A submission takes a shared lock on the rows of its input files, so that it
+waits for such a deletion.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from shared.tables.tasks import task_events, task_files, tasks, tombstones
 from shared.tasks.states import DONE
 
 TOMBSTONE_DAYS: Final = 30
-"""How long it is remembered that a file was there."""
+"""How many days the tombstone of a file or task is kept."""
 
 INSERT_UPLOAD: Final = """
 INSERT INTO files (id, organization_id, owner_id, name, media_type, size, sha256, origin, storage_key, expires_at)
 VALUES (%(id)s, %(organization_id)s, %(owner_id)s, %(name)s, %(media_type)s, %(size)s, %(sha256)s, 'upload',
     %(storage_key)s, now() + %(keep_seconds)s * interval '1 second')"""
-"""Insert an upload: plain SQL, for the connection of the hot statements that stores the task which reads it."""
+"""Insert an upload. Plain SQL, because it runs on the psycopg connection that also stores the task of the upload."""
 
 
 def find_file(file_id: UUID, organization_id: UUID | None) -> Select[Any]:
@@ -36,12 +37,12 @@ def find_file(file_id: UUID, organization_id: UUID | None) -> Select[Any]:
 
 
 def find_files(file_ids: Collection[UUID]) -> Select[Any]:
-    """Find files by id, whoever's they are, in no order: every column of `files`."""
+    """Find files by id, of any organization, in no order: every column of `files`."""
     return select(files).where(files.c.id.in_(file_ids))
 
 
 def hold_files(file_ids: Collection[UUID]) -> Select[Any]:
-    """Find files by id, and hold them against being deleted until the transaction ends."""
+    """Find files by id, and lock their rows against deletion until the transaction ends."""
     return find_files(file_ids).with_for_update(read=True, key_share=True)
 
 
@@ -54,7 +55,7 @@ def list_files(organization_id: UUID | None, before: UUID | None, limit: int) ->
 
 
 def lock_file(file_id: UUID) -> Select[Any]:
-    """Find a file, and hold its row until the transaction ends: no task begins to read it meanwhile."""
+    """Find a file, and lock its row until the transaction ends, so that no task can begin to read the file."""
     return find_file(file_id, None).with_for_update()
 
 
@@ -64,7 +65,7 @@ def is_read_by_live_task(file_id: UUID) -> Select[bool]:
 
 
 def delete_files(file_ids: Collection[UUID]) -> Executable:
-    """Delete files and leave a tombstone for each; give `id`, `storage_key` and `task_id` of those that were there."""
+    """Delete files and leave a tombstone for each; return `id`, `storage_key` and `task_id` of each deleted one."""
     gone = (
         delete(files)
         .where(files.c.id.in_(file_ids))
@@ -85,7 +86,7 @@ def delete_files(file_ids: Collection[UUID]) -> Executable:
 
 
 def note_deleted_artifact(task_id: UUID, name: str) -> Executable:
-    """Raise the version of the task that made a file, which its representation no longer shows, and write down why."""
+    """Raise the version of the task that made a file, because its artifacts have changed, and insert an event with the reason."""
     raised = (
         update(tasks)
         .where(tasks.c.id == task_id, tasks.c.status.in_(DONE))
@@ -112,10 +113,10 @@ def find_tombstone(file_id: UUID, organization_id: UUID | None) -> Select[bool]:
 
 
 def lock_expired_files(limit: int) -> Select[Any]:
-    """Hold up to so many uploads that are past `expires_at` and that no live task reads; give `id` and `storage_key`.
+    """Lock up to `limit` uploads that are past `expires_at` and that no live task reads; return `id` and `storage_key`.
 
-    Artifacts go with their tasks, not before. Those that another transaction holds are left to it. Look with
-    `list_unread` before they are deleted: a task may have begun to read one while this statement ran.
+    Artifacts are left out, because they are deleted with their tasks. Rows that another transaction has locked are skipped.
+    Check with `list_unread` before the files are deleted: a task may have begun to read one while this statement ran.
     """
     return (
         select(files.c.id, files.c.storage_key)
@@ -132,7 +133,7 @@ def list_unread(file_ids: Collection[UUID]) -> Select[UUID]:
 
 
 def list_known_keys(storage_keys: Collection[str]) -> Select[str]:
-    """List those of the storage keys that a file bears: an object under any other is an orphan once it is old."""
+    """List those of the storage keys that a file has. An old object under any other key is an orphan."""
     return select(files.c.storage_key).where(files.c.storage_key.in_(storage_keys))
 
 

@@ -1,16 +1,16 @@
 """The hot statements on tasks: submit, read, claim, renew, report progress, finish.
 
-Each is plain SQL for psycopg, sync or async, run on a connection of `shared.database.connections` that plans index scans
-only. Each takes what has gathered as one JSON document or as arrays, so that one round trip and one commit serve many tasks.
-Every move writes its event in the same statement; an event's `seq` is the task's `version` after it, so a task's history has
-no gap.
+Each is plain SQL for psycopg, sync or async, for a connection of `shared.database.connections` that plans index scans only.
+Tasks that arrive together are passed as one JSON document or as arrays, so that one round trip and one commit serve many.
+Every change of status writes its event in the same statement. The `seq` of an event is the `version` of the task after it, so
+that the history of a task has no gap.
 
-Rows named from outside are looked up by `id = ANY (ARRAY[other.id])`, which is `id = other.id` but leaves Postgres one way:
-an index lookup for each. For an equation it may read the whole table once for each row, as long as it believes that the
-table has a few rows, and it believes so until the next ANALYZE.
+Rows are joined by `id = ANY (ARRAY[other.id])`, which means the same as `id = other.id` and can only be planned as an index
+lookup for each row. For `=`, Postgres may plan to scan the whole table for each row while its statistics say that the table
+is small, that is, until the next ANALYZE.
 
 Two statements exist in several forms, which differ by whole common table expressions: `SUBMIT` and `FINISH`. A form without
-what it does not need takes half the time. The text of each form is constant: nothing from outside becomes SQL.
+unneeded parts takes half the time. The text of each form is constant and never contains values of a request.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from shared.queries.unknown_deliveries import final_error
 from shared.tasks.states import DONE_VALUES
 
 DUE_CHANNEL: Final = "taskmill_due"
-"""The NOTIFY channel on which every commit that makes tasks due wakes the relay. The payload names their queues, separated by
-commas, where they are known: then the relay need not look for them."""
+"""The NOTIFY channel of notices: every commit that makes tasks due notifies the relay. The payload names the queues, separated
+by commas; an empty payload means that the relay must look for them."""
 
 NAME_THE_CLAIM: Final = "CASE WHEN task.named_claim = task.claim THEN ~task.claim ELSE task.claim END"
-"""What an UPDATE of a running row must set `named_claim` to, or the fence refuses it. The row's alias must be `task`."""
+"""The value that an UPDATE of a running row must set `named_claim` to. The fence refuses any other. The alias must be `task`."""
 
 _DONE: Final = ", ".join(f"'{status}'" for status in sorted(DONE_VALUES))
 
@@ -53,7 +53,7 @@ event AS (
     INSERT INTO task_events (task_id, seq, type, data)
     SELECT id, 1, 'status', jsonb_build_object('status', status) FROM submitted
 )"""
-"""Insert the rows of `submitted`."""
+"""Insert the tasks, payloads and first events of the rows of `submitted`."""
 
 _ANSWER_SUBMISSION: Final = f"""
 SELECT now() AS created_at, pg_notify('{DUE_CHANNEL}', (SELECT string_agg(DISTINCT queue, ',') FROM submitted)) AS notified,
@@ -124,7 +124,7 @@ FROM {_VISIBLE} JOIN task_payloads payload ON payload.task_id = ANY (ARRAY[task.
 """Read tasks by id, in the columns of `api.following.task_representation.TaskRow`, in no order."""
 
 READ_VERSIONS: Final = f"SELECT task.id, task.version, task.status, task.organization_id FROM {_VISIBLE}"
-"""Read what is needed to answer 304, or to see whether a task is done."""
+"""Read the version and status of tasks, which are needed for a 304 or to see whether a task is done."""
 
 READ_CHANGES: Final = """
 SELECT known.id FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS known (id, version)
@@ -157,15 +157,15 @@ event AS (
 )
 SELECT id, claim, attempt, max_attempts, kind, queue, timeout_seconds, organization_id, owner_id, request_id, params
 FROM claimed ORDER BY place"""
-"""Take the next published tasks of some queues from queued to running, by turn: of the queue `queues[n]`, up to `counts[n]`.
+"""Claim the next published tasks of some queues, by turn: of the queue `queues[n]`, up to `counts[n]`.
 
-`claims` has a random claim for each task that may be taken; tasks of other kinds than `kinds` are left to other workers.
+`claims` has a random claim for each task that may be taken; a task whose kind is not in `kinds` is left to other workers.
 `worker` names the worker process, for operators.
 Returns the columns of `workers.engine.attempt.ClaimedTask`, by queue and turn.
 """
 
-# What follows asks for the claim and not for the state: a row has a claim if and only if it is running (a constraint of the
-# table). Asked for the state too, Postgres reads the index of all running rows for each row that is looked for.
+# The following statements filter by claim and not by status. A row has a claim if and only if it is running (a constraint of
+# the table), and with a condition on the status Postgres would read the index of all running rows for each row.
 
 RENEW: Final = f"""
 UPDATE tasks task SET lease_until = clock_timestamp() + %(lease)s * interval '1 second', named_claim = {NAME_THE_CLAIM}
@@ -235,7 +235,7 @@ _WRITE_OUTCOME: Final = """payload AS (
     FROM ended WHERE payload.task_id = ANY (ARRAY[ended.id])
 )"""
 
-# What is known of a delivery stands in its intents and receipts; what the handler said of the recipients is as good.
+# The recipients' outcomes come from intents and receipts, unless the error of the handler contains them already.
 _WRITE_FINAL_OUTCOME: Final = f"""payload AS (
     UPDATE task_payloads payload SET result = ended.result, error =
         CASE WHEN ended.status IN ('failed', 'cancelled') AND ended.error->'data'->'recipients' IS NULL

@@ -3,11 +3,11 @@
 Each published task has a `turn`, and workers claim the published tasks of a queue by turn (`hot_tasks.CLAIM`). Turns are
 given by start-time fair queueing (Goyal, Vin, Cheng, IEEE/ACM Transactions on Networking, 1997): the next turn of a caller
 is one more than the caller's last turn in the queue, but no less than the turn that the queue has reached. So a caller who
-comes to a queue that is full of another's tasks has the next turn, and two callers with a backlog alternate.
+comes to a queue that is full of another's tasks has the next turn, and two callers who both have a backlog alternate.
 
 `MARK_PUBLISHED` is exact with any number of relays. It counts what is published, decides, and marks, in one statement; and
 it marks nothing if another statement has published tasks of the queue since its snapshot, which `queue_turns.publications`
-shows. Limits on what runs at once belong into the same statement: a task that is not published cannot run.
+shows. A limit on concurrently running tasks belongs in the same statement, because only a published task can run.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ RETURNING task.id::text, task.kind, picked.turn"""
   published task that no running worker can claim would hold this back for ever; therefore it is no more than a window behind
   the last turn.
 
-Publish the messages after this has committed. No rows may mean that another relay was first: ask again.
+Publish the messages after this has committed. If it returns no rows, another relay may have been first: execute it again.
 """
 
 UNMARK: Final = """
@@ -139,7 +139,7 @@ WITH next AS (
     ORDER BY task.turn NULLS FIRST, task.id LIMIT %(tasks)s FOR UPDATE SKIP LOCKED
 )
 UPDATE tasks task SET rung_at = NULL FROM next WHERE task.id = ANY (ARRAY[next.id])"""
-"""Undo the mark of so many tasks that would be claimed next, because a worker that took their messages has no free slot."""
+"""Undo the mark of the next `tasks` tasks of a queue, because a worker that received their messages has no free slot."""
 
 UNMARK_UNCLAIMED: Final = """
 WITH unclaimed AS (
@@ -149,4 +149,4 @@ WITH unclaimed AS (
     ORDER BY task.turn NULLS FIRST, task.id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 UPDATE tasks task SET rung_at = NULL FROM unclaimed WHERE task.id = ANY (ARRAY[unclaimed.id]) RETURNING task.id"""
-"""Undo the mark of tasks that were published so many seconds ago and never claimed. Returns their ids."""
+"""Undo the mark of tasks that were published more than `seconds` ago and not claimed since. Returns their ids."""

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Executable, Select, delete, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
-from shared.queries.submissions import KEPT_HOURS
+from shared.queries.submissions import IDEMPOTENCY_KEY_HOURS
 from shared.tables.emails import email_intents, email_receipts
 from shared.tables.files import files
 from shared.tables.tasks import (
@@ -26,7 +26,7 @@ from shared.tables.turns import caller_turns
 
 
 def list_purgeable(limit: int) -> Select[Any]:
-    """List done tasks whose keep is over and whose artifacts no live task reads; hold them against others who purge."""
+    """List done tasks that are due to be purged and whose artifacts no live task reads; lock them, and skip locked ones."""
     readers = tasks.alias()
     has_reader = (
         select(files.c.id)
@@ -45,7 +45,7 @@ def list_purgeable(limit: int) -> Select[Any]:
 
 
 def lock_artifacts(task_ids: Sequence[UUID]) -> Select[Any]:
-    """List the artifacts of tasks, (id, task_id, storage_key), and hold them: no task can begin to read one."""
+    """List the artifacts of tasks, (id, task_id, storage_key), and lock them, so that no task can begin to read one."""
     return (
         select(files.c.id, files.c.task_id, files.c.storage_key).where(files.c.task_id.in_(task_ids)).with_for_update()
     )
@@ -91,10 +91,10 @@ def erase_tasks(task_ids: Sequence[UUID]) -> list[Executable]:
 
 
 def drop_old_idempotency_keys(limit: int) -> Executable:
-    """Drop keys that are no longer kept."""
+    """Delete idempotency keys older than `IDEMPOTENCY_KEY_HOURS`."""
     old = (
         select(idempotency_keys.c.owner_id, idempotency_keys.c.key)
-        .where(idempotency_keys.c.created_at < func.now() - timedelta(hours=KEPT_HOURS))
+        .where(idempotency_keys.c.created_at < func.now() - timedelta(hours=IDEMPOTENCY_KEY_HOURS))
         .limit(limit)
     )
     return delete(idempotency_keys).where(tuple_(idempotency_keys.c.owner_id, idempotency_keys.c.key).in_(old))
@@ -111,6 +111,6 @@ def drop_old_turns(limit: int, days: int) -> Executable:
 
 
 def drop_old_tombstones(limit: int, days: int) -> Executable:
-    """Forget what was purged so many days ago."""
+    """Delete tombstones older than `days` days."""
     old = select(tombstones.c.id).where(tombstones.c.purged_at < func.now() - timedelta(days=days)).limit(limit)
     return delete(tombstones).where(tombstones.c.id.in_(old))

@@ -77,7 +77,7 @@ event AS (
     SELECT id, version, 'status', jsonb_build_object('status', status, 'attempt', attempt, 'reason', 'worker-lost') FROM ended
 )
 SELECT id, status FROM ended"""
-"""Take back the tasks whose lease was lost; the attempt counts. Returns (id, status)."""
+"""Sweep the tasks whose lease was lost: to retrying, failed or cancelled. The attempt counts. Returns (id, status)."""
 
 EXPIRE: Final = f"""
 WITH late AS (
@@ -103,4 +103,4 @@ SELECT id FROM ended"""
 """Expire the tasks that were not started within their ttl. Returns the ids."""
 
 TRY_LOCK: Final = "SELECT pg_try_advisory_lock(%(key)s)"
-"""Take an advisory lock for as long as the connection lasts. Returns whether no other connection has it."""
+"""Try to acquire an advisory lock until the connection ends. Returns False if another connection has it."""

@@ -14,16 +14,16 @@ from shared.tables.schedules import schedule_slots, schedules
 from shared.tables.tasks import tasks
 
 NOW: Final = select(func.now())
-"""Read the database's clock."""
+"""Return the time of the database."""
 
 LATEST_SLOTS: Final = 20
-"""How many of a schedule's slots are looked at for tasks that still run."""
+"""How many of the latest slots of a schedule are checked for a task that is not done."""
 
 
 def ensure_schedule(
     schedule_id: UUID, name: str, kind: str, params: dict[str, Any], options: dict[str, Any], every_seconds: int
 ) -> Executable:
-    """Store a schedule of the platform's own, or bring it up to date; whether it is enabled stays as it is."""
+    """Insert or update one of the platform's own schedules. `enabled` is not changed, because an operator may have set it."""
     values = {"kind": kind, "params": params, "options": options, "every_seconds": every_seconds}
     return (
         insert(schedules)
@@ -35,8 +35,8 @@ def ensure_schedule(
 def lock_due_schedules(limit: int) -> Select[Any]:
     """Lock enabled schedules whose next slot has come, passing over those that another beat has locked.
 
-    Returns every column of `schedules`, `now`, and `is_running`: whether a task of one of its latest slots is not done, which
-    is found only where it matters, for schedules that skip a slot while that is so.
+    Returns every column of `schedules`, `now`, and `is_running`: whether a task of one of its latest slots is not done. That
+    is computed only for schedules with `overlap = 'skip'`, and is False for others.
     """
     latest = (
         select(schedule_slots.c.task_id)
@@ -57,15 +57,15 @@ def lock_due_schedules(limit: int) -> Select[Any]:
     )
 
 
-def take_slots(slots: Sequence[Mapping[str, Any]]) -> Executable:
-    """Store slots with the tasks that they get. Returns `task_id` for each slot that no other beat has taken."""
+def insert_slots(slots: Sequence[Mapping[str, Any]]) -> Executable:
+    """Insert slots with the ids of their tasks. Returns `task_id` for each slot that no other beat has inserted before."""
     return insert(schedule_slots).values(list(slots)).on_conflict_do_nothing().returning(schedule_slots.c.task_id)
 
 
 def plan_next_slots() -> Executable:
-    """Store, for each schedule of a list, its next slot, or that it comes no more, and why the last one has no task.
+    """Store the next slot of schedules and why their last slot has no task, for executing with a list of parameters.
 
-    Each item has `schedule`, `next` and `error`.
+    The parameters are `schedule` (its id), `next` (None if the rule has no further slot) and `error` (None if there is none).
     """
     values = {
         "next_at": bindparam("next", type_=schedules.c.next_at.type),
@@ -76,9 +76,9 @@ def plan_next_slots() -> Executable:
 
 
 def plan_again_after_clock_was_turned_back(seconds: float) -> Executable:
-    """Look again at the schedules whose next slot was found at a moment that is still so many seconds ahead.
+    """Make schedules due whose `planned_at` is more than `seconds` in the future, which means that the clock was set back.
 
-    Slots that have a task keep it, so that none gets a second one.
+    Slots that have a task keep it, so that no slot gets a second one. Returns the names of the schedules.
     """
     ahead = schedules.c.planned_at > func.now() + timedelta(seconds=seconds)
     values = {"next_at": func.now(), "planned_at": func.now()}
@@ -97,7 +97,7 @@ def find_schedule(schedule_id: UUID, organization_id: UUID | None) -> Select[Any
 
 
 def lock_schedule(schedule_id: UUID, organization_id: UUID | None) -> Select[Any]:
-    """Find a schedule, and hold its row until the transaction ends; `now` is the database's clock."""
+    """Find a schedule, and lock its row until the transaction ends. `now` is the time of the database."""
     return find_schedule(schedule_id, organization_id).add_columns(func.now().label("now")).with_for_update()
 
 
@@ -131,13 +131,13 @@ def list_runs(schedule_id: UUID, limit: int) -> Select[Any]:
     )
 
 
-TAKE_SLOT_NOW: Final = """
+INSERT_SLOT_NOW: Final = """
 INSERT INTO schedule_slots (schedule_id, slot, task_id) VALUES (%(schedule_id)s, clock_timestamp(), %(task_id)s)"""
-"""Store a slot of this moment, for a run on request: plain SQL, for the connection of the hot statements."""
+"""Insert a slot with the current time, for a run on request. Plain SQL, because it runs on a psycopg connection."""
 
 
 def drop_old_slots(limit: int, days: int) -> Executable:
-    """Forget slots that began so many days ago."""
+    """Delete slots older than `days` days."""
     old = (
         select(schedule_slots.c.schedule_id, schedule_slots.c.slot)
         .where(schedule_slots.c.slot < func.now() - timedelta(days=days))

@@ -8,11 +8,14 @@ MIGRATION_LOCK: Final = 7_305_114_400_001
 """The advisory lock of the process that migrates."""
 
 ROLE_LOCK: Final = 7_305_114_400_003
-"""The advisory lock of the process that creates the application role or grants to it. It is not the migration lock: a statement
-that waits inside Postgres holds a snapshot, and a migration that creates an index concurrently waits for all of those."""
+"""The advisory lock of the process that creates the application role or grants to it.
+
+It differs from the migration lock, because a statement that waits for a lock holds a snapshot, and a migration that creates an
+index concurrently waits for all snapshots.
+"""
 
 LOCK_ROLES: Final = f"SELECT pg_advisory_xact_lock({ROLE_LOCK})"
-"""Wait for the lock of the roles, and hold it until the end of the transaction."""
+"""Acquire `ROLE_LOCK` until the end of the transaction; wait while another process has it."""
 
 IS_VERSIONED: Final = "SELECT to_regclass('alembic_version') IS NOT NULL"
 """Return whether the database was ever migrated."""

@@ -1,4 +1,4 @@
-"""Statements on signs of life: the rows in which the parts of the platform say that they run."""
+"""Statements on signs of life: the rows by which parts of the platform show that they run."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from shared.tables.schedules import signs_of_life
 
 SHOW_SIGN_OF_LIFE: Final = """
 INSERT INTO signs_of_life (part) VALUES (%(part)s) ON CONFLICT (part) DO UPDATE SET at = now()"""
-"""Write the sign of life of a part of the platform."""
+"""Insert or update the sign of life of a part of the platform."""
 
 
 IS_SILENT: Final = """
 SELECT part FROM signs_of_life WHERE part = %(part)s AND at < now() - %(seconds)s * interval '1 second'"""
-"""Return a row if a part has shown no sign of life for so long."""
+"""Return a row if the last sign of life of a part is older than `seconds`."""
 
 
 WORKER_PREFIX: Final = "worker:"
-"""What the name of a worker process's sign of life begins with. The worker's own name follows; it ends with its host's."""
+"""The prefix of `part` in the sign of life of a worker process. The name of the worker follows, as `<name>@<host>`."""
 
 FORGET_SIGN_OF_LIFE: Final = f"""
 DELETE FROM signs_of_life
 WHERE part = %(part)s OR (starts_with(part, '{WORKER_PREFIX}') AND at < now() - interval '1 day')"""
-"""Delete the sign of life of a worker process that ends, and of those that ended a day ago without doing so."""
+"""Delete the sign of life of a worker process that stops, and those of worker processes that are older than a day."""
 
 
 def list_signs_of_life() -> Select[Any]:
-    """List (part, age in seconds) of the relay, the sweeper and beat, as far as they ever showed a sign of life."""
+    """List (part, age in seconds) of the relay, the sweeper and beat. A part that never ran has no row."""
     age = func.extract("epoch", func.now() - signs_of_life.c.at).label("age_seconds")
     return select(signs_of_life.c.part, age).where(~signs_of_life.c.part.startswith(WORKER_PREFIX))
 

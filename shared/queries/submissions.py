@@ -1,4 +1,4 @@
-"""Statements of a submission that needs more than the hot path: kept keys, unique tasks, batches.
+"""Statements of a submission that needs more than the hot path: idempotency keys, unique tasks, batches.
 
 Plain SQL for psycopg, run inside a transaction that the caller commits.
 """
@@ -7,52 +7,52 @@ from __future__ import annotations
 
 from typing import Final
 
-KEPT_HOURS: Final = 24
+IDEMPOTENCY_KEY_HOURS: Final = 24
 
-KEEP_KEY: Final = f"""
+STORE_KEY: Final = f"""
 INSERT INTO idempotency_keys AS k (owner_id, key, fingerprint, subject_id, status_code)
 VALUES (%(owner_id)s, %(key)s, %(fingerprint)s, %(subject_id)s, %(status_code)s)
 ON CONFLICT (owner_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, subject_id = excluded.subject_id,
     status_code = excluded.status_code, in_flight_until = NULL, created_at = now()
-WHERE k.created_at < now() - interval '{KEPT_HOURS} hours' OR k.in_flight_until < now()
+WHERE k.created_at < now() - interval '{IDEMPOTENCY_KEY_HOURS} hours' OR k.in_flight_until < now()
 RETURNING key"""
-"""Keep a key for what this transaction stores. Gives no row when the key is taken."""
+"""Store a key together with what this transaction stores. Returns no row if the key is taken."""
 
 FIND_KEY: Final = f"""
 SELECT fingerprint, subject_id, status_code, coalesce(in_flight_until > now(), false) AS in_flight,
-    created_at < now() - interval '{KEPT_HOURS} hours' OR coalesce(in_flight_until <= now(), false) AS stale
+    created_at < now() - interval '{IDEMPOTENCY_KEY_HOURS} hours' OR coalesce(in_flight_until <= now(), false) AS stale
 FROM idempotency_keys WHERE owner_id = %(owner_id)s AND key = %(key)s"""
-"""Find what a key stands for: fingerprint, subject, status code, whether it is in flight, whether it is stale."""
+"""Find a key: the fingerprint, subject and status code of its request, whether it is reserved, and whether it is stale."""
 
 DROP_STALE_KEY: Final = f"""
 DELETE FROM idempotency_keys WHERE owner_id = %(owner_id)s AND key = %(key)s
-    AND (created_at < now() - interval '{KEPT_HOURS} hours' OR in_flight_until <= now())"""
-"""Drop a key that is no longer kept."""
+    AND (created_at < now() - interval '{IDEMPOTENCY_KEY_HOURS} hours' OR in_flight_until <= now())"""
+"""Delete a key that is older than `IDEMPOTENCY_KEY_HOURS` or whose reservation has ended."""
 
-HOLD_KEY: Final = f"""
+RESERVE_KEY: Final = f"""
 INSERT INTO idempotency_keys AS k (owner_id, key, in_flight_until)
 VALUES (%(owner_id)s, %(key)s, now() + %(seconds)s * interval '1 second')
 ON CONFLICT (owner_id, key) DO UPDATE SET fingerprint = NULL, subject_id = NULL, status_code = NULL,
     in_flight_until = excluded.in_flight_until, created_at = now()
-WHERE k.created_at < now() - interval '{KEPT_HOURS} hours' OR k.in_flight_until < now()
+WHERE k.created_at < now() - interval '{IDEMPOTENCY_KEY_HOURS} hours' OR k.in_flight_until < now()
 RETURNING key"""
-"""Hold a key while a long upload is under way. Gives no row when the key is taken."""
+"""Reserve a key for an upload that takes long. Returns no row if the key is taken."""
 
-RENEW_KEY: Final = """
+RENEW_RESERVATION: Final = """
 UPDATE idempotency_keys SET in_flight_until = now() + %(seconds)s * interval '1 second'
 WHERE owner_id = %(owner_id)s AND key = %(key)s AND in_flight_until IS NOT NULL"""
-"""Hold a key for longer."""
+"""Extend the reservation of a key."""
 
-COMPLETE_KEY: Final = """
+COMPLETE_RESERVED_KEY: Final = """
 UPDATE idempotency_keys SET fingerprint = %(fingerprint)s, subject_id = %(subject_id)s, status_code = %(status_code)s,
     in_flight_until = NULL, created_at = now()
 WHERE owner_id = %(owner_id)s AND key = %(key)s AND in_flight_until IS NOT NULL
 RETURNING key"""
-"""Make a held key refer to what this transaction stores. Returns no row if the hold was lost."""
+"""Store a reserved key together with what this transaction stores. Returns no row if the reservation was lost."""
 
-RELEASE_KEY: Final = """
+DELETE_RESERVATION: Final = """
 DELETE FROM idempotency_keys WHERE owner_id = %(owner_id)s AND key = %(key)s AND in_flight_until IS NOT NULL"""
-"""Delete a held key, because its request failed."""
+"""Delete a reserved key, because its request failed."""
 
 CLAIM_UNIQUENESS: Final = """
 INSERT INTO unique_tasks AS u (owner_id, kind, params_sha256, task_id)

@@ -1,7 +1,7 @@
-"""Statements on tasks for what is not hot: lists, cancelling, retrying, deleting, batches, the relay's chores.
+"""Statements on tasks for what is not hot: lists, cancelling, retrying and deleting.
 
-Moves write their event in the same statement, as plain SQL for psycopg (`exec_driver_sql` on a SQLAlchemy connection);
-the rest are SQLAlchemy statements.
+Changes of status write their event in the same statement. They are plain SQL for psycopg (`exec_driver_sql` on a SQLAlchemy
+connection); the others are SQLAlchemy statements.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from shared.tables.tasks import (
     tombstones,
 )
 
-CLOCKS_DIFFER: Final = timedelta(days=1)
-"""How far apart the clock that makes a task's id and the database's, which its `created_at` is of, may be: a list is bounded
-by ids, for which there is an index, and those tell their time."""
+MAX_CLOCK_DIFFERENCE: Final = timedelta(days=1)
+"""How far the clock of an API process and that of the database may differ.
+
+A list by `created_at` (the database's clock) is also bounded by ids (the API's clock), because there is an index on ids.
+"""
 
 _LIVE: Final = "'scheduled', 'queued', 'running', 'retrying'"
 
@@ -55,7 +57,7 @@ event AS (
     SELECT id, version, 'status', jsonb_build_object('status', status, 'cancel_requested', true) FROM ended
 )
 SELECT id FROM ended"""
-"""Cancel tasks that wait, and request a cancel of those that run. Returns the id of each task that this changed."""
+"""Cancel tasks that are not running, and request the cancellation of running ones. Returns the ids of changed tasks."""
 
 RETRY: Final = f"""
 WITH queued AS (
@@ -83,7 +85,7 @@ GROUP BY owner_id"""
 
 
 def lock_task(task_id: UUID) -> Select[Any]:
-    """Read what decides whether a task may be moved, and hold its row until the transaction ends."""
+    """Read the status, kind and owner of a task, and lock its row until the transaction ends."""
     return (
         select(tasks.c.id, tasks.c.status, tasks.c.kind, tasks.c.organization_id, tasks.c.owner_id)
         .where(tasks.c.id == task_id)
@@ -164,16 +166,20 @@ def list_page(
     if batch_id is not None:
         statement = statement.where(tasks.c.batch_id == batch_id)
         if organization_id is not None:
-            # A foreign batch is not read, however large it is.
+            # Without this, a large batch of another organization would be read in vain.
             statement = statement.where(is_batch_of(batch_id, organization_id))
     if owner_id is not None:
         # The organization leads to an index; there is none on owners.
         organization = select(callers.c.organization_id).where(callers.c.id == owner_id).scalar_subquery()
         statement = statement.where(tasks.c.owner_id == owner_id, tasks.c.organization_id == organization)
-    # Tasks show their times in milliseconds, and are compared by the times that they show.
+    # The API shows times in milliseconds, so the filters compare times rounded down to milliseconds.
     shown_at = func.date_trunc("milliseconds", tasks.c.created_at)
     if created_after is not None:
-        statement = statement.where(shown_at >= created_after, tasks.c.id >= least_id(created_after, -CLOCKS_DIFFER))
+        statement = statement.where(
+            shown_at >= created_after, tasks.c.id >= least_id(created_after, -MAX_CLOCK_DIFFERENCE)
+        )
     if created_before is not None:
-        statement = statement.where(shown_at < created_before, tasks.c.id < least_id(created_before, CLOCKS_DIFFER))
+        statement = statement.where(
+            shown_at < created_before, tasks.c.id < least_id(created_before, MAX_CLOCK_DIFFERENCE)
+        )
     return statement

@@ -1,7 +1,7 @@
-"""The error of a task that ends without success although it may have sent something, as SQL for statements that end tasks.
+"""SQL for the final error of a task that ends without success although it may have sent something.
 
-A kind that sends something which cannot be unsent records it: its contract names the tables (`Kind.deliveries`). Every
-statement that ends tasks asks here what the final error is, and knows no kind.
+A kind whose effects cannot be undone records them in the tables that its contract names (`Kind.deliveries`). Every statement
+that ends tasks uses `final_error`, so that these statements need not know any kind.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _UNKNOWN: Final = orjson.dumps(
     {
         "type": "/problems/delivery-unknown",
         "title": "Delivery unknown",
-        "detail": "The message was on its way when the attempt or its connection ended; whether the server took it cannot be "
-        "known. A retry sends it to those recipients of whom nothing is known, who may then have it twice.",
+        "detail": "The attempt or its connection ended while the message was being sent, so it is unknown whether the server "
+        "accepted it. A retry sends it to the recipients whose status is unknown, who may then receive it twice.",
         "retryable": False,
     }
 ).decode()
@@ -32,8 +32,8 @@ def _list_delivery_tables() -> list[tuple[str, str]]:
 def final_error(error: str) -> str:
     """Return SQL for the final error of the task `ended`: `error`, unless it cannot be known whether something was sent.
 
-    Both forms list what is known of each recipient to whom the message was to go, where there are any. The names of tables
-    are those of contracts and the rest is constant, so that nothing from outside becomes SQL.
+    In both cases, `data.recipients` lists the outcome for each recipient that an intent names. The SQL contains the table names of
+    contracts and constants only, never values of a request.
     """
     for intents, receipts in _list_delivery_tables():
         error = _with_deliveries(error, intents, receipts)

@@ -1,8 +1,8 @@
 """Statements that find broken promises. Each returns one row for every finding, and none on a sound database.
 
-All are read in one snapshot, so work that goes on meanwhile causes no finding. Each takes `floor`, the lowest id to check
-(ids are sorted by age), and returns (id of the subject, what was found). Postgres compares and sorts, with its own spill
-to disk, so the reader needs memory only for the findings.
+All are executed in one snapshot, so that concurrent work causes no finding. Each takes `floor`, the lowest id to check
+(ids are sorted by age), and returns (id of the subject, what was found). Postgres compares and sorts, and may
+use its disk for that, so the client needs memory for the findings only.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ class Rows:
             connection.execute(schedule_queries.ensure_schedule(schedule_id, "s", "platform.ping", {}, {}, 60))
             slot = self.submit("slot", schedule_id=schedule_id)
             taken = {"schedule_id": schedule_id, "slot": datetime.now(UTC), "task_id": slot}
-            connection.execute(schedule_queries.take_slots([taken]))
+            connection.execute(schedule_queries.insert_slots([taken]))
             self.hot.execute(
                 "INSERT INTO unique_tasks (owner_id, kind, params_sha256, task_id) VALUES (%s, 'x', '', %s)",
                 (OWNER, slot),
