@@ -1,4 +1,4 @@
-"""Builds the application, and nothing else."""
+"""Builds the ASGI application of the API."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ DESCRIPTION = """\
 Runs a team's background work: submit a task, follow it, and download what it made. A task that was answered with 202 is
 stored and is not lost.
 
-Send an API key with every request: `Authorization: Bearer tm_…`. Errors are problem details (RFC 9457), whose `type`
-explains itself: `GET /problems/<name>`."""
+Send an API key with every request: `Authorization: Bearer tm_…`. Errors are problem details (RFC 9457). `GET` of
+their `type`, such as `/problems/not-found`, explains them."""
 
 
 def create_fastapi_app(settings: Settings) -> FastAPI:
-    """Build the routes, with what they hold open; without what surrounds every request."""
+    """Build the FastAPI application with its routes and services, without the ASGI middleware of `create_app`."""
     services = Services(settings)
 
     @asynccontextmanager
@@ -79,7 +79,7 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
 
 
 def create_app(settings: Settings) -> ASGIApp:
-    """Build the whole application."""
+    """Build the application with all of its middleware."""
     app = create_fastapi_app(settings)
     hosts = frozenset(host.lower() for host in settings.allowed_hosts)
     return Frame(
@@ -91,14 +91,14 @@ def create_app(settings: Settings) -> ASGIApp:
 
 
 class HotPathsFirst:
-    """Answers the hot paths before the router, and everything else by the application."""
+    """ASGI middleware that passes requests for the hot paths to `HotPaths`, and all others to the application."""
 
     def __init__(self, hot_paths: HotPaths, app: ASGIApp) -> None:
         self._hot_paths = hot_paths
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Pass one request on."""
         if scope["type"] == "http" and self._hot_paths.serves(scope["method"], scope["path"]):
             await self._hot_paths(scope, receive, send)
         else:
@@ -106,7 +106,7 @@ class HotPathsFirst:
 
 
 def list_allowed_methods(app: FastAPI) -> list[AllowedMethods]:
-    """Give each route's path and methods, for `OPTIONS` and 405."""
+    """Return the path and methods of each route, for `OPTIONS` and for the header `Allow` of a 405."""
     routes: list[AllowedMethods] = []
     for router in app.state.routers:
         for route in router.routes:

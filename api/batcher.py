@@ -1,4 +1,4 @@
-"""Sends items to the database in batches: items that arrive during one round trip are sent by the next. There is no timer."""
+"""Sends items to the database in batches, without a timer: items that arrive during one round trip are sent by the next one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Answer = TypeVar("Answer")
 HotConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 HotPool = AsyncConnectionPool[HotConnection]
 SLOW_SHARE: Final = 0.5
-"""A flush that fails after this share of the timeout counts as not answered. One that fails sooner was refused by the
-database, and the next flush is tried."""
+"""A flush that fails after more than this share of the timeout means that the database does not answer. After an earlier
+failure, the database refused the flush and the next flush is tried."""
 log = structlog.get_logger()
 
 

@@ -1,4 +1,4 @@
-"""What routes depend on: the caller, the collaborators that the composition root built, and strict queries."""
+"""FastAPI dependencies of the routes: the caller, and the objects that `api/services.py` builds."""
 
 from __future__ import annotations
 
@@ -67,27 +67,27 @@ def get_events(request: Request) -> EventReader:
 
 
 def get_waiters(request: Request) -> Waiters:
-    """Return what holds requests until a task has changed."""
+    """Return the waiting requests of the process."""
     return _services(request).waiters
 
 
 def get_task_actions(request: Request) -> TaskActions:
-    """Return what cancels, retries and deletes tasks."""
+    """Return the object that cancels, retries and deletes tasks."""
     return _services(request).task_actions
 
 
 def get_submissions(request: Request) -> Submissions:
-    """Return what stores submissions."""
+    """Return the object that stores submissions."""
     return _services(request).submissions
 
 
 def get_queue_bounds(request: Request) -> QueueBounds:
-    """Return the bounds of what may be queued."""
+    """Return the bounds on queued tasks."""
     return _services(request).queue_bounds
 
 
 def get_idempotency_keys(request: Request) -> IdempotencyKeys:
-    """Return what finds and holds idempotency keys."""
+    """Return the object that finds and reserves idempotency keys."""
     return _services(request).idempotency_keys
 
 
@@ -106,7 +106,7 @@ async def authenticate(request: Request) -> Caller:
 
 
 def caller_with(*scopes: str) -> Any:
-    """Return the dependency on a caller who has all of the scopes."""
+    """Return a dependency that requires a caller with all of the scopes."""
 
     async def require(caller: Annotated[Caller, Depends(authenticate)]) -> Caller:
         caller.require(*scopes)
@@ -117,7 +117,7 @@ def caller_with(*scopes: str) -> Any:
 
 
 async def refuse_body(request: Request) -> None:
-    """Raise a problem if the body has any content: its fields would be ignored silently."""
+    """Raise a problem if the body has any content, because its fields would be ignored silently."""
     limit_bytes = _services(request).settings.max_json_bytes
     body = (await read_body(request.scope, request.receive, limit_bytes)).strip()
     if body in {b"", b"{}"}:

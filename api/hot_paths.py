@@ -1,7 +1,7 @@
 """The two hot paths, `POST /tasks` and `GET /tasks/<id>`, as plain ASGI.
 
-FastAPI's router and dependencies take longer than all the work of these two routes, so their requests do not pass through
-them. Authentication, rate limits, validation and idempotency are the same code as for the other routes.
+FastAPI's router and dependencies take longer than all other work of these two routes, so their requests bypass them.
+Authentication, rate limits, validation and idempotency use the same code as the other routes.
 `api/routes/tasks.py` declares the two routes for the schema.
 """
 
@@ -36,7 +36,7 @@ _RETRY_AFTER: Final = (b"retry-after", b"1")
 
 
 class HotPaths:
-    """Answers the two hot paths."""
+    """Handles the requests of the two hot paths."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class HotPaths:
         self._max_body_bytes = max_body_bytes
 
     def serves(self, method: str, path: str) -> bool:
-        """Return whether a request is for one of the two routes. A path with an invalid id is, and is answered with 422."""
+        """Return whether a request is for one of the two routes. That includes a path with an invalid id, which gets a 422."""
         if path.startswith("/tasks"):
             return (
                 method == "POST"
@@ -66,7 +66,7 @@ class HotPaths:
         return False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Every error becomes a problem document."""
+        """Handle one request. Every error is answered with a problem document."""
         limit_headers: RawHeaders = []
         try:
             status, headers, body = await self._answer(scope, receive, limit_headers)
@@ -159,7 +159,7 @@ class HotPaths:
 
 
 def _settles(if_none_match: str | None) -> Callable[[TaskRow], bool]:
-    """Return what ends a wait: the task is done, or, with `If-None-Match`, differs from what the caller has."""
+    """Return the condition that ends a wait: the task is done, or, with `If-None-Match`, differs from the caller's version."""
 
     def is_settled(row: TaskRow) -> bool:
         return row.done or (if_none_match is not None and not matches_etag(if_none_match, row.etag))

@@ -1,6 +1,6 @@
 """Checks what the API depends on, and whether the other parts of the platform show signs of life.
 
-The checks of many requests at once, and those within `REMEMBERED_SECONDS`, are one: the route is open to all.
+Concurrent requests, and those within `CHECK_CACHE_SECONDS`, share one run of the checks, because the route needs no key.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from shared.queries.signs_of_life import list_signs_of_life
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 
-REMEMBERED_SECONDS: Final = 2.0
+CHECK_CACHE_SECONDS: Final = 2.0
 CHECK_SECONDS: Final = 2.0
 """How long a check may take before it fails."""
 SILENT_SECONDS: Final = 15.0
 """How old the last sign of life of a part may be."""
 LATE_SECONDS: Final = 60.0
-"""How long after the last canary a queue is late: it is busy, or has no worker, or one that does not consume."""
+"""A queue whose last canary succeeded longer ago than this is late: it is busy, has no worker, or its worker hangs."""
 WATCHED_PARTS: Final = ("relay", "sweeper", "beat")
 NEEDED_PARTS: Final = frozenset({"database", "storage"})
-"""Without these, submissions cannot be accepted. Without the others, their work is delayed."""
+"""Parts without which submissions cannot be accepted. If another part fails, tasks are only delayed."""
 
 
 class HealthCheck(AnswerModel):
@@ -72,15 +72,15 @@ class ReadinessChecks:
         self._finished_at = float("-inf")
 
     async def check(self) -> Readiness:
-        """Return the outcome of checks that run now, or ended less than `REMEMBERED_SECONDS` ago."""
-        is_fresh = time.monotonic() - self._finished_at < REMEMBERED_SECONDS
+        """Return the outcome of the running checks, or of those that ended less than `CHECK_CACHE_SECONDS` ago."""
+        is_fresh = time.monotonic() - self._finished_at < CHECK_CACHE_SECONDS
         if self._running is None or (self._running.done() and not is_fresh):
             self._running = asyncio.create_task(self._check_all())
-        # Those who wait for it may disconnect; the checks go on for the others.
+        # A client may disconnect while the checks continue for other requests.
         return await asyncio.shield(self._running)
 
     async def close(self) -> None:
-        """Cancel checks that run."""
+        """Cancel the running checks."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])

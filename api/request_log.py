@@ -1,7 +1,7 @@
-"""Logs requests: who sent them from where, and what they were answered; never what was in them.
+"""Logs requests: the caller, the client's address, the path and the status, but never the content of requests.
 
 A caller is logged by its id and the prefix of its key, and a client by its address, so that an operator can find out who
-sent a request and whether somebody tries keys.
+sent a request and whether somebody guesses keys.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from shared.api_keys import key_prefix
 from shared.settings import Settings
 
 READING_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Requests with these are logged at the level `debug`, unless the server failed or access was refused."""
+"""Requests with these methods are logged only at the level `debug`, unless the server failed or access was refused."""
 REFUSED_STATUSES: Final = frozenset({401, 403})
 MAX_PATH_CHARACTERS: Final = 200
 log = structlog.get_logger()
 
 
 class RequestLog:
-    """Writes one line for each answer that is worth one at the configured level."""
+    """Logs answers according to the configured level."""
 
     def __init__(self, settings: Settings) -> None:
         self._logs_changes = settings.log_level in {"debug", "info"}

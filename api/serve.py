@@ -19,8 +19,9 @@ from shared.database.schema_version import MIGRATE_FIRST, newest_revision, requi
 from shared.log_setup import set_up_logs
 from shared.settings import Settings
 
-KEEP_ALIVE_SECONDS = 75
-GRACE_SECONDS = 10
+IDLE_CONNECTION_SECONDS = 75
+REQUEST_GRACE_SECONDS = 10
+"""How long a stopping server waits for requests that have begun."""
 BACKLOG = 2048
 ACCEPT_DRAIN_TICKS: Final = 3
 """How many turns of the event loop accept waiting connections before the listening socket is closed."""
@@ -40,8 +41,8 @@ class ApiServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept the connections that the kernel holds for this process, and stop as uvicorn does.
 
-        Closing the listening socket resets connections that are not accepted. A process that the system let wait may find
-        the signal to stop and new connections in the same turn of its event loop.
+        Closing the listening socket resets connections that are not accepted. If the process was suspended for a while, the
+        signal to stop and new connections may arrive in the same turn of its event loop.
         """
         for _ in range(ACCEPT_DRAIN_TICKS):
             await asyncio.sleep(0)
@@ -49,7 +50,7 @@ class ApiServer(uvicorn.Server):
 
 
 class ApiProcess(multiprocess.Process):
-    """One of several processes, with such a server."""
+    """One of several API processes, which runs an `ApiServer`."""
 
     @property
     def server(self) -> uvicorn.Server:
@@ -63,9 +64,9 @@ class ProcessSupervisor(multiprocess.Multiprocess):
     """Runs several processes on one listening socket."""
 
     def terminate_all(self) -> None:
-        """Stop every process, and close the listening socket here.
+        """Stop every process, and close the listening socket of the supervisor.
 
-        While any process keeps it open, the kernel accepts connections that no process takes, and resets them in the end.
+        While any process has the socket open, the kernel accepts connections that no process serves, and resets them later.
         """
         for listening in self.sockets:
             listening.close()
@@ -73,10 +74,9 @@ class ProcessSupervisor(multiprocess.Multiprocess):
 
 
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:
-    """Serve until a signal to stop, and then answer the requests that have begun, for up to `GRACE_SECONDS`.
+    """Serve until a signal to stop, then answer the requests that have begun, for up to `REQUEST_GRACE_SECONDS`.
 
-    Raises `SchemaTooNew`. A database that is away or not migrated is no reason not to start: requests are answered 503 until
-    it is there.
+    Raises `SchemaTooNew`. Starts even if the database is away or not migrated: until then, requests are answered with 503.
     """
     set_up_logs(settings, "api")
     _check_schema(settings)
@@ -95,12 +95,12 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
         server_header=False,
         proxy_headers=True,
         forwarded_allow_ips=settings.forwarded_allow_ips,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=IDLE_CONNECTION_SECONDS,
+        timeout_graceful_shutdown=REQUEST_GRACE_SECONDS,
         backlog=BACKLOG,
     )
     if workers > 1:
-        # uvicorn's supervisor takes no other class for its processes than the one of this name.
+        # uvicorn's supervisor has no parameter for the class of its processes, so the class is replaced by name.
         multiprocess.Process = ApiProcess  # type: ignore[misc]
         ProcessSupervisor(config, sockets=[config.bind_socket()]).run()
         return

@@ -1,6 +1,6 @@
-"""The composition root of an API process: it builds what the process holds open, opens it, and closes it.
+"""The composition root of an API process: it builds the objects that live as long as the process, and opens and closes them.
 
-Nothing but `api/app.py` and `api/dependencies.py` knows this module: every object takes the collaborators that it uses.
+Only `api/app.py` and `api/dependencies.py` import this module. Every object gets the objects that it uses as arguments.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from shared.storage.open_store import open_object_store
 
 
 class Services:
-    """What one API process holds open. It can be built and opened without the database and the broker."""
+    """The long-lived objects of one API process. Building and opening them needs neither the database nor the broker."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""Runs calls of the storage, which block, in threads of their own, so that a storage that hangs delays nothing else."""
+"""Runs blocking calls of the storage in threads of their own, so that a storage that hangs delays nothing else."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ async def in_storage_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwa
 
 
 def start_in_storage_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Start work that is done even if nobody awaits it, such as deleting an object after a request was cancelled."""
+    """Start work that continues even if nothing awaits it, such as deleting an object after a request was cancelled."""
     return _executor.submit(work, *args, **kwargs)

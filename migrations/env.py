@@ -1,4 +1,4 @@
-"""How migrations run: one at a time, under an advisory lock, with limits on waits for locks and on statements."""
+"""Runs migrations: one process at a time, under an advisory lock, with timeouts for locks and statements."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LOCK_POLL_SECONDS = 0.1
 
 
 def _wait_for_lock(connection: Connection) -> None:
-    """Take the lock, asking again and again.
+    """Acquire the migration lock by polling.
 
-    A statement that waits inside Postgres holds a snapshot, for which `CREATE INDEX CONCURRENTLY` in the process that has
-    the lock would wait in turn: a deadlock.
+    A statement that waits for the lock inside Postgres would hold a snapshot. `CREATE INDEX CONCURRENTLY` in the process that
+    has the lock waits for all snapshots, so that both would wait for each other: a deadlock.
     """
     while True:
         is_mine = connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": MIGRATION_LOCK}).scalar()
@@ -33,7 +33,7 @@ def run() -> None:
     connection: Connection = context.config.attributes["connection"]
     _wait_for_lock(connection)
     try:
-        # A migration that does not get a lock soon fails and is run again, so that no other statement waits behind it.
+        # A migration that does not get a lock soon fails, so that other statements do not queue behind it. Run it again then.
         connection.execute(text("SET lock_timeout = '5s'"))
         connection.execute(text("SET statement_timeout = '10min'"))
         connection.commit()

@@ -2,7 +2,7 @@
 
 TaskmillError
 ├── ConfigurationError        a setting is wrong, and a process does not start
-├── SchemaTooNew              a later version has migrated the database
+├── SchemaTooNew              a later version of Taskmill has migrated the database
 ├── StorageFull               the object store has no space left
 ├── StorageUnavailable        the object store does not respond
 └── ObjectMissing             the object store has no object of that key

@@ -16,7 +16,7 @@ from typing import Final, Literal, get_args
 
 from shared.errors import ConfigurationError
 
-VARIABLE: Final = "TASKMILL_KILL_POINT"
+KILL_POINT_VARIABLE: Final = "TASKMILL_KILL_POINT"
 Point = Literal[
     "api-before-commit",
     "api-after-commit",
@@ -33,7 +33,7 @@ Point = Literal[
 
 - before and after the commit of submissions;
 - between marking tasks and publishing them, and after publishing;
-- between taking a slot of a schedule and inserting its task;
+- between inserting a slot of a schedule and inserting its task;
 - after a claim;
 - after an attempt's work, with its artifacts stored, before its finish is written;
 - after an email's intent, after the mail server's answer, and after the receipt.
@@ -41,7 +41,7 @@ Point = Literal[
 
 
 def _do_nothing(point: Point) -> None:
-    """Do nothing."""
+    """Ignore the point: no kill point is armed."""
 
 
 reach: Callable[[Point], None] = _do_nothing
@@ -54,17 +54,19 @@ def arm(environment: str | None) -> None:
     `environment` is the value of `TASKMILL_ENVIRONMENT`, None if it is not set.
     """
     global reach
-    value = os.environ.get(VARIABLE)
+    value = os.environ.get(KILL_POINT_VARIABLE)
     if not value:
         return
     if environment != "development":
         raise ConfigurationError(
-            f"{VARIABLE} kills processes and is for tests only: unset it, or set TASKMILL_ENVIRONMENT=development"
+            f"{KILL_POINT_VARIABLE} kills processes and is for tests only: unset it, or set TASKMILL_ENVIRONMENT=development"
         )
     name, _, rest = value.partition(":")
     count, _, action = rest.partition(":")
     if name not in get_args(Point) or not (count or "1").isdigit() or action not in {"", "stop"}:
-        raise ConfigurationError(f"{VARIABLE} must be name, name:n or name:n:stop: {', '.join(get_args(Point))}")
+        raise ConfigurationError(
+            f"{KILL_POINT_VARIABLE} must be name, name:n or name:n:stop: {', '.join(get_args(Point))}"
+        )
     reach = _Trap(name, int(count or "1"), signal.SIGSTOP if action == "stop" else signal.SIGKILL)
 
 

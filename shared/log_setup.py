@@ -31,7 +31,7 @@ def set_up_logs(settings: Settings, part: str) -> None:
     # By default structlog prints the values of local variables with an exception, and with them secrets and payloads.
     on_console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     exceptions: list[Processor] = [] if console else [structlog.processors.format_exc_info]
-    # Our own lines do not pass the standard library's logging, which takes ten times as long: there is one for each task.
+    # Taskmill's own lines bypass the standard library's logging, which is ten times slower: there is a line for each task.
     structlog.configure(
         processors=[*shared, *exceptions, on_console if console else JSONRenderer(serializer=orjson.dumps)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -54,7 +54,7 @@ def set_up_logs(settings: Settings, part: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Of libraries only warnings and errors are logged.
+    # Libraries log warnings and errors only.
     for library in (
         "celery",
         "kombu",

@@ -76,8 +76,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# No two neighbours in here match the same letter: what comes from strangers is matched in time that grows with its
-# length, and no faster.
+# No two adjacent parts of these expressions match the same character, so that untrusted text is matched in linear time.
 _MARKUP_TO_SKIP = re.compile(
     r"\s*(?:<\?xml[^>]*\?>|<!--.*?-->|<!DOCTYPE\s+svg\b[^>\[]*(?:\[[^\]]*\]\s*)?>)", re.S | re.I
 )
@@ -178,7 +177,7 @@ def begins_as_json(text: str) -> bool:
     """Return whether a text begins as JSON does, valid or not.
 
     The first bracket or brace must be followed by what may follow it in JSON, in a literal of JavaScript or in what
-    Python's `repr` writes, such as `[{'a': None}]`. Comments before it are passed over. `[Name];[City]` and
+    Python's `repr` writes, such as `[{'a': None}]`. Comments before it are skipped. `[Name];[City]` and
     `[2024-01-31] started` do not begin so.
     """
     return _JSON_START.match(text) is not None

@@ -1,4 +1,4 @@
-"""Logs outages of the database and the broker, for components that try again and again until they are back."""
+"""Logs outages of the database and the broker, for components that retry until the outage is over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import structlog
 log = structlog.get_logger()
 
 OUTAGE_LOG_SECONDS: Final = 30.0
-"""How often a dependency that stays away is logged for the same reason."""
+"""How long the same reason of an outage is not logged again."""
 _EVENTS: Final = {"database": ("database_away", "database_back"), "broker": ("broker_away", "broker_back")}
 
 
@@ -42,7 +42,7 @@ class OutageLog:
         log.warning(self._away_event, reason=reason)
 
     def end(self) -> None:
-        """Log that the dependency is back, if an outage was logged. Call it after each success: it costs nothing."""
+        """Log that the dependency is back, if an outage was logged. Call it after each success, which is cheap."""
         if self._away_since is None:
             return
         with self._lock:
@@ -54,7 +54,7 @@ class OutageLog:
 
 
 def describe_outage(error: BaseException) -> str:
-    """Return an error as one line without anything that a statement contained. A connection's error has no password."""
+    """Return an error as one line. It contains no parameter of a statement and no password."""
     cause = getattr(error, "orig", None) or error
     is_about_connection = isinstance(cause, (psycopg.OperationalError, redis.RedisError, OSError))
     text = " ".join(str(cause).split()) if is_about_connection else ""

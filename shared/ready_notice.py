@@ -1,4 +1,4 @@
-"""Tells the process that supervises a part that the part works now, as sd_notify(3) defines it."""
+"""Notifies the supervisor of a part that the part is ready, by the protocol of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-VARIABLE: Final = "NOTIFY_SOCKET"
+NOTIFY_SOCKET_VARIABLE: Final = "NOTIFY_SOCKET"
 READY: Final = b"READY=1"
 
 
 def notify_ready() -> None:
-    """Send `READY=1` to the socket that `NOTIFY_SOCKET` names. Do nothing when it is unset or nobody listens."""
-    address = os.environ.get(VARIABLE)
+    """Send `READY=1` to the socket that `NOTIFY_SOCKET` names. Does nothing if it is unset or no process listens."""
+    address = os.environ.get(NOTIFY_SOCKET_VARIABLE)
     if not address or address[0] not in "/@":
         return
     # An @ stands for the zero byte of Linux' abstract namespace.

@@ -60,7 +60,7 @@ class Subject(BaseModel):
 
 
 class PlatformSettings(Subject):
-    """What concerns the platform as a whole."""
+    """Settings of the platform as a whole."""
 
     title: ClassVar[str] = "Platform"
 
@@ -70,7 +70,7 @@ class PlatformSettings(Subject):
     ] = "development"
     secret_key: Annotated[
         SecretStr,
-        Field(description="Signs values that the API hands out and later accepts again, such as list cursors."),
+        Field(description="Signs values that the API sends and later accepts again, such as list cursors."),
     ] = SecretStr(DEFAULT_SECRET_KEY)
 
     @field_validator("environment", mode="before")
@@ -86,8 +86,8 @@ class PlatformSettings(Subject):
                 f"TASKMILL_SECRET_KEY is the default or shorter than {SHORTEST_SECRET_KEY} characters: "
                 f"set it to a random value, such as {secrets.token_urlsafe(32)}"
             )
-        if os.environ.get(kill_points.VARIABLE):
-            yield f"{kill_points.VARIABLE} makes processes die, and is for tests: unset it"
+        if os.environ.get(kill_points.KILL_POINT_VARIABLE):
+            yield f"{kill_points.KILL_POINT_VARIABLE} kills processes and is for tests only: unset it"
 
 
 class DatabaseSettings(Subject):
@@ -135,7 +135,7 @@ class DatabaseSettings(Subject):
             raise _refusal("must be in libpq's form, such as postgresql://user:password@host:5432/taskmill") from None
         # An @ at the beginning names a socket in Linux' abstract namespace.
         if "@" in str(host or "").removeprefix("@"):
-            # libpq would take a part of the password for the host, and error messages would show it.
+            # libpq would read a part of the password as the host, and error messages would show it.
             raise _refusal("has more than one @: in a password it is written %40")
         return value
 
@@ -303,7 +303,7 @@ class ApiSettings(Subject):
         return [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
 
     def list_production_faults(self) -> Iterator[str]:
-        """Refuse to answer to any host name, and to trust what any client says about its address."""
+        """Refuse any host name, and `X-Forwarded-For` of any client."""
         if "*" in self.allowed_hosts:
             yield (
                 "TASKMILL_ALLOWED_HOSTS is `*`: list the host names by which clients reach the API, such as "
@@ -374,8 +374,8 @@ class WorkerSettings(Subject):
     worker_remote_control: Annotated[
         bool,
         Field(
-            description="Let workers obey Celery's remote control commands, which anyone with access to the broker can "
-            "send. Nothing of Taskmill needs it."
+            description="Whether workers execute Celery's remote control commands, which anyone with access to the broker can "
+            "send. Taskmill does not need them."
         ),
     ] = False
     scratch_dir: Annotated[
@@ -469,7 +469,7 @@ class Settings(
     @model_validator(mode="before")
     @classmethod
     def _hide_docs_in_production(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Serve no documentation in production unless the setting says so."""
+        """Disable the documentation in production unless it is enabled explicitly."""
         if str(values.get("environment", "")).lower() == "production":
             return {"docs_enabled": False, **values}
         return values
@@ -482,7 +482,7 @@ class Settings(
             raise ConfigurationError("Taskmill does not start in production:\n" + "\n".join(f"- {f}" for f in faults))
 
     def list_warnings(self) -> list[str]:
-        """Return what the operator of a production system should know. In development the list is empty."""
+        """Return warnings for the operator of a production system. In development, the list is empty."""
         if self.environment != "production":
             return []
         return [warning for subject in SUBJECTS for warning in subject.list_production_warnings(self)]
@@ -500,7 +500,7 @@ def _parse_conninfo(url: str) -> dict[str, Any]:
 
 
 def _find_remote_host(parameters: dict[str, Any]) -> str | None:
-    """Return the first host that is not this machine; sockets are on it, and so is what libpq takes without a host."""
+    """Return the first host that is not this machine, or None. Sockets and a missing host mean this machine."""
     hosts = str(parameters.get("hostaddr") or parameters.get("host") or "").split(",")
     return next((host for host in hosts if host and host[0] not in "/@" and host not in LOOPBACK_HOSTS), None)
 
@@ -509,7 +509,7 @@ def read_settings() -> Settings:
     """Return the settings of the environment.
 
     Raises `ConfigurationError` with each variable that is wrong, and never with its value. A variable whose name is
-    almost that of a setting is wrong too: it was meant to change something, and would change nothing.
+    almost that of a setting is an error too, because it is probably misspelt and would have no effect.
     """
     from pydantic import ValidationError
 

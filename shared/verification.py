@@ -1,8 +1,8 @@
-"""Checks the platform's promises on what is stored: rows against each other, and files against their objects.
+"""Checks the platform's promises on stored data: rows against each other, and files against their objects.
 
-Rows are read in one snapshot, so it may run while the platform works. Objects are stored before their rows and deleted
-after them; a difference therefore counts only if the rows of now show it too, and an object without a file only if it is
-still there a moment later.
+Rows are read in one snapshot, so that the check can run while the platform works. Objects are stored before their rows and
+deleted after them. A missing or different object therefore counts only if its file still exists now, and an object without a
+file only if it still exists `RECHECK_SECONDS` later.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from shared.settings import Settings
 from shared.storage.object_store import COPY_BYTES, ObjectStore, StoredObject
 from shared.storage.open_store import open_object_store
 
-ROUND: Final = 1000
+ROWS_AT_ONCE: Final = 1000
 """How many rows or objects are checked together."""
 OBJECT_THREADS: Final = 8
 ORPHAN_AGE: Final = timedelta(hours=26)
 """How old an object without a file must be to count. A younger one may still get its row, or wait for the hourly task that
 deletes orphans older than a day."""
-LOOK_AGAIN_SECONDS: Final = 2.0
+RECHECK_SECONDS: Final = 2.0
 """How much later an object without a file is checked again: a row is deleted a moment before its object."""
-MOST_KEPT: Final = 10_000
-"""How many findings of one check a report holds; more are only counted."""
+MAX_REPORTED_FINDINGS: Final = 10_000
+"""How many findings of one check a report contains. Further ones are only counted."""
 Item = TypeVar("Item")
 
 
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class Report:
-    """What was found. Warnings are findings that the platform will repair by itself."""
+    """The findings of a run. Warnings are findings that the platform will repair by itself."""
 
     broken: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
@@ -89,7 +89,7 @@ def verify(
 
 
 def find_broken_rows(connection: Connection, since: datetime | None, lease_seconds: float) -> Iterator[Finding]:
-    """Yield where rows contradict each other, in the snapshot of the connection's transaction."""
+    """Yield a finding for each contradiction between rows, in the snapshot of the connection's transaction."""
     parameters = {"floor": least_id(since), "lease": lease_seconds}
     for check in queries.CHECKS:
         for row in _stream(connection, check.statement, parameters):
@@ -133,7 +133,7 @@ class _Verification:
     def _note(self, check: str, subject: object, detail: str) -> None:
         finding = Finding(check, str(subject), detail)
         self._report.counts[check] += 1
-        if self._report.counts[check] <= MOST_KEPT:
+        if self._report.counts[check] <= MAX_REPORTED_FINDINGS:
             self._report.broken.append(finding)
         if self._on_finding is not None:
             self._on_finding(finding)
@@ -170,14 +170,14 @@ class _Verification:
         return digest.digest()
 
     def _find_orphans(self) -> None:
-        """Check all objects of the store against the rows of now, as an object may have got its row since the snapshot."""
+        """Check all objects of the store against the current rows, because a row may have been inserted since the snapshot."""
         suspects: list[StoredObject] = []
         for objects in _group(self._store.list_objects(datetime.now(UTC) + ORPHAN_AGE)):
             self._report.objects += len(objects)
             suspects += self._list_unreferred(
                 [stored for stored in objects if self._since is None or stored.modified_at >= self._since]
             )
-            if len(suspects) >= ROUND:
+            if len(suspects) >= ROWS_AT_ONCE:
                 self._check_again(suspects)
                 suspects = []
         if suspects:
@@ -188,8 +188,8 @@ class _Verification:
         return [stored for stored in objects if stored.key not in known]
 
     def _check_again(self, suspects: list[StoredObject]) -> None:
-        """Check objects without a file again, and note those that still exist and still have none."""
-        time.sleep(LOOK_AGAIN_SECONDS)
+        """Check objects without a file again, and report those that still exist and still have none."""
+        time.sleep(RECHECK_SECONDS)
         limit = datetime.now(UTC) - ORPHAN_AGE
         unreferred = self._list_unreferred(suspects)
         with ThreadPoolExecutor(OBJECT_THREADS) as threads:
@@ -201,7 +201,7 @@ class _Verification:
                     stored.key,
                     f"no file refers to it, and it was stored at {stored.modified_at:%Y-%m-%d %H:%M}",
                 )
-            elif len(self._report.warnings) < MOST_KEPT:
+            elif len(self._report.warnings) < MAX_REPORTED_FINDINGS:
                 detail = "no file refers to it: an upload may be going on, or was ended by a crash"
                 self._report.warnings.append(Finding("orphans", stored.key, detail))
 
@@ -218,12 +218,12 @@ class _Verification:
 
 
 def _stream(connection: Connection, statement: str, parameters: dict[str, Any]) -> Iterator[Any]:
-    options = {"stream_results": True, "max_row_buffer": ROUND}
+    options = {"stream_results": True, "max_row_buffer": ROWS_AT_ONCE}
     with connection.exec_driver_sql(statement, parameters, execution_options=options) as result:
         yield from result
 
 
 def _group(items: Iterable[Item]) -> Iterator[list[Item]]:
     iterator = iter(items)
-    while group := list(islice(iterator, ROUND)):
+    while group := list(islice(iterator, ROWS_AT_ONCE)):
         yield group

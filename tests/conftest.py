@@ -35,7 +35,7 @@ from psycopg import sql
 
 from api.app import create_app
 from api.http.protocol import HttpProtocol
-from api.serve import KEEP_ALIVE_SECONDS
+from api.serve import IDLE_CONNECTION_SECONDS
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.data_directory import remove_data_directory
 from cli.local_stack.postgres import PostgresServer
@@ -251,7 +251,7 @@ def serve_api(settings: Settings) -> Iterator[Api]:
         ws="none",
         lifespan="on",
         # Longer than clients keep an idle connection, so that the server never closes one that a client begins to use.
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=IDLE_CONNECTION_SECONDS,
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:

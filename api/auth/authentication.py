@@ -1,6 +1,6 @@
 """Finds the caller of a request by its API key.
 
-Keys are found by their prefix, compared by digest in constant time, and remembered for a second.
+Keys are found by their prefix, compared by digest in constant time, and cached for a second.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from api.http.problems import Problem
 from shared.api_keys import key_digest, key_prefix
 from shared.queries import callers as queries
 
-REMEMBERED_SECONDS: Final = 1.0
+KEY_CACHE_SECONDS: Final = 1.0
 """How long a key is accepted after it was revoked, at most."""
-MAX_REMEMBERED: Final = 10_000
-LAST_USE_SECONDS: Final = 60.0
+MAX_CACHED_KEYS: Final = 10_000
+LAST_USE_STORE_SECONDS: Final = 60.0
 """How old the stored last use of a key must be for another use to be stored."""
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, and what they may do."""
+    """The caller of a request, and what the caller may do."""
 
     key_id: UUID
     key_prefix: str
@@ -41,7 +41,7 @@ class Caller:
     role: str
     scopes: frozenset[str]
     rate_key: str
-    """What the caller's requests are counted by: the role and the caller's id."""
+    """The key by which the rate limits count requests: the role and the caller's id."""
 
     @property
     def privileged(self) -> bool:
@@ -80,7 +80,7 @@ def read_token(authorization: str | None, api_key: str | None) -> str | None:
     """Return the token of a request's credentials, or None if it has none.
 
     A bearer token takes precedence over `X-API-Key`. `Authorization` with another scheme, which may be meant for a proxy,
-    is ignored if there is an `X-API-Key`, and is otherwise no credentials.
+    is ignored if there is an `X-API-Key`, and otherwise counts as no credentials.
     """
     if authorization is not None:
         scheme, _, credentials = authorization.partition(" ")
@@ -90,11 +90,11 @@ def read_token(authorization: str | None, api_key: str | None) -> str | None:
 
 
 class Authenticator:
-    """Finds the caller of a request."""
+    """Finds the callers of requests, and caches them."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._remembered: dict[str, tuple[float, Caller]] = {}
+        self._cached: dict[str, tuple[float, Caller]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     async def caller(self, authorization: str | None, api_key: str | None) -> Caller:
@@ -104,22 +104,22 @@ class Authenticator:
             if authorization is not None and not authorization.lower().startswith("bearer"):
                 raise Problem("unauthorized", "The header Authorization must be `Bearer <key>`.")
             raise Problem("unauthorized")
-        known = self._remembered.get(token)
+        known = self._cached.get(token)
         if known is not None and known[0] > time.monotonic():
             return known[1]
         return await self._look_up(token)
 
     async def _look_up(self, token: str) -> Caller:
-        self._remembered.pop(token, None)
+        self._cached.pop(token, None)
         prefix = key_prefix(token)
         if prefix is None or "\x00" in prefix:
             raise _refused()
         async with self._engine.connect() as connection:
-            row = (await connection.execute(queries.find_api_key(prefix, LAST_USE_SECONDS))).one_or_none()
+            row = (await connection.execute(queries.find_api_key(prefix, LAST_USE_STORE_SECONDS))).one_or_none()
         if row is None or not hmac.compare_digest(row.sha256, key_digest(token)):
             raise _refused()
         if row.is_last_use_due:
-            # No request waits for it.
+            # Stored in the background, so that the request does not wait for it.
             storing = asyncio.create_task(self._store_last_use(row.id))
             self._background.add(storing)
             storing.add_done_callback(self._background.discard)
@@ -134,19 +134,19 @@ class Authenticator:
             scopes=frozenset(row.scopes),
             rate_key=f"{'client' if row.role == 'client' else 'privileged'}:{row.caller_id}",
         )
-        if len(self._remembered) >= MAX_REMEMBERED:
-            self._remembered.clear()
-        self._remembered[token] = (time.monotonic() + REMEMBERED_SECONDS, caller)
+        if len(self._cached) >= MAX_CACHED_KEYS:
+            self._cached.clear()
+        self._cached[token] = (time.monotonic() + KEY_CACHE_SECONDS, caller)
         return caller
 
     async def close(self) -> None:
-        """Wait until the last uses that are known are stored."""
+        """Wait until the last uses of keys are stored."""
         await asyncio.gather(*self._background)
 
     async def _store_last_use(self, key_id: UUID) -> None:
         try:
             async with self._engine.connect() as connection:
-                await connection.execute(queries.store_last_use(key_id, LAST_USE_SECONDS))
+                await connection.execute(queries.store_last_use(key_id, LAST_USE_STORE_SECONDS))
         except (SQLAlchemyError, OSError) as error:
             log.warning("last_use_not_stored", key_id=str(key_id), error=type(error).__name__)
 

@@ -1,8 +1,8 @@
-"""Streams of server-sent events: the history of a task from Postgres, and then what happens to it, as it happens.
+"""Streams of server-sent events: the past events of a task from Postgres, and then its new events as they are stored.
 
-A stream sends what has happened, waits until its task has changed, and sends what has happened since. It keeps nothing
-but the sequence number of the last event that it sent: whatever is lost on the way to it, such as a wake-up, the broker or
-the connection, it goes on from there. Many streams read from Postgres in one round trip.
+A stream sends the stored events, waits until its task has changed, and sends the events that were stored since. Its only
+state is the sequence number of the last event that it sent. So it loses no event if a wake-up, the broker or the connection
+is lost. Many streams read from Postgres in one round trip.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from shared.queries.events import LIST_EVENTS_AFTER
 from shared.settings import Settings
 from shared.tasks.states import DONE_VALUES
 
-KEEP_ALIVE_SECONDS: Final = 15.0
-"""How often a stream without events sends a comment, so that neither side, nor a proxy between them, takes it for dead."""
+KEEP_ALIVE_COMMENT_SECONDS: Final = 15.0
+"""How often a stream without events sends a comment, so that neither side nor a proxy closes the connection as idle."""
 SEND_SECONDS: Final = 30.0
-"""How long a client may take to read what was sent, before its stream is cut. It resumes by `Last-Event-ID`."""
+"""How long a client may take to read what was sent, before its stream is closed. The client can resume with `Last-Event-ID`."""
 EVENTS_AT_ONCE: Final = 200
-"""How many events of one task are read in one round trip: what a stream holds in memory at the most."""
+"""How many events of one task are read in one round trip, which bounds the memory of a stream."""
 RECONNECT_MILLISECONDS: Final = 1000
 """How long a browser waits before it connects again."""
 
@@ -50,14 +50,14 @@ class TaskEvent(NamedTuple):
     def as_message(self) -> bytes:
         """Return the event as a server-sent event (HTML Living Standard, section 9.2)."""
         shown = {"at": timestamp(self.at), **orjson.loads(self.data)}
-        # Which worker runs a task is for operators, who see it in the task.
+        # Only operators and admins may see which worker runs a task. They see it in the task.
         shown.pop("worker", None)
         data = orjson.dumps(shown)
         return b"id: %d\nevent: %s\ndata: %s\n\n" % (self.seq, self.type.encode(), data)
 
     @property
     def ends_history(self) -> bool:
-        """Whether the task was done with this event. A retry may follow it."""
+        """Whether this event ended the task. A later retry may add events."""
         return self.type == "status" and orjson.loads(self.data)["status"] in DONE_VALUES
 
 
@@ -77,7 +77,7 @@ class EventReader:
         return await self._events.submit(_Wanted(task_id, seq))
 
     async def close(self) -> None:
-        """Answer the reads that were submitted, then close the connection."""
+        """Finish the submitted reads, then close the connection."""
         await self._events.close()
 
     async def _read(self, connection: HotConnection, wanted: Sequence[_Wanted]) -> Sequence[list[TaskEvent]]:
@@ -101,7 +101,7 @@ class EventStreamResponse(Response):
         self, task_id: UUID, caller: Caller, after_seq: int, reader: EventReader, tasks: TaskReader, waiters: Waiters
     ) -> None:
         super().__init__(headers={**PRIVATE_HEADERS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        # What is streamed has no length.
+        # The length of a stream is unknown.
         del self.headers["content-length"]
         self._task_id = task_id
         self._caller = caller
@@ -129,12 +129,12 @@ class EventStreamResponse(Response):
                         continue
                 if self._waiters.stopping or await self._is_over(events):
                     break
-                if not await waiter.wait(KEEP_ALIVE_SECONDS, self._seq):
+                if not await waiter.wait(KEEP_ALIVE_COMMENT_SECONDS, self._seq):
                     await _send_soon(send, b": keep-alive\n\n")
         await send({"type": "http.response.body", "body": b""})
 
     async def _is_over(self, events: Sequence[TaskEvent]) -> bool:
-        """Whether no event will follow: the task is done, or was deleted."""
+        """Return whether no event will follow, because the task is done or was deleted."""
         if events:
             return events[-1].ends_history
         task = await self._tasks.find_version(self._task_id, self._caller)

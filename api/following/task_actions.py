@@ -41,7 +41,7 @@ class _LockedTask(NamedTuple):
 
 
 class TaskActions:
-    """What a caller may do with a task or a batch once it is submitted."""
+    """The actions of callers on submitted tasks and batches."""
 
     def __init__(self, engine: AsyncEngine, reader: TaskReader, waiters: Waiters, store: ObjectStore) -> None:
         self._engine = engine
@@ -50,7 +50,7 @@ class TaskActions:
         self._store = store
 
     async def cancel(self, task_id: UUID, caller: Caller) -> None:
-        """Cancel a task that waits, or request the cancellation of one that runs. Raises `task-done`."""
+        """Cancel a task that is not running, or request the cancellation of a running one. Raises `task-done`."""
         async with self._lock(task_id, caller) as task:
             if task.status.done:
                 raise Problem("task-done", f"The task is {task.status}, so it cannot be cancelled any more.")
@@ -58,7 +58,7 @@ class TaskActions:
         await self._waiters.wake_everywhere([task_id])
 
     async def cancel_batch(self, batch_id: UUID) -> None:
-        """Cancel the tasks of a batch that are not done. The caller must have been allowed to see the batch."""
+        """Cancel the tasks of a batch that are not done. Check first that the caller may see the batch."""
         async with self._engine.begin() as connection:
             ids = list((await connection.execute(lock_batch(batch_id))).scalars())
             changed = (await connection.exec_driver_sql(queries.CANCEL, {"ids": ids})).scalars().all()
@@ -100,7 +100,7 @@ class TaskActions:
             for statement in purging.erase_tasks([task_id]):
                 await task.connection.execute(statement)
         if artifacts:
-            # The rows are deleted for certain. An object that cannot be deleted now is an orphan, which is deleted later.
+            # The rows are deleted. An object that cannot be deleted now is an orphan, which is deleted later.
             with suppress(StorageUnavailable):
                 await in_storage_thread(self._store.delete, [artifact.storage_key for artifact in artifacts])
 

@@ -1,7 +1,7 @@
 """The answers about tasks and batches as pydantic models, from which the schema at `/openapi.json` is generated.
 
-A task is written by `task_representation.task_json`, on which the speed of the API depends, and not by its model here;
-`tests/api/following/test_task_models.py` holds the two together.
+For speed, tasks are serialized by `task_representation.task_json` and not by the model in this module.
+`tests/api/following/test_task_models.py` checks that both agree.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads tasks by id, for callers and on behalf of waiting requests: many of them in one round trip.
 
-What a caller may not see is left out by the statements themselves, so that another organization's task takes as long
-to answer as one that never existed.
+The statements leave out tasks that the caller may not see, so that the answer for another organization's task takes as long
+as that for a task that never existed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shared.tasks.states import DONE_VALUES
 
 
 class TaskKey(NamedTuple):
-    """Which task is read, and for whom: for one organization, or, without one, for operators and admins."""
+    """Which task is read, and for which organization. `organization_id` is None for operators and admins."""
 
     task_id: UUID
     organization_id: UUID | None
@@ -106,7 +106,7 @@ class TaskReader:
         return Problem("gone" if was_there else "not-found")
 
     async def close(self) -> None:
-        """Answer the reads that were submitted, then close the connections."""
+        """Finish the submitted reads, then close the connections."""
         await self._rows.close()
         await self._versions.close()
         await self._changes.close()
@@ -136,7 +136,7 @@ _Found = TypeVar("_Found", TaskRow, TaskVersion)
 
 
 def _visible(row: _Found | None, key: TaskKey) -> _Found | None:
-    """Return a row unless it was read for another caller of the same round trip and is not this one's to see."""
+    """Return the row if the organization of the key may see it. It may have been read for another key of the same batch."""
     if row is None or key.organization_id is None or row.organization_id == key.organization_id:
         return row
     return None

@@ -1,7 +1,7 @@
-"""Writes tasks as JSON, from their rows or as they were just submitted.
+"""Serializes tasks as JSON, from their rows or from new submissions.
 
-Every answer that shows a task is written here, and `api.following.task_models.Task` describes it. To build and dump the
-model instead takes more than twice as long.
+Every answer with a task uses this module, and `api.following.task_models.Task` describes the result for the schema.
+Serializing that model instead takes more than twice as long.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class TaskRow(NamedTuple):
 
 
 _SHOWS_ERROR: Final = DONE_VALUES - {"succeeded"} | {"retrying"}
-"""The row keeps the error of the last attempt while the next one waits and runs; it is shown until that one is queued."""
+"""The statuses in which a task shows its error. The row keeps the error of the last attempt also while the next one runs."""
 
 
 def task_json(row: TaskRow) -> bytes:
@@ -119,7 +119,7 @@ def task_json(row: TaskRow) -> bytes:
 
 
 def new_task_json(task: NewTask, created_at: datetime, origin: TaskOrigin | None = None) -> bytes:
-    """Return a task that was committed at `created_at` as JSON, as it was then."""
+    """Return the JSON of a new task that was committed at `created_at`."""
     run_at = task.run_at
     if run_at is None and task.delay is not None:
         run_at = created_at + timedelta(seconds=task.delay)

@@ -1,7 +1,7 @@
-"""Holds requests that wait for a task until the task has changed or their time is over.
+"""Waiters: requests that wait until a task has changed or their time is over.
 
-A waiting request is woken by the task's id on a Redis channel. Because a message may be missed, one slow poll for all of
-them looks for changes as well.
+A wake-up, a message with the task's id on a Redis channel, wakes the waiters of a task. Because a message may be lost, one
+slow poll of the database for all waiters finds changes as well.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 class Waiter:
     """One waiting request, whose client may disconnect.
 
-    Call `arm` before each look at the task, and `wait` after it: a change in between is not missed.
+    Call `arm` before reading the task and `wait` after it, so that a change in between is not missed.
     """
 
     __slots__ = ("_disconnected", "_future", "_note_seen")
@@ -49,7 +49,7 @@ class Waiter:
         self._note_seen = note_seen
 
     def arm(self) -> None:
-        """Begin to notice changes."""
+        """Start to record wake-ups for the next `wait`."""
         self._future = asyncio.get_running_loop().create_future()
 
     async def wait(self, seconds: float, seen_version: int) -> bool:
@@ -68,11 +68,11 @@ class Waiter:
         return woken
 
     def wake(self) -> None:
-        """Make the request look at its task again."""
+        """End the wait, so that the request reads its task again."""
         self._settle(True)
 
     async def watch(self, receive: Receive) -> None:
-        """Wake the request when its client disconnects, as ASGI reports it once the body was read."""
+        """Wake the request when its client disconnects. ASGI reports that after the body was read."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._disconnected = True
@@ -84,7 +84,7 @@ class Waiter:
 
 
 class Waiters:
-    """The waiting requests of a process, by the id of their task, and the version of each task that they have seen."""
+    """The waiters of a process by the id of their task, and the version of each task that they have seen."""
 
     def __init__(self, settings: Settings, reader: TaskReader) -> None:
         self._settings = settings
@@ -98,17 +98,17 @@ class Waiters:
         self._stopping = False
 
     def start(self) -> None:
-        """Begin to listen and to poll."""
+        """Start listening for wake-ups and polling the database."""
         self._background.append(asyncio.create_task(self._poll_slowly()))
         if self._settings.broker_is_redis:
-            # The client's own retries would delay a caller's answer by seconds while the broker is away.
+            # Retries by the Redis client would delay answers by seconds while the broker is away.
             self._publisher = redis.Redis.from_url(
                 self._settings.broker_url, socket_connect_timeout=0.2, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)
             )
             self._background.append(asyncio.create_task(self._listen()))
 
     def stop_waiting(self) -> None:
-        """End every wait now, and every later one at once: the server stops."""
+        """End every wait now, and every later wait at once, because the server stops."""
         self._stopping = True
         for task_id in list(self._waiting):
             self.wake(task_id)
@@ -124,7 +124,7 @@ class Waiters:
 
     @property
     def stopping(self) -> bool:
-        """Whether the server stops: requests that wait are answered as they are."""
+        """Whether the server stops, so that waiting requests are answered with the current state of their task."""
         return self._stopping
 
     @contextmanager
@@ -161,18 +161,18 @@ class Waiters:
                 if row is None or is_settled(row) or left <= 0 or self._stopping:
                     return row
                 version = row.version
-                del row  # Thousands of requests may wait for a minute.
+                del row  # Thousands of requests may wait for a minute, and should not hold their rows in memory.
                 await waiter.wait(left, version)
 
     def wake(self, task_id: UUID) -> None:
-        """Make the requests of this process that wait for a task look at it again."""
+        """Wake the waiters of a task in this process."""
         for waiter in self._waiting.get(task_id, ()):
             waiter.wake()
 
     async def wake_everywhere(self, task_ids: Sequence[UUID]) -> None:
-        """Make the requests of every process that wait for one of the tasks look at it again.
+        """Wake the waiters of tasks in every process.
 
-        While the broker does not answer at once, the other processes see the change by their slow poll.
+        If the broker does not answer at once, the other processes find the change by their slow poll.
         """
         for task_id in task_ids:
             self.wake(task_id)

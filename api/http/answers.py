@@ -1,4 +1,4 @@
-"""Answers that belong to a caller, and how values are written in them."""
+"""Helpers for answers that depend on the caller: cache headers, models, timestamps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def timestamp(moment: datetime | None) -> str | None:
 
 
 class AnswerModel(BaseModel):
-    """An answer, from whose model the schema is generated. It has the declared fields and no other."""
+    """The base of the models of answers. The OpenAPI schema is generated from them, and they have no undeclared fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,7 +45,7 @@ Moment = Annotated[
     PlainSerializer(timestamp, return_type=str),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-"""A moment, which answers show as `timestamp` writes it."""
+"""A moment. Answers contain it in the form of `timestamp`."""
 
 Path = Annotated[str, WithJsonSchema({"type": "string", "format": "uri-reference"})]
 """A URI reference without a host, such as `/tasks/<id>`."""

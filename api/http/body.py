@@ -1,4 +1,4 @@
-"""Reads the bodies of JSON requests, and no more bytes than the route accepts."""
+"""Reads the bodies of JSON requests, up to the number of bytes that the route accepts."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
 
 
 def too_large(limit_bytes: int) -> Problem:
-    """Return the problem for a body that is too long. Its rest is not read, so that the connection must be closed."""
+    """Return the problem for a body that is too long. The rest of it is not read, so the connection must be closed."""
     return Problem("too-large", f"The body may have at most {limit_bytes} bytes.", headers={"Connection": "close"})

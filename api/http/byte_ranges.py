@@ -54,7 +54,10 @@ def find_range(header: str | None, size: int) -> ByteRange | None:
 
 
 def _shorten(digits: str) -> str:
-    """Return the digits, or those of a number larger than every file if they are too many: Python refuses to parse thousands."""
+    """Return the digits. If there are too many, return the largest number of `MOST_DIGITS` digits, which exceeds every file size.
+
+    Python raises `ValueError` for a number of thousands of digits.
+    """
     return digits if len(digits.lstrip("0")) <= MOST_DIGITS and len(digits) < 1000 else "9" * MOST_DIGITS
 
 

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 def from_exception(error: Exception) -> Problem:
-    """Return the problem that answers an exception. Logs what the operator should know: outages and bugs."""
+    """Return the problem that answers an exception. Logs outages and bugs."""
     match error:
         case Problem():
             return error
@@ -95,7 +95,7 @@ def problem_response(problem: Problem, request_id: str) -> Response:
 
 
 def install_error_responses(app: FastAPI, allowed_methods: Callable[[str], Sequence[str]]) -> None:
-    """Answer every exception of the app's routes with a problem document.
+    """Install handlers that answer every exception of a route with a problem document.
 
     `allowed_methods` returns the methods of a path, for the header `Allow` of a 405.
     """
@@ -114,8 +114,8 @@ def install_error_responses(app: FastAPI, allowed_methods: Callable[[str], Seque
     async def answer_rate_limited(request: Request, _error: Exception) -> Response:
         return problem_response(rate_limited(request), request.state.request_id)
 
-    # Starlette finds a handler by the exception's class and its bases. It logs what only `Exception` matches as
-    # unhandled, so that every expected class is listed.
+    # Starlette finds a handler by the exception's class and its bases. It logs an exception that only `Exception` matches
+    # as unhandled, so every expected class is listed here.
     for kind in (
         Problem,
         StorageFull,

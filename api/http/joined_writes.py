@@ -1,7 +1,7 @@
 """Joins the small writes of one turn of the event loop into one system call for each connection.
 
-uvicorn writes the head and the body of an answer separately, and uvloop sends each at once: the second system call is a
-sixth of the processor time that the API needs to answer a poll.
+uvicorn writes the head and the body of an answer separately, and uvloop sends each at once. The second system call takes a
+sixth of the processor time in which the API answers a poll.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from typing import Any, Final
 
 AT_ONCE_BYTES: Final = 64 << 10
-"""So many bytes are sent at once, so that the transport can pause a stream as soon as its reader is slow."""
+"""From this many bytes on, data is sent at once, so that the transport can pause a stream whose reader is slow."""
 
 
 class JoinedWrites:
@@ -27,7 +27,7 @@ class JoinedWrites:
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        """Send the data when this turn of the loop ends, or at once when there is much of it; always in order."""
+        """Send the data when this turn of the loop ends, or at once from `AT_ONCE_BYTES` on. The order is kept."""
         if not self._held:
             self._loop.call_soon(self._send)
         self._held.append(data)
@@ -36,17 +36,17 @@ class JoinedWrites:
             self._send()
 
     def write_eof(self) -> None:
-        """Send the data that is held back, then close the writing half of the connection."""
+        """Send the pending data, then close the writing half of the connection."""
         self._send()
         self._transport.write_eof()
 
     def close(self) -> None:
-        """Send the data that is held back, then close."""
+        """Send the pending data, then close the connection."""
         self._send()
         self._transport.close()
 
     def abort(self) -> None:
-        """Close without sending the data that is held back."""
+        """Close the connection without sending the pending data."""
         self._held.clear()
         self._transport.abort()
 

@@ -13,7 +13,8 @@ from api.http.problems import MAX_FIELD_ERRORS, FieldError, Problem, invalid, js
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 ESCAPED_COLON_START: Final = b"\\u003"
-"""How the escape of a colon begins, `\\u003a` or `\\u003A`; those of digits and `;<=>?` begin so too, and cost a second look."""
+"""The beginning of an escaped colon, `\\u003a` or `\\u003A`. Escapes of digits and of `;<=>?` begin the same; a text with one
+is decoded a second time."""
 
 
 class _Members(list[tuple[str, Any]]):
@@ -23,7 +24,7 @@ class _Members(list[tuple[str, Any]]):
 def load_json(text: bytes, prefix: str = "") -> Any:
     """Return decoded JSON. Raises the problem `validation` for malformed JSON and for repeated keys, at any depth.
 
-    `prefix` is the pointer to the text. RFC 8259, section 4, leaves it to the reader what a repeated key means.
+    `prefix` is the JSON Pointer to the text. RFC 8259, section 4, does not define what a repeated key means.
     """
     try:
         content = orjson.loads(text)
@@ -37,15 +38,15 @@ def load_json(text: bytes, prefix: str = "") -> Any:
 def _may_repeat_keys(text: bytes, content: Any) -> bool:
     """Return False if no object in the text has a key twice, without decoding the text a second time.
 
-    Of repeated keys orjson keeps the last, so that writing the decoded content again gives fewer colons than the text
-    has. A colon that the text writes as an escape is the one thing that gives more.
+    Of repeated keys orjson keeps the last, so the decoded content, encoded again, has fewer colons than the text. Only an
+    escaped colon in the text makes it have more.
     """
     if b"{" not in text:
         return False
     try:
         written = orjson.dumps(content)
     except orjson.JSONEncodeError:
-        # It nests deeper than orjson writes.
+        # The content is nested more deeply than orjson can encode.
         return True
     return written.count(b":") != text.count(b":") or ESCAPED_COLON_START in text
 
@@ -85,7 +86,7 @@ def _find_repeated_keys(content: Any) -> Iterator[str]:
 
 
 def _explain(text: bytes, error: orjson.JSONDecodeError) -> str:
-    """Return why a text is no JSON, in words that do not depend on the decoder if it is not UTF-8."""
+    """Return why a text is not JSON. If it is compressed or not UTF-8, the message does not come from the decoder."""
     if text.startswith(GZIP_MAGIC):
         return "the body is compressed, which is not supported: send it uncompressed"
     try:

@@ -1,7 +1,7 @@
-"""What surrounds every request, as plain ASGI.
+"""ASGI middleware for every request.
 
-Frame           request id, `Host`, `Content-Encoding`, security headers, `HEAD`, `OPTIONS`, and problems of last resort
-BodyLimit       holds the bodies of the routes behind it to the size of JSON bodies, except for those that take larger ones
+Frame           request id, `Host`, `Content-Encoding`, security headers, `HEAD`, `OPTIONS`, and errors that nothing else handled
+BodyLimit       limits the size of bodies, except on routes that have a limit of their own
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ AllowedMethods = tuple[re.Pattern[str], frozenset[str]]
 
 
 class RequestLog(Protocol):
-    """Logs answers."""
+    """The log to which `Frame` writes answers."""
 
     def write(self, scope: Scope, status: int, headers: RawHeaders, seconds: float) -> None:
         """Log one answer; `seconds` is how long it took until its first byte."""
@@ -57,7 +57,7 @@ class Frame:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. What is not HTTP goes to the application as it is."""
+        """Run the application for one request. Scopes that are not HTTP, such as the lifespan, are passed on unchanged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -100,7 +100,7 @@ class Frame:
         except ClientDisconnect:
             return
         except asyncio.CancelledError:
-            # The server stops, and the request took longer than the time that it grants.
+            # The server is stopping, and the request took longer than `timeout_graceful_shutdown`.
             if has_started:
                 raise
             problem = Problem(
@@ -135,14 +135,14 @@ class Frame:
 
 
 class BodyLimit:
-    """Holds bodies to `max_bytes`, whichever route reads them, except for those of routes with a limit of their own."""
+    """Limits bodies to `max_bytes`, except on routes that have a limit of their own."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Raises the problem `too-large`."""
+        """Run the application for one request. Raises the problem `too-large`."""
         if scope["type"] != "http" or scope["path"].startswith(LARGE_BODY_ROUTES) or scope["path"] == "/tasks/batch":
             await self._app(scope, receive, send)
             return

@@ -17,13 +17,13 @@ from pydantic import ConfigDict, Field, ValidationError
 from api.http.answers import PRIVATE_HEADERS, AnswerModel
 
 MAX_FIELD_ERRORS: Final = 100
-"""How many field errors one problem lists."""
-MAX_FINDINGS: Final = 10_000
-"""If validation finds more errors than this, they become one field error: a 1 MiB body can hold hundreds of thousands."""
+"""The maximum number of field errors in one problem."""
+MAX_VALIDATION_ERRORS: Final = 10_000
+"""If validation finds more errors, they become one field error. A body of 1 MiB can cause hundreds of thousands."""
 
 
 class ProblemType(NamedTuple):
-    """What a problem's name means."""
+    """The status code, title and explanation of a problem."""
 
     status: int
     title: str
@@ -42,7 +42,7 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
         "Forbidden",
         "The credentials are valid, but lack the required scope or role. Ask an admin for a key that has it.",
     ),
-    "not-found": ProblemType(404, "Not found", "There is no such resource, or it belongs to another caller."),
+    "not-found": ProblemType(404, "Not found", "There is no such resource, or it belongs to another organization."),
     "method-not-allowed": ProblemType(
         405, "Method not allowed", "The path exists, but not with this method. The header `Allow` lists its methods."
     ),
@@ -72,7 +72,9 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
     "name-taken": ProblemType(409, "Name taken", "The organization has another resource of this name. Choose another."),
     "gone": ProblemType(410, "Gone", "The resource existed, and was purged or deleted."),
     "precondition-failed": ProblemType(
-        412, "Changed meanwhile", "The resource is no longer as `If-Match` says. Read it again, and decide anew."
+        412,
+        "Changed meanwhile",
+        "The resource has changed since the version in `If-Match`. Read it again, and repeat the change if it is still right.",
     ),
     "too-large": ProblemType(413, "Too large", "The body is larger than this route accepts."),
     "uri-too-long": ProblemType(414, "URI too long", "The path and query of the request are longer than 64 KiB."),
@@ -95,7 +97,7 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
     "precondition-required": ProblemType(
         428,
         "If-Match required",
-        "A change names the version that it is based on. Send the `ETag` of the resource in the header `If-Match`.",
+        "This request needs the version that it is based on. Send the `ETag` of the resource in the header `If-Match`.",
     ),
     "rate-limited": ProblemType(
         429, "Too many requests", "The caller sent too many requests. Wait for `Retry-After` seconds."
@@ -113,8 +115,8 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
     "internal-error": ProblemType(
         500,
         "Internal error",
-        "The server failed because of a fault of its own. The operator finds the cause in the log under the request's "
-        "id. Repeating the request is safe with an `Idempotency-Key`.",
+        "The server failed because of a bug. The operator can find the cause in the log by the id of the request. "
+        "Repeating the request is safe with an `Idempotency-Key`.",
     ),
     "unavailable": ProblemType(
         503,
@@ -124,8 +126,8 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
     "storage-full": ProblemType(
         507,
         "Storage full",
-        "There is no space left for the upload, and nothing was stored. Or a task found no space on the disk to work in, "
-        "or needed more of it than one task may use; it is tried again while attempts are left.",
+        "For an upload: the storage has no space left, and nothing was stored. For a task: the disk of the worker is full, "
+        "or the task needed more disk space than one task may use; it is retried while attempts are left.",
     ),
 }
 
@@ -222,9 +224,9 @@ def invalid_body(error: ValidationError, prefix: str = "") -> Problem:
 
 
 def body_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
-    """Return pydantic's errors as field errors with JSON Pointers; as one field error beyond `MAX_FINDINGS`."""
-    if error.error_count() > MAX_FINDINGS:
-        message = f"More than {MAX_FINDINGS:,} fields are invalid: check that this is the intended document"
+    """Return pydantic's errors as field errors with JSON Pointers; as one field error beyond `MAX_VALIDATION_ERRORS`."""
+    if error.error_count() > MAX_VALIDATION_ERRORS:
+        message = f"More than {MAX_VALIDATION_ERRORS:,} fields are invalid: check that this is the intended document"
         return [FieldError(prefix, "too_many_errors", message)]
     found = []
     for item in error.errors(include_url=False, include_input=False):
@@ -235,7 +237,7 @@ def body_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
             pointer = json_pointer(item["loc"]) + pointer
         code = "list_type" if item["type"] == "tuple_type" else item["type"]
         found.append(FieldError(prefix + pointer, code, _in_json_terms(item["msg"])))
-    # Pydantic counts a list without its invalid items, so that it may be too short besides: that error is left out.
+    # Pydantic counts the valid items of a list only, so a list with invalid items may seem too short. That error is left out.
     return [
         one
         for one in found

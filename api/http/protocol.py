@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection: uvicorn's protocol, with limits and deadlines for what arrives, and an orderly end.
+"""HTTP/1.1 on one connection: uvicorn's protocol, with limits and deadlines for requests, and a graceful shutdown.
 
 The differences from `HttpToolsProtocol`:
 
@@ -7,7 +7,7 @@ The differences from `HttpToolsProtocol`:
 - An offer to upgrade to a protocol that is not served, such as h2c, is ignored, as RFC 9110, section 7.8, allows.
 - Trailer fields of a chunked body are discarded, and do not become header fields (RFC 9110, section 6.5.1).
 - Bytes that are not HTTP are answered with a problem document.
-- A stopping server answers requests that are already on their way.
+- A stopping server answers requests that were sent before it began to stop.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_HEADER_BYTES: Final = 64 << 10
 MAX_TARGET_BYTES: Final = 64 << 10
 FIELD_OVERHEAD_BYTES: Final = len(b": \r\n")
 REQUEST_LINE_BYTES: Final = 32
-"""More than a request line has beside its target: the method and the version."""
+"""An upper bound for the bytes of a request line besides its target: the method and the version."""
 MAX_CHUNK_OVERHEAD: Final = 16
 """How many bytes of chunk headers and trailers may come with each byte of a body, beyond `MAX_HEADER_BYTES`."""
 MAX_DISCARDED_BYTES: Final = 4 << 20
@@ -46,7 +46,7 @@ class ServerState(TypedDict):
     """The lifespan state of an application that this server runs (ASGI's `scope["state"]`)."""
 
     on_stopping: Sequence[Callable[[], None]]
-    """Called when the server begins to stop, to end requests that only wait. Each may be called several times."""
+    """Functions that are called when the server begins to stop, to end waiting requests. Each may be called several times."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -56,19 +56,19 @@ class HttpProtocol(HttpToolsProtocol):
     """How long a client may take to send the request line and the header fields of a request."""
     body_seconds = 20.0
     body_bytes_per_second = 500
-    """A body must be complete within `body_seconds`, plus one second for each so many bytes of it that have arrived.
+    """A body must be complete within `body_seconds`, plus one second for each `body_bytes_per_second` that have arrived.
 
-    Apache's mod_reqtimeout has the same rule and defaults (`body=20,MinRate=500`). The time in which the server does not read,
-    because the application is slow, does not count.
+    Apache's mod_reqtimeout has the same rule and defaults (`body=20,MinRate=500`). Time in which the server does not
+    read, because the application is slow, does not count.
     """
     linger_seconds = 1.0
-    """How long an idle connection is kept open after the server has begun to stop, since a request may be on its way; and
-    how long a refused client may take to read why, since closing earlier would reset the connection."""
+    """How long a connection stays open after the server has begun to stop, because the client may just have sent a request;
+    and after a refusal, because closing earlier would reset the connection before the client has read the answer."""
 
     stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, with writes that are joined, TCP keepalive, and a deadline for the first request."""
+        """Set up the connection: joined writes, TCP keepalive, and a deadline for the first request."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
         self._is_refused = False
         self._discarded_bytes = 0
@@ -82,19 +82,19 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_started_at = 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._set_deadline(self.header_seconds, self._head_is_late)
-        _keep_alive_by_tcp(transport)
+        _enable_tcp_keepalive(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Cancel the deadline of a connection that was closed."""
         super().connection_lost(exc)
         self._cancel_deadline()
 
     def shutdown(self) -> None:
-        """Begin to end the connection because the server stops.
+        """Begin to close the connection because the server stops.
 
-        Requests that wait for something are answered now. An idle connection is not closed at once: that would reset it
-        under a request that was just sent, and its client could not know whether the request was processed. It is closed
-        with the next answer, which says so, or after `linger_seconds`.
+        Waiting requests are answered now. An idle connection is not closed at once: if a request was just sent, that would
+        reset the connection, and the client could not know whether the request was processed. It is closed with the next
+        answer, which has `Connection: close`, or after `linger_seconds`.
         """
         self.stopping = True
         if self._is_idle():
@@ -107,7 +107,7 @@ class HttpProtocol(HttpToolsProtocol):
     # Bytes that arrive
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrives, and hold it to the limits."""
+        """Parse bytes, and refuse the request if it exceeds a limit."""
         if self._is_refused:
             self._discard(data)
             return
@@ -153,10 +153,10 @@ class HttpProtocol(HttpToolsProtocol):
                 return
 
     def _ignore_upgrade(self) -> None:
-        """Go on with a parser that has seen the same framing of the body, and no offer to upgrade.
+        """Continue with a new parser, which gets the same framing of the body but not the offer to upgrade.
 
-        llhttp takes all that follows the head of a request with `Upgrade` as the new protocol, and cannot be told
-        otherwise: https://github.com/nodejs/llhttp#upgrade.
+        llhttp treats everything after the header fields of a request with `Upgrade` as the new protocol, and has no option to
+        change that: https://github.com/nodejs/llhttp#upgrade.
         """
         framing = [
             b"%b: %b\r\n" % (name, value)
@@ -170,12 +170,12 @@ class HttpProtocol(HttpToolsProtocol):
     # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Record that a request has begun."""
         super().on_message_begin()
         self._has_begun = True
 
     def on_headers_complete(self) -> None:
-        """Start to answer a request. While the server stops, it is the connection's last."""
+        """Start the application for a request. While the server stops, this is the last request of the connection."""
         if self._head_bytes + self._arriving_bytes > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADER_FIELDS:
             self._require_small_head()
         super().on_headers_complete()
@@ -183,20 +183,20 @@ class HttpProtocol(HttpToolsProtocol):
         self._heads_read += 1
         self._body_bytes = self._body_wire_bytes = 0
         if not (self.parser.should_upgrade() and self._should_upgrade()):
-            # What the parser calls header fields from here on are trailer fields.
+            # The parser reports trailer fields as header fields from here on.
             self.headers = []
         if self.stopping and self.cycle is not None:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Hand on a part of the body."""
+        """Pass a part of the body to the application, and count its bytes."""
         self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a request; what follows is the next one's head."""
+        """End a request. The next bytes are the head of the next one."""
         if self.parser.should_upgrade() and not self._should_upgrade():
-            # The parser takes what follows for another protocol. For us the body begins here: see `_ignore_upgrade`.
+            # The parser treats the following bytes as another protocol, but they are the body: see `_ignore_upgrade`.
             return
         super().on_message_complete()
         if self._deadline is not None:
@@ -263,11 +263,11 @@ class HttpProtocol(HttpToolsProtocol):
     # Refusals
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no request with a problem document, and close the connection."""
+        """Refuse bytes that are not an HTTP request, and close the connection."""
         self._refuse(Problem("bad-request", msg))
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer what the application does not get to see, and close the connection."""
+        """Send a problem for a request that does not reach the application, and close the connection."""
         self._is_refused = True
         self._cancel_deadline()
         if self.transport.is_closing():
@@ -311,7 +311,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.loop.call_later(self.linger_seconds, self.transport.close)
 
     def _discard(self, data: bytes) -> None:
-        """Discard what a refused client goes on to send, so that it can read the answer; but not endlessly."""
+        """Discard the bytes that a refused client still sends, up to `MAX_DISCARDED_BYTES`, so that it can read the answer."""
         self._discarded_bytes += len(data)
         if self._discarded_bytes > MAX_DISCARDED_BYTES:
             self.flow.pause_reading()
@@ -325,7 +325,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class _SecondParserCallbacks:
-    """Callbacks of a parser that is given a request's head although another parser has read it: the head is ignored."""
+    """Callbacks of a second parser, which ignore the head of the request because the first parser has read it already."""
 
     def __init__(self, protocol: HttpProtocol) -> None:
         self._protocol = protocol
@@ -351,8 +351,8 @@ class _SecondParserCallbacks:
         self._is_first_head = False
 
 
-def _keep_alive_by_tcp(transport: asyncio.Transport) -> None:
-    """Let the kernel find out when the peer is gone without a word: nothing else does while a response is awaited."""
+def _enable_tcp_keepalive(transport: asyncio.Transport) -> None:
+    """Enable TCP keepalive, so that the kernel detects a peer that vanished while the connection waits for a response."""
     connection: socket.socket | None = transport.get_extra_info("socket")
     if connection is None or connection.family not in {socket.AF_INET, socket.AF_INET6}:
         return

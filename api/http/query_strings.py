@@ -1,4 +1,4 @@
-"""Reads query strings. Unknown names are refused, and so is a name that is given twice."""
+"""Reads query strings. Unknown and repeated names are refused."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class WindowCounters(MemoryStorage):
         return self.storage[key]
 
     def _sweep(self, now: float) -> None:
-        """Drop windows that are over, so that memory does not grow with every caller that there ever was."""
+        """Delete windows that are over, so that memory does not grow with the number of callers."""
         if now < self._next_sweep:
             return
         self._next_sweep = now + self.SWEEP_SECONDS
@@ -70,7 +70,7 @@ class WindowCounters(MemoryStorage):
             self.expirations.pop(key, None)
 
 
-# slowapi's own headers would put a `Retry-After` of the whole window on every answer, so they are added here.
+# slowapi would add a `Retry-After` of the whole window to every answer, so the headers are added in this module.
 limiter = Limiter(key_func=_caller_key, headers_enabled=False, key_style="endpoint", storage_uri="windows://")
 
 
@@ -112,7 +112,7 @@ def _refuse_repeated(request: Request) -> None:
 
 
 class RateLimits:
-    """The limits of one process, as the settings have them."""
+    """The limits of one process, with the values of the settings."""
 
     def __init__(self, settings: Settings) -> None:
         global _current

@@ -1,4 +1,4 @@
-"""Headers of every answer that tell browsers what they must not do with it."""
+"""Security headers of every answer, which restrict what browsers do with it."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ DOCS_POLICY: Final = (
     b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
     b" connect-src 'self'; frame-ancestors 'none'",
 )
-"""For `/docs` alone, whose page runs the scripts that it loads from this server."""
+"""The policy of `/docs` only, whose page runs scripts from this server."""

@@ -1,4 +1,4 @@
-"""Builds the document at `/openapi.json`: what FastAPI derives from routes and models, and what it cannot know."""
+"""Builds the document at `/openapi.json`: the schema that FastAPI derives from routes and models, completed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ TAGS: Final = [
     {"name": "reports", "description": "Request a report: one SQL query over uploaded tables."},
     {"name": "emails", "description": "Send an email to several recipients, with attachments."},
     {"name": "batches", "description": "Follow and cancel tasks that were submitted together."},
-    {"name": "schedules", "description": "Submit tasks by the clock: cron rules in a time zone, or intervals."},
+    {
+        "name": "schedules",
+        "description": "Submit tasks at set times: by a cron rule in a time zone, or at an interval.",
+    },
     {"name": "kinds", "description": "List the kinds of tasks, with the JSON Schemas of their params and results."},
     {"name": "problems", "description": "Explain the errors of requests and tasks."},
     {"name": "health", "description": "Check the server, for load balancers and monitoring."},
@@ -31,7 +34,7 @@ TAGS: Final = [
 
 _WHOLE_NUMBER: Final = {"schema": {"type": "integer", "minimum": 0}}
 _HEADERS: Final[dict[str, dict[str, Any]]] = {
-    "X-Request-ID": {"description": "The id of the request, by which the log names it.", "schema": TEXT},
+    "X-Request-ID": {"description": "The id of the request, which the log contains.", "schema": TEXT},
     "X-RateLimit-Limit": {
         "description": "How many requests of this class the caller may make in a minute.",
         **_WHOLE_NUMBER,
@@ -55,7 +58,7 @@ _HEADERS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 _ALWAYS: Final = frozenset({"X-Request-ID", "WWW-Authenticate", "Location"})
-"""An answer that declares these headers always has them; the rate limits are known only once the caller is."""
+"""Headers that are always present where they are declared. The others, such as those of rate limits, may be absent."""
 
 
 def operation_id(route: APIRoute) -> str:
@@ -64,7 +67,7 @@ def operation_id(route: APIRoute) -> str:
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Make the application serve the whole schema."""
+    """Replace the application's `openapi` function by one that returns the completed schema."""
 
     @cache
     def document() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What routes declare for the schema: the problems that they answer with, and bodies and headers that they read themselves."""
+"""Parts of the schema that routes declare: their problems, and the bodies and headers that FastAPI does not read for them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def submission_responses() -> Responses:
         200: {
             "model": Valid | Task,
             "description": "The request is valid, and nothing was stored (`validate_only`); or a live task with the same "
-            "params, which is answered instead of a new one (`unique_for`).",
+            "params, in which case no new task was stored (`unique_for`).",
         },
         **task_response(202, "The task, which is committed."),
         **problem_responses(*ANY_SUBMISSION),

@@ -1,4 +1,4 @@
-"""The schemas of what may be submitted: for each public kind its own, with the params of the kind and an example."""
+"""The schemas of submissions: one for each public kind, with the params of the kind and an example."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`/openapi.json`, and `/docs`: the schema as a page to read and to try.
+"""`/openapi.json`, and `/docs`: the schema as a page in which requests can be tried.
 
-Everything on the page comes from this server, which may have no access to the internet.
+The page loads everything from this server, because browsers may have no access to the internet.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FOLDER: Final = Path(str(files("fastapi_offline"))) / "static"
 
 
 class SchemaDocument:
-    """The schema of an application as it is sent."""
+    """The schema of an application as JSON, with its entity tag."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -63,7 +63,7 @@ async def get_schema(request: Request, query: Annotated[NoQuery, Query()]) -> Re
 
 @router.get("/docs")
 async def show_docs(request: Request, query: Annotated[NoQuery, Query()]) -> Response:
-    """Return the page."""
+    """Return the page of the documentation."""
     return get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Taskmill",

@@ -56,11 +56,11 @@ from shared.storage.object_store import ObjectReader
 router = APIRouter(tags=["files"])
 
 PIECE_BYTES: Final = 512 << 10
-"""How many bytes of a file one call of a thread reads, and one download holds in memory."""
+"""How many bytes one call reads in a thread, which bounds the memory of a download."""
 
 _BYTES: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 _CONTENT: Final[dict[str, Any]] = {"application/octet-stream": _BYTES, "*/*": _BYTES}
-"""Client generators support the first; the second is the file's own type."""
+"""Client generators support the first. The second means that the answer has the type of the file."""
 
 _UPLOAD_SCHEMA: Final[dict[str, Any]] = {
     "requestBody": {
@@ -151,7 +151,7 @@ class File(AnswerModel):
 
     id: UUID
     name: str
-    media_type: Annotated[str, Field(description="The type of the bytes, whatever the upload said.")]
+    media_type: Annotated[str, Field(description="The type that was detected from the bytes.")]
     size: Annotated[int, Field(ge=0, description="The size in bytes.")]
     sha256: Sha256
     origin: Annotated[Literal["upload", "task"], Field(description="Whether it was uploaded or made by a task.")]
@@ -224,7 +224,7 @@ async def get_file(
     response_class=Response,
     responses={
         200: {"description": "The whole file, as bytes of its `media_type`.", "content": _CONTENT},
-        206: {"description": "The one range that `Range` names.", "content": _CONTENT},
+        206: {"description": "The range that `Range` names.", "content": _CONTENT},
         304: {"description": "The file is the one that `If-None-Match` names."},
         **problem_responses(*ANY_CALLER, "not-found", "gone", "range-not-satisfiable"),
     },
@@ -246,13 +246,13 @@ async def download_file(
         "ETag": etag,
         "Last-Modified": modified,
         "Accept-Ranges": "bytes",
-        # Whatever the bytes are, a browser shall save them and never run them as part of this site.
+        # Browsers must save files of any type and never run them as a part of this site.
         "Content-Disposition": attachment(row.name),
         "Content-Security-Policy": "sandbox; default-src 'none'; frame-ancestors 'none'",
     }
     if (if_none_match := find_header(request, "if-none-match")) is not None and matches_etag(if_none_match, etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    # Only GET knows ranges (RFC 9110, 14.2). The application hands HEAD on as GET, and says so here.
+    # Ranges are defined for GET only (RFC 9110, section 14.2). `Frame` passes HEAD on as GET with this mark.
     is_head = request.scope.get("state", {}).get("is_head", False)
     wanted: ByteRange | None = None
     if not is_head and range_applies(find_header(request, "if-range"), etag, modified):
@@ -334,7 +334,7 @@ async def delete_file(
         await connection.execute(queries.delete_files([file_id]))
         if row.task_id is not None:
             await connection.execute(queries.note_deleted_artifact(row.task_id, row.name))
-    # The row is deleted. An object that cannot be deleted now is an orphan, and is found as one.
+    # The row is deleted. An object that cannot be deleted now is an orphan, which is deleted later.
     with suppress(StorageUnavailable):
         await in_storage_thread(store.delete, [row.storage_key])
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))

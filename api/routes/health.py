@@ -1,4 +1,4 @@
-"""`/health`: whether this process answers; `/health/ready`: whether what it depends on does."""
+"""`/health`: whether this process works; `/health/ready`: whether the parts that it depends on work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Life(AnswerModel):
     responses=problem_responses("validation"),
 )
 async def get_health(request: Request, query: Annotated[NoQuery, Query()]) -> Response:
-    """Answer 200 as long as the process runs. Neither the database nor the broker is asked."""
+    """Return 200 as long as the process runs. Neither the database nor the broker is checked."""
     return _answer(200, Life(status="ok"))
 
 
@@ -46,7 +46,7 @@ async def get_health(request: Request, query: Annotated[NoQuery, Query()]) -> Re
 async def get_readiness(
     request: Request, readiness: ReadinessDependency, query: Annotated[NoQuery, Query()]
 ) -> Response:
-    """Check each part that the API depends on. Answers 503 when the database or the storage fails.
+    """Check each part that the API depends on. Returns 503 when the database or the storage fails.
 
     A database that is not migrated fails, too. While the broker is away, while the relay, the sweeper or beat shows no sign
     of life, or while a queue is late, submissions are still accepted, and their work is delayed. Checks are at most 2 seconds

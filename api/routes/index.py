@@ -17,7 +17,7 @@ VARY = {"Vary": "Accept", "Cache-Control": "no-cache"}
 
 
 class EntryPoints(AnswerModel):
-    """Where a program goes on; the schema describes each path."""
+    """The paths at which a program can begin. The schema describes each of them."""
 
     name: str
     version: str
@@ -26,7 +26,7 @@ class EntryPoints(AnswerModel):
 
 @router.get("/")
 async def get_index(request: Request, settings: SettingsDependency, query: Annotated[NoQuery, Query()]) -> Response:
-    """Return the entry points, or lead a browser to `/docs` where that is served."""
+    """Return the entry points, or redirect a browser to `/docs` if that is enabled."""
     if settings.docs_enabled and _prefers_html(find_header(request, "accept")):
         return Response(status_code=303, headers={"Location": "/docs", **VARY})
     links = {

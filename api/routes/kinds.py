@@ -19,7 +19,7 @@ router = APIRouter(tags=["kinds"])
 
 
 class KindDescription(AnswerModel):
-    """What a kind does, and what it takes and gives."""
+    """A kind: its description, limits, and the schemas of its params and result."""
 
     kind: Annotated[str, Field(examples=["files.make_images"])]
     queue: Annotated[str, Field(description="The queue of its tasks, unless their params choose another.")]
@@ -28,8 +28,8 @@ class KindDescription(AnswerModel):
     params_schema: Annotated[dict[str, Any], Field(description="The JSON Schema of its params.")]
     result_schema: Annotated[dict[str, Any], Field(description="The JSON Schema of its result.")]
     max_attempts: Annotated[int, Field(ge=1)]
-    timeout: Annotated[int, Field(ge=1, description="The most seconds that one attempt may take.")]
-    available: Annotated[bool, Field(description="Whether tasks of the kind can be done now.")]
+    timeout: Annotated[int, Field(ge=1, description="How many seconds one attempt may take at most.")]
+    available: Annotated[bool, Field(description="Whether tasks of the kind can run now.")]
     reason: Annotated[str | None, Field(description="Why not, if it is not available.")]
 
 

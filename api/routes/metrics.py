@@ -40,7 +40,7 @@ async def get_metrics(
     if not caller.privileged:
         raise Problem("forbidden", "Metrics are for operators and admins.")
     return_age = GaugeMetricFamily(
-        "taskmill_canary_age_seconds", "How long ago a canary last came through the queue.", labels=["queue"]
+        "taskmill_canary_age_seconds", "How long ago a canary of the queue last succeeded.", labels=["queue"]
     )
     round_trip = GaugeMetricFamily(
         "taskmill_canary_round_trip_seconds",

@@ -1,4 +1,4 @@
-"""`/schedules`: submit tasks by the clock."""
+"""`/schedules`: schedules, which submit tasks at set times."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def create_schedule(
 
 
 class ListQuery(StrictQuery):
-    """Which page."""
+    """The page of a list."""
 
     limit: PageLimit = 50
     cursor: str | None = None
@@ -132,7 +132,7 @@ class ListQuery(StrictQuery):
     "/schedules",
     summary="List schedules, newest first",
     response_model=SchedulePage,
-    response_description="One page.",
+    response_description="A page of schedules.",
     responses=problem_responses(*ANY_CALLER),
 )
 @limited("read")
@@ -301,12 +301,12 @@ async def run_schedule(
     await queue_bounds.admit(schedule.owner_id, 1)
     task.api_key_id, task.request_id = caller.key_id, request.state.request_id
 
-    async def take_slot(connection: HotConnection) -> None:
+    async def insert_slot(connection: HotConnection) -> None:
         await connection.execute(queries.INSERT_SLOT_NOW, {"schedule_id": schedule_id, "task_id": task.id})
 
     try:
         created_at = await submissions.store_together(
-            [task], SubmissionRequest(caller, request.state.request_id), take_slot
+            [task], SubmissionRequest(caller, request.state.request_id), insert_slot
         )
     except psycopg.errors.ForeignKeyViolation as error:
         # Either the schedule was deleted in the meantime, or a file of its task was.
@@ -322,7 +322,7 @@ async def _get(connection: AsyncConnection, statement: Any) -> Any:
 
 
 async def _lock_for_change(connection: AsyncConnection, schedule_id: UUID, caller: Caller) -> Any:
-    """Return a schedule that the caller may change, its row held. Raises `not-found` or `forbidden`."""
+    """Return a schedule that the caller may change, and lock its row. Raises `not-found` or `forbidden`."""
     row = await _get(connection, queries.lock_schedule(schedule_id, caller.visible_organization_id))
     caller.require_may_change(row.organization_id)
     return row
@@ -336,7 +336,7 @@ def _require_match(if_match: str | None, row: Any) -> None:
 
 
 async def _find_next(connection: AsyncConnection, parsed: ParsedSchedule) -> Any:
-    """Return the first time of a rule after this moment, by the database's clock."""
+    """Return the next time of a rule by the clock of the database, or None if there is none."""
     now = await _read_clock(connection)
     return next(parsed.rule.iterate_times(now), None)
 
@@ -352,7 +352,7 @@ async def _plan_change(connection: AsyncConnection, stored: Any, parsed: ParsedS
 
 
 async def _read_clock(connection: AsyncConnection) -> datetime:
-    """Return the moment by the database's clock, which beat goes by."""
+    """Return the time of the database, which beat uses too."""
     now: datetime = (await connection.execute(queries.NOW)).scalar_one()
     return now
 

@@ -65,7 +65,7 @@ PAGE_SIZE: Final = 50
 
 
 class ThroughHotPath(Response):
-    """Sends the request on to `api.hot_paths`, where the answer is made."""
+    """Passes the request on to `api.hot_paths`, which answers it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class ThroughHotPath(Response):
     openapi_extra=submission_body(ref("Submission"), submission_examples()),
 )
 async def submit_task(request: Request) -> Response:
-    """Store a task. The answer is 202 once it is committed, and then the task is not lost."""
+    """Store a task. The answer is 202 once the task is committed; from then on it cannot be lost."""
     return ThroughHotPath()
 
 
@@ -252,7 +252,7 @@ async def cancel_task(
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
-    """Cancel a task that waits, or request the cancellation of one that runs."""
+    """Cancel a task that is not running, or request the cancellation of a running one."""
     await actions.cancel(task_id, caller)
     return await _task_answer(tasks, task_id, caller)
 
@@ -316,23 +316,25 @@ STREAMED_EVENT: Final = {
 
 
 class EventsQuery(StrictQuery):
-    """Where a stream goes on."""
+    """The event after which a stream begins."""
 
     last_event_id: Annotated[
         str | None,
-        Field(description="As the header `Last-Event-ID`, for a browser's first connection, which sends no headers."),
+        Field(
+            description="The same as the header `Last-Event-ID`, which a browser does not send with its first connection."
+        ),
     ] = None
 
 
 @router.get(
     "/tasks/{task_id}/events",
-    summary="Stream what happens to a task",
+    summary="Stream the events of a task",
     response_class=Response,
     responses={
         200: {
-            "description": "Server-sent events. What has already happened comes first; the stream ends with the event that "
+            "description": "Server-sent events. The past events come first, and the stream ends with the event that "
             "ends the task. `id` is the sequence number, `event` is `status`, `progress` or `log`, and `data` is a JSON "
-            "object. To go on after a lost connection, send the last `id` in `Last-Event-ID`.",
+            "object. To continue after a lost connection, send the last `id` in `Last-Event-ID`.",
             "content": {"text/event-stream": {"schema": STREAMED_EVENT}},
         },
         **problem_responses(*ANY_CALLER, "not-found", "gone"),
@@ -359,7 +361,7 @@ async def stream_events(
     waiters: WaitersDependency,
     query: Annotated[EventsQuery, Query()],
 ) -> Response:
-    """Return the task's history and then its events as they happen, as server-sent events."""
+    """Return the past events of the task, and then its new events as they happen, as server-sent events."""
     header = find_header(request, "last-event-id")
     after_seq = _read_last_event_id(header, "header:Last-Event-ID") or _read_last_event_id(
         query.last_event_id, "query:last_event_id"
@@ -369,7 +371,7 @@ async def stream_events(
 
 
 def _read_last_event_id(value: str | None, pointer: str) -> int:
-    """Return the sequence number that a stream goes on after; 0, for its begin, when there is none."""
+    """Return the sequence number after which a stream begins, or 0 for the beginning of the history."""
     if not value:
         return 0
     if not value.isascii() or not value.isdigit() or len(value) > MAX_NUMBER_DIGITS:

@@ -1,4 +1,4 @@
-"""The answers about schedules as pydantic models, and what a request to store one may hold."""
+"""Pydantic models of schedules: the answers, and the fields of requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Every = Annotated[
 ]
 Timezone = Annotated[
     str,
-    Field(max_length=64, description="The IANA time zone whose clocks `cron` is read on.", examples=["Europe/Berlin"]),
+    Field(max_length=64, description="The IANA time zone in which `cron` is interpreted.", examples=["Europe/Berlin"]),
 ]
 
 
@@ -42,23 +42,23 @@ class RuleFields(BaseModel):
 
 
 class ScheduleFields(RuleFields):
-    """What a schedule has beside the task that it submits."""
+    """The fields of a schedule besides the task that it submits."""
 
     name: Annotated[str, Field(min_length=1, max_length=100, description="Unique within the organization.")]
     enabled: Annotated[bool, Field(description="Whether it runs.")] = True
     missed: Annotated[
         Missed,
         Field(
-            description="What happens to times that passed by more than a minute while nothing watched the clock: `skip` "
-            "them, `run_once` for the latest, or `run_all` of them (at most 100)."
+            description="What happens to times that are more than a minute late because beat was not running: `skip` submits no "
+            "task, `run_once` one for the latest of them, `run_all` one for each (at most 100)."
         ),
     ] = Missed.SKIP
     overlap: Annotated[
         Literal["allow", "skip"],
-        Field(description="`skip` leaves a time out while a task of an earlier time is not done."),
+        Field(description="`skip` submits no task while a task of an earlier time is not done."),
     ] = "allow"
     jitter: Annotated[
-        int, Field(ge=0, le=86_400, description="Each task starts up to so many seconds late, to spread the load.")
+        int, Field(ge=0, le=86_400, description="Each task starts up to this many seconds late, to spread the load.")
     ] = 0
 
 
@@ -71,7 +71,7 @@ class ScheduleRun(AnswerModel):
 
 
 class ScheduleError(AnswerModel):
-    """Why the last time got no task."""
+    """Why no task was submitted at the last time."""
 
     type: Path
     title: str
@@ -86,7 +86,7 @@ class ScheduleLinks(AnswerModel):
 
 
 class Schedule(AnswerModel):
-    """A rule of the clock and the task that it submits, in the form that `POST /schedules` takes."""
+    """A schedule: when it runs, and the task that it submits, in the form that `POST /schedules` takes."""
 
     id: UUID
     name: str

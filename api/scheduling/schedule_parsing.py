@@ -1,6 +1,6 @@
-"""Reads and validates what is stored as a schedule: its rule, and the task that it submits.
+"""Parses and validates the bodies of requests about schedules: a rule, and the task that is submitted.
 
-The task is validated as a submission is, by the same code, so that what is stored can be submitted.
+The task is validated by the code for submissions, so that a stored schedule can be submitted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shared.schedules.rules import InvalidRule, Rule, parse_rule
 from shared.tasks.options import TaskOptions
 
 TASK_OPTIONS: Final = ("priority", "ttl", "max_attempts", "timeout", "keep_for", "tags", "metadata")
-"""The options of the submitted task that a schedule may set; each time decides itself when its task runs."""
+"""The options that a schedule may set for its tasks. Options that set the time of a task are left out."""
 _OTHER_OPTIONS: Final = ("run_at", "delay", "unique_for", "webhook")
 
 
@@ -33,7 +33,11 @@ def schedule_components() -> dict[str, dict[str, Any]]:
     options = TaskOptions.model_json_schema()["properties"]
     task = {
         "kind": {"enum": [name for name, kind in list_kinds().items() if kind.public]},
-        "params": {"type": "object", "additionalProperties": True, "description": "As the kind's schema says."},
+        "params": {
+            "type": "object",
+            "additionalProperties": True,
+            "description": "The params of the kind: see `GET /kinds`.",
+        },
         **{name: options[name] for name in TASK_OPTIONS},
     }
     schedule = {
@@ -46,7 +50,7 @@ def schedule_components() -> dict[str, dict[str, Any]]:
         "NewSchedule": {
             **schedule,
             "title": "NewSchedule",
-            "description": "A rule of the clock beside the task that it submits.",
+            "description": "When the schedule runs, and the task that it submits.",
             "required": ["name", "kind"],
         },
         "ScheduleChange": {
@@ -61,7 +65,7 @@ def schedule_components() -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class ParsedSchedule:
-    """A validated schedule, before its files are looked at."""
+    """A validated schedule, whose input files have not been checked yet."""
 
     fields: ScheduleFields
     rule: Rule
@@ -117,15 +121,15 @@ def parse_preview(body: bytes) -> Rule:
 
 
 def apply_patch(stored: dict[str, Any], body: bytes) -> bytes:
-    """Return a stored schedule with the fields of a body in the place of its own, to be validated anew.
+    """Return a stored schedule as JSON with the changes of a body, to be validated again.
 
-    A `cron` replaces a stored `every`, and the reverse. Raises a problem for a body that is not an object.
+    A `cron` in the body replaces a stored `every`, and the reverse. Raises a problem for a body that is not an object.
     """
     patch = load_json(body)
     if not isinstance(patch, dict):
         raise invalid("", "dict_type", "Input should be an object")
     if not patch:
-        raise invalid("", "empty", "The body names no field to change")
+        raise invalid("", "empty", "The body has no field to change.")
     changed = {**stored, **patch}
     for one, other in (("cron", "every"), ("every", "cron")):
         if patch.get(one) is not None and other not in patch:
@@ -145,8 +149,8 @@ def find_rule_of(fields: RuleFields) -> Rule:
 
 
 def refuse_platform_change(patch: bytes) -> bool:
-    """Return whether the platform's own schedule is to be enabled. Raises `forbidden` for any other change."""
+    """Return the new value of `enabled` for a schedule of the platform. Raises `forbidden` for any other change."""
     content = load_json(patch)
     if not isinstance(content, dict) or set(content) != {"enabled"} or not isinstance(content["enabled"], bool):
-        raise Problem("forbidden", "Of the platform's own schedules, only `enabled` can be changed.")
+        raise Problem("forbidden", "Only the field `enabled` of the platform's own schedules can be changed.")
     return content["enabled"]

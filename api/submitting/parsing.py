@@ -1,4 +1,4 @@
-"""Parses and validates submissions. One problem lists everything that is invalid. Nothing is stored or looked up here."""
+"""Parses and validates submissions, without access to the database. One problem lists everything that is invalid."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]
 
 @dataclass
 class Parsed:
-    """A validated submission, whose files have not been looked up yet."""
+    """A validated submission, whose input files have not been checked yet."""
 
     kind_name: str
     kind: AnyKind

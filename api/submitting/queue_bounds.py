@@ -1,4 +1,4 @@
-"""Refuses submissions while too many tasks are queued, in all or of one caller.
+"""Refuses submissions while too many tasks are queued, of all callers together or of one caller.
 
 Each process counts the queued tasks in the database every `COUNT_SECONDS`, and adds those that it accepts in between. It
 does not know what other processes accept in between, so that several processes together can exceed a bound by that much.
@@ -19,7 +19,7 @@ from shared.queries.tasks import COUNT_QUEUED
 from shared.settings import Settings
 
 COUNT_SECONDS: Final = 1.0
-RETRY_AFTER_SECONDS: Final = 5
+QUEUE_FULL_RETRY_SECONDS: Final = 5
 
 
 class QueueBounds:
@@ -59,4 +59,4 @@ class QueueBounds:
 
 
 def _queue_full(detail: str) -> Problem:
-    return Problem("queue-full", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+    return Problem("queue-full", detail, headers={"Retry-After": str(QUEUE_FULL_RETRY_SECONDS)})

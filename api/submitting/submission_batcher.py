@@ -26,7 +26,7 @@ class StoredTasks(NamedTuple):
 
 
 class SubmissionBatcher:
-    """Stores tasks that need nothing else in their transaction."""
+    """Stores tasks whose transaction contains nothing but tasks."""
 
     def __init__(self, settings: Settings) -> None:
         self._batcher: Batcher[NewTask, datetime | None] = Batcher(settings, "submit", self._flush)
@@ -54,7 +54,7 @@ class SubmissionBatcher:
         except (psycopg.errors.DataError, psycopg.errors.IntegrityError) as error:
             if len(tasks) == 1:
                 return [error]
-            # One bad row failed the statement, which stored nothing. Each task is tried alone, so that only the bad one fails.
+            # One bad row made the statement fail, which stored nothing. Each task is retried alone, so that only the bad one fails.
             return [(await self._flush(connection, [task]))[0] for task in tasks]
         assert row is not None
         stored = StoredTasks._make(row)

@@ -35,7 +35,7 @@ from shared.queries.batches import LIST_BATCH
 from shared.queries.files import find_files
 from shared.tasks.submission import NewTask, make_task, params_sha256, submission_document
 
-RETRY_AFTER_SECONDS: Final = 1
+POLL_AFTER_SECONDS: Final = 1
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Answer:
         """Return the headers of the answer, without `PRIVATE_HEADERS`."""
         headers = {"Location": self.location}
         if self.status == 202:
-            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+            headers["Retry-After"] = str(POLL_AFTER_SECONDS)
         if self.replayed:
             headers["Idempotency-Replayed"] = "true"
         return headers

@@ -18,7 +18,7 @@ ENCODED_WORDS: Final = re.compile(rf"\s*{ENCODED_WORD.pattern}(?:\s+{ENCODED_WOR
 
 
 def read_file_name(disposition: str, options: Mapping[bytes, bytes]) -> str | None:
-    """Return the file's name as the client means it, or None if it names none.
+    """Return the file name that the client sent, or None if it sent none.
 
     `disposition` is the header as Latin-1, and `options` are its plain parameters. `filename*` takes precedence over
     `filename` (RFC 6266, section 4.3): RFC 7578, section 4.2, forbids it in forms, but clients send it, some of them alone.

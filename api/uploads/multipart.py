@@ -1,7 +1,7 @@
 """Receives a form with one file (multipart/form-data, RFC 7578) and streams the file into the storage.
 
-The form is parsed on the event loop, which only searches for the boundary. The file's bytes are collected to a mebibyte,
-which a thread hashes and writes while the next mebibyte arrives: memory is bounded, and threads are called rarely.
+The form is parsed on the event loop, which only searches for the boundary. The file's bytes are collected into pieces of
+a mebibyte. A thread hashes and writes one piece while the next arrives, so memory is bounded and threads are called rarely.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from shared.storage.object_store import ObjectStore, ObjectWriter, new_object_ke
 
 FILE_FIELD: Final = "file"
 FIELD_LIMITS: Final[Mapping[str, int]] = {"task": 1 << 20, "keep_for": 64}
-"""The fields that a form may have beside the file, and the maximum size of each in bytes."""
+"""The fields that a form may have besides the file, and the maximum size of each in bytes."""
 
 MAX_PARTS: Final = 10
 OVERHEAD_BYTES: Final = 2 << 20
-"""How many bytes a form may have beside its file: boundaries, headers, other fields."""
+"""How many bytes a form may have besides its file: boundaries, headers, other fields."""
 COLLECTED_BYTES: Final = 1 << 20
 IDLE_SECONDS: Final = 60.0
 """How long a client may send nothing before the upload is refused."""
@@ -41,9 +41,9 @@ _PLAIN_ENCODINGS: Final = frozenset({"", "7bit", "8bit", "binary"})
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """A file that is stored under a key that no row refers to yet. The caller inserts a row, or deletes the object.
+    """A stored file to whose key no row refers yet. The caller inserts a row, or deletes the object.
 
-    When nothing was to be stored, nothing lies under the key.
+    Without a store, the file was only checked and there is no object under the key.
     """
 
     storage_key: str
@@ -72,9 +72,9 @@ async def receive_form(
 ) -> ReceivedForm:
     """Receive a form. Without a `store`, its file is read and checked, and not stored.
 
-    `check_fields` is given the fields that stand before the file as soon as the file begins, and refuses them by raising.
+    `check_fields` is called with the fields that precede the file as soon as the file begins, and may raise a problem.
     Raises the problems `unsupported-media-type`, `too-large` (the rest of the body is not read) and `validation`, and
-    `bad-request` when the client went away; and what the storage raises. Whatever is raised, nothing stays in the storage.
+    `bad-request` when the client disconnected; and the errors of the storage. After an error, nothing stays in the storage.
     """
     if (
         content_length is not None
@@ -103,7 +103,7 @@ async def receive_form(
 
 
 def too_large(most_bytes: int) -> Problem:
-    """Return the problem for an upload that is too large. Its rest is not read, so that the connection must be closed."""
+    """Return the problem for an upload that is too large. The rest of it is not read, so the connection must be closed."""
     return Problem("too-large", f"An upload has at most {most_bytes} bytes.", headers={"Connection": "close"})
 
 
@@ -120,7 +120,7 @@ async def _read_body(body: AsyncIterator[bytes], form: _FormReader, sink: _FileS
                     raise too_large(form.max_file_bytes)
                 form.feed(chunk)
                 if form.collected_bytes >= COLLECTED_BYTES:
-                    # The time that the storage takes does not count as the client's.
+                    # The time that the storage takes does not count as idle time of the client.
                     patience.reschedule(None)
                     if writing is not None:
                         await writing
@@ -278,7 +278,7 @@ class _FormReader:
 
 
 class _FileSink:
-    """Writes a file's bytes into the storage, and finds out their size, type and hash. Threads call it, one at a time.
+    """Writes a file's bytes into the storage, and computes their size, type and hash. Threads call it, one at a time.
 
     After `discard`, nothing stays in the storage, even if an earlier call still runs or a later one writes.
     """

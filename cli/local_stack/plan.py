@@ -23,7 +23,7 @@ from cli.local_stack.ready_file import PARTS, ReadyFile
 from cli.local_stack.supervisor import Part
 from shared.contracts.kind import QUEUES
 from shared.errors import ConfigurationError
-from shared.ready_notice import VARIABLE as NOTICE_VARIABLE
+from shared.ready_notice import NOTIFY_SOCKET_VARIABLE
 
 _CORES = os.cpu_count() or 1
 _CONCURRENCY = {"files": max(2, _CORES), "email": 4}
@@ -197,7 +197,7 @@ class StackPlan:
         for queue in QUEUES:
             name, concurrency = f"worker-{queue}", _CONCURRENCY.get(queue, _DEFAULT_CONCURRENCY)
             command = self._python("cli.main", "worker", "--queues", queue, "--concurrency", str(concurrency))
-            environment = {**command.environment, NOTICE_VARIABLE: str(open_notice_socket(name))}
+            environment = {**command.environment, NOTIFY_SOCKET_VARIABLE: str(open_notice_socket(name))}
             workers.append(self._part(name, replace(command, environment=environment)))
         return workers
 

@@ -1,4 +1,4 @@
-"""Let callers keep schedules: owners, cron rules, time zones, and what happens to missed and overlapping slots."""
+"""Add schedules of callers: owners, cron rules, time zones, and the handling of missed and overlapping slots."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def upgrade() -> None:
         op.add_column("schedules", column)
     op.alter_column("schedules", "every_seconds", nullable=True)
     op.create_unique_constraint(op.f("uq_schedules_organization_id_name"), "schedules", ["organization_id", "name"])
-    # A beat of the older version asks for this constraint at its start only, and is replaced in the same deploy.
+    # The older version of beat needs this constraint at its start only, and is replaced in the same deploy.
     op.drop_constraint(op.f("uq_schedules_name"), "schedules")
     for name, condition in (
         ("cron_or_every", "num_nonnulls(cron, every_seconds) = 1"),

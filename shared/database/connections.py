@@ -39,7 +39,7 @@ TCP_KEEPALIVE = {
 }
 
 
-GRACE_SECONDS: Final = 0.5
+ROUND_TRIP_GRACE_SECONDS: Final = 0.5
 """How much longer than `statement_timeout` a round trip may take, so that a server that works can send its own error."""
 
 
@@ -73,7 +73,7 @@ class BoundedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
 
 def connect_bounded(timeout_seconds: float) -> Callable[..., Awaitable[BoundedConnection]]:
-    """Return a function that opens connections whose round trips take at most `timeout_seconds` and `GRACE_SECONDS`."""
+    """Return a function that opens connections whose round trips take at most `timeout_seconds` and `ROUND_TRIP_GRACE_SECONDS`."""
 
     async def connect(*args: Any, **kwargs: Any) -> BoundedConnection:
         async with asyncio.timeout(timeout_seconds):
@@ -87,7 +87,7 @@ def connect_bounded(timeout_seconds: float) -> Callable[..., Awaitable[BoundedCo
 async def bound(connection: psycopg.AsyncConnection[tuple[Any, ...]], timeout_seconds: float) -> None:
     """Limit the round trips of an open connection, such as one that a pool opened, in the same way."""
     assert isinstance(connection, BoundedConnection)
-    connection.round_trip_seconds = timeout_seconds + GRACE_SECONDS
+    connection.round_trip_seconds = timeout_seconds + ROUND_TRIP_GRACE_SECONDS
 
 
 def sqlalchemy_url(name: str) -> URL:

@@ -1,12 +1,12 @@
 """When a schedule runs: a cron rule in a time zone, or an interval in seconds.
 
 Cron rules have five fields (minute, hour, day of month, month, day of week), as cron(8) of Debian reads them, or are one of
-`ALIASES`. They are read on the clocks of a time zone, which daylight saving moves:
+`ALIASES`. They are interpreted in a time zone, whose clocks daylight saving time changes:
 
-- A time that does not exist, because the clocks jump over it, runs at the moment that they jump.
-- A time that happens twice, because the clocks go back, runs once, the first time that it happens.
-- A rule for every hour, be it written as `*`, `*/1` or `0-23`, is an interval rather than a time of day: it runs in both of
-  two hours that the clocks show alike, and not in an hour that they jump over.
+- A time that does not exist, because the clocks are set forward over it, runs at the moment of that change.
+- A time that occurs twice, because the clocks are set back, runs once, at its first occurrence.
+- A rule for every hour, written as `*`, `*/1` or `0-23`, is an interval rather than a time of day: it runs in both of two hours
+  that the clocks show alike, and not in an hour that they skip.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ ALIASES: Final = {
 """Names for common cron rules."""
 
 LONGEST_JUMP: Final = timedelta(hours=25)
-"""No clock was ever moved by more: Samoa skipped a day in 2011."""
+"""An upper bound for a change of clocks. The largest was a day, which Samoa skipped in 2011."""
 
 EARLIEST_START: Final = datetime(1900, 1, 1, tzinfo=UTC)
 LATEST_START: Final = datetime(9000, 1, 1, tzinfo=UTC)
-"""So far from the first and the last year that Python knows that the times of every rule can be calculated."""
+"""Far enough from the first and the last year of `datetime` that the times of every rule can be computed."""
 
 VALUES_OF_FIELDS: Final = (60, 24, 31, 12, 7)
 """How many values the fields of a cron rule have: minute, hour, day of month, month, day of week."""
 
 
 class InvalidRule(ValueError):
-    """A rule that cannot be read, or never comes. The message says what is wrong with it, in a sentence."""
+    """A rule that cannot be parsed or has no time at all. The message is a sentence for the caller."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class InvalidRule(ValueError):
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule that was checked. Make one with `parse_rule`."""
+    """A validated rule. Use `parse_rule` to create one."""
 
     cron: str | None
     """Five fields; None for an interval."""
@@ -98,7 +98,7 @@ class Rule:
         runs_every_hour = len(_read_cron(cron).hours) == 24
         begin = after.astimezone(self.timezone).replace(tzinfo=None)
         if _find_offset(after, self.timezone) != _find_offset(after - LONGEST_JUMP, self.timezone):
-            # The clocks were moved: local times of before may have their moments behind `after`.
+            # The clocks were changed, so earlier local times may denote moments later than `after`.
             begin -= LONGEST_JUMP
         waiting: list[datetime] = []
         last = after
@@ -146,7 +146,7 @@ def parse_rule(
     rule = Rule(None if cron is None else _parse_cron(cron), every_seconds, ZoneInfo(timezone), starts_at, ends_at)
     if next(rule.iterate_times(starts_at or datetime(2000, 1, 1, tzinfo=UTC)), None) is None:
         field = "cron" if ends_at is None else "ends_at"
-        raise InvalidRule(field, "The rule never comes: no day of the calendar, or none before its end, fits it.")
+        raise InvalidRule(field, "The rule has no time: it matches no date, or none before its end.")
     return rule
 
 
@@ -159,7 +159,7 @@ def find_jitter(schedule_id: UUID, slot: datetime, longest_seconds: int) -> time
 @cache
 def _list_timezones() -> set[str]:
     # Reading the names of the whole database takes tens of milliseconds.
-    # Not a name of IANA: it means whatever zone the machine has.
+    # `localtime` is not an IANA name: it means the zone of the machine.
     return available_timezones() - {"localtime"}
 
 
@@ -176,7 +176,7 @@ def _parse_cron(cron: str) -> str:
         _read_cron(text)
     except CronSimError as error:
         raise InvalidRule(
-            "cron", f"The cron rule {text!r} cannot be read, or never comes: {str(error).lower()}."
+            "cron", f"The cron rule {text!r} is invalid or matches no date: {str(error).lower()}."
         ) from None
     for field, values in zip(fields, VALUES_OF_FIELDS, strict=True):
         for item in field.split(","):
@@ -209,7 +209,7 @@ def _describe_cron(cron: str) -> str:
 def _find_moments(local: datetime, zone: ZoneInfo) -> tuple[datetime, datetime | None]:
     """Return the moment, in UTC, at which the clocks of a zone show a local time, and the second one where there are two.
 
-    For a local time that the clocks jump over, it is the moment that they jump.
+    For a local time that the clocks skip, it is the moment at which they are set forward.
     """
     earlier = local.replace(tzinfo=zone, fold=0).astimezone(UTC)
     later = local.replace(tzinfo=zone, fold=1).astimezone(UTC)

@@ -1,4 +1,4 @@
-"""Which slots of a schedule get a task now, and which is the next to look at."""
+"""Decides which slots of a schedule get a task now, and which slot is the next."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final, NamedTuple, assert_never
 from shared.schedules.rules import Rule
 
 MISSED_AFTER: Final = timedelta(seconds=60)
-"""How late a slot may be looked at, as during a deploy, and still count as not missed."""
+"""How late beat may process a slot, such as after a deploy, without the slot counting as missed."""
 MOST_MISSED: Final = 100
-"""How many missed slots are made up for; of more, the latest are."""
+"""How many missed slots get a task at most. If there are more, the latest do."""
 
 
 class Missed(StrEnum):
-    """What happens to slots that passed while nothing watched the clock, or while the schedule was paused by an outage."""
+    """What happens to missed slots: those that passed while beat was not running or the database was away."""
 
     SKIP = "skip"
     """They get no task."""
@@ -32,13 +32,14 @@ class Plan(NamedTuple):
     slots: list[datetime]
     """The slots that get a task, oldest first."""
     next_at: datetime | None
-    """The first slot after that moment; None when the rule comes no more."""
+    """The first slot after that moment; None if the rule has no further slot."""
 
 
 def plan_slots(rule: Rule, next_at: datetime, planned_at: datetime, now: datetime, missed: Missed) -> Plan:
-    """Return what to do, given the first slot that was not looked at yet, and when that was found to be the first.
+    """Return the plan for a schedule at the time `now`.
 
-    Slots of the last minute since then are on time, and each of them gets a task. Costs little however long ago `next_at` is.
+    `next_at` is the first slot that was not processed, and `planned_at` is when that was computed. Slots of the last minute that
+    are later than `planned_at` are on time, and each of them gets a task. The cost does not grow with the age of `next_at`.
     """
     after = next(rule.iterate_times(now), None)
     passed = _list_latest(rule, next_at, now)
@@ -67,5 +68,5 @@ def _list_latest(rule: Rule, begin: datetime, end: datetime) -> list[datetime]:
             found.append(time)
         if len(found) == MOST_MISSED or end - span <= begin:
             return list(found)
-        # An hour of a rule for each second is a deque that is full at once; one for each year needs decades.
+        # A rule that runs every second fills the deque within an hour; a yearly one needs decades.
         span *= 2

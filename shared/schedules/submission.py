@@ -1,4 +1,4 @@
-"""Makes the task of one slot of a schedule, for beat and for a run on request alike."""
+"""Creates the task of one slot of a schedule, both for beat and for `POST /schedules/<id>/run`."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class ScheduleRow(Protocol):
 
 
 class UnusableSchedule(Exception):
-    """A schedule of which no task can be made any more: its kind is gone, or its params or options no longer fit."""
+    """A schedule from which no task can be created: its kind no longer exists, or its params or options no longer fit."""
 
     def __init__(self, problem: str, title: str, detail: str) -> None:
         super().__init__(detail)
         self.error = {"type": problem, "title": title, "detail": detail}
-        """What is shown as the schedule's last error."""
+        """The value of the schedule's `last_error`."""
 
 
 def find_rule(schedule: ScheduleRow) -> Rule:
@@ -56,13 +56,13 @@ def make_scheduled_task(schedule: ScheduleRow, slot: datetime) -> NewTask:
     """Return the task of a slot, which starts at the slot or, with jitter, a little later. Raises `UnusableSchedule`."""
     kind = list_kinds().get(schedule.kind)
     if kind is None:
-        detail = f"There is no kind {schedule.kind} any more: change or delete the schedule."
+        detail = f"The kind {schedule.kind} no longer exists. Change or delete the schedule."
         raise UnusableSchedule("/problems/unknown-kind", "Unknown kind", detail)
     try:
         params = kind.params.model_validate_json(orjson.dumps(schedule.params))
         options = TaskOptions.model_validate_json(orjson.dumps(dict(schedule.options)))
     except ValidationError as error:
-        detail = f"The schedule's params or options no longer fit its kind ({error.error_count()} errors): change them."
+        detail = f"The schedule's params or options no longer fit its kind ({error.error_count()} errors). Change them."
         raise UnusableSchedule("/problems/unreadable-params", "Unreadable params", detail) from None
     if schedule.jitter_seconds:
         wait = find_jitter(schedule.id, slot, schedule.jitter_seconds)

@@ -32,7 +32,7 @@ class ObjectWriter(Protocol):
         """Append bytes."""
 
     def commit(self) -> None:
-        """Make the object visible and durable: it survives a power cut."""
+        """Complete the object: it becomes visible, and survives a power failure."""
 
     def abort(self) -> None:
         """Delete what was written. May be called again, and after a `commit` that failed; after one that succeeded it

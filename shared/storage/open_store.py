@@ -1,4 +1,4 @@
-"""Opens the object store that `TASKMILL_STORAGE_URL` names: the one place that knows both forms of the port."""
+"""Opens the object store that `TASKMILL_STORAGE_URL` names. Only this module imports both implementations."""
 
 from __future__ import annotations
 

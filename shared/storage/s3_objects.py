@@ -80,7 +80,7 @@ class S3Objects:
                     read_timeout=_READ_SECONDS,
                     retries={"mode": "standard", "max_attempts": _MOST_ATTEMPTS},
                     max_pool_connections=_CONNECTIONS,
-                    # Many servers do not know the checksums that newer clients add. The signature covers the body.
+                    # Many servers do not support the checksums that newer clients add. The signature covers the body anyway.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
                     s3={"addressing_style": addressing_style},

@@ -16,7 +16,7 @@ import pytest
 
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
-from shared.database.connections import GRACE_SECONDS
+from shared.database.connections import ROUND_TRIP_GRACE_SECONDS
 from shared.database.schema_migrations import migrate
 from shared.identifiers import new_id
 from shared.settings import Settings
@@ -183,7 +183,7 @@ def test_while_postgres_hangs_requests_get_503_in_time_and_recover_afterwards(
 
     for answers in (known, unknown):
         # One round trip and one attempt to connect reach their timeouts.
-        require_unavailable(answers, TIMEOUT * 2 + GRACE_SECONDS + BUSY_SECONDS)
+        require_unavailable(answers, TIMEOUT * 2 + ROUND_TRIP_GRACE_SECONDS + BUSY_SECONDS)
     recovered()
     eventually(lambda: client.get(f"/tasks/{task_id}").status_code == 200)
 

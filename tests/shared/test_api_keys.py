@@ -27,7 +27,7 @@ def test_an_expiry_is_a_duration_or_a_date(text: str, moment: datetime) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "90", "d", "-1d", "1.5h", "2027-13-01", "999999d"])
-def test_anything_else_is_no_expiry(text: str) -> None:
+def test_a_text_that_is_no_expiry_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="neither a duration"):
         read_expiry(text, NOW)
 

@@ -30,7 +30,7 @@ for name in ("after-intent", "after-claim", "after-claim"):
 
 
 def reach_with(value: str, environment: str | None) -> subprocess.CompletedProcess[str]:
-    variables = {kill_points.VARIABLE: value, "PYTHONPATH": str(ROOT)}
+    variables = {kill_points.KILL_POINT_VARIABLE: value, "PYTHONPATH": str(ROOT)}
     if environment is not None:
         variables["TASKMILL_ENVIRONMENT"] = environment
     return subprocess.run([sys.executable, "-c", REACH], env=variables, capture_output=True, text=True, timeout=60)
@@ -54,9 +54,9 @@ def test_production_refuses_to_start_with_a_kill_point(monkeypatch: pytest.Monke
     for name, value in {**SAFE, "TASKMILL_ENVIRONMENT": "production"}.items():
         monkeypatch.setenv(name, value)
     read_settings()
-    monkeypatch.setenv(kill_points.VARIABLE, "after-claim")
+    monkeypatch.setenv(kill_points.KILL_POINT_VARIABLE, "after-claim")
 
-    with pytest.raises(ConfigurationError, match=kill_points.VARIABLE):
+    with pytest.raises(ConfigurationError, match=kill_points.KILL_POINT_VARIABLE):
         read_settings()
 
 

@@ -99,7 +99,7 @@ def test_variables_of_the_launcher_and_of_compose_are_not_taken_for_misspellings
     read_by_others = "\n".join(
         (root / name).read_text() for name in ("docker-compose.prod.yml", "taskmill", ".env.example")
     )
-    names = set(re.findall(r"TASKMILL_\w+", read_by_others)) - {kill_points.VARIABLE}
+    names = set(re.findall(r"TASKMILL_\w+", read_by_others)) - {kill_points.KILL_POINT_VARIABLE}
     settings = {f"TASKMILL_{name.upper()}" for name in Settings.model_fields}
     assert {"TASKMILL_HTTPS_PORT", "TASKMILL_PYTHON"} <= names - settings
     # Kubernetes sets the first for a service `taskmill-database`.

@@ -85,7 +85,7 @@ def test_the_history_of_a_done_task_is_sent_whole_and_the_stream_ends(
     assert all(event.data["at"].endswith("Z") for event in events)
 
 
-def test_events_come_while_they_happen(
+def test_events_are_sent_as_they_happen(
     operator: httpx2.Client, hand: HandWorker, ping: Submit, notify: Callable[[str], None]
 ) -> None:
     task_id = ping()
@@ -103,7 +103,7 @@ def test_events_come_while_they_happen(
     assert statuses(seen) == ["queued", "running", "succeeded"]
 
 
-def test_events_come_without_any_wake_up(
+def test_events_are_sent_without_any_wake_up(
     operator: httpx2.Client, hand: HandWorker, ping: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiters, "LISTENING_POLL_SECONDS", 0.2)
@@ -118,7 +118,7 @@ def test_events_come_without_any_wake_up(
 
 
 @pytest.mark.parametrize("by", ["header", "query"])
-def test_a_stream_goes_on_after_the_last_event_that_was_received(
+def test_a_stream_resumes_after_the_last_received_event(
     operator: httpx2.Client, hand: HandWorker, ping: Submit, by: str
 ) -> None:
     task_id = ping()
@@ -131,7 +131,7 @@ def test_a_stream_goes_on_after_the_last_event_that_was_received(
         assert [event.id for event in events] == [3]
 
 
-def test_a_retried_task_goes_on_after_the_event_that_ended_it(
+def test_the_stream_of_a_retried_task_continues_past_the_earlier_end(
     operator: httpx2.Client, hand: HandWorker, ping: Submit, notify: Callable[[str], None]
 ) -> None:
     task_id = ping()
@@ -189,7 +189,7 @@ def test_many_listeners_each_see_the_whole_history(
 def test_a_stream_without_events_sends_comments(
     operator: httpx2.Client, ping: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_streams, "KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_COMMENT_SECONDS", 0.05)
     task_id = ping()
 
     with operator.stream("GET", f"/tasks/{task_id}/events") as answer:
@@ -197,7 +197,7 @@ def test_a_stream_without_events_sends_comments(
         assert [next(comments) for _ in range(3)] == [": keep-alive"] * 3
 
 
-def test_another_organizations_task_and_none_at_all_are_not_found(
+def test_events_of_a_foreign_or_missing_task_are_not_found(
     client: httpx2.Client, stranger: httpx2.Client, email: Submit
 ) -> None:
     task_id = email(client)
@@ -240,7 +240,7 @@ def test_the_stream_of_a_task_that_is_deleted_meanwhile_ends(
     assert statuses(seen) == ["queued"]
 
 
-def test_a_client_that_leaves_leaves_nothing_behind(
+def test_a_stream_whose_client_disconnects_leaves_no_waiter(
     operator: httpx2.Client, ping: Submit, eventually: Eventually
 ) -> None:
     with stream(operator, ping()) as events:

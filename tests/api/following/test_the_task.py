@@ -329,7 +329,7 @@ def test_a_task_that_is_not_done_cannot_be_deleted(operator: httpx2.Client, hand
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry"), ("GET", "?wait=60")]
 )
-def test_a_task_that_never_was_is_not_found(operator: httpx2.Client, method: str, path: str) -> None:
+def test_a_missing_task_is_not_found(operator: httpx2.Client, method: str, path: str) -> None:
     assert problem_of(operator.request(method, f"/tasks/{new_id()}{path}")) == (404, "not-found")
 
 

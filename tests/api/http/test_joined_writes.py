@@ -47,7 +47,7 @@ def join_writes() -> tuple[JoinedWrites, RecordingTransport]:
 
 
 @pytest.mark.anyio
-async def test_what_is_written_in_one_turn_is_sent_at_its_end_in_one_piece() -> None:
+async def test_writes_of_one_event_loop_turn_are_sent_together_at_its_end() -> None:
     joined, transport = join_writes()
 
     joined.write(b"head ")
@@ -61,7 +61,7 @@ async def test_what_is_written_in_one_turn_is_sent_at_its_end_in_one_piece() -> 
 
 
 @pytest.mark.anyio
-async def test_much_is_sent_at_once_and_in_order() -> None:
+async def test_large_data_is_sent_at_once_and_in_order() -> None:
     joined, transport = join_writes()
     chunk = b"x" * AT_ONCE_BYTES
 
@@ -75,7 +75,7 @@ async def test_much_is_sent_at_once_and_in_order() -> None:
 
 
 @pytest.mark.anyio
-async def test_closing_sends_what_is_held_and_aborting_does_not() -> None:
+async def test_closing_sends_pending_data_and_aborting_does_not() -> None:
     closed, transport_closed = join_writes()
     aborted, transport_aborted = join_writes()
 
@@ -90,7 +90,7 @@ async def test_closing_sends_what_is_held_and_aborting_does_not() -> None:
 
 
 @pytest.mark.anyio
-async def test_all_else_is_the_transports_own() -> None:
+async def test_other_methods_are_those_of_the_transport() -> None:
     joined, transport = join_writes()
 
     joined.pause_reading()

@@ -391,7 +391,7 @@ def test_a_trickle_of_header_bytes_does_not_move_the_deadline(
     assert connection.received.startswith(b"HTTP/1.1 408 ")
 
 
-def test_the_deadline_of_a_head_does_not_end_an_answer_that_is_waited_for(
+def test_the_deadline_of_a_head_does_not_cancel_a_pending_answer(
     connect: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch, key: bytes, email: Callable[..., str]
 ) -> None:
     monkeypatch.setattr(HttpProtocol, "header_seconds", 0.2)
@@ -472,7 +472,7 @@ def test_bytes_that_are_not_http_are_a_problem(connect: Callable[[], Connection]
     assert connection.is_closed_within()
 
 
-def test_an_answer_that_is_waited_for_is_sent_before_bytes_that_are_not_http_end_the_connection(
+def test_a_pending_answer_is_sent_before_bytes_that_are_not_http_close_it(
     connect: Callable[[], Connection], key: bytes, email: Callable[..., str]
 ) -> None:
     connection = connect()
@@ -492,7 +492,7 @@ def test_connect_is_refused(connect: Callable[[], Connection], target: str) -> N
     assert connection.read_answer()[0] in {400, 405}
 
 
-def test_the_kernel_notices_when_a_client_is_gone_without_a_word(
+def test_tcp_keepalive_is_enabled_to_detect_vanished_clients(
     served: Api, connect: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: list[int] = []

@@ -71,7 +71,7 @@ def test_submitting_is_counted_in_one_counter_and_apart_from_reading(limited: Ap
     assert remaining(client.post("/files", files={"file": ("a.txt", b"x")})) == 4
 
 
-def test_refused_requests_are_counted_and_told_too(limited: Api) -> None:
+def test_refused_requests_count_and_have_rate_limit_headers(limited: Api) -> None:
     reader = limited.client(scopes=["tasks:write"])
     writer = limited.client("other", scopes=["tasks:read"])
 
@@ -93,7 +93,7 @@ def test_refused_requests_are_counted_and_told_too(limited: Api) -> None:
     require_refusal(writer.get("/tasks?limit=0"))
 
 
-def test_an_answer_of_a_task_tells_its_limit_whatever_its_status(limited: Api) -> None:
+def test_answers_about_a_task_have_rate_limit_headers_for_every_status(limited: Api) -> None:
     client = limited.client()
     task_id = client.post("/emails", json=EMAIL).json()["id"]
 

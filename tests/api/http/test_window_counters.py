@@ -26,7 +26,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_slowapi_counts_by_these() -> None:
+def test_slowapi_uses_the_window_counters() -> None:
     assert isinstance(limiter.limiter.storage, WindowCounters)
 
 
@@ -43,7 +43,7 @@ def test_a_window_begins_with_its_first_request_and_is_over_after_its_time(clock
     assert counters.incr(key, 60) == 1
 
 
-def test_who_came_once_is_not_remembered_for_ever(clock: Clock) -> None:
+def test_counters_of_windows_that_are_over_are_deleted(clock: Clock) -> None:
     counters = WindowCounters()
     for number in range(100):
         counters.incr(f"address-{number}", 60)

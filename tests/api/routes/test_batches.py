@@ -175,7 +175,7 @@ def test_cancelling_a_finished_batch_changes_nothing(operator: httpx2.Client, ha
     assert (answer.status_code, answer.json()["counts"]) == (202, {"succeeded": 1})
 
 
-def test_a_batch_that_never_was_is_not_found(operator: httpx2.Client) -> None:
+def test_a_missing_batch_is_not_found(operator: httpx2.Client) -> None:
     for method, path in [("GET", f"/batches/{new_id()}"), ("POST", f"/batches/{new_id()}/cancel")]:
         answer = operator.request(method, path)
         assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")

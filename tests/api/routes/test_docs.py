@@ -15,7 +15,7 @@ def page(nobody: httpx2.Client) -> httpx2.Response:
     return answer
 
 
-def test_all_that_the_page_loads_is_here(nobody: httpx2.Client, page: httpx2.Response) -> None:
+def test_this_server_serves_everything_that_the_docs_page_loads(nobody: httpx2.Client, page: httpx2.Response) -> None:
     loaded = re.findall(r"""(?:src|href)=["']([^"']+)["']|url: '([^']+)'""", page.text)
     paths = {path for pair in loaded for path in pair if path}
 
@@ -28,7 +28,7 @@ def test_all_that_the_page_loads_is_here(nobody: httpx2.Client, page: httpx2.Res
     assert "://" not in re.sub(r"<!--.*?-->", "", page.text, flags=re.DOTALL)
 
 
-def test_each_thing_has_the_type_without_which_a_browser_refuses_it(nobody: httpx2.Client) -> None:
+def test_each_asset_has_the_media_type_that_browsers_require(nobody: httpx2.Client) -> None:
     types = {
         name: nobody.get(f"/docs/{name}").headers["content-type"].partition(";")[0]
         for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
@@ -41,7 +41,7 @@ def test_each_thing_has_the_type_without_which_a_browser_refuses_it(nobody: http
     }
 
 
-def test_the_page_may_load_nothing_from_elsewhere(page: httpx2.Response) -> None:
+def test_the_docs_page_may_load_nothing_from_other_servers(page: httpx2.Response) -> None:
     policy = page.headers["content-security-policy"]
 
     assert policy.startswith("default-src 'none';")
@@ -50,13 +50,13 @@ def test_the_page_may_load_nothing_from_elsewhere(page: httpx2.Response) -> None
 
 
 @pytest.mark.parametrize("path", ["/docs/redoc.standalone.js", "/docs/..%2fcore.py", "/docs/%2e%2e/core.py", "/docs/"])
-def test_nothing_else_of_the_package_is_served(nobody: httpx2.Client, path: str) -> None:
+def test_other_files_of_the_package_are_not_served(nobody: httpx2.Client, path: str) -> None:
     answer = nobody.get(path)
 
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
 
 
-def test_a_thing_may_be_asked_for_without_its_body(nobody: httpx2.Client) -> None:
+def test_head_of_an_asset_has_its_length_and_no_body(nobody: httpx2.Client) -> None:
     answer = nobody.head("/docs/swagger-ui.css")
 
     assert (answer.status_code, answer.content) == (200, b"")

@@ -186,7 +186,7 @@ def test_a_task_may_be_named_with_its_params_and_options(client: httpx2.Client) 
     assert made["params"]["variants"][0]["name"] == "small"
 
 
-def test_the_forms_keep_for_rules_the_upload_and_the_tasks_does_not(
+def test_keep_for_of_the_form_and_not_of_the_task_sets_when_an_upload_expires(
     client: httpx2.Client, database: psycopg.Connection[Any]
 ) -> None:
     kept = {}
@@ -259,7 +259,7 @@ def test_a_malformed_trace_is_left_out_and_a_good_one_kept(
         assert database.execute("SELECT traceparent FROM tasks WHERE id = %s", [task["id"]]).fetchone() == (kept,)
 
 
-def test_two_keys_are_no_key(client: httpx2.Client, objects: Objects) -> None:
+def test_two_idempotency_keys_in_one_upload_are_refused(client: httpx2.Client, objects: Objects) -> None:
     keys = [(b"idempotency-key", b"a"), (b"idempotency-key", b"b")]
     answer = client.post("/files", files={"file": ("a.txt", b"text")}, headers=keys)
     assert only_error(answer) == ("header:Idempotency-Key", "invalid_key")
@@ -442,7 +442,7 @@ def test_a_refused_upload_does_not_use_up_its_key(client: httpx2.Client) -> None
     assert upload(client, headers=headers).status_code == 202
 
 
-def test_a_hold_whose_process_died_is_over_after_a_while(
+def test_a_key_is_free_again_when_the_reservation_of_a_dead_process_ends(
     client: httpx2.Client, database: psycopg.Connection[Any]
 ) -> None:
     owner = database.execute("SELECT id FROM callers WHERE name = 'one'").fetchone()
@@ -567,7 +567,7 @@ def test_a_download_is_the_file_with_headers_that_stop_browsers_running_it(clien
     assert "charset" not in headers["content-type"]
 
 
-def test_head_tells_the_same_without_the_bytes(client: httpx2.Client) -> None:
+def test_head_of_a_file_has_the_headers_of_get_and_no_body(client: httpx2.Client) -> None:
     path = f"/files/{upload_file_id(client, b'0123456789')}"
     for suffix in ("", "/content"):
         got, told = client.get(path + suffix), client.head(path + suffix)
@@ -587,7 +587,7 @@ def test_head_tells_the_same_without_the_bytes(client: httpx2.Client) -> None:
         ("bytes=10-", 416, None, "bytes */10"),
     ],
 )
-def test_ranges(
+def test_a_download_answers_each_form_of_range(
     client: httpx2.Client, header: str, status: int, expected: bytes | None, content_range: str | None
 ) -> None:
     answer = client.get(f"/files/{upload_file_id(client, b'0123456789')}/content", headers={"Range": header})
@@ -612,9 +612,7 @@ def test_validators_decide_between_304_a_range_and_the_whole_file(client: httpx2
     assert client.get(path, headers={"Range": "bytes=0-1", "If-Range": '"x"'}).content == b"0123456789"
 
 
-def test_a_download_that_is_given_up_closes_its_file(
-    client: httpx2.Client, base_url: str, keys: dict[str, str]
-) -> None:
+def test_an_aborted_download_closes_its_file(client: httpx2.Client, base_url: str, keys: dict[str, str]) -> None:
     path = f"/files/{upload_file_id(client, os.urandom(MAX_UPLOAD))}/content"
 
     def open_objects() -> int:

@@ -31,7 +31,7 @@ from api.http.byte_ranges import ByteRange, RangeNotSatisfiable, attachment, fin
         ("", None),
     ],
 )
-def test_one_range_is_found_and_anything_else_means_the_whole(
+def test_one_range_is_found_and_other_range_headers_mean_the_whole_file(
     header: str | None, expected: tuple[int, int] | None
 ) -> None:
     assert find_range(header, 10) == expected
@@ -87,13 +87,13 @@ def test_a_range_holds_only_for_the_very_file_that_the_client_knows() -> None:
         ("日本.png", "attachment; filename=\"__.png\"; filename*=UTF-8''%E6%97%A5%E6%9C%AC.png"),
     ],
 )
-def test_a_name_is_given_plainly_and_where_needed_exactly(name: str, expected: str) -> None:
+def test_a_content_disposition_has_a_plain_name_and_an_extended_one_where_needed(name: str, expected: str) -> None:
     assert attachment(name) == expected
 
 
 @settings(deadline=None)
 @given(st.text(max_size=60))
-def test_no_name_can_end_its_header(name: str) -> None:
+def test_no_file_name_breaks_the_content_disposition_header(name: str) -> None:
     header = attachment(name)
     assert header.isascii()
     assert header.isprintable()

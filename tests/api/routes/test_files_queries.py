@@ -89,7 +89,7 @@ def test_expired_files_are_those_past_their_time_that_no_live_task_reads(connect
     assert read in [row.id for row in connection.execute(queries.lock_expired_files(10))]
 
 
-def test_two_who_purge_do_not_wait_for_each_other(engine: Engine, connection: Connection) -> None:
+def test_two_concurrent_purges_do_not_wait_for_each_other(engine: Engine, connection: Connection) -> None:
     one, two = store(connection, "-2 hours"), store(connection, "-1 hour")
     connection.commit()
     assert [row.id for row in connection.execute(queries.lock_expired_files(1))] == [one]
@@ -120,7 +120,7 @@ def test_deleted_files_leave_tombstones_of_their_organization(connection: Connec
     assert list(connection.execute(queries.delete_files([one]))) == []
 
 
-def test_known_keys_are_told_from_orphans(connection: Connection) -> None:
+def test_storage_keys_of_files_are_distinguished_from_orphans(connection: Connection) -> None:
     file_id = store(connection)
     known = connection.execute(queries.list_known_keys([f"ab/{file_id.hex}", "ab/orphan"])).scalars()
     assert list(known) == [f"ab/{file_id.hex}"]

@@ -193,13 +193,13 @@ def test_many_requests_at_once_and_soon_after_cause_one_check(
         return await check_all(self)
 
     monkeypatch.setattr(ReadinessChecks, "_check_all", count)
-    monkeypatch.setattr("api.readiness.REMEMBERED_SECONDS", 3600.0)
+    monkeypatch.setattr("api.readiness.CHECK_CACHE_SECONDS", 3600.0)
 
     with serve(live) as api, ThreadPoolExecutor(10) as threads:
         nobody = api.client_with(None)
         answers = list(threads.map(lambda _: nobody.get("/health/ready"), range(20)))
         assert (checks, {answer.status_code for answer in answers}) == (1, {200})
-        monkeypatch.setattr("api.readiness.REMEMBERED_SECONDS", 0.0)
+        monkeypatch.setattr("api.readiness.CHECK_CACHE_SECONDS", 0.0)
         nobody.get("/health/ready")
 
     assert checks == 2

@@ -16,7 +16,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
 @pytest.mark.parametrize("accept", [BROWSER, "text/html", "TEXT/HTML; charset=utf-8"])
-def test_a_browser_is_led_to_the_docs(nobody: httpx2.Client, accept: str) -> None:
+def test_a_browser_is_redirected_to_the_docs(nobody: httpx2.Client, accept: str) -> None:
     answer = nobody.get("/", headers={"accept": accept})
 
     assert (answer.status_code, answer.headers["location"]) == (303, "/docs")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("name", sorted(PROBLEMS))
-def test_a_type_of_an_answer_is_explained(nobody: httpx2.Client, name: str) -> None:
+def test_an_error_type_of_requests_is_explained(nobody: httpx2.Client, name: str) -> None:
     answer = nobody.get(f"/problems/{name}")
 
     assert answer.status_code == 200
@@ -30,7 +30,7 @@ def test_a_type_of_an_answer_is_explained(nobody: httpx2.Client, name: str) -> N
 @pytest.mark.parametrize(
     ("kind", "name"), sorted((kind, name) for kind, contract in list_kinds().items() for name in contract.errors)
 )
-def test_a_type_of_a_kind_is_explained(nobody: httpx2.Client, kind: str, name: str) -> None:
+def test_an_error_type_of_a_kind_is_explained(nobody: httpx2.Client, kind: str, name: str) -> None:
     explanation = nobody.get(f"/problems/{name}").json()
 
     assert explanation["type"] == f"/problems/{name}"
@@ -39,7 +39,7 @@ def test_a_type_of_a_kind_is_explained(nobody: httpx2.Client, kind: str, name: s
 
 
 @pytest.mark.parametrize("name", ["timed-out", "worker-lost", "out-of-memory", "cancelled", "expired"])
-def test_a_type_that_any_task_may_end_with_is_explained(nobody: httpx2.Client, name: str) -> None:
+def test_an_error_type_of_every_kind_is_explained(nobody: httpx2.Client, name: str) -> None:
     assert nobody.get(f"/problems/{name}").json()["explanation"]
 
 
@@ -53,7 +53,7 @@ def test_every_type_that_the_code_names_is_explained(nobody: httpx2.Client) -> N
     assert unexplained == set()
 
 
-def test_a_type_that_is_none_is_not_found(nobody: httpx2.Client) -> None:
+def test_an_unknown_error_type_is_not_found(nobody: httpx2.Client) -> None:
     for name in ("nope", "%00", "ü", "Validation", "x" * 1000):
         answer = nobody.get(f"/problems/{name}")
         assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")

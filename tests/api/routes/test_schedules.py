@@ -214,7 +214,7 @@ def test_an_operator_sees_the_schedules_of_others_and_changes_none(
     assert operator.post(schedule["links"]["run"]).status_code == 403
 
 
-def test_an_admin_may_pause_the_platforms_own_schedules_and_no_more(
+def test_an_admin_may_only_enable_or_disable_the_platforms_own_schedules(
     admin: httpx2.Client, client: httpx2.Client, module_settings: Settings
 ) -> None:
     engine = make_engine(module_settings, "test-beat")
@@ -275,7 +275,7 @@ def test_a_preview_shows_ten_times_across_daylight_saving_and_stores_nothing(cli
         ({"kind": "files.inspect", "params": {"file_id": "01a226c1-69c8-7161-a545-9958d4e0e77d"}}, "/params/file_id"),
     ],
 )
-def test_what_no_schedule_can_be_is_refused_at_its_pointer(
+def test_an_invalid_schedule_is_refused_at_the_pointer_of_the_fault(
     client: httpx2.Client, errors_of: ErrorsOf, fields: dict[str, Any], pointer: str
 ) -> None:
     assert pointer in errors_of(create(client, **fields))

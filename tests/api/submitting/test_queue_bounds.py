@@ -46,7 +46,7 @@ def test_submissions_beyond_the_bounds_of_a_caller_or_of_all_are_refused(api: Ap
     eventually(lambda: ada.post("/tasks", json={"kind": "email.send", "params": EMAIL}).status_code == 202)
 
 
-def test_a_kept_key_is_replayed_although_the_queue_is_full(api: Api) -> None:
+def test_a_stored_key_is_replayed_although_the_queue_is_full(api: Api) -> None:
     ada, task = api.client("ada"), {"kind": "email.send", "params": EMAIL}
     requests: list[tuple[str, dict[str, Any]]] = [
         ("/tasks", {"json": task}),

@@ -98,7 +98,9 @@ def test_concurrent_unique_submissions_store_one_task(operator: httpx2.Client) -
         assert len({answer.json()["id"] for answer in answers}) == 1
 
 
-def test_a_key_is_kept_for_the_live_task_that_was_answered(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_an_idempotency_key_is_stored_with_the_live_task_of_a_unique_submission(
+    operator: httpx2.Client, hand: HandWorker
+) -> None:
     key = {"Idempotency-Key": str(new_id())}
     live = submit(operator, "keyed").json()["id"]
 

@@ -54,7 +54,7 @@ from api.uploads.file_names import read_file_name
         ("x=y", None),
     ],
 )
-def test_a_file_name_is_read_as_its_client_means_it(parameters: str, name: str | None) -> None:
+def test_file_names_in_each_form_that_clients_send_are_read(parameters: str, name: str | None) -> None:
     disposition = f'form-data; name="file"; {parameters}'.encode().decode("latin-1")
 
     assert read_file_name(disposition, parse_options_header(disposition)[1]) == name

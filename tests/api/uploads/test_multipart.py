@@ -131,7 +131,7 @@ def test_a_files_name_is_made_safe_and_never_the_key(store: ObjectStore, sent: s
     assert kept.split(".")[0] not in file.storage_key
 
 
-def test_a_file_needs_no_plain_name(store: ObjectStore) -> None:
+def test_a_file_may_have_no_name_or_only_an_extended_one(store: ObjectStore) -> None:
     file = receive(form(part("file", b"x")), store).file
     assert file is not None and file.name == "file"
     head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=file; filename*=utf-8''na%C3%AFve.txt\r\n\r\n"
@@ -167,7 +167,7 @@ def test_a_form_without_a_file_has_none(store: ObjectStore, objects: Callable[[]
     assert objects() == []
 
 
-def test_without_a_store_the_file_is_judged_and_not_kept() -> None:
+def test_without_a_store_the_file_is_checked_and_not_stored() -> None:
     received = receive(form(part("file", b"%PDF-1.7\n", "x")), None)
     assert received.file is not None
     assert received.file.media_type == "application/pdf"
@@ -259,7 +259,7 @@ def test_a_client_that_disconnects_leaves_no_object(store: ObjectStore, objects:
     assert objects() == []
 
 
-def test_a_client_that_falls_silent_is_let_go(
+def test_an_upload_is_refused_when_its_client_sends_nothing_for_too_long(
     store: ObjectStore, objects: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api.uploads.multipart, "IDLE_SECONDS", 0.05)
@@ -332,7 +332,7 @@ def test_a_cancelled_upload_leaves_nothing_whatever_it_was_doing(
     assert objects() == []
 
 
-def test_a_full_disk_is_told_and_nothing_is_left(
+def test_a_full_disk_raises_storage_full_and_deletes_what_was_written(
     store: ObjectStore, objects: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really, written = os.write, 0
@@ -351,7 +351,9 @@ def test_a_full_disk_is_told_and_nothing_is_left(
     assert objects() == []
 
 
-def test_a_storage_that_fails_at_the_end_raises_its_error(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_storage_at_the_end_of_an_upload_is_raised(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 

@@ -9,7 +9,7 @@ import pytest
 from cli.local_stack import readiness
 from cli.local_stack.readiness import ReadyNotices, wait_for_notices, watch_for_refusals
 from cli.local_stack.server_process import ServerFailed
-from shared.ready_notice import VARIABLE, notify_ready
+from shared.ready_notice import NOTIFY_SOCKET_VARIABLE, notify_ready
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_a_part_is_silent_until_it_sends_its_notice(
     notices: contextlib.closing[ReadyNotices], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with notices as receiving:
-        monkeypatch.setenv(VARIABLE, str(receiving.open("worker-files")))
+        monkeypatch.setenv(NOTIFY_SOCKET_VARIABLE, str(receiving.open("worker-files")))
         receiving.open("worker-email")
         assert receiving.list_silent() == ["worker-files", "worker-email"]
 
@@ -32,7 +32,7 @@ def test_a_part_is_silent_until_it_sends_its_notice(
 
 @pytest.mark.parametrize("address", ["", "relative/path", "/there/is/no/socket", "@there-is-no-such-name"])
 def test_a_notice_that_nobody_receives_harms_nothing(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setenv(VARIABLE, address)
+    monkeypatch.setenv(NOTIFY_SOCKET_VARIABLE, address)
 
     notify_ready()
 
@@ -50,7 +50,7 @@ def test_a_worker_that_crashes_is_reported_and_the_stack_is_not_ready(
             while not said:  # noqa: ASYNC110 - the report is a call, and no event.
                 await asyncio.sleep(0.01)
             assert not waiting.done()
-            monkeypatch.setenv(VARIABLE, os.fspath(path))
+            monkeypatch.setenv(NOTIFY_SOCKET_VARIABLE, os.fspath(path))
             notify_ready()
             await waiting
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from shared.contracts.platform.ping import PingResult
 
 
-def test_the_error_of_a_result_that_does_not_fit_quotes_nothing_of_it() -> None:
+def test_the_error_of_an_invalid_result_does_not_quote_its_values() -> None:
     with pytest.raises(ValidationError) as failed:
         PingResult.model_validate({"echo": ["ada@example.com"]})
 

@@ -46,7 +46,7 @@ def test_every_form_of_libpq_names_the_database(settings: Settings, form: str) -
     assert asyncio.run(ask()) == (known["dbname"], "taskmill-test")
 
 
-def test_an_error_does_not_say_what_its_statement_was_about(settings: Settings) -> None:
+def test_an_error_of_the_sync_engine_contains_no_parameters(settings: Settings) -> None:
     engine = make_engine(settings, "test")
     with engine.connect() as connection, pytest.raises(DBAPIError) as failed:
         connection.execute(FAILING, PARAMETERS)
@@ -56,7 +56,7 @@ def test_an_error_does_not_say_what_its_statement_was_about(settings: Settings) 
     assert "ada@example.com" not in str(failed.value)
 
 
-def test_nor_does_one_of_the_apis(settings: Settings) -> None:
+def test_an_error_of_the_async_engine_contains_no_parameters(settings: Settings) -> None:
     async def fail() -> None:
         engine = make_async_engine(settings, "test")
         try:

@@ -93,7 +93,7 @@ def test_migrating_again_changes_nothing(settings: Settings) -> None:
     assert _describe(settings) == before
 
 
-def test_three_that_migrate_at_once_all_succeed(postgres_server: Any, parts: Any) -> None:
+def test_three_concurrent_migrations_all_succeed(postgres_server: Any, parts: Any) -> None:
     with _empty_database(postgres_server.url) as settings:
         parts.settings = settings
         started = [parts.start("migrate") for _ in range(3)]

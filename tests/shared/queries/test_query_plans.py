@@ -132,7 +132,7 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
     }
 
 
-def test_every_hot_statement_is_among_those_whose_plan_is_looked_at() -> None:
+def test_every_hot_statement_has_its_plan_checked() -> None:
     hot = {
         name
         for name, value in vars(hot_tasks).items()
@@ -265,7 +265,7 @@ def _explain_once(connection: psycopg.Connection[Any], statement: Any, parameter
     return dict(row[0][0]["Plan"])
 
 
-def test_what_is_queued_is_counted_without_a_look_at_what_is_done(ordinary: psycopg.Connection[Any]) -> None:
+def test_counting_queued_tasks_does_not_read_done_ones(ordinary: psycopg.Connection[Any]) -> None:
     plan = _explain_once(ordinary, task_queries.COUNT_QUEUED)
 
     assert {node["Index Name"] for node in _nodes(plan) if "Index Name" in node} == {
@@ -295,7 +295,7 @@ WINDOW = 100
 
 
 @pytest.mark.parametrize("name", ["LIST_DUE_QUEUES", "MARK_PUBLISHED"])
-def test_what_the_relay_asks_again_and_again_costs_no_more_with_a_long_backlog(postgres_server: Any, name: str) -> None:
+def test_periodic_statements_of_the_relay_do_not_read_a_long_backlog(postgres_server: Any, name: str) -> None:
     statement, parameters = _statements()[name]
     if "window" in parameters:
         parameters["window"] = WINDOW
@@ -332,7 +332,7 @@ def test_the_next_published_tasks_are_found_without_reading_the_others(postgres_
 
 
 @pytest.mark.parametrize("name", ["FINISH", "FINISH_WITH_ARTIFACTS", "FINISH_ANY", "RENEW"])
-def test_what_is_done_to_many_running_tasks_reads_each_of_them_once(postgres_server: Any, name: str) -> None:
+def test_statements_on_many_running_tasks_read_each_row_once(postgres_server: Any, name: str) -> None:
     statement, _ = _statements()[name]
     with _connect_to_new_database(postgres_server.url) as connection:
         connection.execute("SET session_replication_role = replica")

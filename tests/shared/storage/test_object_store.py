@@ -259,7 +259,7 @@ def test_objects_older_than_a_time_are_listed(store: ObjectStore) -> None:
     "foreign",
     ["report.pdf", "photos/2024/cat.jpg", "ab/notes.txt", "ab/" + "0" * 35, "abc/" + "0" * 36, "AB/" + "0" * 36],
 )
-def test_only_keys_of_our_form_are_listed(store: ObjectStore, foreign: str) -> None:
+def test_only_objects_with_generated_keys_are_listed(store: ObjectStore, foreign: str) -> None:
     # What is listed and known to no row is deleted, and a folder or a bucket may hold more than Taskmill's objects.
     put(store, b"theirs", foreign)
     key = put(store, b"ours")
@@ -442,7 +442,7 @@ def test_a_missing_folder_fails_the_check(local_store: ObjectStore, tmp_path: Pa
         local_store.check()
 
 
-def test_files_of_others_in_the_folder_are_not_listed(local_store: ObjectStore, tmp_path: Path) -> None:
+def test_files_of_other_programs_in_the_folder_are_not_listed(local_store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "objects" / "lost+found").mkdir()
     (tmp_path / "objects" / ".hidden").touch()
     (tmp_path / "objects" / "Thumbs db").touch()

@@ -154,7 +154,7 @@ def test_only_a_finished_task_may_be_deleted(database: Connection, status: TaskS
         (TaskStatus.QUEUED, "status = 'other'", "known_status"),
     ],
 )
-def test_a_state_bears_what_it_must_and_nothing_else(
+def test_constraints_refuse_columns_that_do_not_fit_the_status(
     database: Connection, status: TaskStatus, assignment: str, constraint: str
 ) -> None:
     task_id = _insert(database, status)
@@ -231,7 +231,7 @@ def test_naming_the_claim_once_more_in_the_same_form_is_refused(database: Connec
         _update(database, task_id, f"named_claim = {name}, progress_percent = 1")
 
 
-def test_the_fence_stands_aside_when_nothing_runs(database: Connection) -> None:
+def test_a_task_that_is_not_running_may_be_changed_without_a_claim(database: Connection) -> None:
     task_id = _insert(database, TaskStatus.QUEUED)
 
     _update(database, task_id, "progress_percent = 1")
@@ -310,7 +310,7 @@ def test_a_statement_of_an_older_claim_changes_nothing(database: Connection, nam
 
 
 @pytest.mark.parametrize("status", sorted(RETRIABLE))
-def test_a_retry_clears_what_the_last_life_left(database: Connection, status: TaskStatus) -> None:
+def test_a_retry_by_a_caller_clears_the_columns_of_earlier_attempts(database: Connection, status: TaskStatus) -> None:
     task_id = _insert(database, status)
     _update(database, task_id, "ttl = 5, expires_at = now(), run_at = now(), cancel_requested_at = now(), attempt = 3")
     database.execute("UPDATE task_payloads SET error = %s WHERE task_id = %s", (Jsonb({"type": "x"}), task_id))

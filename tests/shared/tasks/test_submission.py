@@ -15,7 +15,7 @@ OWNER = UUID(int=1)
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_a_task_for_a_known_queue_is_made(queue: str) -> None:
+def test_a_task_for_a_known_queue_is_created(queue: str) -> None:
     task = make_task("platform.ping", list_kinds()["platform.ping"], b"{}", queue, TaskOptions(), OWNER, OWNER)
 
     assert task.queue == queue

@@ -84,7 +84,7 @@ def test_a_mailbox_is_read_as_people_write_it(text: str, name: str, address: str
         "x" * 201 + " <zoe@example.com>",
     ],
 )
-def test_what_is_no_mailbox_is_refused_with_a_sentence(text: str) -> None:
+def test_an_invalid_mailbox_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(BadMailbox) as caught:
         parse_mailbox(text)
 
@@ -105,7 +105,7 @@ def test_any_text_is_a_mailbox_or_refused(text: str) -> None:
 
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=60))
-def test_a_kept_mailbox_is_read_back_as_it_was(name: str) -> None:
+def test_parsing_a_stored_mailbox_returns_an_equal_one(name: str) -> None:
     try:
         mailbox = parse_mailbox(str(Mailbox(name, "zoe", "example.com", "example.com")))
     except BadMailbox:
