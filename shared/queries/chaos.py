@@ -15,7 +15,7 @@ COUNT_NOT_DONE: Final = "SELECT count(*) FROM tasks WHERE finished_at IS NULL AN
 
 MAKE_RETRIES_DUE: Final = """
 UPDATE tasks SET next_attempt_at = now() WHERE status = 'retrying' AND next_attempt_at > now() + interval '1 s'"""
-"""Make the next attempts of all retrying tasks due now."""
+"""Set the next attempt of each retrying task to now."""
 
 LIST_OUTCOMES: Final = """
 SELECT t.id::text, t.status, p.error->>'type' FROM tasks t JOIN task_payloads p ON p.task_id = t.id

@@ -64,7 +64,7 @@ def insert_receipts(intent_id: UUID, task_id: UUID, receipts: Sequence[ReceiptRo
 
 
 def mark_unknown_as_retriable(task_id: UUID) -> Update:
-    """Give up the task's intents, so that the next attempt sends to the recipients whose outcome is unknown.
+    """Set `given_up_at` of the task's intents, so that the next attempt sends to the recipients whose outcome is unknown.
 
     It is executed when a person asks for a retry, in the transaction of that retry, so that no automatic attempt ever
     sends a second time.

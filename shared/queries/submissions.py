@@ -61,7 +61,7 @@ ON CONFLICT (owner_id, kind, params_sha256) DO UPDATE SET task_id = excluded.tas
 WHERE u.created_at <= now() - %(unique_for)s * interval '1 second'
     OR (SELECT t.finished_at IS NOT NULL FROM tasks t WHERE t.id = u.task_id)
 RETURNING task_id"""
-"""Make a task the unique one of its owner, kind and params. Returns no row while another is live and young enough.
+"""Store a task as the unique one of its owner, kind and params. Returns no row while another is live and young enough.
 
 A task that another transaction stores just now cannot be seen, so it counts as live: only proof that it is done, or its
 age, lets go of it.

@@ -1,4 +1,4 @@
-"""Fixtures of the API's tests: one served API for each module, its clients, and a worker that a test steers by hand."""
+"""Fixtures of the API's tests: one served API for each module, its clients, and a worker that a test controls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx2
 import psycopg
@@ -101,7 +101,7 @@ def nobody(served: Api) -> httpx2.Client:
 
 
 class HandWorker:
-    """Claims and finishes tasks with the statements of the engine, when a test calls it."""
+    """A worker that a test controls: it claims and finishes tasks with the statements of the engine."""
 
     def __init__(self, settings: Settings) -> None:
         self.connection = psycopg.connect(settings.database_url, autocommit=True)
@@ -127,7 +127,9 @@ class HandWorker:
         parameters = {"id": task_id, "claim": self._claims[task_id], "percent": percent, "message": message}
         assert self.connection.execute(hot_tasks.REPORT_PROGRESS, parameters).fetchone() is not None
 
-    def end(self, task_id: str, status: str, result: Any = None, error: Any = None, delay: float | None = None) -> str:
+    def end(
+        self, task_id: str, status: str, result: object = None, error: object = None, delay: float | None = None
+    ) -> str:
         """Finish the attempt; return the status of the task."""
         row = {
             "id": task_id,
@@ -163,7 +165,7 @@ class HandWorker:
         }
         assert self.end(task_id, "failed", error=error) == "failed"
 
-    def count(self, statement: str, *parameters: Any) -> int:
+    def count(self, statement: str, *parameters: object) -> int:
         """Return the number that a statement selects."""
         row = self.connection.execute(statement, parameters).fetchone()  # type: ignore[call-overload]
         return int(row[0])

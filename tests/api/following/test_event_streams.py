@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -13,13 +12,10 @@ from uuid import UUID
 
 import httpx2
 import pytest
-import redis
 
 from api.following import event_streams, waiters
-from api.following.waiters import Waiter
-from cli.local_stack.broker import BrokerServer
-from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
 from tests.api.conftest import ErrorsOf, HandWorker, Submit
+from tests.api.following.conftest import PublishWakeup, count_waiters
 from tests.conftest import Eventually
 
 
@@ -54,17 +50,6 @@ def statuses(events: list[Event]) -> list[str]:
     return [event.data["status"] for event in events if event.type == "status"]
 
 
-@pytest.fixture
-def notify(broker_server: BrokerServer) -> Callable[[str], None]:
-    """Publishes a wake-up for a task, as workers do."""
-
-    def publish(task_id: str) -> None:
-        with redis.Redis.from_url(broker_server.url) as broker:
-            broker.publish(WAKEUP_CHANNEL, write_ids([UUID(task_id)]))
-
-    return publish
-
-
 def test_the_history_of_a_done_task_is_sent_whole_and_the_stream_ends(
     operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
@@ -86,7 +71,7 @@ def test_the_history_of_a_done_task_is_sent_whole_and_the_stream_ends(
 
 
 def test_events_are_sent_as_they_happen(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, notify: Callable[[str], None]
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
     seen = []
@@ -94,10 +79,10 @@ def test_events_are_sent_as_they_happen(
     with stream(operator, task_id) as events:
         seen.append(next(events))
         hand.claim(task_id)
-        notify(task_id)
+        publish_wakeup(task_id)
         seen.append(next(events))
         hand.end(task_id, "succeeded", result={"echo": None})
-        notify(task_id)
+        publish_wakeup(task_id)
         seen += list(events)
 
     assert statuses(seen) == ["queued", "running", "succeeded"]
@@ -132,7 +117,7 @@ def test_a_stream_resumes_after_the_last_received_event(
 
 
 def test_the_stream_of_a_retried_task_continues_past_the_earlier_end(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, notify: Callable[[str], None]
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
     hand.fail(task_id)
@@ -141,7 +126,7 @@ def test_the_stream_of_a_retried_task_continues_past_the_earlier_end(
     with stream(operator, task_id) as events:
         seen = [next(events) for _ in range(4)]
         hand.succeed(task_id)
-        notify(task_id)
+        publish_wakeup(task_id)
         seen += list(events)
 
     assert statuses(seen) == ["queued", "running", "failed", "queued", "running", "succeeded"]
@@ -162,7 +147,7 @@ def test_more_events_than_are_read_at_once_come_in_order(
 
 
 def test_many_listeners_each_see_the_whole_history(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, notify: Callable[[str], None]
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
     connected = threading.Barrier(21)
@@ -179,9 +164,9 @@ def test_many_listeners_each_see_the_whole_history(
         hand.claim(task_id)
         for percent in (10, 20, 30):
             hand.report(task_id, percent)
-            notify(task_id)
+            publish_wakeup(task_id)
         hand.end(task_id, "succeeded", result={"echo": None})
-        notify(task_id)
+        publish_wakeup(task_id)
 
     assert [listener.result() for listener in listeners] == [list(range(1, 7))] * 20
 
@@ -226,7 +211,7 @@ def test_a_stream_that_has_seen_everything_of_a_done_task_ends_at_once(
 
 
 def test_the_stream_of_a_task_that_is_deleted_meanwhile_ends(
-    admin: httpx2.Client, hand: HandWorker, ping: Submit, notify: Callable[[str], None]
+    admin: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping(admin)
 
@@ -234,7 +219,7 @@ def test_the_stream_of_a_task_that_is_deleted_meanwhile_ends(
         seen = [next(events)]
         hand.succeed(task_id)
         assert admin.delete(f"/tasks/{task_id}").status_code == 204
-        notify(task_id)
+        publish_wakeup(task_id)
         seen += list(events)
 
     assert statuses(seen) == ["queued"]
@@ -248,11 +233,6 @@ def test_a_stream_whose_client_disconnects_leaves_no_waiter(
         assert count_waiters() == 1
 
     eventually(lambda: count_waiters() == 0)
-
-
-def count_waiters() -> int:
-    gc.collect()
-    return sum(isinstance(thing, Waiter) for thing in gc.get_objects())
 
 
 def test_head_of_a_stream_ends_at_once(operator: httpx2.Client, ping: Submit) -> None:

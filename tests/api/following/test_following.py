@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import socket
 import threading
@@ -10,27 +9,23 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
-from uuid import UUID
 
 import httpx2
 import pytest
-import redis
 
 from api.following import waiters as wakeups
-from api.following.waiters import LISTENING_POLL_SECONDS, Waiter
-from cli.local_stack.broker import BrokerServer
+from api.following.waiters import LISTENING_POLL_SECONDS
 from shared.settings import Settings
-from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
-from tests.api.conftest import ErrorsOf, HandWorker, Submit
-from tests.conftest import ServeApi
+from tests.api.conftest import ErrorsOf, HandOn, HandWorker, Submit
+from tests.api.following.conftest import PublishWakeup, count_waiters
+from tests.conftest import Eventually, ServeApi
 
 SOON_SECONDS = 30
 """Much less than the 60 seconds of the longest wait, and more than a busy machine needs."""
 
 
 @contextmanager
-def soon(act: Callable[[], Any], seconds: float = 0.3) -> Iterator[None]:
+def soon(act: Callable[[], object], seconds: float = 0.3) -> Iterator[None]:
     """Call a function from another thread after `seconds`, while the block waits."""
     timer = threading.Timer(seconds, act)
     timer.start()
@@ -40,7 +35,7 @@ def soon(act: Callable[[], Any], seconds: float = 0.3) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def rare_polls() -> Iterator[None]:
-    """Make the slow poll so rare that a request which is answered soon was woken by a message."""
+    """Raise the interval of the slow poll, so that a request which is answered soon was woken by a message."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wakeups, "LISTENING_POLL_SECONDS", 600.0)
         yield
@@ -50,17 +45,6 @@ def timed(ask: Callable[[], httpx2.Response]) -> tuple[httpx2.Response, float]:
     begun = time.monotonic()
     answer = ask()
     return answer, time.monotonic() - begun
-
-
-@pytest.fixture
-def ring(broker_server: BrokerServer) -> Callable[[str], None]:
-    """Publishes a wake-up for a task, as workers do."""
-
-    def publish(task_id: str) -> None:
-        with redis.Redis.from_url(broker_server.url) as broker:
-            broker.publish(WAKEUP_CHANNEL, write_ids([UUID(task_id)]))
-
-    return publish
 
 
 # Entity tags
@@ -158,13 +142,13 @@ def test_waiting_for_a_done_task_is_answered_at_once(operator: httpx2.Client, ha
 
 
 def test_a_waiting_request_is_answered_when_a_worker_publishes_a_wakeup(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, ring: Callable[[str], None]
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
 
     def finish() -> None:
         hand.succeed(task_id)
-        ring(task_id)
+        publish_wakeup(task_id)
 
     with soon(finish):
         answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}))
@@ -174,15 +158,15 @@ def test_a_waiting_request_is_answered_when_a_worker_publishes_a_wakeup(
 
 
 def test_waiting_for_the_end_is_not_ended_by_progress_or_a_wakeup_without_change(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, ring: Callable[[str], None]
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
     hand.claim(task_id)
 
     def progress() -> None:
-        ring(task_id)
+        publish_wakeup(task_id)
         hand.report(task_id, 50)
-        ring(task_id)
+        publish_wakeup(task_id)
 
     with soon(progress):
         answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 4}))
@@ -193,7 +177,7 @@ def test_waiting_for_the_end_is_not_ended_by_progress_or_a_wakeup_without_change
 
 @pytest.mark.parametrize("given", ["{etag}", "W/{etag}", '"x", {etag}'])
 def test_waiting_with_an_etag_is_ended_by_any_change(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, ring: Callable[[str], None], given: str
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup, given: str
 ) -> None:
     task_id = ping()
     hand.claim(task_id)
@@ -201,7 +185,7 @@ def test_waiting_with_an_etag_is_ended_by_any_change(
 
     def progress() -> None:
         hand.report(task_id, 50)
-        ring(task_id)
+        publish_wakeup(task_id)
 
     with soon(progress):
         answer, seconds = timed(
@@ -251,32 +235,26 @@ def test_a_cancel_wakes_waiting_requests(operator: httpx2.Client, ping: Submit) 
     assert seconds < SOON_SECONDS
 
 
-def test_nothing_is_kept_for_a_client_that_disconnects_while_waiting(operator: httpx2.Client, ping: Submit) -> None:
+def test_nothing_is_kept_for_a_client_that_disconnects_while_waiting(
+    operator: httpx2.Client, ping: Submit, eventually: Eventually
+) -> None:
     url, key = operator.base_url, operator.headers["Authorization"]
     request = f"GET /tasks/{ping(delay=3600)}?wait=60 HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: {key}\r\n\r\n"
     with socket.create_connection((url.host, url.port or 80)) as connection:
         connection.sendall(request.encode())
-        wait_for_waiters(1)
-    wait_for_waiters(0)
-
-
-def wait_for_waiters(count: int) -> None:
-    """Wait until so many requests wait in the API, which is served by this process."""
-    deadline = time.monotonic() + 30
-    while (seen := sum(isinstance(thing, Waiter) for thing in gc.get_objects())) != count:
-        assert time.monotonic() < deadline, f"{seen} wait"
-        time.sleep(0.02)
+        eventually(lambda: count_waiters() == 1)
+    eventually(lambda: count_waiters() == 0)
 
 
 def test_waiting_for_a_task_that_is_deleted_ends_with_410(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, ring: Callable[[str], None]
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
 
     def erase() -> None:
         hand.succeed(task_id)
         operator.delete(f"/tasks/{task_id}")
-        ring(task_id)
+        publish_wakeup(task_id)
 
     with soon(erase):
         answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}))
@@ -346,7 +324,7 @@ def test_the_query_overrides_the_preference(operator: httpx2.Client, ping: Submi
 
 
 def test_without_the_broker_waiting_requests_are_woken_by_the_slow_poll(
-    settings: Settings, serve: ServeApi, hand_on: Callable[[Any], Any]
+    settings: Settings, serve: ServeApi, hand_on: HandOn
 ) -> None:
     silent = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
     with serve(silent) as api, hand_on(silent) as hand:
@@ -361,7 +339,7 @@ def test_without_the_broker_waiting_requests_are_woken_by_the_slow_poll(
 
 
 def test_a_missed_wakeup_delays_waiting_requests_by_a_few_seconds(
-    settings: Settings, serve: ServeApi, hand_on: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, serve: ServeApi, hand_on: HandOn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wakeups, "LISTENING_POLL_SECONDS", LISTENING_POLL_SECONDS)
     with serve(settings) as api, hand_on(settings) as hand:
@@ -387,13 +365,15 @@ def test_a_wait_ends_when_its_client_disconnects(settings: Settings, serve: Serv
     assert time.monotonic() - begun < SOON_SECONDS, "the server waited for a request whose client had disconnected"
 
 
-def test_a_server_that_stops_answers_waiting_requests(settings: Settings, serve: ServeApi) -> None:
+def test_a_server_that_stops_answers_waiting_requests(
+    settings: Settings, serve: ServeApi, eventually: Eventually
+) -> None:
     with ThreadPoolExecutor(1) as thread:
         with serve(settings) as api:
             client = httpx2.Client(base_url=api.url, headers=api.client("operator", "operator").headers, timeout=70)
             task_id = client.post("/tasks", json={"kind": "platform.ping"}).json()["id"]
             waiting = thread.submit(client.get, f"/tasks/{task_id}", params={"wait": 60})
-            wait_for_waiters(1)
+            eventually(lambda: count_waiters() == 1)
             begun = time.monotonic()
 
         answer = waiting.result()

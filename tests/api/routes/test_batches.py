@@ -98,7 +98,7 @@ def test_a_batch_of_a_thousand_tasks_is_accepted(operator: httpx2.Client) -> Non
 
 
 @pytest.mark.parametrize("tasks", [None, {}, "x", 5])
-def test_tasks_must_be_a_list(operator: httpx2.Client, errors_of: ErrorsOf, tasks: Any) -> None:
+def test_tasks_must_be_a_list(operator: httpx2.Client, errors_of: ErrorsOf, tasks: object) -> None:
     assert list(errors_of(operator.post("/tasks/batch", json={"tasks": tasks}))) == ["/tasks"]
     assert list(errors_of(operator.post("/tasks/batch", json={}))) == ["/tasks"]
 

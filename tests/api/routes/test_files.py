@@ -4,10 +4,9 @@ import hashlib
 import json
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,6 +23,7 @@ from shared.queries import hot_tasks
 from shared.settings import Settings
 from shared.storage.object_store import new_object_key
 from tests.claims import claim_tasks
+from tests.conftest import ServeApi, wait_until_true
 
 MAX_UPLOAD = 8 << 20
 DATA = Path(__file__).parents[2] / "data"
@@ -49,7 +49,7 @@ def settings(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def base_url(settings: Settings, serve: Callable[[Settings], AbstractContextManager[Any]]) -> Iterator[str]:
+def base_url(settings: Settings, serve: ServeApi) -> Iterator[str]:
     with serve(settings) as served:
         yield served.url
 
@@ -99,7 +99,7 @@ def objects(settings: Settings) -> "Objects":
 
 
 class Objects:
-    """What lies in the storage, and what came since."""
+    """The objects in the storage, and those that were added since a test began."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -112,10 +112,8 @@ class Objects:
         return self._list() - self._before
 
     def settle(self, count: int) -> None:
-        deadline = time.monotonic() + 5
-        while len(self.new()) != count and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert len(self.new()) == count
+        """Wait until so many objects were added."""
+        wait_until_true(lambda: len(self.new()) == count)
 
 
 def upload(
@@ -378,19 +376,14 @@ def test_a_client_that_hangs_up_in_the_middle_leaves_neither_object_nor_task(
     before = count(database, "tasks"), count(database, "files")
     key = "Idempotency-Key: hung-up"
 
-    def wait_until_held(times: int) -> None:
-        deadline = time.monotonic() + 5
-        while (
-            held := count(database, "idempotency_keys WHERE key = 'hung-up'")
-        ) != times and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert held == times
+    def count_keys() -> int:
+        return count(database, "idempotency_keys WHERE key = 'hung-up'")
 
     host, port = base_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(head(keys, key, "Content-Length: 6000000") + FILE_PART + b"x" * 3_000_000)
-        wait_until_held(1)
-    wait_until_held(0)
+        wait_until_true(lambda: count_keys() == 1)
+    wait_until_true(lambda: count_keys() == 0)
     objects.settle(0)
     assert (count(database, "tasks"), count(database, "files")) == before
 
@@ -425,14 +418,12 @@ def test_a_key_in_flight_is_a_conflict_and_free_again_when_its_upload_fails(
     host, port = base_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(head(keys, "Idempotency-Key: upload-3", "Content-Length: 100000") + FILE_PART + b"x" * 1000)
-        while count(database, "idempotency_keys WHERE key = 'upload-3'") == 0:
-            time.sleep(0.02)
+        wait_until_true(lambda: count(database, "idempotency_keys WHERE key = 'upload-3'") == 1)
         answer = upload(client, headers=headers)
         assert answer.status_code == 409
         assert answer.json()["type"] == "/problems/idempotency-key-in-flight"
         assert int(answer.headers["retry-after"]) >= 1
-    while count(database, "idempotency_keys WHERE key = 'upload-3'") == 1:
-        time.sleep(0.02)
+    wait_until_true(lambda: count(database, "idempotency_keys WHERE key = 'upload-3'") == 0)
     assert upload(client, headers=headers).status_code == 202
 
 
@@ -633,10 +624,7 @@ def test_an_aborted_download_closes_its_file(client: httpx2.Client, base_url: st
         pieces = answer.iter_raw()
         next(pieces)
         assert open_objects() == 1
-    deadline = time.monotonic() + 5
-    while open_objects() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert open_objects() == 0
+    wait_until_true(lambda: open_objects() == 0)
 
 
 def test_a_file_that_a_live_task_reads_stays_and_then_goes(

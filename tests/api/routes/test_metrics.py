@@ -32,7 +32,7 @@ SELECT s.id, now() - interval '30 s', CASE s.name WHEN 'canary-files' THEN t.id 
 
 
 def read(api: Api) -> dict[tuple[str, str], float]:
-    """Give each sample by the metric's name and its one label."""
+    """Return the value of each sample by the name of the metric and its only label."""
     answer = api.client("operator", "operator").get("/metrics")
     assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
     assert answer.headers["content-type"].startswith("text/plain; version=1.0.0")

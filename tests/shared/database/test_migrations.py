@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 from psycopg import sql
 from structlog.testing import capture_logs
 
+from cli.local_stack.postgres import PostgresServer
 from shared.database.connections import make_engine
 from shared.database.schema_migrations import MigrationOutcome, migrate
 from shared.database.schema_version import newest_revision, require_known_schema, wait_for_schema
@@ -22,7 +23,7 @@ from shared.identifiers import new_id
 from shared.settings import Settings
 from shared.tables.base import metadata
 from shared.tables.every_table import EVERY_TABLE
-from tests.conftest import PATIENCE_SECONDS
+from tests.conftest import PATIENCE_SECONDS, Parts
 
 CATALOG = {
     "columns": """
@@ -56,7 +57,7 @@ def _describe(settings: Settings) -> dict[str, set[tuple[Any, ...]]]:
         return {name: set(connection.execute(query).fetchall()) for name, query in CATALOG.items()}
 
 
-def test_migrations_bring_an_empty_database_to_what_the_tables_describe(postgres_server: Any) -> None:
+def test_migrations_bring_an_empty_database_to_what_the_tables_describe(postgres_server: PostgresServer) -> None:
     with _empty_database(postgres_server.url) as settings:
         migrate(settings)
 
@@ -70,7 +71,7 @@ def test_migrations_bring_an_empty_database_to_what_the_tables_describe(postgres
     assert difference == []
 
 
-def test_constraints_indexes_and_defaults_are_the_same_by_either_way(postgres_server: Any) -> None:
+def test_constraints_indexes_and_defaults_are_the_same_by_either_way(postgres_server: PostgresServer) -> None:
     # Alembic compares neither CHECK constraints nor the conditions of partial indexes.
     with _empty_database(postgres_server.url) as migrated, _empty_database(postgres_server.url) as created:
         migrate(migrated)
@@ -93,7 +94,7 @@ def test_migrating_again_changes_nothing(settings: Settings) -> None:
     assert _describe(settings) == before
 
 
-def test_three_concurrent_migrations_all_succeed(postgres_server: Any, parts: Any) -> None:
+def test_three_concurrent_migrations_all_succeed(postgres_server: PostgresServer, parts: Parts) -> None:
     with _empty_database(postgres_server.url) as settings:
         parts.settings = settings
         started = [parts.start("migrate") for _ in range(3)]
@@ -116,7 +117,7 @@ def test_a_newer_schema_is_not_migrated(settings: Settings) -> None:
         migrate(settings)
 
 
-def test_every_part_refuses_a_newer_schema_and_says_why(settings: Settings, parts: Any) -> None:
+def test_every_part_refuses_a_newer_schema_and_says_why(settings: Settings, parts: Parts) -> None:
     _make_newer(settings)
 
     commands = [("api", "--port", "0"), ("relay",), ("worker", "--queues", "files"), ("beat",), ("migrate",)]
@@ -128,7 +129,7 @@ def test_every_part_refuses_a_newer_schema_and_says_why(settings: Settings, part
     assert "Traceback" not in parts.logs()
 
 
-def test_a_part_waits_for_the_migration_and_says_what_to_do(postgres_server: Any) -> None:
+def test_a_part_waits_for_the_migration_and_says_what_to_do(postgres_server: PostgresServer) -> None:
     with _empty_database(postgres_server.url) as settings, capture_logs() as logs, ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(wait_for_schema, settings)
         while not logs:

@@ -15,6 +15,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
+from cli.local_stack.postgres import PostgresServer
 from shared.contracts.catalog import list_kinds
 from shared.database.connections import hot_connection_arguments
 from shared.identifiers import new_id
@@ -158,7 +159,7 @@ def _connect_to_new_database(server_url: str) -> Iterator[psycopg.Connection[Any
 
 
 @pytest.fixture(scope="module")
-def grown(postgres_server: Any) -> Iterator[psycopg.Connection[Any]]:
+def grown(postgres_server: PostgresServer) -> Iterator[psycopg.Connection[Any]]:
     """A connection that prepared every statement while the tables were empty; they have grown since."""
     with _connect_to_new_database(postgres_server.url) as connection:
         with psycopg.connect(connection.info.dsn, autocommit=True, password=connection.info.password) as other:
@@ -171,7 +172,7 @@ def grown(postgres_server: Any) -> Iterator[psycopg.Connection[Any]]:
 def _explain(
     connection: psycopg.Connection[Any], statement: str, parameters: dict[str, Any], *, options: str = "FORMAT JSON"
 ) -> dict[str, Any]:
-    """Give the generic plan of the statement as the connection has it prepared."""
+    """Return the generic plan of a statement that the connection has prepared."""
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
     parts = [part.replace("%%", "%") for part in re.split(r"%\(\w+\)s", statement)]
     prepared = [
@@ -221,7 +222,9 @@ def test_a_statement_prepared_on_empty_tables_reads_grown_ones_by_index(
 
 
 @pytest.mark.parametrize("name", list(_statements()))
-def test_a_statement_planned_on_tables_of_a_few_rows_reads_them_by_index(postgres_server: Any, name: str) -> None:
+def test_a_statement_planned_on_tables_of_a_few_rows_reads_them_by_index(
+    postgres_server: PostgresServer, name: str
+) -> None:
     statement, parameters = _statements()[name]
     with _connect_to_new_database(postgres_server.url) as connection:
         # A plan that was made when Postgres had just looked at a few rows stays until it looks again.
@@ -235,7 +238,7 @@ def test_a_statement_planned_on_tables_of_a_few_rows_reads_them_by_index(postgre
 
 
 def test_without_the_settings_of_a_hot_connection_the_plans_would_be_others(
-    grown: psycopg.Connection[Any], postgres_server: Any
+    grown: psycopg.Connection[Any], postgres_server: PostgresServer
 ) -> None:
     # So that the test above is known to look at something.
     (database,) = grown.execute("SELECT current_database()").fetchone()  # type: ignore[misc]
@@ -295,7 +298,9 @@ WINDOW = 100
 
 
 @pytest.mark.parametrize("name", ["LIST_DUE_QUEUES", "MARK_PUBLISHED"])
-def test_periodic_statements_of_the_relay_do_not_read_a_long_backlog(postgres_server: Any, name: str) -> None:
+def test_periodic_statements_of_the_relay_do_not_read_a_long_backlog(
+    postgres_server: PostgresServer, name: str
+) -> None:
     statement, parameters = _statements()[name]
     if "window" in parameters:
         parameters["window"] = WINDOW
@@ -315,7 +320,9 @@ def test_periodic_statements_of_the_relay_do_not_read_a_long_backlog(postgres_se
 
 
 @pytest.mark.parametrize("name", ["CLAIM", "UNMARK_NEXT"])
-def test_the_next_published_tasks_are_found_without_reading_the_others(postgres_server: Any, name: str) -> None:
+def test_the_next_published_tasks_are_found_without_reading_the_others(
+    postgres_server: PostgresServer, name: str
+) -> None:
     statement, parameters = _statements()[name]
     with _connect_to_new_database(postgres_server.url) as connection:
         connection.execute(
@@ -332,7 +339,7 @@ def test_the_next_published_tasks_are_found_without_reading_the_others(postgres_
 
 
 @pytest.mark.parametrize("name", ["FINISH", "FINISH_WITH_ARTIFACTS", "FINISH_ANY", "RENEW"])
-def test_statements_on_many_running_tasks_read_each_row_once(postgres_server: Any, name: str) -> None:
+def test_statements_on_many_running_tasks_read_each_row_once(postgres_server: PostgresServer, name: str) -> None:
     statement, _ = _statements()[name]
     with _connect_to_new_database(postgres_server.url) as connection:
         connection.execute("SET session_replication_role = replica")
@@ -360,7 +367,7 @@ def test_statements_on_many_running_tasks_read_each_row_once(postgres_server: An
 
 
 def _most_rows_read(plan: dict[str, Any]) -> float:
-    """Give the most rows that one node gave or threw away, over all of its loops."""
+    """Return the largest number of rows that one node returned or discarded, over all of its loops."""
     return max(
         (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
         + node.get("Rows Removed by Join Filter", 0)

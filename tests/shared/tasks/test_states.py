@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from cli.local_stack.postgres import PostgresServer
 from shared.identifiers import new_id
 from shared.queries import files as file_queries
 from shared.queries import hot_tasks, publishing, submissions
@@ -40,7 +41,7 @@ NAMED = "named_claim = CASE WHEN named_claim = claim THEN ~claim ELSE claim END"
 
 
 @pytest.fixture(scope="module")
-def database(postgres_server: Any) -> Iterator[Connection]:
+def database(postgres_server: PostgresServer) -> Iterator[Connection]:
     """One database for all: each test has rows of its own."""
     name = f"test_{new_id().hex}"
     with psycopg.connect(postgres_server.url, autocommit=True) as server:
