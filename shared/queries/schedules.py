@@ -76,7 +76,7 @@ def plan_next_slots() -> Executable:
 
 
 def plan_again_after_clock_was_turned_back(seconds: float) -> Executable:
-    """Set `next_at` to now for schedules whose `planned_at` is more than `seconds` in the future, which means that the clock was set back.
+    """Set `next_at` to now for schedules with a `planned_at` more than `seconds` ahead: the clock was set back.
 
     Slots that have a task keep it, so that no slot gets a second one. Returns the names of the schedules.
     """

@@ -63,8 +63,8 @@ WHERE u.created_at <= now() - %(unique_for)s * interval '1 second'
 RETURNING task_id"""
 """Store a task as the unique one of its owner, kind and params. Returns no row while another is live and young enough.
 
-A task that another transaction stores just now cannot be seen, so it counts as live: only proof that it is done, or its
-age, lets go of it.
+A task that another transaction has stored but not committed cannot be seen, so it counts as live. Only a task that is known
+to be done, or that is too old, is replaced.
 """
 
 FIND_UNIQUE: Final = """

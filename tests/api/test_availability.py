@@ -1,4 +1,4 @@
-"""While Postgres or the broker is stopped or hangs, requests are answered in time; afterwards the API recovers by itself."""
+"""While Postgres or the broker is stopped or hangs, requests are answered in time. Afterwards the API recovers by itself."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def module_settings(
 
 @contextmanager
 def frozen(server: PostgresServer | BrokerServer) -> Iterator[None]:
-    """Stop the processes of a server with SIGSTOP: its connections stay open, and it answers nothing."""
+    """Stop the processes of a server with SIGSTOP: its connections stay open, and it does not answer."""
     assert server.pid is not None
     process = psutil.Process(server.pid)
     processes = [process, *process.children(recursive=True)]

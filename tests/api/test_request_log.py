@@ -1,4 +1,4 @@
-"""What the log says of requests: ids, addresses and outcomes, and nothing of their content."""
+"""The log of requests contains ids, addresses and statuses, and none of their content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import Api
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> LogCapture:
-    """What is logged of requests."""
+    """The logged events of requests."""
     capture = LogCapture()
     monkeypatch.setattr("api.request_log.log", structlog.wrap_logger(None, processors=[capture]))
     return capture

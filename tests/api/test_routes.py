@@ -14,7 +14,7 @@ from api.http.rate_limits import LIMITED_MARK, ROUTE_CLASSES
 from shared.settings import Settings
 
 OPEN = {("GET", "/"), ("GET", "/health"), ("GET", "/health/ready"), ("GET", "/problems/{name}")}
-"""Routes that are open to all, beside those of `api/routes/docs.py`, which is not among `ROUTERS`."""
+"""Routes that need no credentials, besides those of `api/routes/docs.py`, which is not among `ROUTERS`."""
 HOT = {("POST", "/tasks"), ("GET", "/tasks/{task_id}")}
 """The routes that `api/hot_paths.py` answers, and counts for the rate limits."""
 Endpoint = Callable[..., Any]

@@ -1,4 +1,4 @@
-"""Credentials, scopes and roles; what belongs to another organization is answered as if it did not exist."""
+"""Credentials, scopes and roles. Resources of another organization are answered as if they did not exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`GET /tasks/<id>/events`: the whole history, resumed where a connection was lost, and live from then on."""
+"""`GET /tasks/<id>/events`: past events, new events as they happen, and resuming after a lost connection."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from api.http.joined_writes import AT_ONCE_BYTES, JoinedWrites
 
 
 class RecordingTransport:
-    """Notes what it is told."""
+    """A transport that records its calls."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []

@@ -1,4 +1,4 @@
-"""Decoding of JSON: repeated keys are found at any depth, and nothing else is taken for one."""
+"""Decoding of JSON: repeated keys are found at any depth, without false positives."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Connection:
         self.socket.sendall(data)
 
     def read_until(self, end: bytes) -> bytes:
-        """Return what arrives up to and with `end`."""
+        """Return the bytes that arrive up to and including `end`."""
         while end not in self.received:
             part = self.socket.recv(65536)
             assert part, f"closed after {self.received!r}"

@@ -10,7 +10,7 @@ from api.http.rate_limits import WindowCounters, limiter
 
 
 class Clock:
-    """A clock that stands."""
+    """A clock that only moves when a test sets it."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0

@@ -149,7 +149,7 @@ def test_cancelling_a_batch_cancels_what_is_left(operator: httpx2.Client, hand: 
 def test_cancelling_a_batch_does_not_deadlock_with_claims(
     operator: httpx2.Client, hand: HandWorker, module_settings: Settings, eventually: Eventually
 ) -> None:
-    """A claim of both tasks holds the first when the cancel begins, and the row of the second is the first on the disk."""
+    """A claim has locked the first task when the cancel begins, and the row of the second task comes first on disk."""
     batch = submit(operator, 2)
     first, second = (task["id"] for task in batch["tasks"])
     hand.connection.execute("UPDATE tasks SET priority = 6 WHERE id = %s", [first])

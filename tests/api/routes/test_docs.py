@@ -1,4 +1,4 @@
-"""`/docs` is whole where there is no other network: all that it loads comes from this server."""
+"""`/docs` works without internet access: everything that it loads comes from this server."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ VARIANTS = {"variants": [{"name": "small", "width": 64, "format": "jpeg"}]}
 
 @pytest.fixture(scope="module")
 def settings(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """One database and one storage for the whole file: each test looks at what itself has made."""
+    """Settings with one database and one storage for all tests of this file. Each test checks only what it has stored."""
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE test_files")
         made = Settings(
@@ -609,18 +609,18 @@ def test_an_aborted_download_closes_its_file(client: httpx2.Client, base_url: st
     def open_objects() -> int:
         found = 0
         for link in Path("/proc/self/fd").iterdir():
-            # Whatever runs besides may close one meanwhile.
+            # Another thread may close a descriptor meanwhile.
             with suppress(FileNotFoundError):
                 found += "/objects/" in str(link.readlink())
         return found
 
     assert open_objects() == 0
-    # A system may hold a whole download for its reader, who then would give up what was sent long ago.
+    # With a small receive buffer, the kernel cannot hold the whole download, so that the server still has the file open.
     takes_little = httpx2.HTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)])
     headers = {"Authorization": f"Bearer {keys['client']}"}
     reading = httpx2.Client(base_url=base_url, headers=headers, transport=takes_little)
     with reading as reader, reader.stream("GET", path) as answer:
-        # An iterator that nobody holds closes the download.
+        # Keep a reference to the iterator: the download is closed when it is garbage-collected.
         pieces = answer.iter_raw()
         next(pieces)
         assert open_objects() == 1
@@ -667,7 +667,7 @@ def test_a_task_submitted_while_its_file_is_deleted_either_holds_it_or_is_refuse
 
 
 def finish_with_artifact(database: psycopg.Connection[Any], task_id: str, settings: Settings) -> tuple[str, Path]:
-    """Run a task as a worker would; give the id and the object of the artifact it made."""
+    """Finish a task with one artifact, as a worker does. Return the id and the path of the artifact."""
     claim_tasks(database, [task_id], claims=[7])
     artifact_id, key = str(new_id()), new_object_key()
     path = Path(settings.storage_url.removeprefix("file://")) / key

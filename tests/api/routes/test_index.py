@@ -1,4 +1,4 @@
-"""`GET /`: where browsers and programs go on."""
+"""`GET /`: the docs for browsers, and the entry points for programs."""
 
 from __future__ import annotations
 

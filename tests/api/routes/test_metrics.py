@@ -28,7 +28,7 @@ s AS (
 )
 INSERT INTO schedule_slots (schedule_id, slot, task_id)
 SELECT s.id, now() - interval '30 s', CASE s.name WHEN 'canary-files' THEN t.id ELSE gen_random_uuid() END FROM s, t"""
-"""What beat and a worker leave behind: one canary came back after a quarter of a second, the other did not."""
+"""Rows of two canaries: one succeeded after a quarter of a second, the other has not."""
 
 
 def read(api: Api) -> dict[tuple[str, str], float]:

@@ -1,4 +1,4 @@
-"""`GET /problems/<name>` explains every type that an answer or a task can bear."""
+"""`GET /problems/<name>` explains every error type of requests and tasks."""
 
 from __future__ import annotations
 

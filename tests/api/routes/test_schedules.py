@@ -1,4 +1,4 @@
-"""`/schedules`: rules of the clock, their changes, and what they refuse. `tests/workers/test_beat_scheduler.py` runs them."""
+"""`/schedules`: creating, changing and refusing schedules. `tests/workers/test_beat_scheduler.py` tests how they run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def change(client: httpx2.Client, schedule: dict[str, Any], **fields: Any) -> ht
 
 @pytest.fixture
 def beat(module_settings: Settings) -> Iterator[Callable[[], int]]:
-    """Submits what is due by the clock, as beat does each second."""
+    """Submits the tasks of due schedules, as beat does each second."""
     engine = make_engine(module_settings, "test-beat")
     yield lambda: insert_due_tasks(engine)
     engine.dispose()

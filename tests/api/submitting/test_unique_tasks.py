@@ -1,4 +1,4 @@
-"""`unique_for`: a live task of the same owner, kind and params is answered instead of a new one."""
+"""`unique_for`: no task is stored while there is a live one of the same owner, kind and params."""
 
 from __future__ import annotations
 

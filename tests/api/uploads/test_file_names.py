@@ -15,7 +15,7 @@ from api.uploads.file_names import read_file_name
         ("filename=plain.txt", "plain.txt"),
         ('filename="naïve.txt"', "naïve.txt"),
         ('filename="say \\"hi\\".txt"', 'say "hi".txt'),
-        # RFC 6266, section 4.3: the extended form takes precedence, wherever it stands.
+        # RFC 6266, section 4.3: the extended form takes precedence, in any position.
         ("filename=\"=?utf-8?B?5paw5bu6LnR4dA==?=\"; filename*=utf-8''%E6%96%B0%E5%BB%BA.txt", "新建.txt"),
         ("filename*=UTF-8'en'na%C3%AFve.txt; filename=naive.txt", "naïve.txt"),
         ("FileName*=\"UTF-8''na%C3%AFve.txt\"; filename=naive.txt", "naïve.txt"),
@@ -23,7 +23,7 @@ from api.uploads.file_names import read_file_name
         ("filename*=utf-8''na%C3%AFve.txt", "naïve.txt"),
         ("filename*0*=utf-8''%E6%96; filename*1*=%B0.txt; filename=new.txt", "新.txt"),
         ('filename*0="long "; filename*1="name.txt"', "long name.txt"),
-        # What is not valid in the extended form is ignored.
+        # An invalid extended form is ignored.
         ("filename=plain.txt; filename*=bogus''%A3.txt", "plain.txt"),
         ("filename=plain.txt; filename*=utf-8''%A3.txt", "plain.txt"),
         ("filename=plain.txt; filename*=utf-8''", "plain.txt"),
@@ -40,7 +40,7 @@ from api.uploads.file_names import read_file_name
         ('filename="=?utf-8?Q?=E6=96?= =?utf-8?Q?=B0.txt?="', "新.txt"),
         ('filename="=?utf-8?Q?=C3=BC?= =?iso-8859-1?Q?=A3?="', "ü£"),
         ('filename="=?iso-2022-jp?B?GyRCRnxLXBsoQi50eHQ=?="', "日本.txt"),
-        # What is no encoded word, or not a valid one, stays as it is.
+        # A text that is not a valid encoded word is not changed.
         ('filename="=?utf-8?B?%%%?="', "=?utf-8?B?%%%?="),
         ('filename="=?utf-8?B?w?="', "=?utf-8?B?w?="),
         ('filename="=?utf-8?Q?=ZZ?="', "=?utf-8?Q?=ZZ?="),

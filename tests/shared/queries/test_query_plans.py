@@ -151,7 +151,7 @@ def _connect_to_new_database(server_url: str) -> Iterator[psycopg.Connection[Any
     with psycopg.connect(server_url, autocommit=True) as server:
         server.execute(f"CREATE DATABASE {name} TEMPLATE taskmill_template")  # type: ignore[arg-type]
         with psycopg.connect(url, **hot_connection_arguments("test")) as connection:
-            # Twice, and without a rollback: psycopg forgets at one what it has prepared.
+            # Executed twice and without a rollback, because a rollback makes psycopg forget its prepared statements.
             for statement, parameters in [*_statements().values(), *_statements().values()]:
                 connection.execute(statement, parameters)  # type: ignore[arg-type]
             yield connection
@@ -227,7 +227,7 @@ def test_a_statement_planned_on_tables_of_a_few_rows_reads_them_by_index(
 ) -> None:
     statement, parameters = _statements()[name]
     with _connect_to_new_database(postgres_server.url) as connection:
-        # A plan that was made when Postgres had just looked at a few rows stays until it looks again.
+        # A plan that was made after an ANALYZE of a few rows is kept until the next ANALYZE.
         connection.execute("ANALYZE")
         (rows,) = connection.execute("SELECT count(*) FROM tasks").fetchone()  # type: ignore[misc]
 
@@ -240,7 +240,7 @@ def test_a_statement_planned_on_tables_of_a_few_rows_reads_them_by_index(
 def test_without_the_settings_of_a_hot_connection_the_plans_would_be_others(
     grown: psycopg.Connection[Any], postgres_server: PostgresServer
 ) -> None:
-    # So that the test above is known to look at something.
+    # This shows that the test above can fail.
     (database,) = grown.execute("SELECT current_database()").fetchone()  # type: ignore[misc]
     url = postgres_server.url.rsplit("/", 1)[0] + "/" + database
     with psycopg.connect(url, autocommit=True, prepare_threshold=0) as connection:
@@ -304,7 +304,7 @@ def test_periodic_statements_of_the_relay_do_not_read_a_long_backlog(
     statement, parameters = _statements()[name]
     if "window" in parameters:
         parameters["window"] = WINDOW
-    # Postgres has not looked at the tables since they were empty, as after a burst.
+    # The tables were empty at their last ANALYZE, as after a burst of submissions.
     with _connect_to_new_database(postgres_server.url) as connection:
         connection.execute(
             """INSERT INTO tasks (id, kind, queue, status, organization_id, owner_id, max_attempts, timeout_seconds,

@@ -260,7 +260,7 @@ def test_objects_older_than_a_time_are_listed(store: ObjectStore) -> None:
     ["report.pdf", "photos/2024/cat.jpg", "ab/notes.txt", "ab/" + "0" * 35, "abc/" + "0" * 36, "AB/" + "0" * 36],
 )
 def test_only_objects_with_generated_keys_are_listed(store: ObjectStore, foreign: str) -> None:
-    # What is listed and known to no row is deleted, and a folder or a bucket may hold more than Taskmill's objects.
+    # Listed objects without a row are deleted, and the folder or bucket may also contain files of other programs.
     put(store, b"theirs", foreign)
     key = put(store, b"ours")
     assert list_keys(store) == [key]

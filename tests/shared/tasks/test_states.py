@@ -159,7 +159,7 @@ def test_constraints_refuse_columns_that_do_not_fit_the_status(
     database: Connection, status: TaskStatus, assignment: str, constraint: str
 ) -> None:
     task_id = _insert(database, status)
-    # Triggers are of no interest here: a move to no state at all is refused by both.
+    # Triggers are disabled, because they would refuse some of these changes before the constraints do.
     database.execute("SET session_replication_role = replica")
 
     with pytest.raises(psycopg.errors.CheckViolation) as caught:
@@ -222,7 +222,7 @@ def test_a_write_that_names_the_claim_turns_it_into_its_complement_and_back(data
 
 @pytest.mark.parametrize("name", [CLAIM, ~CLAIM])
 def test_naming_the_claim_once_more_in_the_same_form_is_refused(database: Connection, name: int) -> None:
-    # Otherwise a writer that leaves the column alone would be taken for one that named it.
+    # Otherwise an UPDATE that does not set the column would look like one that names the claim.
     task_id = _insert(database, TaskStatus.RUNNING)
     _update(database, task_id, NAMED)
     if name == ~CLAIM:
