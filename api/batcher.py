@@ -83,7 +83,7 @@ class Batcher(Generic[Item, Answer]):
                 answers = await self._flush(connection, [item for item, _ in batch])
         except Exception as error:
             if not isinstance(error, psycopg.Error) or (self._connection is not None and self._connection.closed):
-                await self._give_up()
+                await self._drop_connection()
             if time.monotonic() - began > self._settings.database_timeout_seconds * SLOW_SHARE:
                 batch, self._waiting = [*batch, *self._waiting], []
             answers = [error] * len(batch)
@@ -100,8 +100,8 @@ class Batcher(Generic[Item, Answer]):
             self._connection = await connect_hot_async(self._settings, f"api-{self._name}")
         return self._connection
 
-    async def _give_up(self) -> None:
+    async def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.pgconn.finish()
-        log.warning("connection_given_up", connection=self._name)
+        log.warning("connection_dropped", connection=self._name)

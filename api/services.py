@@ -23,7 +23,12 @@ from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submission_batcher import SubmissionBatcher
 from api.submitting.submissions import Submissions
-from shared.database.connections import BoundedConnection, bound, hot_connection_arguments, make_async_engine
+from shared.database.connections import (
+    BoundedConnection,
+    hot_connection_arguments,
+    limit_round_trips,
+    make_async_engine,
+)
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 from shared.storage.open_store import open_object_store
@@ -86,7 +91,7 @@ def _make_pool(settings: Settings) -> HotPool:
     return AsyncConnectionPool(
         settings.database_url,
         connection_class=BoundedConnection,
-        configure=partial(bound, timeout_seconds=settings.database_timeout_seconds),
+        configure=partial(limit_round_trips, timeout_seconds=settings.database_timeout_seconds),
         kwargs=hot_connection_arguments("api-submit", timeout_seconds=settings.database_timeout_seconds),
         min_size=0,
         max_size=settings.database_pool_size,

@@ -26,7 +26,7 @@ from shared.queries import purging
 from shared.queries import tasks as queries
 from shared.queries.batches import lock_batch
 from shared.queries.emails import mark_unknown_as_retriable
-from shared.queries.files import hold_files
+from shared.queries.files import lock_input_files
 from shared.storage.object_store import ObjectStore
 from shared.tasks.states import RETRIABLE, TaskStatus
 
@@ -125,6 +125,6 @@ async def _require_inputs(connection: AsyncConnection, task_id: UUID, kind: AnyK
         raise Problem("task-not-retriable", message) from None
     inputs = {file.file_id for file in list_referred_files(params)}
     if inputs:
-        present = {file.id for file in await connection.execute(hold_files(inputs))}
+        present = {file.id for file in await connection.execute(lock_input_files(inputs))}
         if present != inputs:
             raise Problem("input-gone")

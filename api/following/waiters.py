@@ -26,7 +26,7 @@ from api.following.task_reader import TaskReader
 from api.following.task_representation import TaskRow
 from shared.outage_log import OutageLog
 from shared.settings import Settings
-from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, read_ids, write_ids
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, decode_task_ids, encode_task_ids
 
 SLOW_POLL_SECONDS: Final = 1.0
 LISTENING_POLL_SECONDS: Final = 5.0
@@ -179,7 +179,7 @@ class Waiters:
         if not task_ids or self._publisher is None:
             return
         with contextlib.suppress(redis.RedisError, OSError, TimeoutError):
-            await self._publisher.publish(WAKEUP_CHANNEL, write_ids(task_ids))
+            await self._publisher.publish(WAKEUP_CHANNEL, encode_task_ids(task_ids))
 
     async def _listen(self) -> None:
         while True:
@@ -194,7 +194,7 @@ class Waiters:
                     while True:
                         message = await channel.get_message(ignore_subscribe_messages=True, timeout=10)
                         if message is not None and self._waiting:
-                            for task_id in read_ids(message["data"]):
+                            for task_id in decode_task_ids(message["data"]):
                                 self.wake(task_id)
             except (redis.RedisError, OSError, TimeoutError) as error:
                 self._outage.warn(error)

@@ -333,7 +333,7 @@ async def delete_file(
             raise Problem("file-in-use")
         await connection.execute(queries.delete_files([file_id]))
         if row.task_id is not None:
-            await connection.execute(queries.note_deleted_artifact(row.task_id, row.name))
+            await connection.execute(queries.record_deleted_artifact(row.task_id, row.name))
     # The row is deleted. An object that cannot be deleted now is an orphan, which is deleted later.
     with suppress(StorageUnavailable):
         await in_storage_thread(store.delete, [row.storage_key])

@@ -16,7 +16,7 @@ from api.http.json_text import load_json
 from api.http.problems import MAX_FIELD_ERRORS, FieldError, Problem, invalid, invalid_body, json_pointer
 from shared.contracts.catalog import find_kind
 from shared.contracts.kind import AnyKind, ReferredFile, list_referred_files
-from shared.tasks.options import TaskOptions, params_of, side_by_side_model, submission_model
+from shared.tasks.options import TaskOptions, dump_params, side_by_side_model, submission_model
 
 MAX_BATCH: Final = 1000
 TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
@@ -75,7 +75,7 @@ def parse_side_by_side(body: bytes, caller: Caller, kind_name: str) -> Parsed:
         request = side_by_side_model(kind_name).model_validate_json(body, strict=True)
     except ValidationError as error:
         raise invalid_body(error) from None
-    params = params_of(request, kind)
+    params = dump_params(request, kind)
     return _parsed(kind_name, kind, request, kind.params.model_validate_json(params), params, "", "")
 
 

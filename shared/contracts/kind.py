@@ -62,17 +62,17 @@ class ReferredFile(NamedTuple):
 def list_referred_files(params: BaseModel, pointer: str = "") -> Iterator[ReferredFile]:
     """Yield each file that the params refer to, in the order of the fields. `pointer` is the JSON Pointer of the params."""
     for name, mark in _fields_with_files(type(params)):
-        yield from _walk(getattr(params, name), mark, f"{pointer}/{name}")
+        yield from _list_files_in(getattr(params, name), mark, f"{pointer}/{name}")
 
 
-def _walk(value: object, mark: FileReference | None, pointer: str) -> Iterator[ReferredFile]:
+def _list_files_in(value: object, mark: FileReference | None, pointer: str) -> Iterator[ReferredFile]:
     if isinstance(value, BaseModel):
         yield from list_referred_files(value, pointer)
     elif isinstance(value, UUID) and mark is not None:
         yield ReferredFile(pointer, value, mark)
     elif isinstance(value, (list, tuple)):
         for position, item in enumerate(value):
-            yield from _walk(item, mark, f"{pointer}/{position}")
+            yield from _list_files_in(item, mark, f"{pointer}/{position}")
 
 
 @cache

@@ -24,7 +24,7 @@ from shared.settings import Settings
 
 log = structlog.get_logger()
 
-INDEX_PLANS = (
+INDEX_SCAN_OPTIONS = (
     "-c plan_cache_mode=force_generic_plan -c jit=off "
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 )
@@ -78,13 +78,13 @@ def connect_bounded(timeout_seconds: float) -> Callable[..., Awaitable[BoundedCo
     async def connect(*args: Any, **kwargs: Any) -> BoundedConnection:
         async with asyncio.timeout(timeout_seconds):
             connection = await BoundedConnection.connect(*args, **kwargs)
-        await bound(connection, timeout_seconds)
+        await limit_round_trips(connection, timeout_seconds)
         return connection
 
     return connect
 
 
-async def bound(connection: psycopg.AsyncConnection[tuple[Any, ...]], timeout_seconds: float) -> None:
+async def limit_round_trips(connection: psycopg.AsyncConnection[tuple[Any, ...]], timeout_seconds: float) -> None:
     """Limit the round trips of an open connection, such as one that a pool opened, in the same way."""
     assert isinstance(connection, BoundedConnection)
     connection.round_trip_seconds = timeout_seconds + ROUND_TRIP_GRACE_SECONDS
@@ -169,7 +169,7 @@ def hot_connection_arguments(
     it is on disk (`synchronous_commit=off`). Use that only for writes which a crash may undo without harm, such as claims,
     marks of publication and progress, and never for a promise to a caller.
     """
-    extra = [INDEX_PLANS] if durable else [INDEX_PLANS, "-c synchronous_commit=off"]
+    extra = [INDEX_SCAN_OPTIONS] if durable else [INDEX_SCAN_OPTIONS, "-c synchronous_commit=off"]
     return {
         "autocommit": True,
         "prepare_threshold": 0,

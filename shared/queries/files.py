@@ -41,7 +41,7 @@ def find_files(file_ids: Collection[UUID]) -> Select[Any]:
     return select(files).where(files.c.id.in_(file_ids))
 
 
-def hold_files(file_ids: Collection[UUID]) -> Select[Any]:
+def lock_input_files(file_ids: Collection[UUID]) -> Select[Any]:
     """Find files by id, and lock their rows against deletion until the transaction ends."""
     return find_files(file_ids).with_for_update(read=True, key_share=True)
 
@@ -85,7 +85,7 @@ def delete_files(file_ids: Collection[UUID]) -> Executable:
     return select(gone.c.id, gone.c.storage_key, gone.c.task_id).add_cte(buried)
 
 
-def note_deleted_artifact(task_id: UUID, name: str) -> Executable:
+def record_deleted_artifact(task_id: UUID, name: str) -> Executable:
     """Raise the version of the task that made a file, because its artifacts have changed, and insert an event with the reason."""
     raised = (
         update(tasks)

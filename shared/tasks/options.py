@@ -158,7 +158,7 @@ def side_by_side_model(kind_name: str) -> type[TaskOptions]:
     )
 
 
-def params_of(request: BaseModel, kind: AnyKind) -> bytes:
+def dump_params(request: BaseModel, kind: AnyKind) -> bytes:
     """Return the params of a request of `side_by_side_model` as JSON."""
     return request.model_dump_json(include=set(kind.params.model_fields), by_alias=True).encode()
 

@@ -13,12 +13,12 @@ WAKEUP_CHANNEL: Final = "taskmill:changed"
 _ID_BYTES: Final = 16
 
 
-def write_ids(ids: Iterable[UUID]) -> bytes:
+def encode_task_ids(ids: Iterable[UUID]) -> bytes:
     """Return the message for these tasks: their ids, 16 bytes each."""
     return b"".join(task_id.bytes for task_id in ids)
 
 
-def read_ids(message: bytes) -> Iterator[UUID]:
+def decode_task_ids(message: bytes) -> Iterator[UUID]:
     """Yield the ids in a message. Bytes after the last whole id are ignored."""
     for start in range(0, len(message) - _ID_BYTES + 1, _ID_BYTES):
         yield UUID(bytes=message[start : start + _ID_BYTES])

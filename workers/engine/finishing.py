@@ -18,7 +18,7 @@ from shared.database.connections import connect_hot
 from shared.outage_log import OutageLog
 from shared.queries import hot_tasks
 from shared.settings import Settings
-from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, encode_task_ids
 
 log = structlog.get_logger()
 
@@ -92,7 +92,7 @@ class Finisher:
         if time.monotonic() < self._silent_until:
             return
         try:
-            self._redis.publish(WAKEUP_CHANNEL, write_ids(task_ids))
+            self._redis.publish(WAKEUP_CHANNEL, encode_task_ids(task_ids))
         except (redis.RedisError, OSError):
             self._silent_until = time.monotonic() + 2.0
 

@@ -17,7 +17,7 @@ from shared.contracts.catalog import find_kind
 from shared.errors import ConfigurationError
 from shared.outage_log import OutageLog
 from shared.settings import Settings
-from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, encode_task_ids
 
 BROKER_ERRORS: Final = (redis.RedisError, OSError)
 """What calls raise while the broker is away, full or frozen."""
@@ -120,7 +120,7 @@ class Doorbell:
     def wake_waiters(self, task_ids: Sequence[UUID]) -> None:
         """Publish a wake-up for the requests that wait for one of these tasks. Raises one of `BROKER_ERRORS`."""
         if task_ids:
-            self._redis.publish(WAKEUP_CHANNEL, write_ids(task_ids))
+            self._redis.publish(WAKEUP_CHANNEL, encode_task_ids(task_ids))
 
     def close(self) -> None:
         """Close the connections."""

@@ -11,7 +11,7 @@ import redis
 
 from api.following.waiters import Waiter
 from cli.local_stack.broker import BrokerServer
-from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, write_ids
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, encode_task_ids
 
 PublishWakeup = Callable[[str], None]
 """The fixture `publish_wakeup`."""
@@ -23,7 +23,7 @@ def publish_wakeup(broker_server: BrokerServer) -> PublishWakeup:
 
     def publish(task_id: str) -> None:
         with redis.Redis.from_url(broker_server.url) as broker:
-            broker.publish(WAKEUP_CHANNEL, write_ids([UUID(task_id)]))
+            broker.publish(WAKEUP_CHANNEL, encode_task_ids([UUID(task_id)]))
 
     return publish
 
