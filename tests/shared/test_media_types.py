@@ -1,3 +1,5 @@
+"""Detection of media types from bytes, and safe file names."""
+
 from __future__ import annotations
 
 import gzip

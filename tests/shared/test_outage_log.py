@@ -1,3 +1,5 @@
+"""The log of outages: each reason at once, then rarely, and the end of the outage once."""
+
 from __future__ import annotations
 
 import time

@@ -1,3 +1,5 @@
+"""Settings: parsing, errors, misspellings, and what production refuses."""
+
 from __future__ import annotations
 
 import re

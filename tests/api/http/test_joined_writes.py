@@ -1,3 +1,5 @@
+"""Small writes of one event loop turn are joined into one system call."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""The counters of rate limits: fixed windows in memory."""
+
 from __future__ import annotations
 
 import threading

@@ -1,3 +1,5 @@
+"""The header Range, and the headers of downloads (RFC 9110, RFC 6266)."""
+
 from datetime import UTC, datetime
 
 import pytest

@@ -1,3 +1,5 @@
+"""Receiving forms with one file: valid and invalid forms, limits, disconnects and storage errors."""
+
 import asyncio
 import errno
 import hashlib

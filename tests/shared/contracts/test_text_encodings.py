@@ -1,3 +1,5 @@
+"""Names of text encodings: labels of the WHATWG Encoding Standard and names of Python's codecs."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Parsing of mailboxes (RFC 5322, RFC 6532)."""
+
 from __future__ import annotations
 
 import time
