@@ -337,6 +337,9 @@ class EventsQuery(StrictQuery):
             "object. To continue after a lost connection, send the last `id` in `Last-Event-ID`.",
             "content": {"text/event-stream": {"schema": STREAMED_EVENT}},
         },
+        204: {
+            "description": "The task is done, and nothing has happened since the `Last-Event-ID`. A browser stops connecting."
+        },
         **problem_responses(*ANY_CALLER, "not-found", "gone"),
     },
     openapi_extra={
@@ -366,7 +369,13 @@ async def stream_events(
     after_seq = _read_last_event_id(header, "header:Last-Event-ID") or _read_last_event_id(
         query.last_event_id, "query:last_event_id"
     )
-    await tasks.require(task_id, caller)
+    task = await tasks.find_version(task_id, caller)
+    if task is None:
+        raise await tasks.gone_or_missing(task_id, caller)
+    if after_seq and task.done and task.version <= after_seq:
+        # A browser's EventSource connects again after every end of a stream, until it is answered 204 (HTML Living
+        # Standard, section 9.2.3).
+        return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
     return EventStreamResponse(task_id, caller, after_seq, events, tasks, waiters)
 
 

@@ -55,10 +55,18 @@ class ScheduleFields(RuleFields):
     ] = Missed.SKIP
     overlap: Annotated[
         Literal["allow", "skip"],
-        Field(description="`skip` submits no task while a task of an earlier time is not done."),
+        Field(
+            description="`skip` submits no task while a task of an earlier time is not done; of several times that were "
+            "missed, only the latest then gets a task."
+        ),
     ] = "allow"
     jitter: Annotated[
-        int, Field(ge=0, le=86_400, description="Each task starts up to this many seconds late, to spread the load.")
+        int,
+        Field(
+            ge=0,
+            le=86_400,
+            description="Each task starts up to this many seconds late, to spread the load. Its `ttl` counts from then.",
+        ),
     ] = 0
 
 

@@ -200,14 +200,20 @@ def test_an_id_that_no_event_has_is_refused(
     assert errors_of(answer) == {"query:last_event_id": "int_parsing"}
 
 
-def test_a_stream_that_has_seen_everything_of_a_done_task_ends_at_once(
+def test_a_client_that_has_every_event_of_a_done_task_is_answered_204(
     operator: httpx2.Client, hand: HandWorker, ping: Submit
 ) -> None:
     task_id = ping()
     hand.succeed(task_id)
+    with stream(operator, task_id) as events:
+        last = max(event.id for event in events)
 
-    with stream(operator, task_id, headers={"Last-Event-ID": "3"}) as events:
-        assert list(events) == []
+    seen_all = operator.get(f"/tasks/{task_id}/events", headers={"Last-Event-ID": str(last)})
+    with stream(operator, task_id, headers={"Last-Event-ID": str(last - 1)}) as events:
+        missed = [event.id for event in events]
+
+    assert (seen_all.status_code, seen_all.content) == (204, b"")
+    assert missed == [last]
 
 
 def test_the_stream_of_a_task_that_is_deleted_meanwhile_ends(

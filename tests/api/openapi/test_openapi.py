@@ -34,7 +34,7 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("get", "/tasks"): READING | {200},
     ("get", "/tasks/{task_id}"): READING | {200, 304, 404, 410},
     ("delete", "/tasks/{task_id}"): READING | {204, 404, 409, 410},
-    ("get", "/tasks/{task_id}/events"): READING | {200, 404, 410},
+    ("get", "/tasks/{task_id}/events"): READING | {200, 204, 404, 410},
     ("post", "/tasks/{task_id}/cancel"): READING | {202, 404, 409, 410, 415},
     ("post", "/tasks/{task_id}/retry"): READING | {202, 404, 409, 410, 415},
     ("post", "/tasks/batch"): SUBMITTING,
