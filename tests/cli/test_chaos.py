@@ -78,7 +78,9 @@ def test_an_unknown_fault_is_refused() -> None:
         (("failed", "/problems/worker-lost"), 0, 0),
     ],
 )
-def test_accepted_messages_are_compared_with_the_ends_of_tasks(end: Any, accepted: int, complaints: int) -> None:
+def test_accepted_messages_are_compared_with_the_ends_of_tasks(
+    end: tuple[str, str | None], accepted: int, complaints: int
+) -> None:
     run: Any = SimpleNamespace(
         mail=SimpleNamespace(accepted=Counter({"a": accepted})), workload=SimpleNamespace(recipients={"task": "a"})
     )

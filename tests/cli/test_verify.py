@@ -6,10 +6,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -35,6 +34,7 @@ from shared.tasks.options import TaskOptions
 from shared.tasks.submission import NewTask, make_task, submission_document
 from shared.verification import Report, find_broken_rows, verify
 from tests.claims import claim_tasks
+from tests.conftest import Api, Eventually, Parts
 
 OWNER = new_id()
 RETRYING = {"type": "/problems/internal-error", "attempt": 1}
@@ -56,7 +56,7 @@ class Rows:
         self.hot.close()
         self.engine.dispose()
 
-    def submit(self, fate: str, **fields: Any) -> UUID:
+    def submit(self, fate: str, **fields: object) -> UUID:
         kind = list_kinds()["platform.ping"]
         task: NewTask = make_task("platform.ping", kind, b"{}", "files", TaskOptions(), OWNER, OWNER)
         for name, value in fields.items():
@@ -69,7 +69,7 @@ class Rows:
         claim = self._claims[task_id] = int(time.time_ns())
         assert len(claim_tasks(self.hot, [task_id], claims=[claim])) == 1
 
-    def finish(self, task_id: UUID, status: str, **fields: Any) -> None:
+    def finish(self, task_id: UUID, status: str, **fields: object) -> None:
         ending = {"id": str(task_id), "claim": self._claims[task_id], "status": status, **fields}
         statement = hot_tasks.FINISH_WITH_ARTIFACTS
         assert self.hot.execute(statement, {"document": json.dumps([ending])}).fetchall() == [(task_id, status)]
@@ -379,7 +379,7 @@ def test_an_invalid_age_is_refused() -> None:
     assert CliRunner().invoke(app, ["verify", "--since", "yesterday"]).exit_code == 2
 
 
-def test_a_database_under_load_has_no_findings(api: Any, engine_room: Any, eventually: Callable[..., Any]) -> None:
+def test_a_database_under_load_has_no_findings(api: Api, engine_room: Parts, eventually: Eventually) -> None:
     client = api.client("operator", "operator")
     reports = []
     first = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]

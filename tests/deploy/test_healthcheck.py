@@ -6,9 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -53,7 +51,7 @@ def test_a_worker_is_healthy_while_it_signs_and_not_when_it_is_stuck(
 
 @pytest.mark.parametrize("part", ["relay", "beat"])
 def test_those_who_watch_the_clock_are_healthy_while_they_sign(
-    parts: Any, settings: Settings, eventually: Callable[..., Any], part: str
+    parts: Parts, settings: Settings, eventually: Eventually, part: str
 ) -> None:
     silent = check(part, settings)
     assert (silent.returncode, "never wrote one" in silent.stderr) == (1, True)

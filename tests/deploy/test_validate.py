@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 from deploy import validate
 from shared.settings import Settings
@@ -28,7 +29,7 @@ def test_the_deployment_files_pass_every_check(name: str) -> None:
 Change = Callable[[dict[str, Any]], None]
 
 
-def _change_service(name: str, **changes: Any) -> Change:
+def _change_service(name: str, **changes: JsonValue) -> Change:
     return lambda compose: compose["services"][name].update(changes)
 
 

@@ -10,23 +10,24 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import httpx2
 import psycopg
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from pydantic import JsonValue
 
 from cli.local_stack.free_ports import choose_port
 from shared.api_keys import create_key
 from shared.settings import Settings
 from shared.verification import verify
-from tests.conftest import PATIENCE_SECONDS
+from tests.conftest import PATIENCE_SECONDS, Api, Parts
 from tests.forked_parts import Part
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,7 @@ that stands still for a second must not lose one.
 """
 LONG = os.environ.get("TEST_LONG_FAULTS") == "1"
 """Whether faults last for a minute, or for five, as they do in life; otherwise for seconds."""
+T = TypeVar("T")
 DONE = {"succeeded", "failed", "cancelled", "expired"}
 
 
@@ -132,7 +134,7 @@ class Health:
 class Room:
     """Processes to throw faults at, what was accepted from the test's client, and whether all of it is as promised."""
 
-    def __init__(self, parts: Any, settings: Settings, environment: dict[str, str]) -> None:
+    def __init__(self, parts: Parts, settings: Settings, environment: dict[str, str]) -> None:
         self.parts = parts
         self.settings = settings
         self.accepted: list[str] = []
@@ -175,20 +177,20 @@ class Room:
         except httpx2.HTTPError:
             return False
 
-    def submit(self, client: httpx2.Client, kind: str = "platform.ping", **more: Any) -> str:
+    def submit(self, client: httpx2.Client, kind: str = "platform.ping", **more: JsonValue) -> str:
         """Submit one task; give its id."""
         answer = client.post("/tasks", json={"kind": kind, "params": {}, **more})
         assert answer.status_code == 202, answer.text
         return self.note(answer.json()["id"])
 
-    def submit_many(self, client: httpx2.Client, count: int, **params: Any) -> list[str]:
+    def submit_many(self, client: httpx2.Client, count: int, **params: JsonValue) -> list[str]:
         """Submit pings, in one batch; give their ids."""
         tasks = [{"kind": "platform.ping", "params": params}] * count
         answer = client.post("/tasks/batch", json={"tasks": tasks})
         assert answer.status_code == 202, answer.text
         return [self.note(task["id"]) for task in answer.json()["tasks"]]
 
-    def email(self, client: httpx2.Client, to: str = "a@example.com", **options: Any) -> str:
+    def email(self, client: httpx2.Client, to: str = "a@example.com", **options: JsonValue) -> str:
         """Submit an email; give the task's id."""
         answer = client.post("/emails", json={"to": [to], "subject": "S", "text": "T", **options})
         assert answer.status_code == 202, answer.text
@@ -198,7 +200,7 @@ class Room:
         self.accepted.append(task_id)
         return task_id
 
-    def ask(self, statement: str, parameters: Any = ()) -> list[Any]:
+    def ask(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Execute a statement and give its rows."""
         with psycopg.connect(self.settings.database_url, autocommit=True, connect_timeout=5) as connection:
             cursor = connection.execute(statement, parameters)
@@ -252,7 +254,7 @@ class Room:
         statuses = self.statuses()
         return len(statuses) == len(set(self.accepted)) and set(statuses.values()) <= DONE
 
-    def eventually(self, question: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
+    def eventually(self, question: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
         """Ask until the answer is true, and give it; fails, with what the parts said, when it is not in time."""
         deadline = time.monotonic() + seconds
         while not (answer := question()):
@@ -275,14 +277,14 @@ class Room:
 
 
 @pytest.fixture
-def room(parts: Any, settings: Settings, mail: MailServer) -> Iterator[Room]:
+def room(parts: Parts, settings: Settings, mail: MailServer) -> Iterator[Room]:
     room = Room(parts, settings, {"TASKMILL_SMTP_URL": f"smtp://127.0.0.1:{mail.port}"})
     yield room
     room.close()
 
 
 @pytest.fixture
-def client(api: Any, room: Room) -> httpx2.Client:
+def client(api: Api, room: Room) -> httpx2.Client:
     """A client of an API that lives through the fault."""
     return room.client(api.url)
 
@@ -292,7 +294,14 @@ def health() -> type[Health]:
     return Health
 
 
+class ChooseDuration(Protocol):
+    """The fixture `lasting`."""
+
+    def __call__(self, short: float, long: float) -> float:
+        """Return `long` where `TEST_LONG_FAULTS=1` is set, otherwise `short`; both in seconds."""
+
+
 @pytest.fixture
-def lasting() -> Callable[[float, float], float]:
-    """Choose how long a fault lasts: so many seconds, or, where `TEST_LONG_FAULTS=1` is set, so many."""
+def lasting() -> ChooseDuration:
+    """Chooses how many seconds a fault lasts: more of them where `TEST_LONG_FAULTS=1` is set."""
     return lambda short, long: long if LONG else short

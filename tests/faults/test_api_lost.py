@@ -5,15 +5,16 @@ from __future__ import annotations
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx2
 import pytest
 
+from tests.faults.conftest import Room
+
 
 @pytest.mark.parametrize(("moment", "stored"), [("api-before-commit", 0), ("api-after-commit", 1)])
 def test_an_idempotency_key_gives_one_task_when_the_api_dies_around_its_commit(
-    room: Any, client: Any, moment: str, stored: int
+    room: Room, client: httpx2.Client, moment: str, stored: int
 ) -> None:
     dying, cut_off = room.api(kill=moment)
     request = {"json": {"kind": "platform.ping", "params": {"echo": "once"}}}
@@ -35,7 +36,7 @@ def test_an_idempotency_key_gives_one_task_when_the_api_dies_around_its_commit(
     assert room.ask("SELECT count(*) FROM tasks") == [(1,)]
 
 
-def test_an_api_that_stops_under_load_answers_no_5xx_except_503(room: Any) -> None:
+def test_an_api_that_stops_under_load_answers_no_5xx_except_503(room: Room) -> None:
     process, client = room.api()
     other, second = room.api()
     outcomes: list[int | str] = []

@@ -6,16 +6,19 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 from uuid import uuid4
 
 import httpx2
 import psycopg
 import pytest
 from psycopg import sql
+from pydantic import JsonValue
+
+from tests.faults.conftest import Health, Room
 
 TIMEOUT_SECONDS = 4
 SOON_SECONDS = 2 * TIMEOUT_SECONDS + 10
@@ -26,13 +29,19 @@ CROWD = 2000
 PING = {"kind": "platform.ping", "params": {}}
 EMAIL = {"to": ["a@example.com"], "subject": "S", "text": "T"}
 
+Request = tuple[str, str, JsonValue]
+"""The method, the path and the content of a request."""
+MakeRequest = Callable[[int, str], Request]
+"""Returns the request of this number, which may name the task with this id."""
+Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-def hot(number: int, task_id: str) -> tuple[str, str, Any]:
+
+def hot(number: int, task_id: str) -> Request:
     return ("POST", "/tasks", PING) if number % 8 else ("GET", f"/tasks/{task_id}", None)
 
 
-def ordinary(number: int, task_id: str) -> tuple[str, str, Any]:
-    routes: list[tuple[str, str, Any]] = [
+def ordinary(number: int, task_id: str) -> Request:
+    routes: list[Request] = [
         ("GET", "/tasks", None),
         ("POST", "/tasks/batch", {"tasks": [PING] * 3}),
         ("POST", f"/tasks/{task_id}/cancel", None),
@@ -52,12 +61,12 @@ class Answer:
     seconds: float
 
 
-async def ask_all(client: httpx2.Client, requests: list[tuple[str, str, Any]]) -> list[Answer]:
+async def ask_all(client: httpx2.Client, requests: list[Request]) -> list[Answer]:
     """Open a connection for each request, then send them all at once."""
     url = client.base_url
     lines = [await asyncio.open_connection(url.host, url.port) for _ in requests]
 
-    async def ask(line: Any, method: str, path: str, content: Any) -> Answer:
+    async def ask(line: Line, method: str, path: str, content: JsonValue) -> Answer:
         reader, writer = line
         body = b"" if content is None else json.dumps(content).encode()
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['Authorization']}\r\n"
@@ -84,7 +93,7 @@ def require_told_soon(answers: list[Answer]) -> None:
 
 
 @contextmanager
-def locked(room: Any, table: str) -> Iterator[None]:
+def locked(room: Room, table: str) -> Iterator[None]:
     """Let every statement on a table wait."""
     with psycopg.connect(room.settings.database_url) as connection:
         connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(table)))
@@ -93,7 +102,7 @@ def locked(room: Any, table: str) -> Iterator[None]:
 
 
 @contextmanager
-def without_free_connections(room: Any) -> Iterator[None]:
+def without_free_connections(room: Room) -> Iterator[None]:
     """Let the server refuse every new connection, and have it end those that there are."""
     name = psycopg.conninfo.conninfo_to_dict(room.settings.database_url)["dbname"]
     admin = psycopg.conninfo.make_conninfo(room.settings.database_url, dbname="postgres")
@@ -108,13 +117,13 @@ def without_free_connections(room: Any) -> Iterator[None]:
 
 
 @pytest.fixture
-def small_api(room: Any) -> Iterator[tuple[httpx2.Client, str]]:
+def small_api(room: Room) -> Iterator[tuple[httpx2.Client, str]]:
     """An API with two connections and little patience, and a task that is there."""
     _, client = room.api(**SMALL)
     yield client, room.submit(client, delay=86_400)
 
 
-def note_recovery(room: Any, client: httpx2.Client) -> None:
+def note_recovery(room: Room, client: httpx2.Client) -> None:
     """Hold that submissions are taken soon by a server that was told nothing, on hot paths and ordinary ones."""
     room.eventually(lambda: client.post("/tasks", json=PING).status_code == 202, SOON_SECONDS)
     room.eventually(lambda: client.get("/tasks").status_code == 200, SOON_SECONDS)
@@ -123,7 +132,7 @@ def note_recovery(room: Any, client: httpx2.Client) -> None:
 
 @pytest.mark.parametrize("kind", [hot, ordinary, "both"], ids=["hot", "ordinary", "both"])
 def test_while_the_database_does_not_answer_a_crowd_is_told_soon_and_health_answers(
-    room: Any, small_api: tuple[httpx2.Client, str], health: Any, kind: Any
+    room: Room, small_api: tuple[httpx2.Client, str], health: type[Health], kind: MakeRequest | Literal["both"]
 ) -> None:
     client, task_id = small_api
     several = [hot, ordinary] if kind == "both" else [kind]
@@ -142,7 +151,7 @@ def test_while_the_database_does_not_answer_a_crowd_is_told_soon_and_health_answ
 
 
 def test_with_the_pool_exhausted_callers_of_what_is_not_slow_are_told_soon_too(
-    room: Any, small_api: tuple[httpx2.Client, str]
+    room: Room, small_api: tuple[httpx2.Client, str]
 ) -> None:
     client, _ = small_api
     file_id = client.post("/files", files={"file": ("a.txt", b"hello")}).json()["params"]["file_id"]
@@ -158,7 +167,7 @@ def test_with_the_pool_exhausted_callers_of_what_is_not_slow_are_told_soon_too(
 
 
 def test_a_server_that_gives_no_more_connections_is_answered_503_at_once(
-    room: Any, small_api: tuple[httpx2.Client, str]
+    room: Room, small_api: tuple[httpx2.Client, str]
 ) -> None:
     client, task_id = small_api
     with without_free_connections(room):
@@ -170,7 +179,7 @@ def test_a_server_that_gives_no_more_connections_is_answered_503_at_once(
 
 
 def test_a_database_that_is_slow_but_answers_delays_and_refuses_nobody(
-    room: Any,
+    room: Room,
 ) -> None:
     # Far more than a flush takes, on a busy machine too.
     _, client = room.api(**{**SMALL, "TASKMILL_DATABASE_TIMEOUT_SECONDS": "10"})
@@ -188,7 +197,7 @@ def test_a_database_that_is_slow_but_answers_delays_and_refuses_nobody(
 
 
 def test_one_key_for_many_requests_gives_one_task_however_often_the_database_was_too_slow(
-    room: Any, small_api: tuple[httpx2.Client, str]
+    room: Room, small_api: tuple[httpx2.Client, str]
 ) -> None:
     client, _ = small_api
     key = {"Idempotency-Key": str(uuid4())}

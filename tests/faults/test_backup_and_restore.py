@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
 
+import httpx2
 import psycopg
 import redis
 from psycopg import sql
@@ -15,12 +15,13 @@ from psycopg import sql
 from cli.local_stack.postgres_binaries import find_binaries
 from shared.identifiers import new_id
 from shared.verification import verify
+from tests.faults.conftest import Room
 
 LEASE_SECONDS = 1.0
 """What ran when the dump was made is taken back after so long."""
 
 
-def test_a_dump_under_load_is_restored_with_an_empty_broker(room: Any, client: Any, tmp_path: Path) -> None:
+def test_a_dump_under_load_is_restored_with_an_empty_broker(room: Room, client: httpx2.Client, tmp_path: Path) -> None:
     room.relay()
     room.worker()
     stopping = threading.Event()

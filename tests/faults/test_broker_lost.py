@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+import httpx2
 import pytest
 import redis
 
 from cli.local_stack.broker import BrokerServer
 from shared.settings import Settings
+from tests.conftest import Api
+from tests.faults.conftest import ChooseDuration, Health, MailServer, Room
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def settings(settings: Settings, own_broker: BrokerServer) -> Settings:
 
 
 def test_what_was_accepted_is_done_after_the_broker_lost_all_it_held(
-    room: Any, client: Any, own_broker: BrokerServer
+    room: Room, client: httpx2.Client, own_broker: BrokerServer
 ) -> None:
     room.relay()
     tasks = room.submit_many(client, 100)
@@ -47,7 +49,7 @@ def test_what_was_accepted_is_done_after_the_broker_lost_all_it_held(
 
 
 def test_a_frozen_broker_holds_up_no_submission_and_no_upload(
-    room: Any, client: Any, api: Any, own_broker: BrokerServer, health: Any, lasting: Any
+    room: Room, client: httpx2.Client, api: Api, own_broker: BrokerServer, health: type[Health], lasting: ChooseDuration
 ) -> None:
     room.relay()
     room.worker()
@@ -78,7 +80,7 @@ def test_a_frozen_broker_holds_up_no_submission_and_no_upload(
 
 
 def test_a_broker_that_is_wiped_again_and_again_under_load_loses_nothing(
-    room: Any, client: Any, own_broker: BrokerServer
+    room: Room, client: httpx2.Client, own_broker: BrokerServer
 ) -> None:
     room.relay()
     room.worker()
@@ -91,7 +93,7 @@ def test_a_broker_that_is_wiped_again_and_again_under_load_loses_nothing(
     assert set(room.settle().values()) == {"succeeded"}
 
 
-def test_a_full_broker_delays_and_loses_nothing(room: Any, client: Any, own_broker: BrokerServer) -> None:
+def test_a_full_broker_delays_and_loses_nothing(room: Room, client: httpx2.Client, own_broker: BrokerServer) -> None:
     room.relay()
     room.worker()
     room.wait_for(room.submit(client), "succeeded")
@@ -108,7 +110,7 @@ def test_a_full_broker_delays_and_loses_nothing(room: Any, client: Any, own_brok
 
 
 def test_every_message_delivered_five_times_does_each_task_once(
-    room: Any, client: Any, mail: Any, own_broker: BrokerServer
+    room: Room, client: httpx2.Client, mail: MailServer, own_broker: BrokerServer
 ) -> None:
     room.relay()
     room.submit_many(client, 60)

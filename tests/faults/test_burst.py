@@ -7,15 +7,16 @@ import signal
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx2
+
+from tests.faults.conftest import Room
 
 TASKS = int(os.environ.get("TEST_BURST_TASKS", "800"))
 CLIENTS = 8
 
 
-def test_a_burst_during_a_rolling_restart_loses_and_doubles_nothing(room: Any) -> None:
+def test_a_burst_during_a_rolling_restart_loses_and_doubles_nothing(room: Room) -> None:
     small_pool = {"TASKMILL_DATABASE_POOL_SIZE": "2"}
     servers = [room.api(**small_pool) for _ in range(2)]
     room.relay()

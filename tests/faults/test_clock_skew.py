@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+
+import httpx2
+
+from tests.faults.conftest import Room
 
 LEASE_SECONDS = 9.0
 """It is renewed after three."""
@@ -31,7 +34,7 @@ datetime.datetime = Skewed
 """
 
 
-def test_clocks_that_are_an_hour_wrong_have_no_effect(room: Any, client: Any, tmp_path: Path) -> None:
+def test_clocks_that_are_an_hour_wrong_have_no_effect(room: Room, client: httpx2.Client, tmp_path: Path) -> None:
     folder = tmp_path / "clock"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(CLOCK)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
+import httpx2
 import psycopg
 import pytest
 
@@ -21,6 +22,8 @@ from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from tests.claims import claim_tasks
+from tests.conftest import Api
+from tests.faults.conftest import ChooseDuration, Health, Room
 
 LEASE_SECONDS = 1.0
 """An end that cannot be written for so long is given up, and what a crash brought back runs for no one."""
@@ -44,7 +47,7 @@ def crash(server: PostgresServer) -> None:
     server.kill()
 
 
-def test_repeatedly_broken_database_connections_lose_nothing(room: Any, client: Any) -> None:
+def test_repeatedly_broken_database_connections_lose_nothing(room: Room, client: httpx2.Client) -> None:
     room.relay()
     room.worker()
     room.wait_for(room.submit(client), "succeeded")
@@ -68,7 +71,12 @@ def test_repeatedly_broken_database_connections_lose_nothing(room: Any, client: 
 
 
 def test_without_its_database_the_api_answers_503_and_work_goes_on_afterwards(
-    room: Any, client: Any, api: Any, own_postgres: PostgresServer, health: Any, lasting: Any
+    room: Room,
+    client: httpx2.Client,
+    api: Api,
+    own_postgres: PostgresServer,
+    health: type[Health],
+    lasting: ChooseDuration,
 ) -> None:
     room.relay()
     room.worker()
@@ -95,7 +103,7 @@ def test_without_its_database_the_api_answers_503_and_work_goes_on_afterwards(
     assert median(asked.seconds) < 0.5
 
 
-def hold_a_running_ping(room: Any, client: Any, holding: psycopg.Connection[Any]) -> str:
+def hold_a_running_ping(room: Room, client: httpx2.Client, holding: psycopg.Connection[Any]) -> str:
     """Submit pings until the row of one is locked while it runs: on a busy machine, one or the other ends before."""
     for _ in range(60):
         task_id: str = room.submit(client, params={"sleep_ms": 600})
@@ -108,7 +116,7 @@ def hold_a_running_ping(room: Any, client: Any, holding: psycopg.Connection[Any]
 
 
 def test_a_database_crash_while_a_task_finishes_leaves_one_end(
-    room: Any, client: Any, own_postgres: PostgresServer
+    room: Room, client: httpx2.Client, own_postgres: PostgresServer
 ) -> None:
     room.relay()
     room.worker()
@@ -128,7 +136,7 @@ def test_a_database_crash_while_a_task_finishes_leaves_one_end(
 
 
 def test_a_claim_that_a_database_crash_lost_cannot_write(
-    settings: Settings, own_postgres: PostgresServer, room: Any
+    settings: Settings, own_postgres: PostgresServer, room: Room
 ) -> None:
     """Claims are committed without waiting for the disk: a crash may undo one whose work has begun."""
     undone = 0

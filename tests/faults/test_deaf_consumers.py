@@ -10,11 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 import redis
+
+from shared.settings import Settings
+from tests.faults.conftest import Room
+from tests.forked_parts import Part
 
 LEASE_SECONDS = 1.0
 """The watch needs two of them to be sure."""
@@ -90,7 +94,7 @@ class Wire:
 
 
 @pytest.fixture
-def wire(settings: Any) -> Iterator[Wire]:
+def wire(settings: Settings) -> Iterator[Wire]:
     wire = Wire(settings.broker_url)
     yield wire
     wire.close()
@@ -99,13 +103,13 @@ def wire(settings: Any) -> Iterator[Wire]:
 class WatchedWorker:
     """A worker behind a wire, and its successors: whenever it has ended, another is started, as a supervisor does."""
 
-    def __init__(self, room: Any, wire: Wire) -> None:
+    def __init__(self, room: Room, wire: Wire) -> None:
         self._room = room
         self._wire = wire
         self._process = self._start()
         self.ends: list[int] = []
 
-    def _start(self) -> Any:
+    def _start(self) -> Part:
         return self._room.worker(queues="files", TASKMILL_BROKER_URL=self._wire.url)
 
     def look(self) -> None:
@@ -114,13 +118,15 @@ class WatchedWorker:
             self._process = self._start()
 
 
-def is_done(room: Any, worker: WatchedWorker, task_ids: list[str]) -> bool:
+def is_done(room: Room, worker: WatchedWorker, task_ids: list[str]) -> bool:
     worker.look()
     return {room.statuses().get(task_id) for task_id in task_ids} == {"succeeded"}
 
 
 @pytest.mark.parametrize("how", ["reset", "killed by the server"])
-def test_a_consumer_goes_on_after_repeatedly_broken_connections(room: Any, client: Any, wire: Wire, how: str) -> None:
+def test_a_consumer_goes_on_after_repeatedly_broken_connections(
+    room: Room, client: httpx2.Client, wire: Wire, how: str
+) -> None:
     room.relay()
     worker = WatchedWorker(room, wire)
     first = room.submit_many(client, 5)
@@ -143,7 +149,9 @@ def test_a_consumer_goes_on_after_repeatedly_broken_connections(room: Any, clien
     assert set(worker.ends) <= {1}
 
 
-def test_a_consumer_goes_on_after_connections_died_without_a_notice(room: Any, client: Any, wire: Wire) -> None:
+def test_a_consumer_goes_on_after_connections_died_without_a_notice(
+    room: Room, client: httpx2.Client, wire: Wire
+) -> None:
     room.relay()
     worker = WatchedWorker(room, wire)
     first = room.submit_many(client, 5)

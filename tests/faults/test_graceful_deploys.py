@@ -10,21 +10,27 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from uuid import uuid4
 
 import httpx2
 import pytest
+from pydantic import JsonValue
 
 from cli.local_stack.free_ports import choose_port
+from shared.settings import Settings
+from tests.faults.conftest import Room
+from tests.forked_parts import Part
 
 NO_SECOND_RING = {"TASKMILL_RERING_SECONDS": "120"}
 """What is not rung at once is then not rung within the test."""
 CLIENTS = 6
 
+Outcome = int | str
+"""The status of a response, or the name of the error that a client met instead."""
+
 
 @contextmanager
-def load(room: Any, clients: list[httpx2.Client], outcomes: Counter[Any], **params: Any) -> Iterator[None]:
+def load(room: Room, clients: list[httpx2.Client], outcomes: Counter[Outcome], **params: JsonValue) -> Iterator[None]:
     """Submit pings from several threads, each going round the clients under keys of its own, until the block ends."""
     stopping = threading.Event()
     lock = threading.Lock()
@@ -35,7 +41,7 @@ def load(room: Any, clients: list[httpx2.Client], outcomes: Counter[Any], **para
                 return
             key = f"{number}-{turn}"
             client = clients[turn % len(clients)]
-            outcome: Any
+            outcome: Outcome
             try:
                 answer = client.post(
                     "/tasks", json={"kind": "platform.ping", "params": params}, headers={"Idempotency-Key": key}
@@ -62,19 +68,19 @@ def load(room: Any, clients: list[httpx2.Client], outcomes: Counter[Any], **para
             thread.join(timeout=60)
 
 
-def wait_for_end(room: Any, process: Any, seconds: float) -> int:
+def wait_for_end(room: Room, process: Part, seconds: float) -> int:
     room.eventually(lambda: process.poll() is not None, seconds)
     return int(process.returncode)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_api_that_stops_under_load_answers_accepted_connections(room: Any, workers: int) -> None:
+def test_an_api_that_stops_under_load_answers_accepted_connections(room: Room, workers: int) -> None:
     port = choose_port(None)
     stopping = room.start("api", "--port", str(port), "--workers", str(workers))
     first = room.client(f"http://127.0.0.1:{port}")
     room.eventually(lambda: room.answers(first))
     _, second = room.api()
-    outcomes: Counter[Any] = Counter()
+    outcomes: Counter[Outcome] = Counter()
     with load(room, [first, second], outcomes):
         room.eventually(lambda: outcomes[202] > 100, 60)
         stopping.send_signal(signal.SIGTERM)
@@ -93,7 +99,7 @@ def test_an_api_that_stops_under_load_answers_accepted_connections(room: Any, wo
     assert set(room.settle(60).values()) == {"succeeded"}
 
 
-def test_an_api_that_stops_finishes_uploads_and_answers_waiters(room: Any) -> None:
+def test_an_api_that_stops_finishes_uploads_and_answers_waiters(room: Room) -> None:
     process, client = room.api()
     task_id = room.submit(client)
     key = client.headers["Authorization"]
@@ -138,7 +144,7 @@ def test_an_api_that_stops_finishes_uploads_and_answers_waiters(room: Any) -> No
     assert set(room.settle().values()) == {"succeeded"}
 
 
-def test_an_upload_longer_than_the_grace_gets_503(room: Any) -> None:
+def test_an_upload_longer_than_the_grace_gets_503(room: Room) -> None:
     process, client = room.api()
     key, port = client.headers["Authorization"], client.base_url.port
     head = f"POST /files HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: 100000\r\n"
@@ -172,10 +178,10 @@ def read_to_end(connection: socket.socket) -> bytes:
     return answer
 
 
-def test_a_relay_that_stops_under_load_publishes_every_marked_task(room: Any, client: Any) -> None:
+def test_a_relay_that_stops_under_load_publishes_every_marked_task(room: Room, client: httpx2.Client) -> None:
     relay = room.start("relay", **NO_SECOND_RING)
     room.worker(concurrency=8)
-    outcomes: Counter[Any] = Counter()
+    outcomes: Counter[Outcome] = Counter()
     with load(room, [client], outcomes):
         for number in range(3):
             so_far = outcomes[202]
@@ -191,7 +197,7 @@ def test_a_relay_that_stops_under_load_publishes_every_marked_task(room: Any, cl
     assert room.ask("SELECT max(attempt) FROM tasks") == [(1,)]
 
 
-def test_beats_that_are_replaced_under_load_submit_each_slot_once(room: Any, client: Any) -> None:
+def test_beats_that_are_replaced_under_load_submit_each_slot_once(room: Room, client: httpx2.Client) -> None:
     room.relay()
     room.worker(queues="files,maintenance", concurrency=4)
     beat = room.start("beat")
@@ -223,13 +229,15 @@ def test_beats_that_are_replaced_under_load_submit_each_slot_once(room: Any, cli
     assert set(room.settle(60).values()) == {"succeeded"}
 
 
-def test_a_worker_that_stops_finishes_short_tasks_and_requeues_long_ones(room: Any, client: Any, settings: Any) -> None:
+def test_a_worker_that_stops_finishes_short_tasks_and_requeues_long_ones(
+    room: Room, client: httpx2.Client, settings: Settings
+) -> None:
     room.start("relay", **NO_SECOND_RING)
     worker = room.worker(queues="files", concurrency=4, **NO_SECOND_RING)
     long = [room.submit(client, params={"sleep_ms": 12_000, "echo": "long"}) for _ in range(2)]
     for task_id in long:
         room.wait_for(task_id, "running", seconds=30)
-    outcomes: Counter[Any] = Counter()
+    outcomes: Counter[Outcome] = Counter()
     with load(room, [client], outcomes, sleep_ms=20):
         room.eventually(lambda: outcomes[202] > 60, 60)
         other = room.worker(queues="files", concurrency=4, **NO_SECOND_RING)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import httpx2
 import pytest
+
+from tests.faults.conftest import Room
 
 
 @pytest.mark.parametrize("moment", ["relay-after-mark", "relay-after-publish"])
 def test_a_relay_that_died_around_its_publishing_delays_tasks_and_doubles_none(
-    room: Any, client: Any, moment: str
+    room: Room, client: httpx2.Client, moment: str
 ) -> None:
     dying = room.relay(kill=moment)
     room.worker()
@@ -23,7 +24,7 @@ def test_a_relay_that_died_around_its_publishing_delays_tasks_and_doubles_none(
     assert [room.attempts(task_id) for task_id in tasks] == [1] * 20
 
 
-def test_two_relays_and_two_beats_do_nothing_twice(room: Any, client: Any) -> None:
+def test_two_relays_and_two_beats_do_nothing_twice(room: Room, client: httpx2.Client) -> None:
     for _ in range(2):
         room.relay()
         room.start("beat")
@@ -46,7 +47,7 @@ def test_two_relays_and_two_beats_do_nothing_twice(room: Any, client: Any) -> No
     assert slots == of_slots == of_schedules >= 3
 
 
-def test_a_beat_that_died_between_the_slot_and_its_task_has_done_neither(room: Any, client: Any) -> None:
+def test_a_beat_that_died_between_the_slot_and_its_task_has_done_neither(room: Room, client: httpx2.Client) -> None:
     dying = room.start("beat", kill="beat-after-slot")
     room.wait_for_death(dying)
 

@@ -25,6 +25,7 @@ from shared.queries import hot_tasks, publishing
 from shared.queries import relay as relay_queries
 from shared.queries import tasks as queries
 from shared.queries.purging import erase_tasks
+from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from shared.verification import find_broken_rows
@@ -255,7 +256,7 @@ class Life(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def life(settings: Any) -> Iterator[type[Life]]:
+def life(settings: Settings) -> Iterator[type[Life]]:
     engine = make_engine(settings, "life")
     with connect_hot(settings, "life") as hot:
 

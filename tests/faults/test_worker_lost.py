@@ -6,23 +6,25 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
+import httpx2
 import pytest
+
+from tests.faults.conftest import MailServer, Room
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 LEASE_SECONDS = 1.0
 
 
 @pytest.fixture
-def patient_room(room: Any) -> Any:
+def patient_room(room: Room) -> Room:
     """A room whose lease is so long that what a busy machine takes is little beside it."""
     room.settings = room.parts.settings = room.settings.model_copy(update={"lease_seconds": 3.0})
     return room
 
 
 def test_a_task_whose_worker_died_after_the_claim_is_done_by_another_within_three_leases(
-    patient_room: Any, client: Any
+    patient_room: Room, client: httpx2.Client
 ) -> None:
     room = patient_room
     room.relay()
@@ -49,7 +51,7 @@ def test_a_task_whose_worker_died_after_the_claim_is_done_by_another_within_thre
     ],
 )
 def test_an_email_whose_worker_died_is_sent_once_or_said_to_be_unknown(
-    room: Any, client: Any, mail: Any, moment: str, sent: int, outcome: str, error: str | None
+    room: Room, client: httpx2.Client, mail: MailServer, moment: str, sent: int, outcome: str, error: str | None
 ) -> None:
     room.relay()
     dying = room.worker(kill=moment)
@@ -62,7 +64,7 @@ def test_an_email_whose_worker_died_is_sent_once_or_said_to_be_unknown(
     assert len(mail.recipients) == sent
 
 
-def test_a_person_who_asks_again_is_obeyed_once(room: Any, client: Any, mail: Any) -> None:
+def test_a_person_who_asks_again_is_obeyed_once(room: Room, client: httpx2.Client, mail: MailServer) -> None:
     room.relay()
     dying = room.worker(kill="after-smtp-accept")
     task_id = room.email(client)
@@ -76,7 +78,7 @@ def test_a_person_who_asks_again_is_obeyed_once(room: Any, client: Any, mail: An
     assert len(mail.recipients) == 2
 
 
-def test_an_artifact_of_a_worker_that_died_is_reached_by_nobody(patient_room: Any, client: Any) -> None:
+def test_an_artifact_of_a_worker_that_died_is_reached_by_nobody(patient_room: Room, client: httpx2.Client) -> None:
     room = patient_room
     room.relay()
     dying = room.worker(kill="before-finish")
@@ -94,7 +96,9 @@ def test_an_artifact_of_a_worker_that_died_is_reached_by_nobody(patient_room: An
     assert room.ask("SELECT count(*) FROM files WHERE task_id = %s", (task_id,)) == [(1,)]
 
 
-def test_a_worker_that_was_stopped_past_its_lease_can_write_nothing_when_it_goes_on(room: Any, client: Any) -> None:
+def test_a_worker_that_was_stopped_past_its_lease_can_write_nothing_when_it_goes_on(
+    room: Room, client: httpx2.Client
+) -> None:
     room.relay()
     stopped = room.worker(kill="before-finish:1:stop")
     task_id = room.submit(client)
@@ -111,7 +115,7 @@ def test_a_worker_that_was_stopped_past_its_lease_can_write_nothing_when_it_goes
 
 
 def test_an_email_worker_that_was_stopped_past_its_lease_sends_nothing_when_it_goes_on(
-    room: Any, client: Any, mail: Any
+    room: Room, client: httpx2.Client, mail: MailServer
 ) -> None:
     room.relay()
     stopped = room.worker(kill="after-intent:1:stop")
@@ -128,7 +132,7 @@ def test_an_email_worker_that_was_stopped_past_its_lease_sends_nothing_when_it_g
     assert mail.recipients == []
 
 
-def test_a_poison_task_fails_after_its_attempts_and_its_neighbours_finish(room: Any, client: Any) -> None:
+def test_a_poison_task_fails_after_its_attempts_and_its_neighbours_finish(room: Room, client: httpx2.Client) -> None:
     room.relay()
     poison = room.submit(client, params={"sleep_ms": 60_000}, max_attempts=2)
     neighbours = room.submit_many(client, 30, sleep_ms=5)

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import JsonValue
 
 from cli.local_stack.stack import LocalStack
 from shared.contracts.kind import QUEUES
@@ -33,18 +34,18 @@ def test_it_shows_a_worker_for_each_queue_and_only_our_queues(flower: httpx2.Cli
 def test_it_shows_tasks_as_they_end_without_data_or_canaries(
     flower: httpx2.Client, stack_client: httpx2.Client, eventually: Eventually
 ) -> None:
-    def submit(params: dict[str, Any], **options: Any) -> str:
+    def submit(params: dict[str, Any], **options: JsonValue) -> str:
         answer = stack_client.post("/tasks", json={"kind": "platform.ping", "params": params, **options})
         return str(answer.json()["id"])
 
-    def ask(task_id: str, state: str) -> Any:
+    def ask(task_id: str, state: str) -> dict[str, Any] | None:
         answer = flower.get(f"/api/task/info/{task_id}")
         return answer.json() if answer.status_code == 200 and answer.json()["state"] == state else None
 
     # What ended before Flower had connected is not shown.
     good: list[str] = []
 
-    def see_one() -> Any:
+    def see_one() -> dict[str, Any] | None:
         good.append(submit({"echo": "a secret"}))
         return next((found for task_id in good if (found := ask(task_id, "SUCCESS"))), None)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import psutil
@@ -25,7 +26,8 @@ from shared.tasks.submission import make_task, submission_document
 from tests.claims import claim_tasks
 from workers.engine.attempt import Attempt
 from workers.engine.attempt_context import WorkerParts
-from workers.engine.finishing import Finisher
+from workers.engine.finishing import Finisher, OnWritten
+from workers.engine.handler_catalog import Handler
 from workers.engine.heartbeat import Heartbeat
 from workers.engine.progress_writer import ProgressWriter
 from workers.engine.run_task import TaskRunner
@@ -66,7 +68,13 @@ class Tasks:
         self.connection = psycopg.connect(settings.database_url, autocommit=True, row_factory=namedtuple_row)
 
     def submit(
-        self, kind: str = "platform.ping", *, owner: UUID = SOMEONE, count: int = 1, params: Any = None, **options: Any
+        self,
+        kind: str = "platform.ping",
+        *,
+        owner: UUID = SOMEONE,
+        count: int = 1,
+        params: dict[str, Any] | None = None,
+        **options: Any,
     ) -> list[UUID]:
         """Submit so many of the same; give their ids in their order."""
         contract = list_kinds()[kind]
@@ -86,8 +94,8 @@ class Tasks:
         self.connection.execute(hot_tasks.SUBMIT, {"document": submission_document(new)})
         return [task.id for task in new]
 
-    def submit_one(self, *arguments: Any, **options: Any) -> UUID:
-        return self.submit(*arguments, **options)[0]
+    def submit_one(self, kind: str = "platform.ping", **options: Any) -> UUID:
+        return self.submit(kind, **options)[0]
 
     def get(self, task_id: UUID) -> Any:
         """A task's row, with its payload."""
@@ -149,9 +157,9 @@ def connect_tasks() -> type[Tasks]:
 class Bench:
     """Claims and runs in this process; `handlers` says what each kind does."""
 
-    def __init__(self, settings: Settings, scratch: Any) -> None:
+    def __init__(self, settings: Settings, scratch: Path) -> None:
         self.settings = settings
-        self.handlers: dict[str, Any] = {}
+        self.handlers: dict[str, Handler] = {}
         self.attempts: dict[str, Attempt] = {}
         self.stuck: list[Attempt] = []
         self.waiting: list[Attempt] = []
@@ -199,7 +207,7 @@ class Bench:
         (attempt,) = self.claim(task_id)
         self.run(attempt)
 
-    def _write_end(self, document: dict[str, Any], on_written: Any) -> None:
+    def _write_end(self, document: dict[str, Any], on_written: OnWritten) -> None:
         self.before_writing(document)
         self.finisher.write_soon(document, on_written)
 
@@ -212,16 +220,23 @@ class Bench:
 
 
 @pytest.fixture
-def bench(settings: Settings, tmp_path: Any) -> Iterator[Bench]:
+def bench(settings: Settings, tmp_path: Path) -> Iterator[Bench]:
     """The engine's pieces in this process."""
     bench = Bench(settings, tmp_path / "bench")
     yield bench
     bench.close()
 
 
+class MakeDue(Protocol):
+    """The fixture `make_due`."""
+
+    def __call__(self, task_id: UUID) -> None:
+        """Make a `retrying` task due now, and promote it."""
+
+
 @pytest.fixture
-def make_due(tasks: Tasks) -> Callable[[UUID], None]:
-    """Let a task that waits for its next attempt be due now, and queued."""
+def make_due(tasks: Tasks) -> MakeDue:
+    """Makes a `retrying` task due now, and promotes it."""
 
     def make(task_id: UUID) -> None:
         tasks.connection.execute("UPDATE tasks SET next_attempt_at = now() WHERE id = %s", (task_id,))

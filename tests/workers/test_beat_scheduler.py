@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from uuid import uuid4
 import orjson
 import pytest
 from psycopg import sql
+from pydantic import JsonValue
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
@@ -23,7 +24,8 @@ from shared.database.schema_migrations import migrate
 from shared.queries import hot_tasks
 from shared.settings import Settings
 from shared.tasks.submission import PLATFORM_ID
-from tests.conftest import PATIENCE_SECONDS
+from tests.conftest import PATIENCE_SECONDS, Eventually, Parts
+from tests.workers.conftest import Tasks
 from workers.beat_scheduler import (
     DATABASE_RETRY_SECONDS,
     PLATFORM_SCHEDULES,
@@ -42,7 +44,7 @@ def engine(settings: Settings) -> Iterator[Engine]:
     engine.dispose()
 
 
-def _schedule(tasks: Any, *, kind: str = "platform.ping", params: Any = None, **more: Any) -> None:
+def _schedule(tasks: Tasks, *, kind: str = "platform.ping", params: JsonValue = None, **more: object) -> None:
     """Store a schedule, in those columns that are named here; the others are left to their defaults, as old versions do."""
     row = {"id": uuid4(), "name": uuid4().hex, "kind": kind, "params": orjson.dumps(params or {}).decode(), **more}
     columns = sql.SQL(", ").join(map(sql.Identifier, row))
@@ -50,13 +52,13 @@ def _schedule(tasks: Any, *, kind: str = "platform.ping", params: Any = None, **
     tasks.connection.execute(sql.SQL("INSERT INTO schedules ({}) VALUES ({})").format(columns, places), row)
 
 
-def _look_again(tasks: Any) -> None:
+def _look_again(tasks: Tasks) -> None:
     """Turn the clock forward, as far as schedules know: forget the slots that were done, but not their tasks."""
     tasks.connection.execute("UPDATE schedule_slots SET slot = slot - interval '1 minute'")
     tasks.connection.execute("UPDATE schedules SET next_at = now() - interval '1 second'")
 
 
-def _made(tasks: Any) -> list[Any]:
+def _made(tasks: Tasks) -> list[Any]:
     return list(tasks.connection.execute("SELECT * FROM tasks WHERE schedule_id IS NOT NULL ORDER BY id").fetchall())
 
 
@@ -66,7 +68,7 @@ def test_the_platforms_schedules_are_of_kinds_that_exist_and_are_not_public() ->
     assert {kind for kind, _ in PLATFORM_SCHEDULES.values()} == {name for name in kinds if not kinds[name].public}
 
 
-def test_the_platforms_schedules_are_made_once_and_kept_up_to_date(tasks: Any, engine: Engine) -> None:
+def test_the_platforms_schedules_are_made_once_and_kept_up_to_date(tasks: Tasks, engine: Engine) -> None:
     ensure_platform_schedules(engine)
     tasks.connection.execute("UPDATE schedules SET every_seconds = 5, enabled = false WHERE name = 'purge'")
 
@@ -78,7 +80,7 @@ def test_the_platforms_schedules_are_made_once_and_kept_up_to_date(tasks: Any, e
     assert {row.name: row.enabled for row in rows} == {name: name != "purge" for name in PLATFORM_SCHEDULES}
 
 
-def test_a_slot_is_done_once_and_the_next_when_it_begins(tasks: Any, engine: Engine) -> None:
+def test_a_slot_is_done_once_and_the_next_when_it_begins(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=1, params={"echo": "tick"})
 
     done = 0
@@ -101,7 +103,7 @@ def test_a_slot_is_done_once_and_the_next_when_it_begins(tasks: Any, engine: Eng
     assert tasks.history(made[0].id) == ["queued"]
 
 
-def test_many_beats_at_once_do_each_slot_once(tasks: Any, settings: Settings) -> None:
+def test_many_beats_at_once_do_each_slot_once(tasks: Tasks, settings: Settings) -> None:
     for _ in range(3):
         _schedule(tasks, every_seconds=1)
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -126,7 +128,7 @@ def test_many_beats_at_once_do_each_slot_once(tasks: Any, settings: Settings) ->
     assert slots.all >= 9
 
 
-def test_slots_that_passed_unseen_are_not_made_up_for(tasks: Any, engine: Engine) -> None:
+def test_slots_that_passed_unseen_are_not_made_up_for(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600)
     insert_due_tasks(engine)
     tasks.connection.execute("UPDATE schedule_slots SET slot = slot - interval '10 hours'")
@@ -135,7 +137,9 @@ def test_slots_that_passed_unseen_are_not_made_up_for(tasks: Any, engine: Engine
     assert insert_due_tasks(engine) == 1
 
 
-def test_a_slot_and_its_task_are_stored_together_or_not_at_all(tasks: Any, engine: Engine, monkeypatch: Any) -> None:
+def test_a_slot_and_its_task_are_stored_together_or_not_at_all(
+    tasks: Tasks, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _schedule(tasks, every_seconds=3600)
     monkeypatch.setattr(hot_tasks, "SUBMIT", "SELECT 1/0")
     with pytest.raises(Exception, match="division by zero"):
@@ -146,7 +150,7 @@ def test_a_slot_and_its_task_are_stored_together_or_not_at_all(tasks: Any, engin
     assert insert_due_tasks(engine) == 1
 
 
-def test_a_schedule_that_cannot_be_read_does_not_hold_up_the_others(tasks: Any, engine: Engine) -> None:
+def test_a_schedule_that_cannot_be_read_does_not_hold_up_the_others(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, params={"unheard_of": 1})
     _schedule(tasks, every_seconds=3600, kind="files.unheard_of")
     _schedule(tasks, every_seconds=3600, enabled=False)
@@ -155,7 +159,7 @@ def test_a_schedule_that_cannot_be_read_does_not_hold_up_the_others(tasks: Any, 
     assert insert_due_tasks(engine) == 1
 
 
-def test_a_schedule_whose_slot_gets_no_task_says_why_once_for_each_slot(tasks: Any, engine: Engine) -> None:
+def test_a_schedule_whose_slot_gets_no_task_says_why_once_for_each_slot(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=86_400 * 30, kind="platform.gone")
     _schedule(tasks, every_seconds=86_400 * 30, params={"sleep_ms": "long"})
 
@@ -167,7 +171,7 @@ def test_a_schedule_whose_slot_gets_no_task_says_why_once_for_each_slot(tasks: A
     assert [row.type for row in rows] == ["/problems/unknown-kind", "/problems/unreadable-params"]
 
 
-def test_a_schedule_whose_file_is_gone_does_not_hold_up_the_others(tasks: Any, engine: Engine) -> None:
+def test_a_schedule_whose_file_is_gone_does_not_hold_up_the_others(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, kind="files.inspect", params={"file_id": str(uuid4())})
     _schedule(tasks, every_seconds=3600)
 
@@ -176,7 +180,7 @@ def test_a_schedule_whose_file_is_gone_does_not_hold_up_the_others(tasks: Any, e
     assert row.last_error["type"] == "/problems/input-gone"
 
 
-def test_a_cron_schedule_runs_at_its_next_time_and_belongs_to_its_owner(tasks: Any, engine: Engine) -> None:
+def test_a_cron_schedule_runs_at_its_next_time_and_belongs_to_its_owner(tasks: Tasks, engine: Engine) -> None:
     owner, organization = uuid4(), uuid4()
     _schedule(tasks, cron="* * * * *", owner_id=owner, organization_id=organization, options='{"tags": ["nightly"]}')
 
@@ -193,7 +197,7 @@ def test_a_cron_schedule_runs_at_its_next_time_and_belongs_to_its_owner(tasks: A
 
 @pytest.mark.parametrize(("missed", "expected"), [("skip", 0), ("run_once", 1), ("run_all", 5)])
 def test_missed_slots_get_the_tasks_that_the_schedule_asks_for(
-    tasks: Any, engine: Engine, missed: str, expected: int
+    tasks: Tasks, engine: Engine, missed: str, expected: int
 ) -> None:
     _schedule(tasks, every_seconds=3600, missed=missed)
     # The latest slot began more than a minute ago, and four before it passed unseen.
@@ -205,7 +209,7 @@ def test_missed_slots_get_the_tasks_that_the_schedule_asks_for(
     assert insert_due_tasks(engine) == expected
 
 
-def test_a_schedule_may_skip_a_slot_while_the_task_of_an_earlier_one_is_not_done(tasks: Any, engine: Engine) -> None:
+def test_a_schedule_may_skip_a_slot_while_the_task_of_an_earlier_one_is_not_done(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=1, overlap="skip")
     assert insert_due_tasks(engine) == 1
     _look_again(tasks)
@@ -220,14 +224,14 @@ def test_a_schedule_may_skip_a_slot_while_the_task_of_an_earlier_one_is_not_done
     assert (while_it_waits, afterwards) == (0, 1)
 
 
-def test_a_schedule_without_overlap_makes_up_for_one_missed_slot_at_once(tasks: Any, engine: Engine) -> None:
+def test_a_schedule_without_overlap_makes_up_for_one_missed_slot_at_once(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, missed="run_all", overlap="skip")
     tasks.connection.execute("UPDATE schedules SET next_at = now() - interval '5 hours'")
 
     assert insert_due_tasks(engine) == 1
 
 
-def test_jitter_delays_the_start_of_a_task_within_its_bound(tasks: Any, engine: Engine) -> None:
+def test_jitter_delays_the_start_of_a_task_within_its_bound(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, jitter_seconds=600)
     insert_due_tasks(engine)
 
@@ -237,7 +241,7 @@ def test_jitter_delays_the_start_of_a_task_within_its_bound(tasks: Any, engine: 
     assert 0 <= (row.run_at - slot).total_seconds() < 600
 
 
-def test_the_ttl_of_a_task_counts_from_its_start_after_jitter(tasks: Any, engine: Engine) -> None:
+def test_the_ttl_of_a_task_counts_from_its_start_after_jitter(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, jitter_seconds=80_000, options='{"ttl": 60}')
     insert_due_tasks(engine)
 
@@ -245,7 +249,7 @@ def test_the_ttl_of_a_task_counts_from_its_start_after_jitter(tasks: Any, engine
     assert row.expires_at - row.run_at >= timedelta(seconds=60)
 
 
-def test_a_clock_that_was_turned_back_stops_no_schedule_and_repeats_no_slot(tasks: Any, engine: Engine) -> None:
+def test_a_clock_that_was_turned_back_stops_no_schedule_and_repeats_no_slot(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600)
     assert insert_due_tasks(engine) == 1
     # As if the clock had been a year ahead when the slot was found, and was set right since.
@@ -261,14 +265,14 @@ def test_a_clock_that_was_turned_back_stops_no_schedule_and_repeats_no_slot(task
     assert 0 < row.ahead.total_seconds() <= 3600
 
 
-def test_a_schedule_that_has_ended_is_not_looked_at_again(tasks: Any, engine: Engine) -> None:
+def test_a_schedule_that_has_ended_is_not_looked_at_again(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, ends_at="now")
     insert_due_tasks(engine)
 
     assert tasks.connection.execute("SELECT next_at FROM schedules").fetchone().next_at is None
 
 
-def test_a_thousand_schedules_that_are_due_at_once_each_get_one_task(tasks: Any, engine: Engine) -> None:
+def test_a_thousand_schedules_that_are_due_at_once_each_get_one_task(tasks: Tasks, engine: Engine) -> None:
     tasks.connection.execute(
         "INSERT INTO schedules (id, organization_id, name, kind, params, cron, timezone, next_at)"
         " SELECT gen_random_uuid(), gen_random_uuid(), 'minutely', 'platform.ping', '{}', '* * * * *',"
@@ -280,7 +284,7 @@ def test_a_thousand_schedules_that_are_due_at_once_each_get_one_task(tasks: Any,
     assert len({row.schedule_id for row in _made(tasks)}) == 1000
 
 
-def test_what_was_not_done_when_the_next_slot_begins_expires(tasks: Any, engine: Engine) -> None:
+def test_what_was_not_done_when_the_next_slot_begins_expires(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, options='{"ttl": 3600}')
     insert_due_tasks(engine)
 
@@ -298,7 +302,7 @@ def test_a_database_that_is_away_is_waited_for(settings: Settings) -> None:
 
 
 def test_two_beats_run_until_stopped_and_outlive_a_restart_of_the_database(
-    parts: Any, tmp_path: Path, connect_tasks: Any, eventually: Callable[..., Any]
+    parts: Parts, tmp_path: Path, connect_tasks: type[Tasks], eventually: Eventually
 ) -> None:
     with PostgresServer(tmp_path / "own-postgres", fast=True) as server:
         parts.settings = parts.settings.model_copy(update={"database_url": server.url})

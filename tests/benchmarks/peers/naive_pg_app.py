@@ -50,7 +50,7 @@ class Job(BaseModel):
 
 
 @worker_process_init.connect
-def open_connections_anew(**_: Any) -> None:
+def open_connections_anew(**_: object) -> None:
     engine.dispose(close=False)
 
 

@@ -20,7 +20,7 @@ import math
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 LINE_END = b"\r\n"
 HEAD_END = b"\r\n\r\n"
@@ -109,8 +109,9 @@ class Connection(asyncio.Protocol):
         self._sent_at = 0.0
         self._waits = False
 
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # That of uvloop has the methods of `asyncio.Transport`, but is no subclass.
+        self._transport = cast(asyncio.Transport, transport)
         self._load.open += 1
 
     def send_next(self) -> None:
@@ -179,8 +180,8 @@ class Held(asyncio.Protocol):
         self._request = request
         self._state = state
 
-    def connection_made(self, transport: Any) -> None:
-        transport.write(self._request)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
         self._state["answered"] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import redis
 from taskmill_bench.peer_environment import NODE_MODULES, PEER_PYTHON
 from taskmill_bench.processes import BENCHMARKS, python_module, run_to_end
 from taskmill_bench.system import ClientSystem, HttpSystem
@@ -141,12 +142,12 @@ def celery_worker(app: str, processes: int) -> list[str]:
     return [*python_module("celery"), "--app", app, "worker", "--loglevel", "WARNING", "--concurrency", str(processes)]
 
 
-def is_celery_idle(client: Any) -> bool:
+def is_celery_idle(client: redis.Redis) -> bool:
     """Return whether nothing is queued and every message is acknowledged."""
     return bool(client.llen("celery") == 0 and client.hlen("unacked") == 0)
 
 
-def count_results(client: Any) -> int:
+def count_results(client: redis.Redis) -> int:
     """Return how many results Celery stores: all keys, except the few of its own bookkeeping."""
     bookkeeping = sum(1 for name in ("unacked", "unacked_index", "unacked_mutex", "celery") if client.exists(name))
     bindings = sum(1 for _ in ("celery", "celeryev", "celery.pidbox") if client.exists(f"_kombu.binding.{_}"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg
+from pydantic import JsonValue
 from taskmill_bench.measuring import processor_seconds
 from taskmill_bench.processes import BenchFailed, Client, Server, python_module, wait_for
 from taskmill_bench.servers import Servers
@@ -209,12 +210,12 @@ class HttpSystem(System):
         self.port = choose_port()
         return self.port
 
-    def load(self, requests: list[dict[str, Any]], **order: Any) -> dict[str, Any]:
+    def load(self, requests: list[dict[str, Any]], **order: JsonValue) -> dict[str, Any]:
         """Load the system from another process and return the result. `http_load` describes orders. Raises `BenchFailed`."""
         client = self.connect(requests, mode="load", **order)
         return client.go((order.get("seconds") or order["limit_seconds"]) + 60)
 
-    def connect(self, requests: list[dict[str, Any]], **order: Any) -> Client:
+    def connect(self, requests: list[dict[str, Any]], **order: JsonValue) -> Client:
         """Return a client process that is connected and waits for `go`."""
         whole = {"host": "127.0.0.1", "port": self.port, "requests": requests, "connections": CONNECTIONS, **order}
         return Client(python_module("taskmill_bench.http_load"), whole, {})

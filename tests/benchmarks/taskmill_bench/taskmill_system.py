@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from pydantic import JsonValue
 from taskmill_bench.processes import BenchFailed, python_module
 from taskmill_bench.servers import Servers
 from taskmill_bench.system import HttpSystem, Sending
@@ -92,7 +93,7 @@ class Taskmill(HttpSystem):
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._key}"}
 
-    def ping(self, **params: Any) -> dict[str, Any]:
+    def ping(self, **params: JsonValue) -> dict[str, Any]:
         return {"kind": "platform.ping", "params": params}
 
     def submit_request(self) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Taskmill(HttpSystem):
         if (tasks, done) != (self.sent, self.sent):
             raise BenchFailed(f"of {self.sent} tasks that were sent there are {tasks}, and {done} have succeeded")
 
-    def send_batches(self, count: int, **params: Any) -> Sending:
+    def send_batches(self, count: int, **params: JsonValue) -> Sending:
         """Submit by `/tasks/batch`."""
         size = min(BATCH_TASKS, count)
         requests = [self.post("/tasks/batch", {"tasks": [self.ping(**params)] * size})]
@@ -127,7 +128,7 @@ class Taskmill(HttpSystem):
         return sending
 
     def call(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[dict[str, str], Any]:
-        """Make one request; give the headers (their names in lower case) and the JSON of the answer."""
+        """Make one request and return the headers (their names in lower case) and the JSON of the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request(method, path, body, {**self.headers, **headers})

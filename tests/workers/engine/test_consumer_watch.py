@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,14 @@ import httpx2
 import psycopg
 import pytest
 import redis
+from psycopg.rows import TupleRow
 
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
 from shared.database.connections import make_engine
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
-from tests.conftest import ROOT, part_environment
+from tests.conftest import ROOT, Api, Eventually, Parts, part_environment
 from workers.beat_scheduler import ensure_platform_schedules, insert_due_tasks
 from workers.celery_app import make_celery_app
 from workers.engine.consumer_watch import ConsumerWatch
@@ -144,7 +145,7 @@ def canary(quick: Settings) -> Iterator[psycopg.Connection[Any]]:
     ids=["idle", "hearing and losing it", "holding ids and claiming none", "busy", "working"],
 )
 def test_a_canary_that_is_lost_is_a_sign_for_a_worker_that_does_nothing(
-    canary: Any, quick: Settings, worker: Worker, given_up: bool
+    canary: psycopg.Connection[TupleRow], quick: Settings, worker: Worker, given_up: bool
 ) -> None:
     assert is_given_up(quick, worker, within=20 if given_up else LONG_ENOUGH) == given_up
 
@@ -161,14 +162,18 @@ def test_a_canary_that_is_lost_is_a_sign_for_a_worker_that_does_nothing(
     ],
     ids=["taken", "not published", "no relay", "nobody rings again", "switched off", "young"],
 )
-def test_a_canary_of_which_the_worker_can_know_nothing_is_no_sign(canary: Any, quick: Settings, change: str) -> None:
+def test_a_canary_of_which_the_worker_can_know_nothing_is_no_sign(
+    canary: psycopg.Connection[TupleRow], quick: Settings, change: str
+) -> None:
     canary.execute(change)
 
     assert not is_given_up(quick, Worker())
 
 
 @pytest.mark.parametrize("away", ["broker_url", "database_url"])
-def test_a_broker_or_a_database_that_is_away_is_no_sign(canary: Any, quick: Settings, away: str) -> None:
+def test_a_broker_or_a_database_that_is_away_is_no_sign(
+    canary: psycopg.Connection[TupleRow], quick: Settings, away: str
+) -> None:
     nowhere = {"broker_url": "redis://127.0.0.1:1/0", "database_url": "postgresql://taskmill@127.0.0.1:1/nope"}
 
     assert not is_given_up(quick.model_copy(update={away: nowhere[away]}), Worker())
@@ -183,7 +188,7 @@ def deafen(broker_url: str) -> None:
 
 
 def test_a_worker_that_no_longer_consumes_ends_and_its_successor_does_the_work(
-    settings: Settings, api: Any, parts: Any, eventually: Callable[..., Any]
+    settings: Settings, api: Api, parts: Parts, eventually: Eventually
 ) -> None:
     parts.settings = settings.model_copy(
         update={"lease_seconds": 1.0, "rering_seconds": 1.0, "worker_remote_control": True}
@@ -205,7 +210,7 @@ def test_a_worker_that_no_longer_consumes_ends_and_its_successor_does_the_work(
 
 
 def test_a_deaf_worker_hands_back_what_it_runs_and_counts_no_attempt(
-    settings: Settings, api: Any, parts: Any, eventually: Callable[..., Any]
+    settings: Settings, api: Api, parts: Parts, eventually: Eventually
 ) -> None:
     parts.settings = settings.model_copy(
         update={
@@ -254,7 +259,7 @@ worker_process.run_worker(read_settings(), ["files"], 2)
 
 
 def test_a_worker_that_takes_messages_and_loses_them_ends_for_the_sake_of_its_canary(
-    settings: Settings, api: Any, parts: Any, eventually: Callable[..., Any]
+    settings: Settings, api: Api, parts: Parts, eventually: Eventually
 ) -> None:
     parts.settings = settings.model_copy(update={"lease_seconds": 1.0, "rering_seconds": 1.0})
     client = api.client("operator", "operator")
@@ -277,7 +282,7 @@ def test_a_worker_that_takes_messages_and_loses_them_ends_for_the_sake_of_its_ca
 
 
 def test_the_supervisor_restarts_a_worker_whose_canary_is_lost_and_the_queue_is_well_again(
-    tmp_path: Path, eventually: Callable[..., Any]
+    tmp_path: Path, eventually: Eventually
 ) -> None:
     # By name, or the user's own servers would take the place of the built-in ones.
     environment = {

@@ -7,27 +7,31 @@ import socket
 import threading
 import time
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
 from shared.queries.tasks import CANCEL
 from shared.settings import Settings
+from tests.workers.conftest import Bench, Tasks
 from workers.engine import finishing
-from workers.engine.finishing import REFUSED, UNKNOWN, Finisher
+from workers.engine.attempt import Attempt
+from workers.engine.finishing import REFUSED, UNKNOWN, Ending, Finisher
 
 
-def _ending(attempt: Any, **fields: Any) -> dict[str, Any]:
+def _ending(attempt: Attempt, **fields: object) -> dict[str, Any]:
     return dict(attempt.finish_document("succeeded", **{"result": {}, **fields}))
 
 
-def test_ends_that_gather_while_one_is_written_are_written_together(tasks: Any, bench: Any, monkeypatch: Any) -> None:
+def test_ends_that_gather_while_one_is_written_are_written_together(
+    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attempts = bench.claim(*tasks.submit(count=20))
     first_is_in, go_on, sizes = threading.Event(), threading.Event(), []
     execute = bench.finisher._execute
 
-    def slowly(endings: list[Any]) -> Any:
+    def slowly(endings: list[Ending]) -> dict[UUID, str | None]:
         sizes.append(len(endings))
         first_is_in.set()
         assert go_on.wait(20)
@@ -47,11 +51,11 @@ def test_ends_that_gather_while_one_is_written_are_written_together(tasks: Any, 
 
 @pytest.mark.parametrize("bad", ["\0", "a\0b"])
 def test_an_end_that_the_database_does_not_take_leaves_the_others_theirs(
-    tasks: Any, bench: Any, settings: Settings, bad: str
+    tasks: Tasks, bench: Bench, settings: Settings, bad: str
 ) -> None:
     ids = tasks.submit(count=3)
     attempts = bench.claim(*ids)
-    states: dict[Any, str | None] = {}
+    states: dict[UUID, str | None] = {}
     finisher = Finisher(settings)
     for attempt in attempts:
         result = {"echo": bad if attempt.task.id == ids[1] else "good"}
@@ -66,7 +70,7 @@ def test_an_end_that_the_database_does_not_take_leaves_the_others_theirs(
     assert tasks.status(ids[1]) == "running"
 
 
-def test_a_hand_back_that_a_cancel_meets_hides_no_email_of_which_nobody_knows(tasks: Any, bench: Any) -> None:
+def test_a_hand_back_that_a_cancel_meets_hides_no_email_of_which_nobody_knows(tasks: Tasks, bench: Bench) -> None:
     params = {"to": ["a@example.com"], "subject": "S", "text": "T"}
     task_id = tasks.submit_one("email.send", params=params)
     (attempt,) = bench.claim(task_id)
@@ -81,7 +85,7 @@ def test_a_hand_back_that_a_cancel_meets_hides_no_email_of_which_nobody_knows(ta
     assert tasks.get(task_id).error["type"] == "/problems/delivery-unknown"
 
 
-def test_an_end_that_is_no_json_is_its_own_attempts_error_and_stops_nobody(tasks: Any, bench: Any) -> None:
+def test_an_end_that_is_no_json_is_its_own_attempts_error_and_stops_nobody(tasks: Tasks, bench: Bench) -> None:
     ids = tasks.submit(count=2)
     bad, good = bench.claim(*ids)
 
@@ -92,7 +96,7 @@ def test_an_end_that_is_no_json_is_its_own_attempts_error_and_stops_nobody(tasks
     assert tasks.status(bad.task.id) == "running"
 
 
-def test_what_is_done_after_one_end_and_fails_takes_no_other_end_with_it(tasks: Any, bench: Any) -> None:
+def test_what_is_done_after_one_end_and_fails_takes_no_other_end_with_it(tasks: Tasks, bench: Bench) -> None:
     first, second = bench.claim(*tasks.submit(count=2))
 
     def fail(_: str | None) -> None:
@@ -105,11 +109,11 @@ def test_what_is_done_after_one_end_and_fails_takes_no_other_end_with_it(tasks: 
 
 
 def test_an_error_that_nobody_thought_of_leaves_the_end_unknown_and_the_next_one_is_written(
-    tasks: Any, bench: Any, monkeypatch: Any
+    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = bench.claim(*tasks.submit(count=2))
 
-    def fail(_: Any) -> Any:
+    def fail(endings: list[Ending]) -> dict[UUID, str | None]:
         raise RuntimeError("a fault of ours")
 
     with monkeypatch.context() as broken:
@@ -121,7 +125,7 @@ def test_an_error_that_nobody_thought_of_leaves_the_end_unknown_and_the_next_one
     assert bench.finisher.write(_ending(second)) == "succeeded"
 
 
-def test_a_lost_claim_writes_nothing(tasks: Any, bench: Any) -> None:
+def test_a_lost_claim_writes_nothing(tasks: Tasks, bench: Bench) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
     stale = {**_ending(attempt), "claim": attempt.task.claim + 1}
 
@@ -129,7 +133,7 @@ def test_a_lost_claim_writes_nothing(tasks: Any, bench: Any) -> None:
     assert tasks.status(attempt.task.id) == "running"
 
 
-def test_a_connection_that_was_ended_is_made_anew(tasks: Any, bench: Any) -> None:
+def test_a_connection_that_was_ended_is_made_anew(tasks: Tasks, bench: Bench) -> None:
     first, second = bench.claim(*tasks.submit(count=2))
     assert bench.finisher.write(_ending(first)) == "succeeded"
 
@@ -140,7 +144,9 @@ def test_a_connection_that_was_ended_is_made_anew(tasks: Any, bench: Any) -> Non
     assert bench.finisher.write(_ending(second)) == "succeeded"
 
 
-def test_a_database_that_is_away_for_long_leaves_the_end_unknown(settings: Settings, monkeypatch: Any) -> None:
+def test_a_database_that_is_away_for_long_leaves_the_end_unknown(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(finishing, "PATIENCE_LEASES", 2)
     away = settings.model_copy(update={"lease_seconds": 1, "database_url": "postgresql://x@127.0.0.1:1/x"})
     finisher = Finisher(away)
@@ -156,13 +162,13 @@ def test_a_database_that_is_away_for_long_leaves_the_end_unknown(settings: Setti
 
 
 def test_an_end_outlives_a_database_that_is_away_for_longer_than_a_lease(
-    tasks: Any, bench: Any, settings: Settings, monkeypatch: Any
+    tasks: Tasks, bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
     finisher = Finisher(settings.model_copy(update={"lease_seconds": 1}))
     execute, back_at = finisher._execute, time.monotonic() + 1.5
 
-    def be_away(endings: Any) -> Any:
+    def be_away(endings: list[Ending]) -> dict[UUID, str | None]:
         if time.monotonic() < back_at:
             raise psycopg.OperationalError("the database is away")
         return execute(endings)
@@ -174,11 +180,13 @@ def test_an_end_outlives_a_database_that_is_away_for_longer_than_a_lease(
     finisher.close()
 
 
-def test_an_end_whose_answer_was_lost_is_not_written_twice(tasks: Any, bench: Any, monkeypatch: Any) -> None:
+def test_an_end_whose_answer_was_lost_is_not_written_twice(
+    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
     execute, calls = bench.finisher._execute, []
 
-    def lose_the_answer(endings: Any) -> Any:
+    def lose_the_answer(endings: list[Ending]) -> dict[UUID, str | None]:
         answer = execute(endings)
         calls.append(answer)
         if len(calls) == 1:
@@ -191,7 +199,7 @@ def test_an_end_whose_answer_was_lost_is_not_written_twice(tasks: Any, bench: An
     assert tasks.history(attempt.task.id) == ["queued", "running", "succeeded"]
 
 
-def test_a_broker_that_does_not_answer_hardly_delays_an_end(tasks: Any, bench: Any, settings: Settings) -> None:
+def test_a_broker_that_does_not_answer_hardly_delays_an_end(tasks: Tasks, bench: Bench, settings: Settings) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"

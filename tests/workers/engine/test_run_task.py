@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,34 @@ import psycopg
 import pytest
 
 from shared.contracts.files.inspect import KIND as INSPECT
+from shared.contracts.files.inspect import InspectParams, InspectResult
 from shared.contracts.kind import RetryPolicy
 from shared.contracts.platform.ping import PingParams, PingResult
 from shared.errors import StorageFull
 from shared.queries.relay import SWEEP
 from tests.conftest import PATIENCE_SECONDS
+from tests.workers.conftest import Bench, MakeDue, Tasks
 from workers.engine import heartbeat as heartbeat_module
+from workers.engine.attempt import Attempt
+from workers.engine.finishing import Ending
+from workers.handler_context import HandlerContext
 from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack
 
 PING = "platform.ping"
 
 
-def _objects(bench: Any) -> list[str]:
+def _objects(bench: Bench) -> list[str]:
     return [stored.key for stored in bench.store.list_objects(datetime.now(UTC) + timedelta(days=1))]
 
 
-def _make_artifact(context: Any, text: str = "made") -> None:
+def _make_artifact(context: HandlerContext, text: str = "made") -> None:
     context.scratch.mkdir(parents=True, exist_ok=True)
     path = context.scratch / "made.txt"
     path.write_text(text)
     context.add_artifact(path, "made.txt", "text/plain")
 
 
-def test_a_handlers_result_is_the_tasks(tasks: Any, bench: Any) -> None:
+def test_a_handlers_result_is_the_tasks(tasks: Tasks, bench: Bench) -> None:
     bench.handlers[PING] = lambda params, context: PingResult(echo=params.echo)
     task_id = tasks.submit_one(params={"echo": "hello"})
 
@@ -48,8 +54,8 @@ def test_a_handlers_result_is_the_tasks(tasks: Any, bench: Any) -> None:
     assert tasks.history(task_id) == ["queued", "running", "succeeded"]
 
 
-def test_artifacts_are_files_once_the_attempt_has_succeeded(tasks: Any, bench: Any) -> None:
-    def handle(params: PingParams, context: Any) -> PingResult:
+def test_artifacts_are_files_once_the_attempt_has_succeeded(tasks: Tasks, bench: Bench) -> None:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         _make_artifact(context)
         assert tasks.connection.execute("SELECT count(*) AS n FROM files").fetchone().n == 0
         return PingResult(echo=None)
@@ -79,9 +85,9 @@ def test_artifacts_are_files_once_the_attempt_has_succeeded(tasks: Any, bench: A
     ],
 )
 def test_what_a_handler_raises_is_told_and_its_artifacts_are_deleted(
-    tasks: Any, bench: Any, raised: BaseException, status: str, problem: str
+    tasks: Tasks, bench: Bench, raised: BaseException, status: str, problem: str
 ) -> None:
-    def handle(params: PingParams, context: Any) -> PingResult:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         _make_artifact(context)
         raise raised
 
@@ -96,8 +102,8 @@ def test_what_a_handler_raises_is_told_and_its_artifacts_are_deleted(
     assert _objects(bench) == []
 
 
-def test_work_that_is_handed_back_does_not_count(tasks: Any, bench: Any) -> None:
-    def handle(params: PingParams, context: Any) -> PingResult:
+def test_work_that_is_handed_back_does_not_count(tasks: Tasks, bench: Bench) -> None:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         raise HandedBack
 
     bench.handlers[PING] = handle
@@ -110,8 +116,8 @@ def test_work_that_is_handed_back_does_not_count(tasks: Any, bench: Any) -> None
     assert tasks.history(task_id) == ["queued", "running", "queued"]
 
 
-def test_the_last_attempt_fails_for_good(tasks: Any, bench: Any, make_due: Any) -> None:
-    def handle(params: PingParams, context: Any) -> PingResult:
+def test_the_last_attempt_fails_for_good(tasks: Tasks, bench: Bench, make_due: MakeDue) -> None:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         raise RuntimeError
 
     bench.handlers[PING] = handle
@@ -134,11 +140,11 @@ def test_retries_wait_exponentially_longer_up_to_a_bound() -> None:
     assert spans == [(2.5, 5.0), (5.0, 10.0), (10.0, 20.0), (1800.0, 3600.0), (1800.0, 3600.0)]
 
 
-def test_a_failed_attempt_waits_as_its_kind_says_or_as_the_failure_says(tasks: Any, bench: Any) -> None:
+def test_a_failed_attempt_waits_as_its_kind_says_or_as_the_failure_says(tasks: Tasks, bench: Bench) -> None:
     waits = {}
     for after in (None, 30.0):
 
-        def handle(params: PingParams, context: Any, after: float | None = after) -> PingResult:
+        def handle(params: PingParams, context: HandlerContext, after: float | None = after) -> PingResult:
             raise Failed("/problems/busy", "Busy", retryable=True, after_seconds=after)
 
         bench.handlers[PING] = handle
@@ -165,8 +171,10 @@ def test_a_failed_attempt_waits_as_its_kind_says_or_as_the_failure_says(tasks: A
     ],
 )
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
-def test_a_result_that_cannot_be_kept_is_the_handlers_error(tasks: Any, bench: Any, bad: Any) -> None:
-    def handle(params: PingParams, context: Any) -> Any:
+def test_a_result_that_cannot_be_kept_is_the_handlers_error(
+    tasks: Tasks, bench: Bench, bad: Callable[[], PingResult | None]
+) -> None:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult | None:
         _make_artifact(context)
         return bad()
 
@@ -181,8 +189,8 @@ def test_a_result_that_cannot_be_kept_is_the_handlers_error(tasks: Any, bench: A
 
 
 @pytest.mark.parametrize("data", [{"where": {1, 2}}, {"text": "a\0b"}, {"text": "\ud800"}])
-def test_an_error_that_cannot_be_kept_is_the_handlers_error(tasks: Any, bench: Any, data: Any) -> None:
-    def handle(params: PingParams, context: Any) -> Any:
+def test_an_error_that_cannot_be_kept_is_the_handlers_error(tasks: Tasks, bench: Bench, data: dict[str, Any]) -> None:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         raise Failed("/problems/odd", "Odd", data=data)
 
     bench.handlers[PING] = handle
@@ -193,7 +201,7 @@ def test_an_error_that_cannot_be_kept_is_the_handlers_error(tasks: Any, bench: A
     assert tasks.get(task_id).error["type"] == "/problems/internal-error"
 
 
-def test_params_that_fit_the_kind_no_more_fail_at_once(tasks: Any, bench: Any) -> None:
+def test_params_that_fit_the_kind_no_more_fail_at_once(tasks: Tasks, bench: Bench) -> None:
     bench.handlers[PING] = lambda params, context: PingResult(echo=None)
     task_id = tasks.submit_one()
     tasks.connection.execute("UPDATE task_payloads SET params = '{\"old\": 1}' WHERE task_id = %s", (task_id,))
@@ -206,10 +214,10 @@ def test_params_that_fit_the_kind_no_more_fail_at_once(tasks: Any, bench: Any) -
 @pytest.mark.parametrize(
     "raised", [None, RuntimeError(), Failed("/problems/x", "X"), Cancelled(), HandedBack(), ClaimLost()]
 )
-def test_an_attempts_folder_is_gone_however_it_ends(tasks: Any, bench: Any, raised: BaseException | None) -> None:
+def test_an_attempts_folder_is_gone_however_it_ends(tasks: Tasks, bench: Bench, raised: BaseException | None) -> None:
     seen: list[Path] = []
 
-    def handle(params: Any, context: Any) -> Any:
+    def handle(params: InspectParams, context: HandlerContext) -> InspectResult:
         (context.scratch / "left-behind").mkdir()
         seen.append(context.scratch)
         assert context.scratch.stat().st_mode & 0o077 == 0
@@ -227,11 +235,11 @@ def test_an_attempts_folder_is_gone_however_it_ends(tasks: Any, bench: Any, rais
 
 
 def test_an_attempt_whose_claim_is_lost_writes_nothing_and_its_artifact_is_deleted(
-    tasks: Any, bench: Any, make_due: Any
+    tasks: Tasks, bench: Bench, make_due: MakeDue
 ) -> None:
     held, go_on = threading.Event(), threading.Event()
 
-    def handle(params: PingParams, context: Any) -> PingResult:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         if context.attempt == 1:
             _make_artifact(context, "stale")
             held.set()
@@ -262,14 +270,14 @@ def test_an_attempt_whose_claim_is_lost_writes_nothing_and_its_artifact_is_delet
     assert _objects(bench) == [file.storage_key]
 
 
-def _sweep(tasks: Any) -> None:
+def _sweep(tasks: Tasks) -> None:
     tasks.connection.execute(SWEEP, {"limit": 10})
 
 
-def test_a_stale_attempt_cannot_report_progress_or_write_in_a_fenced_transaction(tasks: Any, bench: Any) -> None:
+def test_a_stale_attempt_cannot_report_progress_or_write_in_a_fenced_transaction(tasks: Tasks, bench: Bench) -> None:
     outcomes: list[str] = []
 
-    def handle(params: PingParams, context: Any) -> PingResult:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         tasks.connection.execute("UPDATE tasks SET lease_until = now() - interval '1 s', named_claim = claim")
         _sweep(tasks)
         for act in (lambda: context.progress(50), lambda: context.fenced_transaction().__enter__()):
@@ -288,10 +296,12 @@ def test_a_stale_attempt_cannot_report_progress_or_write_in_a_fenced_transaction
     assert tasks.status(task_id) == "retrying"
 
 
-def test_artifacts_of_an_end_whose_answer_was_lost_are_kept(tasks: Any, bench: Any, monkeypatch: Any) -> None:
+def test_artifacts_of_an_end_whose_answer_was_lost_are_kept(
+    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     execute, calls = bench.finisher._execute, []
 
-    def lose_the_answer(endings: Any) -> Any:
+    def lose_the_answer(endings: list[Ending]) -> dict[UUID, str | None]:
         answer = execute(endings)
         calls.append(answer)
         if len(calls) == 1:
@@ -300,7 +310,7 @@ def test_artifacts_of_an_end_whose_answer_was_lost_are_kept(tasks: Any, bench: A
 
     monkeypatch.setattr(bench.finisher, "_execute", lose_the_answer)
 
-    def handle(params: PingParams, context: Any) -> PingResult:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         _make_artifact(context)
         return PingResult(echo=None)
 
@@ -313,8 +323,8 @@ def test_artifacts_of_an_end_whose_answer_was_lost_are_kept(tasks: Any, bench: A
     assert len(_objects(bench)) == 1
 
 
-def test_progress_is_seen_and_tells_of_a_cancel(tasks: Any, bench: Any) -> None:
-    def handle(params: PingParams, context: Any) -> PingResult:
+def test_progress_is_seen_and_tells_of_a_cancel(tasks: Tasks, bench: Bench) -> None:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         context.progress(40, "2 of 5")
         row = tasks.get(context.task_id)
         assert (row.progress_percent, row.progress_message, row.version) == (40, "2 of 5", 3)
@@ -331,8 +341,8 @@ def test_progress_is_seen_and_tells_of_a_cancel(tasks: Any, bench: Any) -> None:
     assert tasks.get(task_id).cancel_requested_at is not None
 
 
-def test_an_attempt_that_was_asked_to_stop_and_would_be_retried_is_cancelled(tasks: Any, bench: Any) -> None:
-    def handle(params: PingParams, context: Any) -> PingResult:
+def test_an_attempt_that_was_asked_to_stop_and_would_be_retried_is_cancelled(tasks: Tasks, bench: Bench) -> None:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         tasks.cancel(context.task_id)
         raise RuntimeError
 
@@ -344,8 +354,8 @@ def test_an_attempt_that_was_asked_to_stop_and_would_be_retried_is_cancelled(tas
     assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == ("cancelled", "/problems/cancelled")
 
 
-def test_work_that_was_just_done_when_the_cancel_came_succeeds(tasks: Any, bench: Any) -> None:
-    def handle(params: PingParams, context: Any) -> PingResult:
+def test_work_that_was_just_done_when_the_cancel_came_succeeds(tasks: Tasks, bench: Bench) -> None:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         tasks.cancel(context.task_id)
         return PingResult(echo=None)
 
@@ -359,7 +369,7 @@ def test_work_that_was_just_done_when_the_cancel_came_succeeds(tasks: Any, bench
 
 @pytest.mark.parametrize(("max_attempts", "status"), [(2, "retrying"), (1, "failed")])
 def test_an_attempt_whose_time_is_over_is_tried_again_while_attempts_are_left(
-    tasks: Any, bench: Any, max_attempts: int, status: str
+    tasks: Tasks, bench: Bench, max_attempts: int, status: str
 ) -> None:
     bench.handlers[PING] = lambda params, context: context.sleep(30)
     task_id = tasks.submit_one(timeout=1, max_attempts=max_attempts)
@@ -371,15 +381,15 @@ def test_an_attempt_whose_time_is_over_is_tried_again_while_attempts_are_left(
     assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == (status, "/problems/timed-out")
 
 
-def _wait_for_a_renewal(tasks: Any, task_id: Any) -> None:
+def _wait_for_a_renewal(tasks: Tasks, task_id: UUID) -> None:
     before, deadline = tasks.get(task_id).lease_until, time.monotonic() + PATIENCE_SECONDS
     while tasks.get(task_id).lease_until == before:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_heartbeats_renew_leases_and_stop_what_was_cancelled(tasks: Any, bench: Any) -> None:
-    def handle(params: PingParams, context: Any) -> PingResult:
+def test_heartbeats_renew_leases_and_stop_what_was_cancelled(tasks: Tasks, bench: Bench) -> None:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         for _ in range(2):
             _wait_for_a_renewal(tasks, context.task_id)
             _sweep(tasks)
@@ -399,8 +409,8 @@ def test_heartbeats_renew_leases_and_stop_what_was_cancelled(tasks: Any, bench: 
     assert tasks.history(task_id) == ["queued", "running", "running", "cancelled"]
 
 
-def test_heartbeats_tell_an_attempt_that_its_claim_is_lost(tasks: Any, bench: Any) -> None:
-    def handle(params: PingParams, context: Any) -> PingResult:
+def test_heartbeats_tell_an_attempt_that_its_claim_is_lost(tasks: Tasks, bench: Bench) -> None:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         tasks.connection.execute("UPDATE tasks SET lease_until = now() - interval '1 s', named_claim = claim")
         _sweep(tasks)
         context.sleep(30)
@@ -417,7 +427,7 @@ def test_heartbeats_tell_an_attempt_that_its_claim_is_lost(tasks: Any, bench: An
     assert tasks.status(task_id) == "retrying"
 
 
-def test_a_claimed_task_that_waits_for_a_thread_is_renewed_and_soon_given_up(tasks: Any, bench: Any) -> None:
+def test_a_claimed_task_that_waits_for_a_thread_is_renewed_and_soon_given_up(tasks: Tasks, bench: Bench) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
     bench.attempts[str(attempt.task.id)] = attempt
     bench.heartbeat.start()
@@ -431,12 +441,12 @@ def test_a_claimed_task_that_waits_for_a_thread_is_renewed_and_soon_given_up(tas
 
 
 def test_an_attempt_that_does_not_notice_that_its_time_is_over_is_reported_as_stuck(
-    tasks: Any, bench: Any, monkeypatch: Any
+    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat_module, "HARD_LIMIT_SECONDS", 0.2)
     go_on = threading.Event()
 
-    def handle(params: PingParams, context: Any) -> PingResult:
+    def handle(params: PingParams, context: HandlerContext) -> PingResult:
         go_on.wait(60)
         return PingResult(echo=None)
 
@@ -456,11 +466,11 @@ def test_an_attempt_that_does_not_notice_that_its_time_is_over_is_reported_as_st
 
 
 def test_heartbeats_outlive_a_database_that_goes_away_and_one_that_cannot_end_what_is_stuck(
-    tasks: Any, bench: Any, monkeypatch: Any
+    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = threading.Event()
 
-    def fail(attempts: Any) -> None:
+    def fail(attempts: list[Attempt]) -> None:
         failed.set()
         raise RuntimeError
 
@@ -482,14 +492,14 @@ def test_heartbeats_outlive_a_database_that_goes_away_and_one_that_cannot_end_wh
     assert tasks.status(attempt.task.id) == "running"
 
 
-def test_an_attempt_begins_once_or_is_withdrawn_but_never_both(tasks: Any, bench: Any) -> None:
+def test_an_attempt_begins_once_or_is_withdrawn_but_never_both(tasks: Tasks, bench: Bench) -> None:
     first, second = bench.claim(*tasks.submit(count=2))
 
     assert [first.begin(), first.begin(), first.withdraw()] == [True, False, False]
     assert [second.withdraw(), second.withdraw(), second.begin()] == [True, False, False]
 
 
-def test_a_lost_claim_outweighs_whatever_else_an_attempt_was_told(tasks: Any, bench: Any) -> None:
+def test_a_lost_claim_outweighs_whatever_else_an_attempt_was_told(tasks: Tasks, bench: Bench) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
     attempt.stop(Cancelled())
     attempt.stop(ClaimLost())

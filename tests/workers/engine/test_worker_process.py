@@ -18,6 +18,7 @@ from uuid import UUID
 
 import pytest
 import redis
+from pydantic import JsonValue
 
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
@@ -26,6 +27,7 @@ from shared.database.schema_migrations import migrate
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from tests.conftest import PATIENCE_SECONDS, Eventually, Parts
+from tests.forked_parts import Part
 from tests.workers.conftest import Bench, Tasks
 from workers.celery_app import make_celery_app
 from workers.engine.scratch_folder import ScratchFolder
@@ -59,7 +61,7 @@ def end_parts_at_once(parts: Parts) -> Iterator[None]:
 
 
 @pytest.fixture
-def patient_parts(parts: Parts) -> Any:
+def patient_parts(parts: Parts) -> Parts:
     """Parts whose lease no busy machine loses, where a lost one would break what the test looks at."""
     parts.settings = parts.settings.model_copy(update={"lease_seconds": 30})
     return parts
@@ -87,7 +89,8 @@ def publish(settings: Settings, tasks: Tasks) -> Iterator[Publish]:
 
 def _take_message(settings: Settings, queue: str) -> dict[str, Any]:
     with redis.Redis.from_url(settings.broker_url) as client:
-        message: Any = client.rpop(queue)
+        message = client.rpop(queue)
+    assert isinstance(message, bytes), "the broker has no message"
     return dict(json.loads(message))
 
 
@@ -124,7 +127,7 @@ def _garbage(settings: Settings, publish: Publish, task_id: UUID) -> dict[str, b
     publish([task_id], queue="reports")
     good = _take_message(settings, "reports")
 
-    def with_headers(**changes: Any) -> str:
+    def with_headers(**changes: JsonValue) -> str:
         return json.dumps({**good, "headers": {**good["headers"], **changes}})
 
     pickled = base64.b64encode(pickle.dumps(([], {}, {}))).decode()
@@ -225,7 +228,7 @@ def _span_seconds(tasks: Tasks, ids: list[UUID]) -> float:
 
 
 def test_as_many_attempts_run_at_once_as_there_are_slots(
-    tasks: Tasks, engine_room: Any, eventually: Eventually
+    tasks: Tasks, engine_room: Parts, eventually: Eventually
 ) -> None:
     ids = tasks.submit(count=4, params={"sleep_ms": 1000})
 
@@ -317,7 +320,7 @@ def test_higher_priority_is_started_sooner(tasks: Tasks, parts: Parts, eventuall
 
 
 def test_a_sleeping_task_is_cancelled_within_two_heartbeats(
-    tasks: Tasks, engine_room: Any, eventually: Eventually
+    tasks: Tasks, engine_room: Parts, eventually: Eventually
 ) -> None:
     task_id = tasks.submit_one(params={"sleep_ms": 60_000})
     eventually(lambda: tasks.status(task_id) == "running")
@@ -384,7 +387,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(
     eventually(lambda: tasks.status(proof) == "succeeded")
 
 
-def _stop(process: Any) -> float:
+def _stop(process: Part) -> float:
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=PATIENCE_SECONDS)
@@ -631,7 +634,7 @@ def test_a_handler_that_never_asks_costs_its_process_and_the_task_ends(
 
 
 def test_a_scratch_folder_that_someone_else_put_there_is_not_used(
-    settings: Settings, monkeypatch: Any, tmp_path: Path
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     (tmp_path / "elsewhere").mkdir()

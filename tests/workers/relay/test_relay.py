@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import orjson
 import psycopg
 import pytest
 import redis
+from psycopg.rows import TupleRow
 
 from cli.local_stack.broker import BrokerServer
 from shared.contracts.catalog import list_kinds
@@ -45,7 +46,8 @@ def _uuid(number: int) -> UUID:
 def _published(settings: Settings, queue: str = "files") -> list[UUID]:
     """Return the ids in the broker's messages, in the order in which they will be received."""
     with redis.Redis.from_url(settings.broker_url) as client:
-        messages: Any = client.lrange(queue, 0, -1)
+        messages = client.lrange(queue, 0, -1)
+    assert isinstance(messages, list)
     found = []
     for message in reversed(messages):
         headers = json.loads(message)["headers"]
@@ -94,7 +96,7 @@ MakeRelay = Callable[..., RunningRelay]
 def make_relay(settings: Settings) -> Iterator[MakeRelay]:
     made: list[RunningRelay] = []
 
-    def make(**changes: Any) -> RunningRelay:
+    def make(**changes: object) -> RunningRelay:
         made.append(RunningRelay(settings.model_copy(update=changes)))
         return made[-1]
 
@@ -437,7 +439,7 @@ def test_rows_are_not_marked_again_and_again_for_a_broker_that_stays_away(
     task_id = tasks.submit_one()
     assert relay.publish() == 0
 
-    def version_of_the_row() -> Any:
+    def version_of_the_row() -> NamedTuple | None:
         return tasks.connection.execute("SELECT rung_at, ctid, xmin FROM tasks WHERE id = %s", (task_id,)).fetchone()
 
     before = version_of_the_row()
@@ -635,7 +637,7 @@ def test_after_an_outage_holders_of_leases_come_before_the_sweeper(
     sweeps: list[bool] = []
     really = Chores.do_once
 
-    def note(chores: Chores, connection: Any, *, sweep: bool = True) -> None:
+    def note(chores: Chores, connection: psycopg.Connection[TupleRow], *, sweep: bool = True) -> None:
         sweeps.append(sweep)
         really(chores, connection, sweep=sweep)
 

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
 from uuid import uuid4
 
 import pikepdf
 import pytest
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from shared.contracts.files.extract_text import ExtractTextParams, ExtractTextResult
 from shared.contracts.kind import list_referred_files
@@ -17,7 +16,9 @@ from workers.handlers.files.extract_text import handle
 from workers.outcomes import Cancelled, Failed
 
 
-def extract(context: MemoryContext, content: bytes, name: str = "file", **params: Any) -> tuple[ExtractTextResult, str]:
+def extract(
+    context: MemoryContext, content: bytes, name: str = "file", **params: JsonValue
+) -> tuple[ExtractTextResult, str]:
     file_id = context.add_input(content, name)
     result = handle(ExtractTextParams(file_id=file_id, **params), context)
     artifact = context.artifacts[-1]
@@ -27,7 +28,7 @@ def extract(context: MemoryContext, content: bytes, name: str = "file", **params
     return result, text
 
 
-def failure_of(context: MemoryContext, content: bytes, **params: Any) -> Failed:
+def failure_of(context: MemoryContext, content: bytes, **params: JsonValue) -> Failed:
     with pytest.raises(Failed) as caught:
         extract(context, content, **params)
     assert context.artifacts == []

@@ -5,14 +5,13 @@ import io
 import json
 import zlib
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pikepdf
 import psutil
 import pytest
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from shared.contracts.files.inspect import InspectParams, InspectResult, TableFacts
 from tests.workers.handlers.files.fixtures import Encode, ReadData
@@ -22,7 +21,7 @@ from workers.handlers.files.inspect import handle
 from workers.outcomes import Failed, TimedOut
 
 
-def inspect(context: MemoryContext, content: bytes, name: str = "file", **params: Any) -> InspectResult:
+def inspect(context: MemoryContext, content: bytes, name: str = "file", **params: JsonValue) -> InspectResult:
     return handle(InspectParams(file_id=context.add_input(content, name), **params), context)
 
 

@@ -1,4 +1,4 @@
-"""The platform's chores, done as tasks, and what they find: done tasks with artifacts, uploads, objects of an age."""
+"""The maintenance kinds, run as tasks, and what they find: done tasks with artifacts, uploads, old objects."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from shared.contracts.platform.ping import PingResult
+from shared.contracts.platform.ping import PingParams, PingResult
 from shared.storage.object_store import new_object_key
+from tests.workers.conftest import Bench, Tasks
+from workers.handler_context import HandlerContext
 from workers.handlers.maintenance import delete_orphans, drop_old_rows, purge
 
 HANDLERS = {
@@ -22,18 +24,18 @@ HANDLERS = {
 
 
 class Chores:
-    """Does chores, and makes what they work on."""
+    """Runs the maintenance kinds, and makes what they delete."""
 
-    def __init__(self, tasks: Any, bench: Any) -> None:
+    def __init__(self, tasks: Tasks, bench: Bench) -> None:
         self._tasks = tasks
         self._bench = bench
 
     def load(self) -> None:
-        """Let the bench know the chores."""
+        """Register the handlers of the chores."""
         self._bench.handlers.update(HANDLERS)
 
     def do(self, kind: str) -> dict[str, Any]:
-        """Do a chore as a task, and give its result."""
+        """Run a chore as a task and return its result."""
         self.load()
         task_id = self._tasks.submit_one(kind, keep_for=86_400)
         self._bench.do(task_id)
@@ -42,9 +44,9 @@ class Chores:
         return dict(row.result)
 
     def make_done(self, **options: Any) -> tuple[UUID, UUID]:
-        """Make a done task with one artifact; give the ids of both."""
+        """Make a done task with one artifact and return the ids of both."""
 
-        def handle(params: Any, context: Any) -> PingResult:
+        def handle(params: PingParams, context: HandlerContext) -> PingResult:
             context.scratch.mkdir(parents=True, exist_ok=True)
             (context.scratch / "a.txt").write_text("made")
             context.add_artifact(context.scratch / "a.txt", "a.txt", "text/plain")
@@ -57,7 +59,7 @@ class Chores:
         return task_id, row.id
 
     def upload(self, folder: Path, expires: str) -> tuple[UUID, str]:
-        """Store an upload that expires so far from now; give its id and its key."""
+        """Store an upload that expires in this interval; return its id and its key."""
         path, key, file_id = folder / uuid4().hex, new_object_key(), uuid4()
         path.write_bytes(b"uploaded")
         self._bench.store.put_file(key, path)
@@ -69,20 +71,20 @@ class Chores:
         return file_id, key
 
     def objects(self) -> set[str]:
-        """Give the key of every object."""
+        """Return the key of every object."""
         return {stored.key for stored in self._bench.store.list_objects(datetime.now(UTC) + timedelta(days=1))}
 
     def age(self, key: str, hours: float) -> None:
-        """Make an object look so old."""
+        """Set back the modification time of an object by so many hours."""
         then = (datetime.now(UTC) - timedelta(hours=hours)).timestamp()
         os.utime(self._bench.store.local_path(key), (then, then))
 
     def count(self, table: str) -> int:
-        """Count a table's rows."""
+        """Return the number of rows of a table."""
         return int(self._tasks.connection.execute(f"SELECT count(*) AS n FROM {table}").fetchone().n)
 
 
 @pytest.fixture
-def chores(tasks: Any, bench: Any) -> Chores:
-    """The platform's chores, on the test's own servers."""
+def chores(tasks: Tasks, bench: Bench) -> Chores:
+    """The maintenance kinds, on the servers of the test."""
     return Chores(tasks, bench)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from shared.storage.object_store import new_object_key
+from tests.workers.conftest import Bench, Tasks
+from tests.workers.handlers.maintenance.conftest import Chores
 
 
 def test_orphans_older_than_a_day_are_deleted_and_nothing_else(
-    tasks: Any, bench: Any, chores: Any, tmp_path: Path
+    tasks: Tasks, bench: Bench, chores: Chores, tmp_path: Path
 ) -> None:
     keys = {}
     for name, hours in {"old": 25, "young": 23, "known": 0}.items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import uuid4
 
 from tests.workers.conftest import Tasks
+from tests.workers.handlers.maintenance.conftest import Chores
 
 
-def test_old_keys_tombstones_slots_and_turns_are_deleted_and_younger_ones_kept(tasks: Tasks, chores: Any) -> None:
+def test_old_keys_tombstones_slots_and_turns_are_deleted_and_younger_ones_kept(tasks: Tasks, chores: Chores) -> None:
     schedule = uuid4()
     tasks.connection.execute(
         "INSERT INTO schedules (id, name, kind, params, every_seconds) VALUES (%s, 'x', 'a.b', '{}', 60)", (schedule,)

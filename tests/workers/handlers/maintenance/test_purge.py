@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 from shared.contracts.platform.ping import PingResult
+from tests.conftest import Api
+from tests.workers.conftest import Bench, Tasks
+from tests.workers.handlers.maintenance.conftest import Chores
 
 
-def test_what_is_past_its_keep_is_erased_whole_and_leaves_a_tombstone(tasks: Any, bench: Any, chores: Any) -> None:
+def test_what_is_past_its_keep_is_erased_whole_and_leaves_a_tombstone(
+    tasks: Tasks, bench: Bench, chores: Chores
+) -> None:
     task_id, file_id = chores.make_done(keep_for=0)
     kept_id, kept_file = chores.make_done(keep_for=600)
     live = tasks.submit_one()
@@ -51,7 +55,7 @@ def test_what_is_past_its_keep_is_erased_whole_and_leaves_a_tombstone(tasks: Any
 
 
 def test_a_purged_task_and_its_artifact_are_told_as_gone_to_their_owner_only(
-    api: Any, tasks: Any, bench: Any, chores: Any
+    api: Api, tasks: Tasks, bench: Bench, chores: Chores
 ) -> None:
     owner, other = api.client("owner", "operator"), api.client("other")
     task_id = UUID(owner.post("/tasks", json={"kind": "platform.ping", "keep_for": 0}).json()["id"])
@@ -65,7 +69,7 @@ def test_a_purged_task_and_its_artifact_are_told_as_gone_to_their_owner_only(
     assert other.get(f"/tasks/{task_id}").status_code == 404
 
 
-def test_an_artifact_that_a_live_task_reads_survives_with_its_task(tasks: Any, bench: Any, chores: Any) -> None:
+def test_an_artifact_that_a_live_task_reads_survives_with_its_task(tasks: Tasks, bench: Bench, chores: Chores) -> None:
     task_id, file_id = chores.make_done(keep_for=0)
     reader = tasks.submit_one("files.inspect", params={"file_id": file_id})
     tasks.connection.execute(
@@ -82,7 +86,7 @@ def test_an_artifact_that_a_live_task_reads_survives_with_its_task(tasks: Any, b
 
 
 def test_an_upload_past_its_keep_is_erased_unless_a_live_task_reads_it(
-    tasks: Any, bench: Any, chores: Any, tmp_path: Path
+    tasks: Tasks, bench: Bench, chores: Chores, tmp_path: Path
 ) -> None:
     gone, _ = chores.upload(tmp_path, "-1 s")
     read, read_key = chores.upload(tmp_path, "-1 s")
@@ -96,14 +100,14 @@ def test_an_upload_past_its_keep_is_erased_unless_a_live_task_reads_it(
     assert [row.id for row in tasks.connection.execute("SELECT id FROM tombstones").fetchall()] == [gone]
 
 
-def test_more_than_one_round_is_purged(tasks: Any, chores: Any) -> None:
+def test_more_than_one_round_is_purged(tasks: Tasks, chores: Chores) -> None:
     for task_id in tasks.submit(count=450, keep_for=0):
         tasks.cancel(task_id)
 
     assert chores.do("maintenance.purge") == {"tasks": 450, "files": 0}
 
 
-def test_two_purges_at_once_erase_each_task_once(tasks: Any, bench: Any, chores: Any) -> None:
+def test_two_purges_at_once_erase_each_task_once(tasks: Tasks, bench: Bench, chores: Chores) -> None:
     chores.load()
     for task_id in tasks.submit(count=300, keep_for=0):
         tasks.cancel(task_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from shared.contracts.kind import QUEUES, Queue
 from shared.contracts.platform.canary import KIND, CanaryParams, CanaryResult
+from tests.conftest import Api, Eventually, Parts
 from workers.adapters.memory_context import MemoryContext
 from workers.handlers.platform.canary import handle
 
@@ -25,7 +25,7 @@ def test_it_comes_through_the_queue_that_it_names(queue: Queue, tmp_path: Path) 
 
 
 def test_readiness_tells_of_each_queue_when_and_how_fast_something_came_through(
-    api: Any, parts: Any, eventually: Callable[..., Any]
+    api: Api, parts: Parts, eventually: Eventually
 ) -> None:
     client = api.client_with(None)
     parts.start("relay")
