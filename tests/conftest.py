@@ -401,6 +401,16 @@ def wait_until_true(question: Callable[[], T], seconds: float = PATIENCE_SECONDS
     return answer
 
 
+def stays_true(question: Callable[[], object], seconds: float) -> bool:
+    """Return whether the result of the function is true at each of many calls, from now on for so many seconds."""
+    deadline = time.monotonic() + seconds
+    while question():
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(0.02)
+    return False
+
+
 @pytest.fixture
 def eventually() -> Eventually:
     """Waits for a condition: `eventually(lambda: …)` returns the first result that is true."""

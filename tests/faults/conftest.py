@@ -1,5 +1,5 @@
-"""What the faults are thrown at: parts as processes, a mail server that does as it is told, and the question that is asked
-after each fault.
+"""What the tests of faults share: parts as processes, a mail server whose replies the test chooses, and the check that each
+test makes after its fault.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from tests.forked_parts import Part
 
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 15.0
-"""The default. A file whose tests wait until a lease is over names a shorter `LEASE_SECONDS` of its own; elsewhere a machine
-that stands still for a second must not lose one.
+"""The default, long enough that a machine which does nothing for a second loses no lease. A file whose tests wait until a lease
+is over sets a shorter `LEASE_SECONDS` of its own.
 """
 LONG = os.environ.get("TEST_LONG_FAULTS") == "1"
-"""Whether faults last for a minute, or for five, as they do in life; otherwise for seconds."""
+"""Whether faults last for a minute or five, as real ones do, instead of seconds."""
 T = TypeVar("T")
 DONE = {"succeeded", "failed", "cancelled", "expired"}
 
 
 @dataclass
 class MailHandler:
-    """Takes messages, and answers each DATA with the next of `answers`, 250 when there are no more."""
+    """Answers each DATA with the next of `answers`, or with 250 when there are none, and keeps the accepted messages."""
 
     answers: list[str] = field(default_factory=list)
     kept: list[Envelope] = field(default_factory=list)
     hang_up_after_content: int = 0
-    """So many more messages are kept, and their connection is broken without an answer."""
+    """For how many more messages the connection is broken without a reply, although they are kept."""
     goes_on: threading.Event = field(default_factory=threading.Event)
-    """Until it is set, no message is answered."""
+    """No message gets a reply until this is set."""
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         await asyncio.to_thread(self.goes_on.wait, 900)
@@ -77,7 +77,7 @@ class MailServer:
 
     @property
     def recipients(self) -> list[str]:
-        """Everyone who was sent a message, as often as it was."""
+        """Return the recipients of the accepted messages, each as often as it was sent one."""
         return sorted(address for envelope in self.handler.kept for address in envelope.rcpt_tos)
 
     def stop(self) -> None:
@@ -94,13 +94,13 @@ def mail() -> Iterator[MailServer]:
 
 @pytest.fixture
 def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
-    """The test's own settings, with the lease that its file names and where processes may be made to die."""
+    """The settings of the test, with the lease that its file names, and in the environment that allows kill points."""
     lease = getattr(request.module, "LEASE_SECONDS", LEASE_SECONDS)
     return settings.model_copy(update={"environment": "development", "lease_seconds": lease, "rering_seconds": 1.0})
 
 
 class Health:
-    """Asks `/health` again and again, in a thread, and remembers how long the answers took."""
+    """Requests `/health` repeatedly in a thread, and keeps how long the responses took and which failed."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -132,7 +132,7 @@ class Health:
 
 
 class Room:
-    """Processes to throw faults at, what was accepted from the test's client, and whether all of it is as promised."""
+    """The processes that a fault hits, the tasks that were accepted, and the check that every guarantee holds for them."""
 
     def __init__(self, parts: Parts, settings: Settings, environment: dict[str, str]) -> None:
         self.parts = parts
@@ -142,7 +142,7 @@ class Room:
         self._clients: list[httpx2.Client] = []
 
     def start(self, *arguments: str, kill: str | None = None, **environment: str) -> Part:
-        """Start a part, that is to die at a kill point if one is named."""
+        """Start a part, which is killed at the kill point if one is named."""
         extra = {"TASKMILL_KILL_POINT": kill} if kill else {}
         process: Part = self.parts.start(*arguments, environment={**self._environment, **environment, **extra})
         return process
@@ -157,7 +157,7 @@ class Room:
         return self.start(*arguments, kill=kill, **environment)
 
     def api(self, kill: str | None = None, **environment: str) -> tuple[Part, httpx2.Client]:
-        """Start an API in a process of its own, and give a client of it once it answers."""
+        """Start an API in a process of its own and return it with a client, once it answers."""
         port = choose_port(None)
         process = self.start("api", "--port", str(port), kill=kill, **environment)
         client = self.client(f"http://127.0.0.1:{port}")
@@ -178,20 +178,20 @@ class Room:
             return False
 
     def submit(self, client: httpx2.Client, kind: str = "platform.ping", **more: JsonValue) -> str:
-        """Submit one task; give its id."""
+        """Submit one task and return its id."""
         answer = client.post("/tasks", json={"kind": kind, "params": {}, **more})
         assert answer.status_code == 202, answer.text
         return self.note(answer.json()["id"])
 
     def submit_many(self, client: httpx2.Client, count: int, **params: JsonValue) -> list[str]:
-        """Submit pings, in one batch; give their ids."""
+        """Submit pings in one batch and return their ids."""
         tasks = [{"kind": "platform.ping", "params": params}] * count
         answer = client.post("/tasks/batch", json={"tasks": tasks})
         assert answer.status_code == 202, answer.text
         return [self.note(task["id"]) for task in answer.json()["tasks"]]
 
     def email(self, client: httpx2.Client, to: str = "a@example.com", **options: JsonValue) -> str:
-        """Submit an email; give the task's id."""
+        """Submit an email and return the id of its task."""
         answer = client.post("/emails", json={"to": [to], "subject": "S", "text": "T", **options})
         assert answer.status_code == 202, answer.text
         return self.note(answer.json()["id"])
@@ -201,25 +201,25 @@ class Room:
         return task_id
 
     def ask(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Execute a statement and give its rows."""
+        """Execute a statement and return its rows."""
         with psycopg.connect(self.settings.database_url, autocommit=True, connect_timeout=5) as connection:
             cursor = connection.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
 
     def statuses(self) -> dict[str, str]:
-        """Give the status of every task that was accepted."""
+        """Return the status of each accepted task, by its id; nothing while the database is away."""
         with suppress(psycopg.OperationalError):
             rows = self.ask("SELECT id::text, status FROM tasks WHERE id = ANY(%s::uuid[])", (self.accepted,))
             return dict(rows)
         return {}
 
     def error_type(self, task_id: str) -> str | None:
-        """Give the type of a task's error."""
+        """Return the type of a task's error."""
         ((error,),) = self.ask("SELECT error->>'type' FROM task_payloads WHERE task_id = %s", (task_id,))
         return error
 
     def attempts(self, task_id: str) -> int:
-        """Give how many attempts a task has had. What a busy worker claims and hands back unbegun is none."""
+        """Return how many attempts a task has had. A claim that a busy worker requeues without a start is none."""
         ((count,),) = self.ask("SELECT attempt FROM tasks WHERE id = %s", (task_id,))
         return int(count)
 
@@ -228,12 +228,12 @@ class Room:
         self.eventually(lambda: self.statuses().get(task_id) in statuses, seconds)
 
     def wait_until_lost(self, task_id: str) -> None:
-        """Wait until the sweeper has taken an attempt back."""
+        """Wait until the sweeper has swept an attempt of the task."""
         lost = "SELECT 1 FROM task_events WHERE task_id = %s AND data->>'reason' = 'worker-lost'"
         self.eventually(lambda: self.ask(lost, (task_id,)))
 
     def settle(self, seconds: float = PATIENCE_SECONDS) -> dict[str, str]:
-        """Wait until all that was accepted is done, check every promise, and give the statuses by task."""
+        """Wait until each accepted task is done, verify every guarantee, and return the statuses by task id."""
         self.eventually(lambda: self._is_over(), seconds)
         report = verify(self.settings, deep=True)
         assert report.sound, report.describe()
@@ -244,7 +244,7 @@ class Room:
         scratch = self.settings.scratch_dir
         assert scratch is not None
         left = [path.name for path in scratch.glob("worker-*/*") if path.name != "lock"]
-        assert left == [], "an attempt left its folder behind"
+        assert left == [], "an attempt has left its scratch folder"
         if self.settings.storage_url.startswith("file://"):
             incoming = Path(self.settings.storage_url.removeprefix("file://")) / ".incoming"
             self.eventually(lambda: not list(incoming.glob("*")))
@@ -255,7 +255,7 @@ class Room:
         return len(statuses) == len(set(self.accepted)) and set(statuses.values()) <= DONE
 
     def eventually(self, question: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
-        """Ask until the answer is true, and give it; fails, with what the parts said, when it is not in time."""
+        """Call the function until its result is true and return that result. Fail with the logs of the parts otherwise."""
         deadline = time.monotonic() + seconds
         while not (answer := question()):
             if time.monotonic() > deadline:
@@ -264,14 +264,14 @@ class Room:
         return answer
 
     def wait_for_death(self, process: Part) -> None:
-        """Wait until a process has died of its kill point."""
+        """Wait until a process has been killed at its kill point."""
         self.eventually(lambda: process.poll() is not None)
         assert process.returncode == -signal.SIGKILL, self.parts.logs()[-4000:]
 
     def close(self) -> None:
         for client in self._clients:
             client.close()
-        # What a test has seen needs no orderly end.
+        # The test is over, so the parts need not stop gracefully.
         for process in self.parts.processes:
             process.kill()
 
@@ -285,7 +285,7 @@ def room(parts: Parts, settings: Settings, mail: MailServer) -> Iterator[Room]:
 
 @pytest.fixture
 def client(api: Api, room: Room) -> httpx2.Client:
-    """A client of an API that lives through the fault."""
+    """A client of an API that the fault does not hit."""
     return room.client(api.url)
 
 

@@ -1,9 +1,9 @@
-"""Tasks by SQL, and the engine's pieces in this process, for tests that must decide what a handler does and when."""
+"""Tasks by SQL, and the parts of the engine in this process, for tests that choose what a handler does and when."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,10 +37,9 @@ SOMEONE = uuid4()
 
 @pytest.fixture
 def limited_children() -> Callable[[], list[psutil.Process]]:
-    """Gives the processes that this one has started since the test began, and that still run.
+    """Returns the processes that this one has started since the test began, and that still run.
 
-    What a test of this process started before, such as its Postgres, is no child of a handler, nor is what that starts
-    meanwhile.
+    Processes that were started before, such as the Postgres of the tests, and their children are left out.
     """
     before = set(psutil.Process().children())
 
@@ -62,7 +61,7 @@ def _still_runs(process: psutil.Process) -> bool:
 
 
 class Tasks:
-    """Submits tasks as the API does, without one, and reads what became of them."""
+    """Submits tasks with the statements of the API, but without HTTP, and reads their rows."""
 
     def __init__(self, settings: Settings) -> None:
         self.connection = psycopg.connect(settings.database_url, autocommit=True, row_factory=namedtuple_row)
@@ -76,7 +75,7 @@ class Tasks:
         params: dict[str, Any] | None = None,
         **options: Any,
     ) -> list[UUID]:
-        """Submit so many of the same; give their ids in their order."""
+        """Submit so many equal tasks and return their ids, in their order."""
         contract = list_kinds()[kind]
         validated = contract.params.model_validate(params or {})
         new = [
@@ -98,7 +97,7 @@ class Tasks:
         return self.submit(kind, **options)[0]
 
     def get(self, task_id: UUID) -> Any:
-        """A task's row, with its payload."""
+        """Return the row of a task, with its payload."""
         return self.connection.execute(
             "SELECT t.*, p.* FROM tasks t JOIN task_payloads p ON p.task_id = t.id WHERE t.id = %s", (task_id,)
         ).fetchone()
@@ -121,7 +120,7 @@ class Tasks:
         return {row.status for row in rows}
 
     def history(self, task_id: UUID) -> list[str]:
-        """The states that a task went through. Its events have no gap, and as many as its version says."""
+        """Return the statuses that a task has had. Asserts that its events have no gap, and that its version counts them."""
         events = self.connection.execute(
             "SELECT seq, type, data FROM task_events WHERE task_id = %s ORDER BY seq", (task_id,)
         ).fetchall()
@@ -132,7 +131,7 @@ class Tasks:
         self.connection.execute(task_queries.CANCEL, {"ids": [task_id]})
 
     def publish(self, ids: Sequence[UUID], *, turn: float | None = None, seconds_ago: float = 0) -> None:
-        """Mark tasks as published so long ago, the first of them with this turn, the next with the one after."""
+        """Mark tasks as published so many seconds ago, the first of them with this turn, the next with the one after."""
         for place, task_id in enumerate(ids):
             self.connection.execute(
                 "UPDATE tasks SET rung_at = now() - %s * interval '1 second', turn = %s WHERE id = %s AND status = 'queued'",
@@ -150,12 +149,12 @@ def tasks(settings: Settings) -> Iterator[Tasks]:
 
 @pytest.fixture
 def connect_tasks() -> type[Tasks]:
-    """Tasks by SQL in another database, of the settings given."""
+    """Opens tasks by SQL in another database, which the given settings name."""
     return Tasks
 
 
 class Bench:
-    """Claims and runs in this process; `handlers` says what each kind does."""
+    """Claims tasks and runs their attempts in this process, with the test's own `handlers` by kind."""
 
     def __init__(self, settings: Settings, scratch: Path) -> None:
         self.settings = settings
@@ -176,19 +175,20 @@ class Bench:
             settings,
             lambda: list(self.attempts.values()),
             self.stuck.append,
-            self.waiting.extend,
-            worker="a bench",
+            lambda attempts: self.on_waiting(attempts),
+            worker="the bench",
             consumes=lambda: False,
         )
+        self.on_waiting: Callable[[Iterable[Attempt]], None] = self.waiting.extend
         self.before_writing: Callable[[dict[str, Any]], None] = lambda document: None
 
     def claim(self, *ids: UUID) -> list[Attempt]:
-        """Claim what can be claimed."""
+        """Claim those of the tasks that can be claimed, and return their attempts."""
         tasks = claim_tasks(self._claims, ids, lease_seconds=self.settings.lease_seconds)
         return [Attempt(task) for task in tasks]
 
     def run(self, attempt: Attempt) -> None:
-        """Run an attempt to its recorded end, in this thread."""
+        """Run an attempt in this thread, until its end is written."""
         recorded = threading.Event()
         self.attempts[str(attempt.task.id)] = attempt
         attempt.begin()
@@ -197,13 +197,13 @@ class Bench:
         self.attempts.pop(str(attempt.task.id), None)
 
     def start(self, attempt: Attempt) -> threading.Thread:
-        """The same, in a thread."""
+        """Run an attempt in a thread of its own."""
         thread = threading.Thread(target=self.run, args=(attempt,), daemon=True)
         thread.start()
         return thread
 
     def do(self, task_id: UUID) -> None:
-        """Claim and run one task."""
+        """Claim one task and run its attempt."""
         (attempt,) = self.claim(task_id)
         self.run(attempt)
 
@@ -221,7 +221,7 @@ class Bench:
 
 @pytest.fixture
 def bench(settings: Settings, tmp_path: Path) -> Iterator[Bench]:
-    """The engine's pieces in this process."""
+    """The parts of the engine, in this process."""
     bench = Bench(settings, tmp_path / "bench")
     yield bench
     bench.close()

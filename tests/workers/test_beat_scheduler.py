@@ -24,7 +24,7 @@ from shared.database.schema_migrations import migrate
 from shared.queries import hot_tasks
 from shared.settings import Settings
 from shared.tasks.submission import PLATFORM_ID
-from tests.conftest import PATIENCE_SECONDS, Eventually, Parts
+from tests.conftest import PATIENCE_SECONDS, Eventually, Parts, wait_until_true
 from tests.workers.conftest import Tasks
 from workers.beat_scheduler import (
     DATABASE_RETRY_SECONDS,
@@ -83,13 +83,16 @@ def test_the_platforms_schedules_are_made_once_and_kept_up_to_date(tasks: Tasks,
 def test_a_slot_is_done_once_and_the_next_when_it_begins(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=1, params={"echo": "tick"})
 
-    done = 0
+    inserted: list[int] = []
+
+    def has_inserted_three() -> bool:
+        inserted.append(insert_due_tasks(engine))
+        return sum(inserted) >= 3
+
     began = time.monotonic()
-    while done < 3:
-        assert time.monotonic() < began + PATIENCE_SECONDS
-        done += insert_due_tasks(engine)
-        time.sleep(0.05)
+    wait_until_true(has_inserted_three)
     took = time.monotonic() - began
+    done = sum(inserted)
 
     made = _made(tasks)
     assert len(made) == done

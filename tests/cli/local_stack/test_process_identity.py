@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +17,7 @@ from cli.local_stack.process_identity import (
     signal_all,
     wait_until_gone,
 )
+from tests.conftest import stays_true, wait_until_true
 
 
 @pytest.fixture
@@ -53,9 +53,8 @@ def test_another_process_with_the_same_pid_is_not_taken_for_the_first(sleeper: s
 
     assert not is_alive(earlier)
     signal_all([earlier], signal.SIGKILL)
-    time.sleep(0.1)
 
-    assert sleeper.poll() is None
+    assert stays_true(lambda: sleeper.poll() is None, 0.1)
 
 
 def test_a_marked_process_is_found_by_its_mark(sleeper: subprocess.Popen[bytes]) -> None:
@@ -68,9 +67,7 @@ def test_descendants_are_found_in_other_sessions_too() -> None:
     script = "import subprocess, time; subprocess.Popen(['sleep', '60'], start_new_session=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", script])
     try:
-        deadline = time.monotonic() + 60
-        while not (descendants := list_descendants(parent.pid)) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        descendants = wait_until_true(lambda: list_descendants(parent.pid))
         assert len(descendants) == 1
         signal_all(descendants, signal.SIGKILL)
         assert wait_until_gone(descendants, limit_seconds=60)

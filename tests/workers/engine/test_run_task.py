@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from shared.contracts.kind import RetryPolicy
 from shared.contracts.platform.ping import PingParams, PingResult
 from shared.errors import StorageFull
 from shared.queries.relay import SWEEP
-from tests.conftest import PATIENCE_SECONDS
+from tests.conftest import PATIENCE_SECONDS, wait_until_true
 from tests.workers.conftest import Bench, MakeDue, Tasks
 from workers.engine import heartbeat as heartbeat_module
 from workers.engine.attempt import Attempt
@@ -382,10 +382,8 @@ def test_an_attempt_whose_time_is_over_is_tried_again_while_attempts_are_left(
 
 
 def _wait_for_a_renewal(tasks: Tasks, task_id: UUID) -> None:
-    before, deadline = tasks.get(task_id).lease_until, time.monotonic() + PATIENCE_SECONDS
-    while tasks.get(task_id).lease_until == before:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    before = tasks.get(task_id).lease_until
+    wait_until_true(lambda: tasks.get(task_id).lease_until != before)
 
 
 def test_heartbeats_renew_leases_and_stop_what_was_cancelled(tasks: Tasks, bench: Bench) -> None:
@@ -432,12 +430,9 @@ def test_a_claimed_task_that_waits_for_a_thread_is_renewed_and_soon_given_up(tas
     bench.attempts[str(attempt.task.id)] = attempt
     bench.heartbeat.start()
 
-    deadline = time.monotonic() + 60
-    while not bench.waiting:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    waiting = wait_until_true(lambda: bench.waiting)
 
-    assert bench.waiting[0] is attempt
+    assert waiting[0] is attempt
 
 
 def test_an_attempt_that_does_not_notice_that_its_time_is_over_is_reported_as_stuck(
@@ -455,14 +450,11 @@ def test_an_attempt_that_does_not_notice_that_its_time_is_over_is_reported_as_st
     (attempt,) = bench.claim(tasks.submit_one(timeout=1))
     thread = bench.start(attempt)
 
-    deadline = time.monotonic() + 60
-    while not bench.stuck:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    stuck = wait_until_true(lambda: bench.stuck)
     go_on.set()
     thread.join(timeout=60)
 
-    assert bench.stuck[0] is attempt
+    assert stuck[0] is attempt
 
 
 def test_heartbeats_outlive_a_database_that_goes_away_and_one_that_cannot_end_what_is_stuck(
@@ -470,11 +462,11 @@ def test_heartbeats_outlive_a_database_that_goes_away_and_one_that_cannot_end_wh
 ) -> None:
     failed = threading.Event()
 
-    def fail(attempts: list[Attempt]) -> None:
+    def fail(attempts: Iterable[Attempt]) -> None:
         failed.set()
         raise RuntimeError
 
-    monkeypatch.setattr(bench.heartbeat, "_on_waiting", fail)
+    bench.on_waiting = fail
     (attempt,) = bench.claim(tasks.submit_one())
     bench.attempts[str(attempt.task.id)] = attempt
     bench.heartbeat.start()

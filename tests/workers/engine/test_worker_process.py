@@ -26,7 +26,7 @@ from shared.contracts.catalog import list_kinds
 from shared.database.schema_migrations import migrate
 from shared.errors import ConfigurationError
 from shared.settings import Settings
-from tests.conftest import PATIENCE_SECONDS, Eventually, Parts
+from tests.conftest import PATIENCE_SECONDS, Eventually, Parts, stays_true
 from tests.forked_parts import Part
 from tests.workers.conftest import Bench, Tasks
 from workers.celery_app import make_celery_app
@@ -190,8 +190,7 @@ def test_celerys_revoke_neither_stops_a_task_nor_harms_the_worker(
     publish([first])
     eventually(lambda: tasks.status(first) == "succeeded")
     app = make_celery_app(settings)
-    app.control.revoke(str(revoked))
-    time.sleep(0.5)
+    assert app.control.revoke(str(revoked), reply=True, timeout=PATIENCE_SECONDS, limit=1)
 
     publish([revoked, last])
 
@@ -265,10 +264,9 @@ def test_no_more_tasks_are_held_than_run(tasks: Tasks, patient_parts: Parts, eve
     # So fast were the last ones that the worker claims these ahead, which turns out to be wrong.
     ids = tasks.submit(count=10, params={"sleep_ms": 60_000})
     eventually(lambda: tasks.count("running") >= 2)
-    time.sleep(1.5)
 
-    # A busy machine hands them back later, yet long before one that runs ends.
-    eventually(lambda: tasks.count("running") == 2, 30)
+    # A busy machine requeues them later, yet long before one that runs ends.
+    eventually(lambda: stays_true(lambda: tasks.count("running") == 2, 1.5), 30)
     assert tasks.statuses(ids) == {"running", "queued"}
 
 
@@ -281,7 +279,7 @@ def test_a_long_task_keeps_no_bell_from_an_idle_worker(
     long = tasks.submit_one(params={"sleep_ms": 60_000})
     eventually(lambda: tasks.status(long) == "running")
     ids = tasks.submit(count=5, params={"sleep_ms": 10})
-    time.sleep(0.5)
+    eventually(lambda: any(tasks.get(task_id).rung_at for task_id in ids))
 
     parts.start_worker("files", concurrency=1)
 
@@ -374,7 +372,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(
 
     frozen.send_signal(signal.SIGCONT)
     eventually(lambda: tasks.status(task_id) == "succeeded")
-    time.sleep(1)
+    assert stays_true(lambda: tasks.status(task_id) == "succeeded", 1)
 
     assert tasks.history(task_id) == ["queued", "running", "retrying", "queued", "running", "succeeded"]
     assert tasks.get(task_id).attempt == 2
@@ -403,7 +401,7 @@ def test_a_worker_that_is_stopped_finishes_short_work_and_hands_long_work_back(
     short, long = tasks.submit_one(params={"sleep_ms": 1200}), tasks.submit_one(params={"sleep_ms": 6000})
     eventually(lambda: tasks.count("running") == 2)
     waiting = tasks.submit(count=4)
-    time.sleep(0.3)
+    eventually(lambda: any(tasks.get(task_id).rung_at for task_id in waiting))
 
     took = _stop(worker)
 
@@ -476,7 +474,7 @@ def test_a_worker_without_a_broker_stops_in_time(
     long = tasks.submit_one(params={"sleep_ms": 30_000})
     eventually(lambda: tasks.status(long) == "running")
     own_broker.kill()
-    time.sleep(1)
+    assert stays_true(lambda: worker.poll() is None, 1)
 
     assert _stop(worker) < LONGEST_STOP_SECONDS
     assert (tasks.status(long), tasks.get(long).attempt) == ("queued", 0)

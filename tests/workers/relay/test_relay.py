@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from shared.queries.publishing import MARK_PUBLISHED, UNMARK
 from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
-from tests.conftest import PATIENCE_SECONDS, Eventually, Parts, wait_until_true
+from tests.conftest import PATIENCE_SECONDS, Eventually, Parts, stays_true, wait_until_true
 from tests.workers.conftest import Bench, Tasks
 from workers.celery_app import make_celery_app
 from workers.relay import relay as relay_module
@@ -381,12 +380,7 @@ def test_notices_are_heard_while_the_window_is_full(
 
     def has_nothing_left_to_say() -> bool:
         """Whether the server waits for the relay at every look for a second, and not once for what it sends to be read."""
-        until = time.monotonic() + 1
-        while time.monotonic() < until:
-            if waits_for() != ["ClientRead"]:
-                return False
-            time.sleep(0.02)
-        return True
+        return stays_true(lambda: waits_for() == ["ClientRead"], 1)
 
     eventually(has_nothing_left_to_say)
 
@@ -422,8 +416,7 @@ def test_what_a_broken_broker_does_not_take_is_rung_when_it_is_back(
     relay.start()
     own_broker.kill()
     ids = tasks.submit(count=5)
-    time.sleep(1.5)
-    assert all(tasks.get(task_id).status == "queued" for task_id in ids)
+    assert stays_true(lambda: tasks.statuses(ids) == {"queued"}, 1.5)
 
     own_broker.start()
 
@@ -509,8 +502,7 @@ def test_two_relays_ring_each_task_once(
     ids = [task_id for number in range(10) for task_id in tasks.submit(count=20, owner=_uuid(number + 1))]
 
     eventually(lambda: len(_published(settings)) >= 200)
-    time.sleep(0.5)
-    assert sorted(_published(settings)) == sorted(ids)
+    assert stays_true(lambda: sorted(_published(settings)) == sorted(ids), 0.5)
 
 
 def _lock_holders(tasks: Tasks) -> list[int]:
@@ -529,7 +521,7 @@ def test_one_relay_does_the_chores_and_another_takes_over_from_a_killed_one(
     eventually(lambda: _lock_holders(tasks))
     second = make_relay()
     second.start()
-    time.sleep(1)
+    assert stays_true(lambda: len(_lock_holders(tasks)) == 1, 1)
     (holder,) = _lock_holders(tasks)
 
     first.send_signal(signal.SIGKILL)
@@ -726,8 +718,7 @@ def test_a_relay_without_a_database_waits_for_it(settings: Settings, eventually:
     relay = Relay(without_database, Doorbell(settings, make_celery_app(settings)))
     thread = threading.Thread(target=relay.run, daemon=True)
     thread.start()
-    time.sleep(0.3)
-    assert thread.is_alive()
+    assert stays_true(thread.is_alive, 0.3)
 
     relay.stop()
 

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from structlog.testing import CapturingLogger
 
+from tests.conftest import stays_true, wait_until_true
 from workers.outcomes import Cancelled, Failed
 from workers.sandbox import limited_child
 from workers.sandbox.limited_child import ChildLimits, run_limited_child
@@ -77,15 +78,6 @@ def failure_of(run: Run, body: str, **options: Any) -> Failed:
     with pytest.raises(Failed) as caught:
         run(body, **options)
     return caught.value
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_progress_is_reported_before_the_answer_is_returned(run: Run) -> None:
@@ -418,7 +410,7 @@ def test_processes_that_the_child_started_end_with_it(run: Run, tmp_path: Path) 
     )
     pids = [int(line) for line in noted.read_text().split()]
     assert len(pids) == 3
-    assert wait_until(lambda: not any(is_alive(pid) for pid in pids))
+    wait_until_true(lambda: not any(is_alive(pid) for pid in pids))
 
 
 def test_a_child_that_ends_while_children_are_listed_is_left_out(
@@ -509,9 +501,8 @@ def test_the_child_ends_when_its_worker_is_killed_and_not_before(tmp_path: Path)
     try:
         assert worker.stdout is not None
         child = int(worker.stdout.readline())
-        time.sleep(1.0)
-        assert is_alive(child)
+        assert stays_true(lambda: is_alive(child), 1.0)
     finally:
         worker.kill()
         worker.communicate()
-    assert wait_until(lambda: not is_alive(child))
+    wait_until_true(lambda: not is_alive(child))
