@@ -1,4 +1,4 @@
-"""The schedule of `taskmill chaos` comes from its seed alone, and the run tells what was broken."""
+"""The schedule of `taskmill chaos` depends on its seed only, and a run reports each broken guarantee."""
 
 from __future__ import annotations
 

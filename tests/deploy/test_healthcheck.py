@@ -1,4 +1,4 @@
-"""The health checks of the containers, on real parts: they see what lives, and what does not."""
+"""The health checks of the containers, on real parts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check(part: str, settings: Settings | None = None, **variables: str) -> subp
     return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=90)
 
 
-def test_a_worker_is_healthy_while_it_signs_and_not_when_it_is_stuck(
+def test_a_worker_is_healthy_while_it_writes_signs_of_life(
     parts: Parts, settings: Settings, eventually: Eventually
 ) -> None:
     worker = parts.start_worker("files")
@@ -50,7 +50,7 @@ def test_a_worker_is_healthy_while_it_signs_and_not_when_it_is_stuck(
 
 
 @pytest.mark.parametrize("part", ["relay", "beat"])
-def test_those_who_watch_the_clock_are_healthy_while_they_sign(
+def test_relay_and_beat_are_healthy_while_they_write_signs_of_life(
     parts: Parts, settings: Settings, eventually: Eventually, part: str
 ) -> None:
     silent = check(part, settings)
@@ -61,7 +61,7 @@ def test_those_who_watch_the_clock_are_healthy_while_they_sign(
     eventually(lambda: check(part, settings).returncode == 0)
 
 
-def test_nothing_is_healthy_whose_server_is_away_and_no_password_is_shown() -> None:
+def test_no_part_is_healthy_without_its_servers_and_no_password_is_shown() -> None:
     away = Settings(
         database_url=f"postgresql://taskmill:a-secret@127.0.0.1:{choose_port(None)}/taskmill",
         broker_url=f"redis://:a-secret@127.0.0.1:{choose_port(None)}/0",
@@ -73,13 +73,13 @@ def test_nothing_is_healthy_whose_server_is_away_and_no_password_is_shown() -> N
         assert "a-secret" not in checked.stderr
 
 
-def test_flower_is_asked_under_its_prefix() -> None:
+def test_flower_is_checked_under_its_url_prefix() -> None:
     checked = check("flower", TASKMILL_FLOWER_PORT=str(choose_port(None)), TASKMILL_FLOWER_URL_PREFIX="flower")
 
     assert checked.returncode == 1
 
 
-def test_an_unknown_part_is_a_mistake_of_the_caller() -> None:
+def test_an_unknown_part_is_refused() -> None:
     assert check("nothing").returncode == 2
 
 
@@ -91,7 +91,7 @@ def test_an_unknown_part_is_a_mistake_of_the_caller() -> None:
         ("", "localhost"),
     ],
 )
-def test_the_api_is_asked_under_a_name_that_it_answers_to(
+def test_the_api_is_checked_under_a_host_name_that_it_accepts(
     monkeypatch: pytest.MonkeyPatch, allowed_hosts: str, host: str
 ) -> None:
     asked: list[tuple[str, str]] = []

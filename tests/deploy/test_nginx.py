@@ -1,4 +1,4 @@
-"""The front door, as a real nginx before a small server that tells what reached it."""
+"""The configuration of nginx, in a real nginx in front of a small server that returns what it received."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compose file tells its Redis and its Postgres is understood by servers of their kind."""
+"""The settings in the compose file are valid for Redis and Postgres."""
 
 from __future__ import annotations
 

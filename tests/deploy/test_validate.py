@@ -1,4 +1,4 @@
-"""The validator of the deployment files: content with ours, and not with what must not be."""
+"""The validator of the deployment files accepts those of the repository and reports unsafe changes."""
 
 from __future__ import annotations
 

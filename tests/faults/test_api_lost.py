@@ -1,4 +1,4 @@
-"""An API that dies around its commit: the same key then stands for one task, whichever side of the commit it was."""
+"""An API that is killed before or after its commit: repeats with the same key still submit one task."""
 
 from __future__ import annotations
 

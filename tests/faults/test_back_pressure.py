@@ -1,4 +1,4 @@
-"""A database that is slow, or whose connections are all taken: callers are told soon, nothing piles up, and all is well after."""
+"""A slow database, or one without free connections: requests get 503 soon, and succeed again afterwards."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.faults.conftest import Health, Room
 
 TIMEOUT_SECONDS = 4
 SOON_SECONDS = 2 * TIMEOUT_SECONDS + 10
-"""One wait for a connection and one statement, and what a busy machine adds."""
+"""The time limits of one wait for a connection and one statement, and ten seconds for a busy machine."""
 SMALL = {"TASKMILL_DATABASE_TIMEOUT_SECONDS": str(TIMEOUT_SECONDS), "TASKMILL_DATABASE_POOL_SIZE": "2"}
 CROWD = 2000
-"""Six flushes of what gathers, and more: one after the other, they would take longer than what is soon."""
+"""More than six batches of gathered requests: one after the other, they would take longer than `SOON_SECONDS`."""
 PING = {"kind": "platform.ping", "params": {}}
 EMAIL = {"to": ["a@example.com"], "subject": "S", "text": "T"}
 
@@ -53,7 +53,7 @@ def ordinary(number: int, task_id: str) -> Request:
 
 @dataclass
 class Answer:
-    """One answer, and the seconds from its request to its end."""
+    """One response, and the seconds from its request to its end."""
 
     status: int
     headers: dict[str, str]
@@ -85,7 +85,7 @@ async def ask_all(client: httpx2.Client, requests: list[Request]) -> list[Answer
         return list(await asyncio.gather(*(ask(line, *request) for line, request in zip(lines, requests, strict=True))))
 
 
-def require_told_soon(answers: list[Answer]) -> None:
+def assert_refused_soon(answers: list[Answer]) -> None:
     assert Counter(answer.status for answer in answers) == {503: len(answers)}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
     assert {json.loads(answer.body)["type"] for answer in answers} == {"/problems/unavailable"}
@@ -94,7 +94,7 @@ def require_told_soon(answers: list[Answer]) -> None:
 
 @contextmanager
 def locked(room: Room, table: str) -> Iterator[None]:
-    """Let every statement on a table wait."""
+    """Lock a table, so that every statement on it waits."""
     with psycopg.connect(room.settings.database_url) as connection:
         connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(table)))
         yield
@@ -103,7 +103,7 @@ def locked(room: Room, table: str) -> Iterator[None]:
 
 @contextmanager
 def without_free_connections(room: Room) -> Iterator[None]:
-    """Let the server refuse every new connection, and have it end those that there are."""
+    """Make the server refuse new connections and close the present ones."""
     name = psycopg.conninfo.conninfo_to_dict(room.settings.database_url)["dbname"]
     admin = psycopg.conninfo.make_conninfo(room.settings.database_url, dbname="postgres")
     with psycopg.connect(admin, autocommit=True) as connection:
@@ -118,20 +118,20 @@ def without_free_connections(room: Room) -> Iterator[None]:
 
 @pytest.fixture
 def small_api(room: Room) -> Iterator[tuple[httpx2.Client, str]]:
-    """An API with two connections and little patience, and a task that is there."""
+    """An API with two database connections and short timeouts, and the id of a scheduled task."""
     _, client = room.api(**SMALL)
     yield client, room.submit(client, delay=86_400)
 
 
 def note_recovery(room: Room, client: httpx2.Client) -> None:
-    """Hold that submissions are taken soon by a server that was told nothing, on hot paths and ordinary ones."""
+    """Assert that the server soon accepts submissions again without a restart, on hot paths and ordinary ones."""
     room.eventually(lambda: client.post("/tasks", json=PING).status_code == 202, SOON_SECONDS)
     room.eventually(lambda: client.get("/tasks").status_code == 200, SOON_SECONDS)
     room.eventually(lambda: client.post("/emails", json=EMAIL).status_code == 202, SOON_SECONDS)
 
 
 @pytest.mark.parametrize("kind", [hot, ordinary, "both"], ids=["hot", "ordinary", "both"])
-def test_while_the_database_does_not_answer_a_crowd_is_told_soon_and_health_answers(
+def test_many_requests_soon_get_503_while_the_database_does_not_answer(
     room: Room, small_api: tuple[httpx2.Client, str], health: type[Health], kind: MakeRequest | Literal["both"]
 ) -> None:
     client, task_id = small_api
@@ -143,16 +143,14 @@ def test_while_the_database_does_not_answer_a_crowd_is_told_soon_and_health_answ
         # It must not have grown into a queue that those who come later stand in.
         second = asyncio.run(ask_all(client, requests[:40]))
 
-    require_told_soon(first)
-    require_told_soon(second)
+    assert_refused_soon(first)
+    assert_refused_soon(second)
     assert asked.failures == []
     assert room.ask("SELECT count(*) FROM tasks") == stored
     note_recovery(room, client)
 
 
-def test_with_the_pool_exhausted_callers_of_what_is_not_slow_are_told_soon_too(
-    room: Room, small_api: tuple[httpx2.Client, str]
-) -> None:
+def test_requests_soon_get_503_while_the_pool_is_exhausted(room: Room, small_api: tuple[httpx2.Client, str]) -> None:
     client, _ = small_api
     file_id = client.post("/files", files={"file": ("a.txt", b"hello")}).json()["params"]["file_id"]
     with locked(room, "tasks"):
@@ -166,7 +164,7 @@ def test_with_the_pool_exhausted_callers_of_what_is_not_slow_are_told_soon_too(
     note_recovery(room, client)
 
 
-def test_a_server_that_gives_no_more_connections_is_answered_503_at_once(
+def test_requests_soon_get_503_while_the_server_refuses_connections(
     room: Room, small_api: tuple[httpx2.Client, str]
 ) -> None:
     client, task_id = small_api
@@ -174,11 +172,11 @@ def test_a_server_that_gives_no_more_connections_is_answered_503_at_once(
         requests = [(hot if n % 2 else ordinary)(n // 2, task_id) for n in range(100)]
         answers = asyncio.run(ask_all(client, requests))
 
-    require_told_soon(answers)
+    assert_refused_soon(answers)
     note_recovery(room, client)
 
 
-def test_a_database_that_is_slow_but_answers_delays_and_refuses_nobody(
+def test_a_slow_database_delays_requests_and_refuses_none(
     room: Room,
 ) -> None:
     # Far more than a flush takes, on a busy machine too.
@@ -196,7 +194,7 @@ def test_a_database_that_is_slow_but_answers_delays_and_refuses_nobody(
     note_recovery(room, client)
 
 
-def test_one_key_for_many_requests_gives_one_task_however_often_the_database_was_too_slow(
+def test_repeats_with_one_key_submit_one_task_despite_a_slow_database(
     room: Room, small_api: tuple[httpx2.Client, str]
 ) -> None:
     client, _ = small_api

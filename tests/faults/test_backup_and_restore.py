@@ -1,4 +1,4 @@
-"""`docs/backup.md`, done: a dump under load, a copy of the objects after it, and all of it elsewhere with an empty broker."""
+"""The steps of `docs/backup.md`: a dump under load, a copy of the objects, and a restore with an empty broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A broker that dies with all it held, freezes, is wiped, or is full: tasks are delayed, and none is lost or doubled."""
+"""A broker that loses its content, freezes, is wiped, or is full: tasks are delayed, and none is lost or run twice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def settings(settings: Settings, own_broker: BrokerServer) -> Settings:
     return settings.model_copy(update={"broker_url": own_broker.url})
 
 
-def test_what_was_accepted_is_done_after_the_broker_lost_all_it_held(
+def test_accepted_tasks_are_done_after_the_broker_lost_its_content(
     room: Room, client: httpx2.Client, own_broker: BrokerServer
 ) -> None:
     room.relay()
@@ -48,7 +48,7 @@ def test_what_was_accepted_is_done_after_the_broker_lost_all_it_held(
     assert room.ask("SELECT max(attempt) FROM tasks") == [(1,)]
 
 
-def test_a_frozen_broker_holds_up_no_submission_and_no_upload(
+def test_a_frozen_broker_delays_no_submission_and_no_upload(
     room: Room, client: httpx2.Client, api: Api, own_broker: BrokerServer, health: type[Health], lasting: ChooseDuration
 ) -> None:
     room.relay()
@@ -73,13 +73,13 @@ def test_a_frozen_broker_holds_up_no_submission_and_no_upload(
             os.kill(pid, signal.SIGCONT)
 
     assert set(room.settle().values()) == {"succeeded"}
-    # One or the other may be slow on a busy machine; what waits for the broker is slow each time, and none may until the end.
+    # A single request may be slow on a busy machine. Requests that wait for the broker would all be slow.
     assert median(took) < 1 and max(took) < 6
     assert asked.failures == []
     assert median(asked.seconds) < 0.5
 
 
-def test_a_broker_that_is_wiped_again_and_again_under_load_loses_nothing(
+def test_a_broker_that_is_wiped_repeatedly_under_load_loses_no_task(
     room: Room, client: httpx2.Client, own_broker: BrokerServer
 ) -> None:
     room.relay()
@@ -93,7 +93,7 @@ def test_a_broker_that_is_wiped_again_and_again_under_load_loses_nothing(
     assert set(room.settle().values()) == {"succeeded"}
 
 
-def test_a_full_broker_delays_and_loses_nothing(room: Room, client: httpx2.Client, own_broker: BrokerServer) -> None:
+def test_a_full_broker_delays_tasks_and_loses_none(room: Room, client: httpx2.Client, own_broker: BrokerServer) -> None:
     room.relay()
     room.worker()
     room.wait_for(room.submit(client), "succeeded")
@@ -102,14 +102,14 @@ def test_a_full_broker_delays_and_loses_nothing(room: Room, client: httpx2.Clien
         room.submit_many(client, 50)
         time.sleep(2)
         broker.config_set("maxmemory", "0")
-    # A full broker ends a worker; what watches it starts another.
+    # A full broker ends a worker; a supervisor would start another.
     if any(process.poll() is not None for process in room.parts.processes):
         room.worker()
 
     assert set(room.settle().values()) == {"succeeded"}
 
 
-def test_every_message_delivered_five_times_does_each_task_once(
+def test_each_task_runs_once_although_each_message_is_delivered_five_times(
     room: Room, client: httpx2.Client, mail: MailServer, own_broker: BrokerServer
 ) -> None:
     room.relay()

@@ -1,4 +1,4 @@
-"""A burst onto APIs with a database pool of two, while they are restarted one after the other by SIGTERM."""
+"""A burst of requests to APIs with two database connections each, during a rolling restart by SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TASKS = int(os.environ.get("TEST_BURST_TASKS", "800"))
 CLIENTS = 8
 
 
-def test_a_burst_during_a_rolling_restart_loses_and_doubles_nothing(room: Room) -> None:
+def test_a_burst_during_a_rolling_restart_loses_and_repeats_no_task(room: Room) -> None:
     small_pool = {"TASKMILL_DATABASE_POOL_SIZE": "2"}
     servers = [room.api(**small_pool) for _ in range(2)]
     room.relay()
@@ -25,7 +25,7 @@ def test_a_burst_during_a_rolling_restart_loses_and_doubles_nothing(room: Room) 
     lock = threading.Lock()
 
     def submit(number: int) -> None:
-        """Ask again, of the other server too, under the same key, until it is taken."""
+        """Repeat the request with the same key, at either server, until it is accepted."""
         for attempt in range(200):
             _, client = servers[(number + attempt) % 2]
             try:

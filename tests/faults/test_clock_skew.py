@@ -1,4 +1,4 @@
-"""Workers and relays whose clocks are an hour off, both ways: nothing compares them with the database's."""
+"""Workers and relays whose clocks are an hour fast or slow. Only the clock of the database matters."""
 
 from __future__ import annotations
 

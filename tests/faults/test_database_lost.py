@@ -1,4 +1,4 @@
-"""A Postgres that breaks connections, dies in the middle of an end, or is away for a while."""
+"""A Postgres that breaks connections, dies during a finish, or is away for a while."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def crash(server: PostgresServer) -> None:
     server.kill()
 
 
-def test_repeatedly_broken_database_connections_lose_nothing(room: Room, client: httpx2.Client) -> None:
+def test_repeatedly_broken_database_connections_lose_no_task(room: Room, client: httpx2.Client) -> None:
     room.relay()
     room.worker()
     room.wait_for(room.submit(client), "succeeded")
@@ -97,7 +97,7 @@ def test_without_its_database_the_api_answers_503_and_work_goes_on_afterwards(
         room.submit(client)
 
         assert set(room.settle().values()) == {"succeeded"}
-    # One or the other may be slow on a busy machine; what waits for the database is slow each time.
+    # A single request may be slow on a busy machine. Requests that wait for the database would all be slow.
     assert median(took) < 1 and max(took) < 10
     assert asked.failures == []
     assert median(asked.seconds) < 0.5

@@ -1,4 +1,4 @@
-"""Connections to the broker that break again and again, or that die without a word: work goes on, whoever must end for it."""
+"""Broken and silently dead connections to the broker: tasks still run, if necessary in a restarted worker."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def wire(settings: Settings) -> Iterator[Wire]:
 
 
 class WatchedWorker:
-    """A worker behind a wire, and its successors: whenever it has ended, another is started, as a supervisor does."""
+    """A worker behind a wire that is started again whenever it has ended, as a supervisor does."""
 
     def __init__(self, room: Room, wire: Wire) -> None:
         self._room = room
@@ -140,7 +140,7 @@ def test_a_consumer_goes_on_after_repeatedly_broken_connections(
             else:
                 for kind in ("normal", "pubsub"):
                     broker.client_kill_filter(_type=kind, skipme=True)
-            # Sooner than a consumer is back, and later.
+            # The pauses grow, so that the next break comes before the consumer is connected again, and after.
             time.sleep(0.05 * turn)
     last = room.submit_many(client, 5)
 

@@ -1,4 +1,4 @@
-"""SIGTERM to each kind of process while it is under load: what was begun is finished or handed back, and nothing is doubled."""
+"""SIGTERM to each kind of process under load: what has begun is finished or requeued, and nothing happens twice."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from shared.settings import Settings
 from tests.faults.conftest import Room
 from tests.forked_parts import Part
 
-NO_SECOND_RING = {"TASKMILL_RERING_SECONDS": "120"}
-"""What is not rung at once is then not rung within the test."""
+NO_REPUBLISHING = {"TASKMILL_RERING_SECONDS": "120"}
+"""What is not published at once is then not published within the test."""
 CLIENTS = 6
 
 Outcome = int | str
@@ -94,7 +94,7 @@ def test_an_api_that_stops_under_load_answers_accepted_connections(room: Room, w
     # Who has connected and was not let in yet when the door is closed is reset: one or none, and on a busy machine each of
     # them, but never twice.
     assert sum(outcomes[reset] for reset in ("ReadError", "WriteError", "RemoteProtocolError")) <= CLIENTS, outcomes
-    # No answer was withheld of what was committed, as no connection was broken after its request was taken.
+    # Each committed task was answered, because no connection is closed after its request was accepted.
     assert room.ask("SELECT count(*) FROM tasks") == [(len(room.accepted),)]
     assert set(room.settle(60).values()) == {"succeeded"}
 
@@ -179,7 +179,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 
 def test_a_relay_that_stops_under_load_publishes_every_marked_task(room: Room, client: httpx2.Client) -> None:
-    relay = room.start("relay", **NO_SECOND_RING)
+    relay = room.start("relay", **NO_REPUBLISHING)
     room.worker(concurrency=8)
     outcomes: Counter[Outcome] = Counter()
     with load(room, [client], outcomes):
@@ -189,10 +189,10 @@ def test_a_relay_that_stops_under_load_publishes_every_marked_task(room: Room, c
             room.eventually(lambda seen=so_far: outcomes[202] > seen + 60, 60)
             relay.send_signal(signal.SIGTERM)
             assert wait_for_end(room, relay, 15) == 0
-            relay = room.start("relay", **NO_SECOND_RING)
+            relay = room.start("relay", **NO_REPUBLISHING)
 
     assert set(outcomes) == {202}
-    # It would be rung again after two minutes, and this waits for one.
+    # It would be published again after two minutes, and this waits for one.
     assert set(room.settle(60).values()) == {"succeeded"}
     assert room.ask("SELECT max(attempt) FROM tasks") == [(1,)]
 
@@ -232,15 +232,15 @@ def test_beats_that_are_replaced_under_load_submit_each_slot_once(room: Room, cl
 def test_a_worker_that_stops_finishes_short_tasks_and_requeues_long_ones(
     room: Room, client: httpx2.Client, settings: Settings
 ) -> None:
-    room.start("relay", **NO_SECOND_RING)
-    worker = room.worker(queues="files", concurrency=4, **NO_SECOND_RING)
+    room.start("relay", **NO_REPUBLISHING)
+    worker = room.worker(queues="files", concurrency=4, **NO_REPUBLISHING)
     long = [room.submit(client, params={"sleep_ms": 12_000, "echo": "long"}) for _ in range(2)]
     for task_id in long:
         room.wait_for(task_id, "running", seconds=30)
     outcomes: Counter[Outcome] = Counter()
     with load(room, [client], outcomes, sleep_ms=20):
         room.eventually(lambda: outcomes[202] > 60, 60)
-        other = room.worker(queues="files", concurrency=4, **NO_SECOND_RING)
+        other = room.worker(queues="files", concurrency=4, **NO_REPUBLISHING)
         stopped_at = room.ask("SELECT clock_timestamp()")[0][0]
         worker.send_signal(signal.SIGTERM)
         assert wait_for_end(room, worker, 30) == 0
@@ -261,5 +261,5 @@ def test_a_worker_that_stops_finishes_short_tasks_and_requeues_long_ones(
         assert [status for status, _ in history] == ["queued", "running", "queued", "running", "succeeded"]
         handed_back_at, taken_up_at = history[2][1], history[3][1]
         assert (handed_back_at - stopped_at).total_seconds() > settings.shutdown_grace_seconds - 0.5
-        # At once: the bell would ring by itself in two minutes only.
+        # At once: they would be published again after two minutes only.
         assert (taken_up_at - handed_back_at).total_seconds() < 20

@@ -1,4 +1,4 @@
-"""Relays and beats that die between two steps, and several of them at once."""
+"""Relays and beats that are killed between two steps, and several of them at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.faults.conftest import Room
 
 
 @pytest.mark.parametrize("moment", ["relay-after-mark", "relay-after-publish"])
-def test_a_relay_that_died_around_its_publishing_delays_tasks_and_doubles_none(
+def test_a_relay_that_dies_while_publishing_delays_tasks_and_repeats_none(
     room: Room, client: httpx2.Client, moment: str
 ) -> None:
     dying = room.relay(kill=moment)
@@ -24,7 +24,7 @@ def test_a_relay_that_died_around_its_publishing_delays_tasks_and_doubles_none(
     assert [room.attempts(task_id) for task_id in tasks] == [1] * 20
 
 
-def test_two_relays_and_two_beats_do_nothing_twice(room: Room, client: httpx2.Client) -> None:
+def test_two_relays_and_two_beats_repeat_no_task_and_no_slot(room: Room, client: httpx2.Client) -> None:
     for _ in range(2):
         room.relay()
         room.start("beat")
@@ -47,7 +47,7 @@ def test_two_relays_and_two_beats_do_nothing_twice(room: Room, client: httpx2.Cl
     assert slots == of_slots == of_schedules >= 3
 
 
-def test_a_beat_that_died_between_the_slot_and_its_task_has_done_neither(room: Room, client: httpx2.Client) -> None:
+def test_a_beat_that_dies_between_slot_and_task_has_stored_neither(room: Room, client: httpx2.Client) -> None:
     dying = room.start("beat", kill="beat-after-slot")
     room.wait_for_death(dying)
 

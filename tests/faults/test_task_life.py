@@ -268,7 +268,7 @@ def life(settings: Settings) -> Iterator[type[Life]]:
     engine.dispose()
 
 
-def test_no_interleaving_breaks_a_promise(life: type[Life]) -> None:
+def test_no_interleaving_breaks_a_guarantee(life: type[Life]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         life,
         settings=settings(

@@ -1,4 +1,4 @@
-"""Workers that die, hang, or come back after their time."""
+"""Workers that die, hang, or go on after their lease is over."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LEASE_SECONDS = 1.0
 
 @pytest.fixture
 def patient_room(room: Room) -> Room:
-    """A room whose lease is so long that what a busy machine takes is little beside it."""
+    """A room with a lease that is long compared with the delays of a busy machine."""
     room.settings = room.parts.settings = room.settings.model_copy(update={"lease_seconds": 3.0})
     return room
 
 
-def test_a_task_whose_worker_died_after_the_claim_is_done_by_another_within_three_leases(
+def test_another_worker_runs_the_task_of_one_that_died_after_the_claim(
     patient_room: Room, client: httpx2.Client
 ) -> None:
     room = patient_room
@@ -50,7 +50,7 @@ def test_a_task_whose_worker_died_after_the_claim_is_done_by_another_within_thre
         ("after-receipt", 1, "succeeded", None),
     ],
 )
-def test_an_email_whose_worker_died_is_sent_once_or_said_to_be_unknown(
+def test_an_email_of_a_worker_that_died_is_sent_once_or_unknown(
     room: Room, client: httpx2.Client, mail: MailServer, moment: str, sent: int, outcome: str, error: str | None
 ) -> None:
     room.relay()
@@ -64,7 +64,7 @@ def test_an_email_whose_worker_died_is_sent_once_or_said_to_be_unknown(
     assert len(mail.recipients) == sent
 
 
-def test_a_person_who_asks_again_is_obeyed_once(room: Room, client: httpx2.Client, mail: MailServer) -> None:
+def test_a_retry_by_a_person_sends_an_unknown_email_once(room: Room, client: httpx2.Client, mail: MailServer) -> None:
     room.relay()
     dying = room.worker(kill="after-smtp-accept")
     task_id = room.email(client)
@@ -78,7 +78,7 @@ def test_a_person_who_asks_again_is_obeyed_once(room: Room, client: httpx2.Clien
     assert len(mail.recipients) == 2
 
 
-def test_an_artifact_of_a_worker_that_died_is_reached_by_nobody(patient_room: Room, client: httpx2.Client) -> None:
+def test_an_artifact_of_a_worker_that_died_cannot_be_downloaded(patient_room: Room, client: httpx2.Client) -> None:
     room = patient_room
     room.relay()
     dying = room.worker(kill="before-finish")
@@ -96,9 +96,7 @@ def test_an_artifact_of_a_worker_that_died_is_reached_by_nobody(patient_room: Ro
     assert room.ask("SELECT count(*) FROM files WHERE task_id = %s", (task_id,)) == [(1,)]
 
 
-def test_a_worker_that_was_stopped_past_its_lease_can_write_nothing_when_it_goes_on(
-    room: Room, client: httpx2.Client
-) -> None:
+def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(room: Room, client: httpx2.Client) -> None:
     room.relay()
     stopped = room.worker(kill="before-finish:1:stop")
     task_id = room.submit(client)
@@ -114,7 +112,7 @@ def test_a_worker_that_was_stopped_past_its_lease_can_write_nothing_when_it_goes
     assert room.ask("SELECT * FROM tasks WHERE id = %s", (task_id,)) == before
 
 
-def test_an_email_worker_that_was_stopped_past_its_lease_sends_nothing_when_it_goes_on(
+def test_an_email_worker_that_was_frozen_past_its_lease_sends_nothing(
     room: Room, client: httpx2.Client, mail: MailServer
 ) -> None:
     room.relay()

@@ -1,4 +1,4 @@
-"""Beat inserts what is due by the clock: each slot once, however many beats there are."""
+"""Beat submits a task for each slot of a schedule once, however many beats run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def engine(settings: Settings) -> Iterator[Engine]:
 
 
 def _schedule(tasks: Tasks, *, kind: str = "platform.ping", params: JsonValue = None, **more: object) -> None:
-    """Store a schedule, in those columns that are named here; the others are left to their defaults, as old versions do."""
+    """Insert a schedule with the given columns; the others have their defaults, as with earlier versions."""
     row = {"id": uuid4(), "name": uuid4().hex, "kind": kind, "params": orjson.dumps(params or {}).decode(), **more}
     columns = sql.SQL(", ").join(map(sql.Identifier, row))
     places = sql.SQL(", ").join(map(sql.Placeholder, row))
@@ -53,7 +53,7 @@ def _schedule(tasks: Tasks, *, kind: str = "platform.ping", params: JsonValue = 
 
 
 def _look_again(tasks: Tasks) -> None:
-    """Turn the clock forward, as far as schedules know: forget the slots that were done, but not their tasks."""
+    """Make the schedules due again, as if a minute had passed, and keep the tasks of the earlier slots."""
     tasks.connection.execute("UPDATE schedule_slots SET slot = slot - interval '1 minute'")
     tasks.connection.execute("UPDATE schedules SET next_at = now() - interval '1 second'")
 
@@ -62,13 +62,13 @@ def _made(tasks: Tasks) -> list[Any]:
     return list(tasks.connection.execute("SELECT * FROM tasks WHERE schedule_id IS NOT NULL ORDER BY id").fetchall())
 
 
-def test_the_platforms_schedules_are_of_kinds_that_exist_and_are_not_public() -> None:
+def test_the_platform_has_a_schedule_for_each_kind_that_is_not_public() -> None:
     kinds = list_kinds()
 
     assert {kind for kind, _ in PLATFORM_SCHEDULES.values()} == {name for name in kinds if not kinds[name].public}
 
 
-def test_the_platforms_schedules_are_made_once_and_kept_up_to_date(tasks: Tasks, engine: Engine) -> None:
+def test_the_schedules_of_the_platform_are_created_once_and_kept_up_to_date(tasks: Tasks, engine: Engine) -> None:
     ensure_platform_schedules(engine)
     tasks.connection.execute("UPDATE schedules SET every_seconds = 5, enabled = false WHERE name = 'purge'")
 
@@ -76,11 +76,11 @@ def test_the_platforms_schedules_are_made_once_and_kept_up_to_date(tasks: Tasks,
 
     rows = tasks.connection.execute("SELECT name, kind, every_seconds, enabled FROM schedules").fetchall()
     assert {row.name: (row.kind, row.every_seconds) for row in rows} == PLATFORM_SCHEDULES
-    # Whether it is enabled is the operator's.
+    # Whether a schedule is enabled is left to the operator.
     assert {row.name: row.enabled for row in rows} == {name: name != "purge" for name in PLATFORM_SCHEDULES}
 
 
-def test_a_slot_is_done_once_and_the_next_when_it_begins(tasks: Tasks, engine: Engine) -> None:
+def test_each_slot_gets_one_task_when_it_begins(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=1, params={"echo": "tick"})
 
     inserted: list[int] = []
@@ -106,7 +106,7 @@ def test_a_slot_is_done_once_and_the_next_when_it_begins(tasks: Tasks, engine: E
     assert tasks.history(made[0].id) == ["queued"]
 
 
-def test_many_beats_at_once_do_each_slot_once(tasks: Tasks, settings: Settings) -> None:
+def test_several_beats_at_once_submit_each_slot_once(tasks: Tasks, settings: Settings) -> None:
     for _ in range(3):
         _schedule(tasks, every_seconds=1)
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -131,7 +131,7 @@ def test_many_beats_at_once_do_each_slot_once(tasks: Tasks, settings: Settings) 
     assert slots.all >= 9
 
 
-def test_slots_that_passed_unseen_are_not_made_up_for(tasks: Tasks, engine: Engine) -> None:
+def test_missed_slots_get_no_task_by_default(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600)
     insert_due_tasks(engine)
     tasks.connection.execute("UPDATE schedule_slots SET slot = slot - interval '10 hours'")
@@ -153,7 +153,7 @@ def test_a_slot_and_its_task_are_stored_together_or_not_at_all(
     assert insert_due_tasks(engine) == 1
 
 
-def test_a_schedule_that_cannot_be_read_does_not_hold_up_the_others(tasks: Tasks, engine: Engine) -> None:
+def test_a_schedule_that_cannot_be_read_does_not_delay_the_others(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, params={"unheard_of": 1})
     _schedule(tasks, every_seconds=3600, kind="files.unheard_of")
     _schedule(tasks, every_seconds=3600, enabled=False)
@@ -162,7 +162,7 @@ def test_a_schedule_that_cannot_be_read_does_not_hold_up_the_others(tasks: Tasks
     assert insert_due_tasks(engine) == 1
 
 
-def test_a_schedule_whose_slot_gets_no_task_says_why_once_for_each_slot(tasks: Tasks, engine: Engine) -> None:
+def test_a_slot_that_gets_no_task_is_logged_once_with_the_reason(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=86_400 * 30, kind="platform.gone")
     _schedule(tasks, every_seconds=86_400 * 30, params={"sleep_ms": "long"})
 
@@ -174,7 +174,7 @@ def test_a_schedule_whose_slot_gets_no_task_says_why_once_for_each_slot(tasks: T
     assert [row.type for row in rows] == ["/problems/unknown-kind", "/problems/unreadable-params"]
 
 
-def test_a_schedule_whose_file_is_gone_does_not_hold_up_the_others(tasks: Tasks, engine: Engine) -> None:
+def test_a_schedule_whose_file_is_gone_does_not_delay_the_others(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, kind="files.inspect", params={"file_id": str(uuid4())})
     _schedule(tasks, every_seconds=3600)
 
@@ -255,7 +255,7 @@ def test_the_ttl_of_a_task_counts_from_its_start_after_jitter(tasks: Tasks, engi
 def test_a_clock_that_was_turned_back_stops_no_schedule_and_repeats_no_slot(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600)
     assert insert_due_tasks(engine) == 1
-    # As if the clock had been a year ahead when the slot was found, and was set right since.
+    # As if the clock had been a year ahead when the next slot was computed, and had been corrected since.
     tasks.connection.execute(
         "UPDATE schedules SET next_at = now() + interval '1 year', planned_at = now() + interval '1 year'"
     )
@@ -287,7 +287,7 @@ def test_a_thousand_schedules_that_are_due_at_once_each_get_one_task(tasks: Task
     assert len({row.schedule_id for row in _made(tasks)}) == 1000
 
 
-def test_what_was_not_done_when_the_next_slot_begins_expires(tasks: Tasks, engine: Engine) -> None:
+def test_the_ttl_of_a_schedule_limits_the_wait_of_its_tasks(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, options='{"ttl": 3600}')
     insert_due_tasks(engine)
 
@@ -295,7 +295,7 @@ def test_what_was_not_done_when_the_next_slot_begins_expires(tasks: Tasks, engin
     assert (row.expires_at - row.created_at).total_seconds() == 3600
 
 
-def test_a_database_that_is_away_is_waited_for(settings: Settings) -> None:
+def test_a_beat_without_a_database_tries_again_later(settings: Settings) -> None:
     class Away(SlotScheduler):
         engine = make_engine(
             settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/nothing"}), "test-beat"
@@ -304,7 +304,7 @@ def test_a_database_that_is_away_is_waited_for(settings: Settings) -> None:
     assert Away(make_celery_app(settings), lazy=True).tick() == DATABASE_RETRY_SECONDS
 
 
-def test_two_beats_run_until_stopped_and_outlive_a_restart_of_the_database(
+def test_two_beats_go_on_after_a_restart_of_the_database(
     parts: Parts, tmp_path: Path, connect_tasks: type[Tasks], eventually: Eventually
 ) -> None:
     with PostgresServer(tmp_path / "own-postgres", fast=True) as server:
@@ -323,7 +323,7 @@ def test_two_beats_run_until_stopped_and_outlive_a_restart_of_the_database(
         before = len(_made(tasks))
         eventually(lambda: len(_made(tasks)) > before + 1)
         assert all(beat.poll() is None for beat in beats)
-        # In one statement, for the beats go on: a slot may begin between two.
+        # In one statement, because the beats still run: a slot may begin between two.
         found = tasks.connection.execute(
             "SELECT (SELECT count(*) FROM schedule_slots) AS slots,"
             " (SELECT count(*) FROM tasks WHERE schedule_id IS NOT NULL) AS made"

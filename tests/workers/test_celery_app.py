@@ -45,7 +45,7 @@ def test_no_task_of_celery_itself_is_registered() -> None:
     assert [name for name in make_celery_app(Settings()).tasks if name.startswith("celery.")] == []
 
 
-def test_there_is_no_queue_but_ours() -> None:
+def test_a_worker_has_only_the_queues_of_taskmill() -> None:
     app = make_celery_app(Settings(broker_url="redis://127.0.0.1:1/0"))
 
     assert {app.conf.task_default_queue, *(queue.name for queue in app.conf.task_queues)} == set(QUEUES)

@@ -84,7 +84,7 @@ def measure_workers(system: System, options: Options) -> Measures:
 
 
 def wait_until_all_work(system: Taskmill, processes: int, threads: int) -> None:
-    """Let every process do something, so that the slowest to start is not measured: it is ready once all threads run."""
+    """Run a task in every thread first, so that the start of the slowest process is not measured."""
 
     def all_run() -> bool:
         running = system.query("SELECT count(*) FROM tasks WHERE status = 'running'")[0]

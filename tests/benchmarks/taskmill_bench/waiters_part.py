@@ -84,7 +84,7 @@ def wait_until_quiet(system: Taskmill, waiters: int) -> None:
 
 
 def raise_file_limit(needed: int) -> None:
-    """Let this process and those it starts hold so many connections. Raises `BenchFailed`."""
+    """Raise the limit of open files, for so many connections in this process and its children. Raises `BenchFailed`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed:
         return

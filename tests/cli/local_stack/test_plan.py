@@ -1,4 +1,4 @@
-"""What the parts of a stack are told, whatever the user's environment says."""
+"""The settings of the parts of a local stack, which depend on the environment of the user."""
 
 from __future__ import annotations
 

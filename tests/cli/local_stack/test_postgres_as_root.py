@@ -1,4 +1,4 @@
-"""What only root meets: Postgres refuses to run as root, and the account it runs as cannot reach everything."""
+"""Started by root, Postgres runs as another account, which cannot reach every folder."""
 
 from __future__ import annotations
 

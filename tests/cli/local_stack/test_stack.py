@@ -237,7 +237,7 @@ def test_a_start_after_everything_was_killed_has_all_data(running: LocalStack) -
 
 
 def test_what_a_killed_supervisor_left_is_ended_by_the_next_start(running: LocalStack) -> None:
-    # Stopped, so that they cannot heed that their parent is gone.
+    # Stopped, so that they cannot notice that their parent has ended.
     left = list_processes(running)
     signal_all(left, signal.SIGSTOP)
     running.kill_supervisor()

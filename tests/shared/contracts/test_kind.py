@@ -1,4 +1,4 @@
-"""What kinds have in common."""
+"""The checks that all kinds share."""
 
 from __future__ import annotations
 

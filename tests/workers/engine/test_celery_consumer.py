@@ -1,4 +1,4 @@
-"""The events that Celery's receivers, such as Flower, get of attempts."""
+"""The events of attempts that receivers of Celery events get, such as Flower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A claimer takes the next tasks of its queues, as many as there is room for, and keeps nothing from other workers."""
+"""A claimer claims the next tasks of its queues for its free slots, and leaves the others to other workers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_tasks_are_claimed_by_turn_and_no_more_than_there_are_slots(
     assert not claims.claimer.wants_more()
 
 
-def test_a_slot_that_becomes_free_is_filled_by_the_task_that_is_next_then(
+def test_a_free_slot_takes_the_task_that_is_next_at_that_moment(
     tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
 ) -> None:
     claims, backlog = make_claims(1), tasks.submit(count=5, owner=ONE)
@@ -109,7 +109,9 @@ def test_cancelled_expired_unpublished_and_unknown_kinds_of_tasks_are_not_claime
     assert claims.ids == [published, second]
 
 
-def test_announcements_of_nothing_take_no_room(tasks: Tasks, make_claims: MakeClaims, eventually: Eventually) -> None:
+def test_announcements_without_a_task_occupy_no_slot(
+    tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
+) -> None:
     claims = make_claims(1)
     for _ in range(100):
         claims.announce(1000)
@@ -146,7 +148,7 @@ def test_the_queues_of_a_worker_share_its_slots(tasks: Tasks, make_claims: MakeC
     assert sorted(task.queue for task in claims.started) == ["email", "email", "files", "files"]
 
 
-def test_announced_tasks_that_find_no_room_soon_are_given_up_for_other_workers(
+def test_announced_tasks_without_a_free_slot_are_unmarked_for_other_workers(
     tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
 ) -> None:
     busy, ids = make_claims(1), tasks.submit(count=4)
@@ -162,7 +164,7 @@ def test_announced_tasks_that_find_no_room_soon_are_given_up_for_other_workers(
     assert busy.ids == ids[:1]
 
 
-def test_a_claimer_that_stops_gives_up_what_was_announced(
+def test_a_claimer_that_stops_unmarks_the_announced_tasks(
     tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
 ) -> None:
     claims, ids = make_claims(1), tasks.submit(count=3)

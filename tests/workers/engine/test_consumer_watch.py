@@ -1,4 +1,4 @@
-"""A worker that lives and no longer consumes ends, and one that is busy, or whose broker, database or relay is away, does not."""
+"""A worker that no longer receives messages ends. One that is busy, or has no broker, database or relay, does not."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def lying_message(settings: Settings) -> Iterator[None]:
     ],
     ids=["deaf", "deaf with work in hand", "full", "hearing"],
 )
-def test_messages_that_a_worker_with_room_does_not_hear_are_a_sign(
+def test_messages_that_an_idle_worker_does_not_receive_are_a_sign(
     quick: Settings, worker: Worker, given_up: bool
 ) -> None:
     with lying_message(quick):
@@ -144,7 +144,7 @@ def canary(quick: Settings) -> Iterator[psycopg.Connection[Any]]:
     ],
     ids=["idle", "hearing and losing it", "holding ids and claiming none", "busy", "working"],
 )
-def test_a_canary_that_is_lost_is_a_sign_for_a_worker_that_does_nothing(
+def test_a_lost_canary_is_a_sign_for_an_idle_worker_only(
     canary: psycopg.Connection[TupleRow], quick: Settings, worker: Worker, given_up: bool
 ) -> None:
     assert is_given_up(quick, worker, within=20 if given_up else LONG_ENOUGH) == given_up
@@ -160,9 +160,9 @@ def test_a_canary_that_is_lost_is_a_sign_for_a_worker_that_does_nothing(
         "UPDATE schedules SET enabled = false WHERE name = 'canary-files'",
         "UPDATE tasks SET created_at = now() + interval '1 minute'",
     ],
-    ids=["taken", "not published", "no relay", "nobody rings again", "switched off", "young"],
+    ids=["done", "not published", "no relay", "no sweeper", "switched off", "young"],
 )
-def test_a_canary_of_which_the_worker_can_know_nothing_is_no_sign(
+def test_a_canary_that_the_worker_was_not_sent_is_no_sign(
     canary: psycopg.Connection[TupleRow], quick: Settings, change: str
 ) -> None:
     canary.execute(change)
@@ -187,7 +187,7 @@ def deafen(broker_url: str) -> None:
     assert answers
 
 
-def test_a_worker_that_no_longer_consumes_ends_and_its_successor_does_the_work(
+def test_a_worker_that_no_longer_consumes_ends_and_another_runs_its_tasks(
     settings: Settings, api: Api, parts: Parts, eventually: Eventually
 ) -> None:
     parts.settings = settings.model_copy(
@@ -209,7 +209,7 @@ def test_a_worker_that_no_longer_consumes_ends_and_its_successor_does_the_work(
     assert client.get(second, params={"wait": 30}).json()["status"] == "succeeded"
 
 
-def test_a_deaf_worker_hands_back_what_it_runs_and_counts_no_attempt(
+def test_a_worker_that_no_longer_consumes_requeues_without_counting_attempts(
     settings: Settings, api: Api, parts: Parts, eventually: Eventually
 ) -> None:
     parts.settings = settings.model_copy(
@@ -255,10 +255,10 @@ def lose(self, queue, tasks):
 announce, claiming.Claimer.announce = claiming.Claimer.announce, lose
 worker_process.run_worker(read_settings(), ["files"], 2)
 """
-"""Takes the first message as it should, and every other one from the broker into nowhere, as a dead socket does."""
+"""Handles the first message, and receives and loses every other one, as a dead socket does."""
 
 
-def test_a_worker_that_takes_messages_and_loses_them_ends_for_the_sake_of_its_canary(
+def test_a_worker_that_loses_messages_ends_when_its_canary_is_lost(
     settings: Settings, api: Api, parts: Parts, eventually: Eventually
 ) -> None:
     parts.settings = settings.model_copy(update={"lease_seconds": 1.0, "rering_seconds": 1.0})
@@ -281,10 +281,8 @@ def test_a_worker_that_takes_messages_and_loses_them_ends_for_the_sake_of_its_ca
     assert client.get(second, params={"wait": 30}).json()["status"] == "succeeded"
 
 
-def test_the_supervisor_restarts_a_worker_whose_canary_is_lost_and_the_queue_is_well_again(
-    tmp_path: Path, eventually: Eventually
-) -> None:
-    # By name, or the user's own servers would take the place of the built-in ones.
+def test_the_supervisor_restarts_a_worker_whose_canary_is_lost(tmp_path: Path, eventually: Eventually) -> None:
+    # Named here, because servers in the environment of the user would replace the built-in ones.
     environment = {
         **BUILT_IN_SERVERS,
         "TASKMILL_LEASE_SECONDS": "2",
@@ -301,7 +299,7 @@ def test_the_supervisor_restarts_a_worker_whose_canary_is_lost_and_the_queue_is_
 
             eventually(lambda: canary().get("round_trip_seconds"))
             deafen(ready["broker_url"])
-            # Nobody submits anything: only the next canary can show it.
+            # Nothing is submitted: only the next canary can show the loss.
             eventually(lambda: stack.ready["pids"]["worker-files"] not in (None, ready["pids"]["worker-files"]))
             restarted_at = time.monotonic()
             task = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]

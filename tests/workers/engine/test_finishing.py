@@ -1,4 +1,4 @@
-"""Ends that gather, and what may be wrong with one of them, with the database, or with the broker."""
+"""Finishes that are written together, and errors of one of them, of the database and of the broker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _ending(attempt: Attempt, **fields: object) -> dict[str, Any]:
     return dict(attempt.finish_document("succeeded", **{"result": {}, **fields}))
 
 
-def test_ends_that_gather_while_one_is_written_are_written_together(
+def test_finishes_that_gather_during_a_write_are_written_together(
     tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts = bench.claim(*tasks.submit(count=20))
@@ -50,7 +50,7 @@ def test_ends_that_gather_while_one_is_written_are_written_together(
 
 
 @pytest.mark.parametrize("bad", ["\0", "a\0b"])
-def test_an_end_that_the_database_does_not_take_leaves_the_others_theirs(
+def test_a_finish_that_the_database_refuses_does_not_affect_the_others(
     tasks: Tasks, bench: Bench, settings: Settings, bad: str
 ) -> None:
     ids = tasks.submit(count=3)
@@ -62,7 +62,7 @@ def test_an_end_that_the_database_does_not_take_leaves_the_others_theirs(
         finisher.write_soon(
             _ending(attempt, result=result), lambda state, key=attempt.task.id: states.update({key: state})
         )
-    # It begins only now, so that the three are written together.
+    # The finisher starts only now, so that the three are written together.
     finisher.start()
     finisher.close()
 
@@ -70,7 +70,7 @@ def test_an_end_that_the_database_does_not_take_leaves_the_others_theirs(
     assert tasks.status(ids[1]) == "running"
 
 
-def test_a_hand_back_that_a_cancel_meets_hides_no_email_of_which_nobody_knows(tasks: Tasks, bench: Bench) -> None:
+def test_a_requeue_of_a_cancelled_email_reports_an_unknown_delivery(tasks: Tasks, bench: Bench) -> None:
     params = {"to": ["a@example.com"], "subject": "S", "text": "T"}
     task_id = tasks.submit_one("email.send", params=params)
     (attempt,) = bench.claim(task_id)
@@ -85,7 +85,7 @@ def test_a_hand_back_that_a_cancel_meets_hides_no_email_of_which_nobody_knows(ta
     assert tasks.get(task_id).error["type"] == "/problems/delivery-unknown"
 
 
-def test_an_end_that_is_no_json_is_its_own_attempts_error_and_stops_nobody(tasks: Tasks, bench: Bench) -> None:
+def test_a_finish_that_is_not_json_raises_and_does_not_affect_the_others(tasks: Tasks, bench: Bench) -> None:
     ids = tasks.submit(count=2)
     bad, good = bench.claim(*ids)
 
@@ -96,11 +96,11 @@ def test_an_end_that_is_no_json_is_its_own_attempts_error_and_stops_nobody(tasks
     assert tasks.status(bad.task.id) == "running"
 
 
-def test_what_is_done_after_one_end_and_fails_takes_no_other_end_with_it(tasks: Tasks, bench: Bench) -> None:
+def test_a_callback_that_raises_does_not_affect_other_finishes(tasks: Tasks, bench: Bench) -> None:
     first, second = bench.claim(*tasks.submit(count=2))
 
     def fail(_: str | None) -> None:
-        raise RuntimeError("whoever asked to be told fails")
+        raise RuntimeError("the callback fails")
 
     bench.finisher.write_soon(_ending(first), fail)
 
@@ -108,13 +108,13 @@ def test_what_is_done_after_one_end_and_fails_takes_no_other_end_with_it(tasks: 
     assert tasks.status(first.task.id) == "succeeded"
 
 
-def test_an_error_that_nobody_thought_of_leaves_the_end_unknown_and_the_next_one_is_written(
+def test_an_unexpected_error_makes_one_finish_unknown_and_the_next_is_written(
     tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = bench.claim(*tasks.submit(count=2))
 
     def fail(endings: list[Ending]) -> dict[UUID, str | None]:
-        raise RuntimeError("a fault of ours")
+        raise RuntimeError("an unexpected error")
 
     with monkeypatch.context() as broken:
         broken.setattr(bench.finisher, "_execute", fail)
@@ -133,7 +133,7 @@ def test_a_lost_claim_writes_nothing(tasks: Tasks, bench: Bench) -> None:
     assert tasks.status(attempt.task.id) == "running"
 
 
-def test_a_connection_that_was_ended_is_made_anew(tasks: Tasks, bench: Bench) -> None:
+def test_a_closed_connection_is_opened_again(tasks: Tasks, bench: Bench) -> None:
     first, second = bench.claim(*tasks.submit(count=2))
     assert bench.finisher.write(_ending(first)) == "succeeded"
 
@@ -144,7 +144,7 @@ def test_a_connection_that_was_ended_is_made_anew(tasks: Tasks, bench: Bench) ->
     assert bench.finisher.write(_ending(second)) == "succeeded"
 
 
-def test_a_database_that_is_away_for_long_leaves_the_end_unknown(
+def test_a_long_outage_of_the_database_makes_a_finish_unknown(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finishing, "PATIENCE_LEASES", 2)
@@ -161,7 +161,7 @@ def test_a_database_that_is_away_for_long_leaves_the_end_unknown(
     assert time.monotonic() - started < 30
 
 
-def test_an_end_outlives_a_database_that_is_away_for_longer_than_a_lease(
+def test_a_finish_is_written_after_an_outage_longer_than_a_lease(
     tasks: Tasks, bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
@@ -180,7 +180,7 @@ def test_an_end_outlives_a_database_that_is_away_for_longer_than_a_lease(
     finisher.close()
 
 
-def test_an_end_whose_answer_was_lost_is_not_written_twice(
+def test_a_finish_whose_reply_was_lost_is_not_written_twice(
     tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
@@ -199,7 +199,9 @@ def test_an_end_whose_answer_was_lost_is_not_written_twice(
     assert tasks.history(attempt.task.id) == ["queued", "running", "succeeded"]
 
 
-def test_a_broker_that_does_not_answer_hardly_delays_an_end(tasks: Tasks, bench: Bench, settings: Settings) -> None:
+def test_a_broker_that_does_not_answer_delays_finishes_only_once(
+    tasks: Tasks, bench: Bench, settings: Settings
+) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
@@ -213,5 +215,5 @@ def test_a_broker_that_does_not_answer_hardly_delays_an_end(tasks: Tasks, bench:
         took = time.monotonic() - started
         finisher.close()
 
-    # Half a second of waiting for an answer, and not for each: then the broker is left alone for a while.
+    # The first publication waits half a second for a reply, and the next ones are skipped for a while.
     assert took < 40

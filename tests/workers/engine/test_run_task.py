@@ -1,4 +1,4 @@
-"""How an attempt ends, whatever its handler does, and what it leaves behind."""
+"""The status, error, artifacts and folder of an attempt after each way in which it can end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _make_artifact(context: HandlerContext, text: str = "made") -> None:
     context.add_artifact(path, "made.txt", "text/plain")
 
 
-def test_a_handlers_result_is_the_tasks(tasks: Tasks, bench: Bench) -> None:
+def test_the_result_of_the_handler_is_stored_as_the_result_of_the_task(tasks: Tasks, bench: Bench) -> None:
     bench.handlers[PING] = lambda params, context: PingResult(echo=params.echo)
     task_id = tasks.submit_one(params={"echo": "hello"})
 
@@ -84,7 +84,7 @@ def test_artifacts_are_files_once_the_attempt_has_succeeded(tasks: Tasks, bench:
         (Cancelled(), "cancelled", "/problems/cancelled"),
     ],
 )
-def test_what_a_handler_raises_is_told_and_its_artifacts_are_deleted(
+def test_an_exception_of_a_handler_sets_the_error_and_its_artifacts_are_deleted(
     tasks: Tasks, bench: Bench, raised: BaseException, status: str, problem: str
 ) -> None:
     def handle(params: PingParams, context: HandlerContext) -> PingResult:
@@ -102,7 +102,7 @@ def test_what_a_handler_raises_is_told_and_its_artifacts_are_deleted(
     assert _objects(bench) == []
 
 
-def test_work_that_is_handed_back_does_not_count(tasks: Tasks, bench: Bench) -> None:
+def test_a_requeued_attempt_is_not_counted(tasks: Tasks, bench: Bench) -> None:
     def handle(params: PingParams, context: HandlerContext) -> PingResult:
         raise HandedBack
 
@@ -116,7 +116,7 @@ def test_work_that_is_handed_back_does_not_count(tasks: Tasks, bench: Bench) -> 
     assert tasks.history(task_id) == ["queued", "running", "queued"]
 
 
-def test_the_last_attempt_fails_for_good(tasks: Tasks, bench: Bench, make_due: MakeDue) -> None:
+def test_a_failure_of_the_last_attempt_fails_the_task(tasks: Tasks, bench: Bench, make_due: MakeDue) -> None:
     def handle(params: PingParams, context: HandlerContext) -> PingResult:
         raise RuntimeError
 
@@ -140,7 +140,7 @@ def test_retries_wait_exponentially_longer_up_to_a_bound() -> None:
     assert spans == [(2.5, 5.0), (5.0, 10.0), (10.0, 20.0), (1800.0, 3600.0), (1800.0, 3600.0)]
 
 
-def test_a_failed_attempt_waits_as_its_kind_says_or_as_the_failure_says(tasks: Tasks, bench: Bench) -> None:
+def test_a_retry_waits_as_long_as_the_kind_or_the_failure_requires(tasks: Tasks, bench: Bench) -> None:
     waits = {}
     for after in (None, 30.0):
 
@@ -171,7 +171,7 @@ def test_a_failed_attempt_waits_as_its_kind_says_or_as_the_failure_says(tasks: T
     ],
 )
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
-def test_a_result_that_cannot_be_kept_is_the_handlers_error(
+def test_a_result_that_cannot_be_stored_is_an_internal_error(
     tasks: Tasks, bench: Bench, bad: Callable[[], PingResult | None]
 ) -> None:
     def handle(params: PingParams, context: HandlerContext) -> PingResult | None:
@@ -189,7 +189,7 @@ def test_a_result_that_cannot_be_kept_is_the_handlers_error(
 
 
 @pytest.mark.parametrize("data", [{"where": {1, 2}}, {"text": "a\0b"}, {"text": "\ud800"}])
-def test_an_error_that_cannot_be_kept_is_the_handlers_error(tasks: Tasks, bench: Bench, data: dict[str, Any]) -> None:
+def test_an_error_that_cannot_be_stored_is_an_internal_error(tasks: Tasks, bench: Bench, data: dict[str, Any]) -> None:
     def handle(params: PingParams, context: HandlerContext) -> PingResult:
         raise Failed("/problems/odd", "Odd", data=data)
 
@@ -201,7 +201,7 @@ def test_an_error_that_cannot_be_kept_is_the_handlers_error(tasks: Tasks, bench:
     assert tasks.get(task_id).error["type"] == "/problems/internal-error"
 
 
-def test_params_that_fit_the_kind_no_more_fail_at_once(tasks: Tasks, bench: Bench) -> None:
+def test_params_that_the_kind_no_longer_accepts_fail_the_task_at_once(tasks: Tasks, bench: Bench) -> None:
     bench.handlers[PING] = lambda params, context: PingResult(echo=None)
     task_id = tasks.submit_one()
     tasks.connection.execute("UPDATE task_payloads SET params = '{\"old\": 1}' WHERE task_id = %s", (task_id,))
@@ -214,7 +214,9 @@ def test_params_that_fit_the_kind_no_more_fail_at_once(tasks: Tasks, bench: Benc
 @pytest.mark.parametrize(
     "raised", [None, RuntimeError(), Failed("/problems/x", "X"), Cancelled(), HandedBack(), ClaimLost()]
 )
-def test_an_attempts_folder_is_gone_however_it_ends(tasks: Tasks, bench: Bench, raised: BaseException | None) -> None:
+def test_the_scratch_folder_is_removed_however_the_attempt_ends(
+    tasks: Tasks, bench: Bench, raised: BaseException | None
+) -> None:
     seen: list[Path] = []
 
     def handle(params: InspectParams, context: HandlerContext) -> InspectResult:
@@ -296,7 +298,7 @@ def test_a_stale_attempt_cannot_report_progress_or_write_in_a_fenced_transaction
     assert tasks.status(task_id) == "retrying"
 
 
-def test_artifacts_of_an_end_whose_answer_was_lost_are_kept(
+def test_artifacts_are_kept_when_the_reply_to_the_finish_is_lost(
     tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute, calls = bench.finisher._execute, []
@@ -323,7 +325,7 @@ def test_artifacts_of_an_end_whose_answer_was_lost_are_kept(
     assert len(_objects(bench)) == 1
 
 
-def test_progress_is_seen_and_tells_of_a_cancel(tasks: Tasks, bench: Bench) -> None:
+def test_progress_is_stored_and_stops_a_cancelled_attempt(tasks: Tasks, bench: Bench) -> None:
     def handle(params: PingParams, context: HandlerContext) -> PingResult:
         context.progress(40, "2 of 5")
         row = tasks.get(context.task_id)
@@ -341,7 +343,7 @@ def test_progress_is_seen_and_tells_of_a_cancel(tasks: Tasks, bench: Bench) -> N
     assert tasks.get(task_id).cancel_requested_at is not None
 
 
-def test_an_attempt_that_was_asked_to_stop_and_would_be_retried_is_cancelled(tasks: Tasks, bench: Bench) -> None:
+def test_a_cancelled_attempt_that_fails_is_cancelled_and_not_retried(tasks: Tasks, bench: Bench) -> None:
     def handle(params: PingParams, context: HandlerContext) -> PingResult:
         tasks.cancel(context.task_id)
         raise RuntimeError
@@ -354,7 +356,7 @@ def test_an_attempt_that_was_asked_to_stop_and_would_be_retried_is_cancelled(tas
     assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == ("cancelled", "/problems/cancelled")
 
 
-def test_work_that_was_just_done_when_the_cancel_came_succeeds(tasks: Tasks, bench: Bench) -> None:
+def test_a_handler_that_returns_despite_a_cancel_succeeds(tasks: Tasks, bench: Bench) -> None:
     def handle(params: PingParams, context: HandlerContext) -> PingResult:
         tasks.cancel(context.task_id)
         return PingResult(echo=None)
@@ -368,7 +370,7 @@ def test_work_that_was_just_done_when_the_cancel_came_succeeds(tasks: Tasks, ben
 
 
 @pytest.mark.parametrize(("max_attempts", "status"), [(2, "retrying"), (1, "failed")])
-def test_an_attempt_whose_time_is_over_is_tried_again_while_attempts_are_left(
+def test_an_attempt_that_times_out_is_retried_while_attempts_are_left(
     tasks: Tasks, bench: Bench, max_attempts: int, status: str
 ) -> None:
     bench.handlers[PING] = lambda params, context: context.sleep(30)
@@ -386,7 +388,7 @@ def _wait_for_a_renewal(tasks: Tasks, task_id: UUID) -> None:
     wait_until_true(lambda: tasks.get(task_id).lease_until != before)
 
 
-def test_heartbeats_renew_leases_and_stop_what_was_cancelled(tasks: Tasks, bench: Bench) -> None:
+def test_heartbeats_renew_leases_and_stop_cancelled_attempts(tasks: Tasks, bench: Bench) -> None:
     def handle(params: PingParams, context: HandlerContext) -> PingResult:
         for _ in range(2):
             _wait_for_a_renewal(tasks, context.task_id)
@@ -407,7 +409,7 @@ def test_heartbeats_renew_leases_and_stop_what_was_cancelled(tasks: Tasks, bench
     assert tasks.history(task_id) == ["queued", "running", "running", "cancelled"]
 
 
-def test_heartbeats_tell_an_attempt_that_its_claim_is_lost(tasks: Tasks, bench: Bench) -> None:
+def test_a_heartbeat_stops_an_attempt_whose_claim_is_lost(tasks: Tasks, bench: Bench) -> None:
     def handle(params: PingParams, context: HandlerContext) -> PingResult:
         tasks.connection.execute("UPDATE tasks SET lease_until = now() - interval '1 s', named_claim = claim")
         _sweep(tasks)
@@ -425,7 +427,7 @@ def test_heartbeats_tell_an_attempt_that_its_claim_is_lost(tasks: Tasks, bench: 
     assert tasks.status(task_id) == "retrying"
 
 
-def test_a_claimed_task_that_waits_for_a_thread_is_renewed_and_soon_given_up(tasks: Tasks, bench: Bench) -> None:
+def test_a_claimed_task_that_waits_too_long_for_a_thread_is_reported(tasks: Tasks, bench: Bench) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
     bench.attempts[str(attempt.task.id)] = attempt
     bench.heartbeat.start()
@@ -435,7 +437,7 @@ def test_a_claimed_task_that_waits_for_a_thread_is_renewed_and_soon_given_up(tas
     assert waiting[0] is attempt
 
 
-def test_an_attempt_that_does_not_notice_that_its_time_is_over_is_reported_as_stuck(
+def test_an_attempt_that_runs_past_its_timeout_is_reported_as_stuck(
     tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat_module, "HARD_LIMIT_SECONDS", 0.2)
@@ -457,7 +459,7 @@ def test_an_attempt_that_does_not_notice_that_its_time_is_over_is_reported_as_st
     assert stuck[0] is attempt
 
 
-def test_heartbeats_outlive_a_database_that_goes_away_and_one_that_cannot_end_what_is_stuck(
+def test_heartbeats_go_on_after_an_error_and_after_a_lost_connection(
     tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = threading.Event()
@@ -473,7 +475,7 @@ def test_heartbeats_outlive_a_database_that_goes_away_and_one_that_cannot_end_wh
     assert failed.wait(PATIENCE_SECONDS)
     _wait_for_a_renewal(tasks, attempt.task.id)
 
-    # With a timeout, it returns when the connection is gone.
+    # With a timeout, this returns only when the connection is closed.
     tasks.connection.execute(
         "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
         " WHERE application_name = 'taskmill-worker-heartbeat'"
@@ -484,14 +486,14 @@ def test_heartbeats_outlive_a_database_that_goes_away_and_one_that_cannot_end_wh
     assert tasks.status(attempt.task.id) == "running"
 
 
-def test_an_attempt_begins_once_or_is_withdrawn_but_never_both(tasks: Tasks, bench: Bench) -> None:
+def test_an_attempt_is_begun_or_withdrawn_once_and_never_both(tasks: Tasks, bench: Bench) -> None:
     first, second = bench.claim(*tasks.submit(count=2))
 
     assert [first.begin(), first.begin(), first.withdraw()] == [True, False, False]
     assert [second.withdraw(), second.withdraw(), second.begin()] == [True, False, False]
 
 
-def test_a_lost_claim_outweighs_whatever_else_an_attempt_was_told(tasks: Tasks, bench: Bench) -> None:
+def test_a_lost_claim_takes_precedence_over_a_cancel_and_a_requeue(tasks: Tasks, bench: Bench) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
     attempt.stop(Cancelled())
     attempt.stop(ClaimLost())

@@ -1,4 +1,4 @@
-"""A worker as a process: what it is sent, how it is stopped, and what happens when it is killed or frozen."""
+"""A worker as a process: its messages, how it stops, and what happens when it is killed or frozen."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GRACE_SECONDS = 2
 LOST_AFTER_SECONDS = 5
 """The lease where an attempt is to be lost: shorter ones are lost by a machine that stands still for a moment."""
 LONGEST_STOP_SECONDS = GRACE_SECONDS + 4 + 10
-"""What is promised, and ten seconds for a busy machine. What is waited for too long is told by its state."""
+"""The guaranteed time, and ten seconds for a busy machine."""
 
 
 PATIENT_WORKER = """
@@ -62,7 +62,7 @@ def end_parts_at_once(parts: Parts) -> Iterator[None]:
 
 @pytest.fixture
 def patient_parts(parts: Parts) -> Parts:
-    """Parts whose lease no busy machine loses, where a lost one would break what the test looks at."""
+    """Parts with a lease of 30 s, which is not lost on a busy machine."""
     parts.settings = parts.settings.model_copy(update={"lease_seconds": 30})
     return parts
 
@@ -123,7 +123,7 @@ def test_a_task_that_is_published_five_times_runs_once(
 
 
 def _garbage(settings: Settings, publish: Publish, task_id: UUID) -> dict[str, bytes | str]:
-    """Messages that are wrong in one way each."""
+    """Return messages with one error each, by a description of the error."""
     publish([task_id], queue="reports")
     good = _take_message(settings, "reports")
 
@@ -152,7 +152,7 @@ def _garbage(settings: Settings, publish: Publish, task_id: UUID) -> dict[str, b
     }
 
 
-def test_a_message_of_any_form_does_not_end_a_worker(
+def test_no_malformed_message_ends_a_worker(
     tasks: Tasks, parts: Parts, publish: Publish, settings: Settings, eventually: Eventually
 ) -> None:
     unheard_of, *_ = tasks.submit(count=1)
@@ -181,7 +181,7 @@ def test_a_task_of_a_kind_that_a_worker_does_not_know_stays_queued(
     assert worker.poll() is None
 
 
-def test_celerys_revoke_neither_stops_a_task_nor_harms_the_worker(
+def test_revoke_of_celery_stops_no_task_and_no_worker(
     tasks: Tasks, parts: Parts, publish: Publish, settings: Settings, eventually: Eventually
 ) -> None:
     parts.settings = settings.model_copy(update={"worker_remote_control": True})
@@ -221,7 +221,7 @@ def test_remote_control_answers_where_the_setting_switches_it_on(
 
 
 def _span_seconds(tasks: Tasks, ids: list[UUID]) -> float:
-    """From the first start to the last end of these tasks, by the database's clock."""
+    """Return the seconds from the first start to the last end of these tasks, by the clock of the database."""
     statement = "SELECT extract(epoch FROM max(finished_at) - min(started_at)) AS s FROM tasks WHERE id = ANY(%s)"
     return float(tasks.connection.execute(statement, (ids,)).fetchone().s)
 
@@ -238,30 +238,34 @@ def test_as_many_attempts_run_at_once_as_there_are_slots(
     assert _span_seconds(tasks, ids) > 1.9
 
 
-def test_the_slots_of_two_workers_are_filled_alike(tasks: Tasks, patient_parts: Parts, eventually: Eventually) -> None:
+def test_tasks_are_spread_over_the_slots_of_two_workers(
+    tasks: Tasks, patient_parts: Parts, eventually: Eventually
+) -> None:
     parts = patient_parts
     parts.start("relay")
     parts.start_worker("files", concurrency=2)
     parts.start_worker("files", concurrency=2)
-    # Fast ones first: the workers then claim ahead, which must not keep the slow ones from whoever is idle.
+    # Fast tasks first: the workers then claim ahead, which must not delay slow tasks while the other worker is idle.
     warm = tasks.submit(count=300)
     eventually(lambda: tasks.all_done(warm))
 
     ids = tasks.submit(count=16, params={"sleep_ms": 1000})
     eventually(lambda: tasks.all_done(ids))
 
-    # Sixteen seconds of sleep in four slots: eight would be those of one worker.
+    # Sixteen seconds of sleep take four in the slots of both workers, and eight in those of one.
     assert _span_seconds(tasks, ids) < 8
 
 
-def test_no_more_tasks_are_held_than_run(tasks: Tasks, patient_parts: Parts, eventually: Eventually) -> None:
+def test_a_worker_requeues_tasks_that_it_claimed_beyond_its_slots(
+    tasks: Tasks, patient_parts: Parts, eventually: Eventually
+) -> None:
     parts = patient_parts
     parts.start("relay")
     parts.start_worker("files", concurrency=2)
     warm = tasks.submit(count=300)
     eventually(lambda: tasks.all_done(warm))
 
-    # So fast were the last ones that the worker claims these ahead, which turns out to be wrong.
+    # After the fast tasks, the worker claims these slow ones ahead.
     ids = tasks.submit(count=10, params={"sleep_ms": 60_000})
     eventually(lambda: tasks.count("running") >= 2)
 
@@ -270,7 +274,7 @@ def test_no_more_tasks_are_held_than_run(tasks: Tasks, patient_parts: Parts, eve
     assert tasks.statuses(ids) == {"running", "queued"}
 
 
-def test_a_long_task_keeps_no_bell_from_an_idle_worker(
+def test_a_worker_busy_with_a_long_task_holds_no_message_back(
     tasks: Tasks, patient_parts: Parts, eventually: Eventually
 ) -> None:
     parts = patient_parts
@@ -343,7 +347,7 @@ def _kill_while_running(
     return task_id, killed_at
 
 
-def test_an_attempt_whose_worker_is_killed_is_taken_back_within_three_leases(
+def test_a_task_of_a_killed_worker_is_swept_within_three_leases(
     tasks: Tasks, parts: Parts, eventually: Eventually
 ) -> None:
     task_id, killed_at = _kill_while_running(tasks, parts, eventually)
@@ -378,7 +382,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(
     assert tasks.get(task_id).attempt == 2
     assert frozen.poll() is None
     assert other.poll() is None
-    # It lives, and works on.
+    # The worker that was frozen still runs tasks.
     other.terminate()
     other.wait()
     proof = tasks.submit_one()
@@ -392,7 +396,7 @@ def _stop(process: Part) -> float:
     return time.monotonic() - started
 
 
-def test_a_worker_that_is_stopped_finishes_short_work_and_hands_long_work_back(
+def test_a_stopped_worker_finishes_short_tasks_and_requeues_long_ones(
     tasks: Tasks, patient_parts: Parts, settings: Settings, eventually: Eventually
 ) -> None:
     parts = patient_parts
@@ -456,7 +460,7 @@ def test_work_goes_on_when_the_broker_comes_back(
     eventually(lambda: tasks.status(running) == "running")
     own_broker.kill()
     during = tasks.submit(count=5)
-    # What runs needs no broker.
+    # Running tasks need no broker.
     eventually(lambda: tasks.status(running) == "succeeded")
     own_broker.start()
 
@@ -483,7 +487,7 @@ def test_a_worker_without_a_broker_stops_in_time(
 def test_a_worker_without_a_database_stops_in_time(
     parts: Parts, own_postgres: PostgresServer, connect_tasks: Tasks, eventually: Eventually
 ) -> None:
-    # A lease is how long an end is tried to be written, and may be longer than the process has.
+    # A worker tries to write a finish for as long as a lease, which may be longer than its time to stop.
     parts.settings = parts.settings.model_copy(update={"database_url": own_postgres.url, "lease_seconds": 60})
     tasks = connect_tasks(parts.settings)
     parts.start("relay")
@@ -496,7 +500,7 @@ def test_a_worker_without_a_database_stops_in_time(
     assert _stop(worker) < LONGEST_STOP_SECONDS
 
 
-def test_what_ends_while_the_database_restarts_ends_once(
+def test_tasks_that_end_while_the_database_restarts_are_finished_once(
     parts: Parts, own_postgres: PostgresServer, connect_tasks: Tasks, eventually: Eventually
 ) -> None:
     parts.settings = parts.settings.model_copy(update={"database_url": own_postgres.url, "lease_seconds": 6})
@@ -612,7 +616,7 @@ worker_process.run_worker(read_settings(), ["files"], 3)
 """
 
 
-def test_a_handler_that_never_asks_costs_its_process_and_the_task_ends(
+def test_a_handler_that_never_checks_ends_its_process_and_its_task_fails(
     tasks: Tasks, patient_parts: Parts, settings: Settings, eventually: Eventually
 ) -> None:
     parts = patient_parts
@@ -631,7 +635,7 @@ def test_a_handler_that_never_asks_costs_its_process_and_the_task_ends(
     assert list(settings.scratch_dir.iterdir()) == []
 
 
-def test_a_scratch_folder_that_someone_else_put_there_is_not_used(
+def test_a_scratch_folder_that_belongs_to_someone_else_is_not_used(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
@@ -642,7 +646,7 @@ def test_a_scratch_folder_that_someone_else_put_there_is_not_used(
         ScratchFolder(settings.model_copy(update={"scratch_dir": None}))
 
 
-def test_what_waits_too_long_is_handed_back_while_other_leases_are_renewed(
+def test_tasks_that_wait_too_long_are_requeued_while_other_leases_are_renewed(
     settings: Settings, tasks: Tasks, bench: Bench, eventually: Eventually
 ) -> None:
     (attempt,) = bench.claim(tasks.submit_one())

@@ -1,4 +1,4 @@
-"""What the relay rings, in which order, and what it does when the broker or another relay is gone."""
+"""What the relay publishes, in which order, and what it does when the broker or another relay is away."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def test_relays_that_publish_at_once_exceed_no_window_and_give_no_turn_twice(
     assert Counter(row.owner_id.int for row in rows) == {1: 10, 2: 10, 3: 10, 4: 10}
 
 
-def test_other_queues_are_not_held_up_by_a_full_one(
+def test_a_queue_with_a_full_window_does_not_delay_other_queues(
     tasks: Tasks, make_relay: MakeRelay, settings: Settings, eventually: Eventually
 ) -> None:
     tasks.submit(count=5)
@@ -301,7 +301,7 @@ def test_other_queues_are_not_held_up_by_a_full_one(
     eventually(lambda: len(set(_published(settings))) == 2)
 
 
-def test_a_submission_tells_the_relay_its_queues(tasks: Tasks) -> None:
+def test_the_notice_of_a_submission_names_its_queue(tasks: Tasks) -> None:
     tasks.connection.execute(f"LISTEN {hot_tasks.DUE_CHANNEL}")
 
     tasks.submit_one(params={"queue": "reports"})
@@ -310,7 +310,7 @@ def test_a_submission_tells_the_relay_its_queues(tasks: Tasks) -> None:
     assert notice.payload == "reports"
 
 
-def test_tasks_of_two_queues_name_both(tasks: Tasks, settings: Settings) -> None:
+def test_the_notice_of_tasks_of_two_queues_names_both(tasks: Tasks, settings: Settings) -> None:
     new = [
         make_task("platform.ping", list_kinds()["platform.ping"], b"{}", queue, TaskOptions(), _uuid(1), _uuid(1))
         for queue in ("reports", "email", "reports")
@@ -324,7 +324,7 @@ def test_tasks_of_two_queues_name_both(tasks: Tasks, settings: Settings) -> None
 
 
 @pytest.mark.parametrize("payload", ["email", "no-queue,of,ours", ""])
-def test_what_a_notice_does_not_name_is_rung_all_the_same(
+def test_a_queue_that_no_notice_names_is_published_too(
     tasks: Tasks, make_relay: MakeRelay, settings: Settings, eventually: Eventually, payload: str
 ) -> None:
     make_relay().start()
@@ -338,7 +338,7 @@ def test_what_a_notice_does_not_name_is_rung_all_the_same(
     eventually(lambda: _published(settings) == [task_id, task_id])
 
 
-def test_a_queue_that_a_notice_names_is_not_looked_for(
+def test_a_queue_that_a_notice_names_is_not_searched_for(
     tasks: Tasks, make_relay: MakeRelay, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -360,13 +360,13 @@ def test_a_queue_that_a_notice_names_is_not_looked_for(
     assert "publish" in firsts
 
 
-def test_notices_are_heard_while_the_window_is_full(
+def test_notices_are_received_while_the_window_is_full(
     tasks: Tasks, make_relay: MakeRelay, eventually: Eventually
 ) -> None:
     tasks.submit(count=5)
     make_relay(window=1).start()
 
-    # More than fits between the database and one who does not read.
+    # More than the buffers of the connection hold while nobody reads.
     tasks.connection.execute(
         "SELECT pg_notify(%s, repeat('x', 100) || n) FROM generate_series(1, 100000) AS n", (hot_tasks.DUE_CHANNEL,)
     )
@@ -378,11 +378,11 @@ def test_notices_are_heard_while_the_window_is_full(
         )
         return [row.wait_event for row in rows]
 
-    def has_nothing_left_to_say() -> bool:
-        """Whether the server waits for the relay at every look for a second, and not once for what it sends to be read."""
+    def has_sent_everything() -> bool:
+        """Return whether the server has nothing left to send to the relay for a whole second."""
         return stays_true(lambda: waits_for() == ["ClientRead"], 1)
 
-    eventually(has_nothing_left_to_say)
+    eventually(has_sent_everything)
 
 
 def test_only_kinds_that_are_short_share_a_message(tasks: Tasks, make_relay: MakeRelay, settings: Settings) -> None:
@@ -397,7 +397,7 @@ def test_only_kinds_that_are_short_share_a_message(tasks: Tasks, make_relay: Mak
     assert len(_published(settings)) == 100
 
 
-def test_a_message_bears_ids_and_no_data(tasks: Tasks, make_relay: MakeRelay, settings: Settings) -> None:
+def test_a_message_contains_ids_and_no_data(tasks: Tasks, make_relay: MakeRelay, settings: Settings) -> None:
     tasks.submit(params={"echo": "a secret"}, tags=["a tag"], metadata={"a": "word"})
     make_relay().publish()
 
@@ -409,7 +409,7 @@ def test_a_message_bears_ids_and_no_data(tasks: Tasks, make_relay: MakeRelay, se
     assert json.loads(body)[:2] == [[], {}]
 
 
-def test_what_a_broken_broker_does_not_take_is_rung_when_it_is_back(
+def test_tasks_that_a_broken_broker_refused_are_published_when_it_is_back(
     tasks: Tasks, make_relay: MakeRelay, own_broker: BrokerServer, eventually: Eventually
 ) -> None:
     relay = make_relay(broker_url=own_broker.url)
@@ -424,7 +424,7 @@ def test_what_a_broken_broker_does_not_take_is_rung_when_it_is_back(
     eventually(lambda: all(tasks.get(task_id).rung_at is not None for task_id in ids))
 
 
-def test_rows_are_not_marked_again_and_again_for_a_broker_that_stays_away(
+def test_rows_are_not_marked_repeatedly_while_the_broker_is_away(
     tasks: Tasks, make_relay: MakeRelay, own_broker: BrokerServer
 ) -> None:
     relay = make_relay(broker_url=own_broker.url)
@@ -442,7 +442,7 @@ def test_rows_are_not_marked_again_and_again_for_a_broker_that_stays_away(
     assert relay.publish() == 1
 
 
-def test_a_wiped_broker_is_filled_again_at_once(
+def test_the_content_of_a_wiped_broker_is_published_again_at_once(
     tasks: Tasks, make_relay: MakeRelay, settings: Settings, eventually: Eventually
 ) -> None:
     make_relay(rering_seconds=600).start()
@@ -455,7 +455,7 @@ def test_a_wiped_broker_is_filled_again_at_once(
     eventually(lambda: sorted(_published(settings)) == sorted(ids))
 
 
-def test_a_broker_that_comes_back_without_its_file_is_filled_again(
+def test_the_content_of_a_broker_without_its_file_is_published_again(
     tasks: Tasks, make_relay: MakeRelay, own_broker: BrokerServer, eventually: Eventually
 ) -> None:
     relay = make_relay(broker_url=own_broker.url, rering_seconds=600)
@@ -472,7 +472,7 @@ def test_a_broker_that_comes_back_without_its_file_is_filled_again(
     eventually(lambda: sorted(_published(relay.settings)) == sorted(ids))
 
 
-def test_a_frozen_broker_does_not_keep_lost_leases_from_being_taken_back(
+def test_a_frozen_broker_does_not_delay_the_sweep_of_lost_leases(
     tasks: Tasks, bench: Bench, make_relay: MakeRelay, own_broker: BrokerServer, eventually: Eventually
 ) -> None:
     relay = make_relay(broker_url=own_broker.url)
@@ -483,7 +483,7 @@ def test_a_frozen_broker_does_not_keep_lost_leases_from_being_taken_back(
     subprocess.run(["kill", "-STOP", str(own_broker.pid)], check=True)
     try:
         waiting = tasks.submit_one()
-        # Three leases, and more on a busy machine; far less than what the broker would be waited for again and again.
+        # Three leases, and more on a busy machine; far less than repeated waits for the broker would take.
         eventually(lambda: tasks.count("running") == 0, 15)
         assert tasks.status(waiting) == "queued"
     finally:
@@ -491,10 +491,10 @@ def test_a_frozen_broker_does_not_keep_lost_leases_from_being_taken_back(
     eventually(lambda: waiting in _published(relay.settings))
 
 
-def test_two_relays_ring_each_task_once(
+def test_two_relays_publish_each_task_once(
     tasks: Tasks, make_relay: MakeRelay, settings: Settings, eventually: Eventually
 ) -> None:
-    # Nobody claims: on a busy machine, a task would else be rung again before the last is rung.
+    # Nothing is claimed here. With a short time, a task could be published again before the last one is published.
     relays = [make_relay(rering_seconds=600), make_relay(rering_seconds=600)]
     for relay in relays:
         relay.start()
@@ -582,7 +582,7 @@ def _lose(tasks: Tasks, task_id: UUID) -> None:
     )
 
 
-def test_a_lost_attempt_counts_and_waits_for_the_next(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
+def test_a_lost_attempt_is_counted_and_the_task_is_retried(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
     task_id = tasks.submit_one()
     bench.claim(task_id)
     _lose(tasks, task_id)
@@ -595,7 +595,7 @@ def test_a_lost_attempt_counts_and_waits_for_the_next(tasks: Tasks, bench: Bench
     assert tasks.history(task_id) == ["queued", "running", "retrying"]
 
 
-def test_the_last_attempt_to_be_lost_fails_the_task(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
+def test_a_lost_last_attempt_fails_the_task(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
     task_id = tasks.submit_one(max_attempts=1)
     bench.claim(task_id)
     _lose(tasks, task_id)
@@ -607,7 +607,7 @@ def test_the_last_attempt_to_be_lost_fails_the_task(tasks: Tasks, bench: Bench, 
     assert row.purge_at > row.finished_at
 
 
-def test_a_lost_attempt_whose_cancel_was_asked_for_is_cancelled(
+def test_a_lost_attempt_of_a_task_to_be_cancelled_is_cancelled(
     tasks: Tasks, bench: Bench, make_relay: MakeRelay
 ) -> None:
     task_id = tasks.submit_one()
@@ -622,7 +622,7 @@ def test_a_lost_attempt_whose_cancel_was_asked_for_is_cancelled(
     assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == ("cancelled", "/problems/cancelled")
 
 
-def test_after_an_outage_holders_of_leases_come_before_the_sweeper(
+def test_after_an_outage_leases_can_be_renewed_before_the_sweep(
     tasks: Tasks, bench: Bench, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
     relay = make_relay(lease_seconds=6)
@@ -662,7 +662,7 @@ def test_a_lease_that_is_not_over_is_left_alone(tasks: Tasks, bench: Bench, make
 
 
 @pytest.mark.parametrize("options", [{"ttl": 1800}, {"ttl": 1800, "delay": 3600}])
-def test_what_is_not_started_within_its_ttl_expires(
+def test_a_task_that_is_not_started_within_its_ttl_expires(
     tasks: Tasks, make_relay: MakeRelay, options: dict[str, Any]
 ) -> None:
     relay, task_id = make_relay(), tasks.submit_one(**options)
@@ -676,7 +676,7 @@ def test_what_is_not_started_within_its_ttl_expires(
     assert (row.status, row.error["type"], row.result) == ("expired", "/problems/expired", None)
 
 
-def test_what_is_running_does_not_expire(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
+def test_a_running_task_does_not_expire(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
     task_id = tasks.submit_one(ttl=3600)
     bench.claim(task_id)
     tasks.connection.execute("UPDATE tasks SET expires_at = now(), named_claim = claim WHERE id = %s", (task_id,))

@@ -200,7 +200,7 @@ def test_a_damaged_document_is_unreadable(context: MemoryContext, read_data: Rea
         assert failure_of(context, broken).type == "/problems/unreadable-pdf"
 
 
-def test_a_table_tells_its_rows_types_and_gaps(context: MemoryContext, read_data: ReadData) -> None:
+def test_the_rows_types_and_missing_values_of_a_table_are_returned(context: MemoryContext, read_data: ReadData) -> None:
     penguins = inspect(context, read_data("penguins.csv"), "penguins.csv")
     assert penguins.media_type == "text/csv"
     assert penguins.table is not None
@@ -263,7 +263,7 @@ def test_parquet_and_json_are_tables(context: MemoryContext, tmp_path: Path) -> 
         assert columns_of(result.table) == [("i", "BIGINT", 0), ("t", "VARCHAR", 1)]
 
 
-def test_a_null_in_a_name_or_a_type_is_told_as_another_sign(context: MemoryContext) -> None:
+def test_a_null_character_in_a_name_or_a_type_is_replaced(context: MemoryContext) -> None:
     content = b'{"a\\u0000b": 1, "in": {"c\\u0000": 2}}'
     assert columns_of(inspect(context, content, "t.json").table) == [
         ("a\ufffdb", "BIGINT", 0),
@@ -281,7 +281,7 @@ def test_an_array_of_objects_has_a_row_for_each_in_any_encoding(context: MemoryC
     assert columns_of(table) == [("name", "VARCHAR", 0), ("of", "NULL", 2)]
 
 
-def test_a_large_value_of_json_is_read_and_one_that_is_too_large_is_said_to_be(context: MemoryContext) -> None:
+def test_a_large_json_value_is_read_and_one_that_is_too_large_is_a_named_error(context: MemoryContext) -> None:
     start, value, end = b'{"all": [', b"1234567,", b"1234567]}"
     assert columns_of(inspect(context, start + value * 5_000_000 + end, "t.json").table) == [("all", "BIGINT[]", 0)]
     failed = failure_of(context, start + value * 17_000_000 + end, "t.json")
@@ -304,9 +304,7 @@ def test_a_type_that_changes_far_down_the_file_is_no_error(context: MemoryContex
         (b'a,b\n1,"never closed\n', "t.csv"),
     ],
 )
-def test_what_is_cut_short_is_never_taken_for_a_smaller_table(
-    context: MemoryContext, content: bytes, name: str
-) -> None:
+def test_a_truncated_table_is_never_read_as_a_smaller_one(context: MemoryContext, content: bytes, name: str) -> None:
     with pytest.raises(Failed, match="/problems/unreadable-table"):
         inspect(context, content, name)
 

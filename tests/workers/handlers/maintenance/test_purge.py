@@ -1,4 +1,4 @@
-"""What is past its keep is erased whole, and what someone still reads is not."""
+"""Tasks and files past their retention are erased, except those that a live task reads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from tests.workers.conftest import Bench, Tasks
 from tests.workers.handlers.maintenance.conftest import Chores
 
 
-def test_what_is_past_its_keep_is_erased_whole_and_leaves_a_tombstone(
-    tasks: Tasks, bench: Bench, chores: Chores
-) -> None:
+def test_a_task_past_its_retention_is_erased_and_leaves_a_tombstone(tasks: Tasks, bench: Bench, chores: Chores) -> None:
     task_id, file_id = chores.make_done(keep_for=0)
     kept_id, kept_file = chores.make_done(keep_for=600)
     live = tasks.submit_one()
@@ -54,7 +52,7 @@ def test_what_is_past_its_keep_is_erased_whole_and_leaves_a_tombstone(
     assert tasks.status(live) == "queued"
 
 
-def test_a_purged_task_and_its_artifact_are_told_as_gone_to_their_owner_only(
+def test_a_purged_task_and_its_artifact_are_410_for_their_owner_only(
     api: Api, tasks: Tasks, bench: Bench, chores: Chores
 ) -> None:
     owner, other = api.client("owner", "operator"), api.client("other")
@@ -69,7 +67,7 @@ def test_a_purged_task_and_its_artifact_are_told_as_gone_to_their_owner_only(
     assert other.get(f"/tasks/{task_id}").status_code == 404
 
 
-def test_an_artifact_that_a_live_task_reads_survives_with_its_task(tasks: Tasks, bench: Bench, chores: Chores) -> None:
+def test_an_artifact_that_a_live_task_reads_is_kept_with_its_task(tasks: Tasks, bench: Bench, chores: Chores) -> None:
     task_id, file_id = chores.make_done(keep_for=0)
     reader = tasks.submit_one("files.inspect", params={"file_id": file_id})
     tasks.connection.execute(
@@ -85,7 +83,7 @@ def test_an_artifact_that_a_live_task_reads_survives_with_its_task(tasks: Tasks,
     assert chores.objects() == set()
 
 
-def test_an_upload_past_its_keep_is_erased_unless_a_live_task_reads_it(
+def test_an_expired_upload_is_erased_unless_a_live_task_reads_it(
     tasks: Tasks, bench: Bench, chores: Chores, tmp_path: Path
 ) -> None:
     gone, _ = chores.upload(tmp_path, "-1 s")
@@ -100,7 +98,7 @@ def test_an_upload_past_its_keep_is_erased_unless_a_live_task_reads_it(
     assert [row.id for row in tasks.connection.execute("SELECT id FROM tombstones").fetchall()] == [gone]
 
 
-def test_more_than_one_round_is_purged(tasks: Tasks, chores: Chores) -> None:
+def test_a_purge_repeats_until_nothing_is_left_to_purge(tasks: Tasks, chores: Chores) -> None:
     for task_id in tasks.submit(count=450, keep_for=0):
         tasks.cancel(task_id)
 

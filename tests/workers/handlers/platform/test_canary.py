@@ -1,4 +1,4 @@
-"""`platform.canary` comes through every queue that there is, for the platform alone, and readiness tells of it."""
+"""`platform.canary` goes through each queue, only the platform submits it, and readiness reports it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.handlers.platform.canary import handle
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_it_comes_through_the_queue_that_it_names(queue: Queue, tmp_path: Path) -> None:
+def test_a_canary_goes_through_the_queue_that_its_params_name(queue: Queue, tmp_path: Path) -> None:
     params = CanaryParams(queue=queue)
 
     assert KIND.queue_for(params) == queue
@@ -24,7 +24,7 @@ def test_it_comes_through_the_queue_that_it_names(queue: Queue, tmp_path: Path) 
     assert not KIND.public
 
 
-def test_readiness_tells_of_each_queue_when_and_how_fast_something_came_through(
+def test_readiness_reports_the_age_and_round_trip_of_each_queues_canary(
     api: Api, parts: Parts, eventually: Eventually
 ) -> None:
     client = api.client_with(None)
@@ -48,7 +48,7 @@ def test_readiness_tells_of_each_queue_when_and_how_fast_something_came_through(
     assert found.keys() == {f"queue:{queue}" for queue in QUEUES}
     assert found["queue:files"]["status"] == "ok"
     assert 0 < found["queue:files"]["round_trip_seconds"] < 60
-    # Nothing has come through for a minute: no worker is there.
+    # No canary has gone through for a minute, because the queue has no worker.
     assert (found["queue:email"]["status"], found["queue:email"]["round_trip_seconds"]) == ("wrong", None)
     assert (found["queue:reports"]["status"], readiness.status_code) == ("ok", 200)
     assert readiness.json()["status"] == "degraded"

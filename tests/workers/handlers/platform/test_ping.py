@@ -13,12 +13,12 @@ from workers.adapters.memory_context import MemoryContext
 from workers.handlers.platform.ping import handle
 
 
-def test_it_echoes(tmp_path: Path) -> None:
+def test_the_result_of_a_ping_is_its_echo(tmp_path: Path) -> None:
     assert handle(PingParams(echo="hello"), MemoryContext(tmp_path)).echo == "hello"
     assert handle(PingParams(), MemoryContext(tmp_path)).echo is None
 
 
-def test_it_takes_as_long_as_it_is_told(tmp_path: Path) -> None:
+def test_a_ping_sleeps_as_long_as_its_params_require(tmp_path: Path) -> None:
     started = time.monotonic()
 
     handle(PingParams(sleep_ms=300), MemoryContext(tmp_path))
@@ -27,16 +27,16 @@ def test_it_takes_as_long_as_it_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("queue", ["email", "files", "reports"])
-def test_it_travels_through_the_queue_that_it_names(queue: str) -> None:
+def test_a_ping_goes_through_the_queue_that_its_params_name(queue: str) -> None:
     assert KIND.queue_for(PingParams.model_validate({"queue": queue})) == queue
 
 
 @pytest.mark.parametrize("params", [{"sleep_ms": 60_001}, {"sleep_ms": -1}, {"queue": "maintenance"}, {"other": 1}])
-def test_params_that_it_does_not_know_are_refused(params: dict[str, object]) -> None:
+def test_invalid_params_of_a_ping_are_refused(params: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         PingParams.model_validate(params)
 
 
-def test_only_operators_may_submit_it() -> None:
+def test_only_operators_may_submit_a_ping() -> None:
     assert KIND.privileged
     assert KIND.max_attempts == 3
