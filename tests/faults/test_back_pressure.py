@@ -16,7 +16,6 @@ import httpx2
 import psycopg
 import pytest
 from psycopg import sql
-from pydantic import JsonValue
 
 from tests.faults.conftest import Health, Room
 
@@ -29,7 +28,7 @@ CROWD = 2000
 PING = {"kind": "platform.ping", "params": {}}
 EMAIL = {"to": ["a@example.com"], "subject": "S", "text": "T"}
 
-Request = tuple[str, str, JsonValue]
+Request = tuple[str, str, object]
 """The method, the path and the content of a request."""
 MakeRequest = Callable[[int, str], Request]
 """Returns the request of this number, which may name the task with this id."""
@@ -66,7 +65,7 @@ async def ask_all(client: httpx2.Client, requests: list[Request]) -> list[Answer
     url = client.base_url
     lines = [await asyncio.open_connection(url.host, url.port) for _ in requests]
 
-    async def ask(line: Line, method: str, path: str, content: JsonValue) -> Answer:
+    async def ask(line: Line, method: str, path: str, content: object) -> Answer:
         reader, writer = line
         body = b"" if content is None else json.dumps(content).encode()
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['Authorization']}\r\n"

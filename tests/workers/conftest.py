@@ -64,7 +64,9 @@ class Tasks:
     """Submits tasks with the statements of the API, but without HTTP, and reads their rows."""
 
     def __init__(self, settings: Settings) -> None:
-        self.connection = psycopg.connect(settings.database_url, autocommit=True, row_factory=namedtuple_row)
+        self.connection: psycopg.Connection[Any] = psycopg.connect(
+            settings.database_url, autocommit=True, row_factory=namedtuple_row
+        )
 
     def submit(
         self,

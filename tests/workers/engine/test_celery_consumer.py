@@ -28,7 +28,7 @@ class Events:
     """The events that were received so far."""
 
     def __init__(self) -> None:
-        self.seen: list[dict[str, object]] = []
+        self.seen: list[dict[str, Any]] = []
 
     def of(self, task_id: UUID) -> list[dict[str, Any]]:
         return [event for event in self.seen if event.get("uuid") == str(task_id)]
@@ -106,7 +106,7 @@ class StubPool:
     """Stands for Celery's pool: it keeps what it is to call."""
 
     def __init__(self) -> None:
-        self.calls: list[dict[str, object]] = []
+        self.calls: list[dict[str, Any]] = []
 
     def apply_async(self, *_: object, **options: object) -> object:
         self.calls.append(options)

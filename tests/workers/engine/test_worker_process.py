@@ -485,7 +485,7 @@ def test_a_worker_without_a_broker_stops_in_time(
 
 
 def test_a_worker_without_a_database_stops_in_time(
-    parts: Parts, own_postgres: PostgresServer, connect_tasks: Tasks, eventually: Eventually
+    parts: Parts, own_postgres: PostgresServer, connect_tasks: type[Tasks], eventually: Eventually
 ) -> None:
     # A worker tries to write a finish for as long as a lease, which may be longer than its time to stop.
     parts.settings = parts.settings.model_copy(update={"database_url": own_postgres.url, "lease_seconds": 60})
@@ -501,7 +501,7 @@ def test_a_worker_without_a_database_stops_in_time(
 
 
 def test_tasks_that_end_while_the_database_restarts_are_finished_once(
-    parts: Parts, own_postgres: PostgresServer, connect_tasks: Tasks, eventually: Eventually
+    parts: Parts, own_postgres: PostgresServer, connect_tasks: type[Tasks], eventually: Eventually
 ) -> None:
     parts.settings = parts.settings.model_copy(update={"database_url": own_postgres.url, "lease_seconds": 6})
     tasks = connect_tasks(parts.settings)

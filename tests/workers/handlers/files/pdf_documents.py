@@ -41,7 +41,7 @@ def form(
     return save(pdf)
 
 
-def field(kind: str, box: Sequence[float], value: object = None, **entries: object) -> Dictionary:
+def field(kind: str, box: Sequence[float], value: object = None, **entries: Any) -> Dictionary:
     """Return a form field of type `Tx`, `Ch`, `Btn` or `Sig`, with its widget."""
     made = annotation("Widget", box, FT=Name("/" + kind), T=String(f"field {tuple(box)}"), **entries)
     if value is not None:
@@ -49,7 +49,7 @@ def field(kind: str, box: Sequence[float], value: object = None, **entries: obje
     return made
 
 
-def annotation(subtype: str, box: Sequence[float], **entries: object) -> Dictionary:
+def annotation(subtype: str, box: Sequence[float], **entries: Any) -> Dictionary:
     """Return a visible, printed annotation."""
     return Dictionary(
         Type=Name.Annot,

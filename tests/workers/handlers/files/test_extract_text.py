@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pikepdf
 import pytest
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from shared.contracts.files.extract_text import ExtractTextParams, ExtractTextResult
 from shared.contracts.kind import list_referred_files
@@ -17,7 +17,7 @@ from workers.outcomes import Cancelled, Failed
 
 
 def extract(
-    context: MemoryContext, content: bytes, name: str = "file", **params: JsonValue
+    context: MemoryContext, content: bytes, name: str = "file", **params: object
 ) -> tuple[ExtractTextResult, str]:
     file_id = context.add_input(content, name)
     result = handle(ExtractTextParams(file_id=file_id, **params), context)
@@ -28,7 +28,7 @@ def extract(
     return result, text
 
 
-def failure_of(context: MemoryContext, content: bytes, **params: JsonValue) -> Failed:
+def failure_of(context: MemoryContext, content: bytes, **params: object) -> Failed:
     with pytest.raises(Failed) as caught:
         extract(context, content, **params)
     assert context.artifacts == []

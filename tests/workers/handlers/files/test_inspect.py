@@ -11,7 +11,7 @@ import pikepdf
 import psutil
 import pytest
 from PIL import Image
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from shared.contracts.files.inspect import InspectParams, InspectResult, TableFacts
 from tests.workers.handlers.files.fixtures import Encode, ReadData
@@ -21,7 +21,7 @@ from workers.handlers.files.inspect import handle
 from workers.outcomes import Failed, TimedOut
 
 
-def inspect(context: MemoryContext, content: bytes, name: str = "file", **params: JsonValue) -> InspectResult:
+def inspect(context: MemoryContext, content: bytes, name: str = "file", **params: object) -> InspectResult:
     return handle(InspectParams(file_id=context.add_input(content, name), **params), context)
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import pyvips
 from PIL import Image, ImageCms, ImageDraw
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from shared.contracts.files.make_images import READABLE_TYPES, MakeImagesParams, MakeImagesResult
 from shared.contracts.kind import list_referred_files
@@ -27,7 +27,7 @@ from workers.outcomes import Cancelled, Failed
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 160, 0), (0, 0, 255), (255, 255, 255)
 
 
-def variant(name: str = "small", **fields: JsonValue) -> dict[str, Any]:
+def variant(name: str = "small", **fields: object) -> dict[str, Any]:
     return {"name": name, "width": 100, "format": "png", **fields}
 
 
@@ -48,7 +48,9 @@ def failure_of(context: MemoryContext, content: bytes, *variants: dict[str, Any]
     return caught.value
 
 
-def is_near(found: Sequence[int], wanted: Sequence[int], by: int = 12) -> bool:
+def is_near(found: float | Sequence[int] | None, wanted: Sequence[int], by: int = 12) -> bool:
+    """Return whether each band of a pixel, as Pillow returns it, differs by no more than this."""
+    assert isinstance(found, Sequence)
     return all(abs(a - b) <= by for a, b in zip(found, wanted, strict=True))
 
 

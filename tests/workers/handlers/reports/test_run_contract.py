@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from shared.contracts.kind import list_referred_files
 from shared.contracts.reports.run import KIND, RunParams, RunResult
@@ -17,7 +17,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def a_request(**changes: JsonValue) -> dict[str, Any]:
+def a_request(**changes: object) -> dict[str, Any]:
     return {"sources": [{"name": "t", "file_id": str(uuid4())}], "query": "FROM t", **changes}
 
 
