@@ -54,7 +54,7 @@ def test_an_api_that_stops_under_load_answers_no_5xx_except_503(room: Room) -> N
 
     with ThreadPoolExecutor(8) as threads:
         work = threads.map(submit, range(600))
-        room.eventually(lambda: len(outcomes) > 50)
+        room.eventually(lambda: len(outcomes) > 100)
         process.send_signal(signal.SIGTERM)
         list(work)
     room.eventually(lambda: process.poll() is not None)
