@@ -207,7 +207,7 @@ def found(report: Report) -> set[tuple[str, str]]:
 
 
 def leave_object(rows: Rows, folder: Path, age_seconds: float) -> str:
-    """Leave an object in the store that no file refers to, and give its key."""
+    """Store an object that no file refers to, and return its key."""
     key = new_object_key()
     content = folder / Path(key).name
     content.write_bytes(b"left")
@@ -339,7 +339,7 @@ def test_an_object_that_is_deleted_meanwhile_is_not_a_finding(
     rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     purged, young = (leave_object(rows, tmp_path, age_seconds=age) for age in (7 * 86_400, 0))
-    # Whoever purges has committed before the walk, and deletes the object after it.
+    # A purge commits before the objects are listed, and deletes the object afterwards.
     monkeypatch.setattr("shared.verification.time.sleep", lambda _: rows.store.delete([purged, young]))
 
     report = verify(rows.settings)

@@ -32,7 +32,7 @@ TOO_LARGE = {"type": "/problems/too-large"}
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Stands for both the API and Flower: answers with what it was asked."""
+    """Stands for both the API and Flower: responds with the request that it received."""
 
     protocol_version = "HTTP/1.1"
 

@@ -19,7 +19,7 @@ PASSWORD = "a-password-of-the-test"
 
 
 def test_the_broker_requires_its_password_persists_and_never_evicts(tmp_path: Path) -> None:
-    # The container's own start command, on folders of the test and with the server at hand.
+    # The start command of the container, with folders of the test and with the installed server.
     port = choose_port(None)
     configuration = (ROOT / "deploy" / "redis" / "redis.conf").read_text(encoding="utf-8")
     replacements = {"/run/redis": str(tmp_path), "dir /data": f"dir {tmp_path}", "port 6379": f"port {port}"}

@@ -23,7 +23,7 @@ def unit_text() -> str:
 
 @pytest.fixture(scope="module")
 def unit(unit_text: str) -> configparser.ConfigParser:
-    # EnvironmentFile is said twice, as systemd allows.
+    # systemd allows EnvironmentFile more than once.
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.read_string(unit_text)
     return unit
@@ -43,7 +43,7 @@ def test_a_part_is_restarted_however_often_it_ends(unit: configparser.ConfigPars
 @pytest.mark.needs_program("systemd-analyze", debian="systemd")
 def test_systemd_accepts_the_unit(unit_text: str, tmp_path: Path) -> None:
     file = tmp_path / "taskmill@api.service"
-    # It looks for the program, which lies elsewhere here.
+    # systemd looks for the program, which is elsewhere on this machine.
     file.write_text(unit_text.replace("/srv/taskmill/taskmill", "/bin/true").replace("User=taskmill", "User=root"))
 
     outcome = subprocess.run(["systemd-analyze", "verify", "--man=no", file], capture_output=True, text=True)

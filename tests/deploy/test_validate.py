@@ -145,7 +145,7 @@ def test_a_worker_may_take_longer_to_stop_than_its_grace() -> None:
 
 
 def _interpolate(value: str, given: dict[str, str]) -> str:
-    """Put variables in as Docker Compose does: `${NAME:-default}` and `${NAME:?message}`."""
+    """Substitute variables as Docker Compose does: `${NAME:-default}` and `${NAME:?message}`."""
     while "${" in value:
         before, _, rest = value.partition("${")
         inside, _, after = rest.partition("}")

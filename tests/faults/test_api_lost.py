@@ -64,5 +64,5 @@ def test_an_api_that_stops_under_load_answers_no_5xx_except_503(room: Room) -> N
     assert outcomes.count(202) == len(room.accepted) > 300
     assert {outcome for outcome in outcomes if isinstance(outcome, int)} <= {202, 503}
     stored = room.ask("SELECT count(*) FROM tasks")[0][0]
-    # A connection that was closed while idle may have taken a request with it: the client does not know, and asks again.
+    # A request may be lost with an idle connection that was closed; its client does not know, and would repeat it.
     assert 0 <= stored - len(room.accepted) <= outcomes.count("RemoteProtocolError") + outcomes.count("ReadError")

@@ -139,7 +139,7 @@ def test_many_requests_soon_get_503_while_the_database_does_not_answer(
     stored = room.ask("SELECT count(*) FROM tasks")
     with health(str(client.base_url)) as asked, locked(room, "tasks"):
         first = asyncio.run(ask_all(client, requests))
-        # It must not have grown into a queue that those who come later stand in.
+        # The refused requests must not delay later ones.
         second = asyncio.run(ask_all(client, requests[:40]))
 
     assert_refused_soon(first)
@@ -153,7 +153,7 @@ def test_requests_soon_get_503_while_the_pool_is_exhausted(room: Room, small_api
     client, _ = small_api
     file_id = client.post("/files", files={"file": ("a.txt", b"hello")}).json()["params"]["file_id"]
     with locked(room, "tasks"):
-        # The lists hold both connections; who asks for a file stands behind them.
+        # The lists use both connections, and the requests for a file wait for one.
         requests = [("GET", "/tasks", None)] * 60 + [("GET", f"/files/{file_id}", None)] * 60
         answers = asyncio.run(ask_all(client, requests))
 
@@ -178,7 +178,7 @@ def test_requests_soon_get_503_while_the_server_refuses_connections(
 def test_a_slow_database_delays_requests_and_refuses_none(
     room: Room,
 ) -> None:
-    # Far more than a flush takes, on a busy machine too.
+    # Far longer than a batch takes, also on a busy machine.
     _, client = room.api(**{**SMALL, "TASKMILL_DATABASE_TIMEOUT_SECONDS": "10"})
     room.ask(
         "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END'"
@@ -187,7 +187,7 @@ def test_a_slow_database_delays_requests_and_refuses_none(
 
     answers = asyncio.run(ask_all(client, [("POST", "/tasks", PING)] * 300))
 
-    # Each flush takes long, and takes all that has gathered.
+    # Each batch takes long, and contains all gathered requests.
     assert Counter(answer.status for answer in answers) == {202: 300}
     room.ask("DROP TRIGGER dawdle ON tasks")
     note_recovery(room, client)

@@ -55,7 +55,7 @@ def test_clocks_that_are_an_hour_wrong_have_no_effect(room: Room, client: httpx2
     assert room.ask(off, (began - 1,)) == [(0,)]
     assert room.ask("SELECT started_at >= run_at FROM tasks WHERE id = %s", (late,)) == [(True,)]
     lines = [json.loads(line) for line in room.parts.logs().splitlines() if line.startswith("{")]
-    # Not in a whole line: a timestamp or an id may hold the number by chance.
+    # Not in whole lines, because a timestamp or an id may contain the number by chance.
     assert not [line for line in lines if "3600" in line["event"] or "drift" in line["event"].lower()]
     hours = [
         value for line in lines for value in line.values() if isinstance(value, float) and 3500 < abs(value) < 3700

@@ -25,7 +25,7 @@ LEASE_SECONDS = 1.0
 
 
 class Wire:
-    """Stands between a worker and the broker, in a thread that alone touches the connections."""
+    """A proxy between a worker and the broker. Only its thread uses the connections."""
 
     def __init__(self, broker_url: str) -> None:
         parts = urlsplit(broker_url)
@@ -42,11 +42,11 @@ class Wire:
         self._thread.start()
 
     def let_connections_die(self) -> None:
-        """Carry nothing any more on the connections that there are. Neither end hears of it."""
+        """Stop forwarding on the present connections, without closing them."""
         self._orders.put(self._forget)
 
     def reset_connections(self) -> None:
-        """Reset the connections that there are, at both ends."""
+        """Reset the present connections at both ends."""
         self._orders.put(self._reset)
 
     def close(self) -> None:

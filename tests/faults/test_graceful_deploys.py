@@ -91,8 +91,8 @@ def test_an_api_that_stops_under_load_answers_accepted_connections(room: Room, w
     room.worker(concurrency=8)
 
     assert {outcome for outcome in outcomes if isinstance(outcome, int)} <= {202, 503}, outcomes
-    # Who has connected and was not let in yet when the door is closed is reset: one or none, and on a busy machine each of
-    # them, but never twice.
+    # A connection that the API has not accepted yet when it closes its socket is reset: usually one at most, on a busy
+    # machine one of each client.
     assert sum(outcomes[reset] for reset in ("ReadError", "WriteError", "RemoteProtocolError")) <= CLIENTS, outcomes
     # Each committed task was answered, because no connection is closed after its request was accepted.
     assert room.ask("SELECT count(*) FROM tasks") == [(len(room.accepted),)]
@@ -250,7 +250,7 @@ def test_a_worker_that_stops_finishes_short_tasks_and_requeues_long_ones(
 
     assert set(statuses.values()) == {"succeeded"}
     assert other.poll() is None
-    # Nothing counts as an attempt but what was tried to its end, and nobody's lease was lost.
+    # Only attempts that ran to their end are counted, and no lease was lost.
     assert room.ask("SELECT max(attempt) FROM tasks") == [(1,)]
     assert room.ask("SELECT count(*) FROM task_events WHERE data->>'reason' = 'worker-lost'") == [(0,)]
     for task_id in long:

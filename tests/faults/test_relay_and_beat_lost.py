@@ -39,7 +39,7 @@ def test_two_relays_and_two_beats_repeat_no_task_and_no_slot(room: Room, client:
 
     assert set(statuses.values()) == {"succeeded"}
     assert room.ask("SELECT max(attempt) FROM tasks WHERE id = ANY(%s::uuid[])", (tasks,)) == [(1,)]
-    # In one statement, for the beats go on: a minute may begin between two.
+    # In one statement, because the beats still run: a minute may begin between two.
     ((slots, of_slots, of_schedules),) = room.ask(
         "SELECT (SELECT count(*) FROM schedule_slots), (SELECT count(DISTINCT task_id) FROM schedule_slots),"
         " (SELECT count(*) FROM tasks WHERE schedule_id IS NOT NULL)"

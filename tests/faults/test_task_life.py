@@ -37,7 +37,7 @@ ERROR = {"type": "/problems/internal-error", "title": "t", "detail": "d", "retry
 
 @dataclass
 class Model:
-    """What must be true of one task."""
+    """The expected state of one task."""
 
     status: str
     attempt: int = 0
@@ -55,7 +55,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Held:
-    """What a worker believes to hold."""
+    """The claims that a worker takes for valid."""
 
     task_id: UUID
     claim: int

@@ -96,7 +96,7 @@ def test_each_slot_gets_one_task_when_it_begins(tasks: Tasks, engine: Engine) ->
 
     made = _made(tasks)
     assert len(made) == done
-    # One in each second that has begun.
+    # At most one for each second that has begun.
     assert done <= took + 2
     slots = tasks.connection.execute("SELECT slot, task_id FROM schedule_slots ORDER BY slot").fetchall()
     assert [slot.task_id for slot in slots] == [row.id for row in made]
@@ -203,7 +203,7 @@ def test_missed_slots_get_the_tasks_that_the_schedule_asks_for(
     tasks: Tasks, engine: Engine, missed: str, expected: int
 ) -> None:
     _schedule(tasks, every_seconds=3600, missed=missed)
-    # The latest slot began more than a minute ago, and four before it passed unseen.
+    # The latest slot began more than a minute ago, and the four before it were missed too.
     tasks.connection.execute(
         "UPDATE schedules SET starts_at = now() - interval '30 minutes' - interval '10 hours',"
         " next_at = now() - interval '30 minutes' - interval '4 hours'"

@@ -11,7 +11,7 @@ from workers.celery_app import LONGEST_PAUSE_SECONDS, make_celery_app
 
 
 class Enough(Exception):
-    """Ends the tries."""
+    """Raised to end the attempts to connect."""
 
 
 def test_a_broker_that_is_away_is_tried_with_short_pauses_and_logged_once() -> None:

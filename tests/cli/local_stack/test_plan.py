@@ -70,7 +70,7 @@ def test_the_host_of_the_stack_is_an_allowed_host(make_plan: MakePlan, host: str
 
 
 def test_no_two_uses_get_the_same_port(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Every second draw is what was drawn before.
+    # Every second port that is drawn equals the one before.
     draws = (20_000 + n // 2 for n in range(24_000))
     monkeypatch.setattr("cli.local_stack.free_ports.random.choice", lambda _: next(draws))
     plan = make_plan()

@@ -86,7 +86,7 @@ def test_a_backend_that_outlives_its_postmaster_is_ended_before_the_next_start(p
 
 def test_a_pid_file_with_the_pid_of_another_process_does_not_prevent_the_start(postgres: PostgresServer) -> None:
     postgres.stop()
-    # Our own pid: surely alive, as another's may be after the machine was restarted.
+    # The pid of this process: it is alive, as another process with the stored pid may be after a restart of the machine.
     (postgres.cluster / "postmaster.pid").write_text(f"{os.getpid()}\n{postgres.cluster}\n")
 
     postgres.start()

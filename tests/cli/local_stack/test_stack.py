@@ -160,7 +160,7 @@ def test_commands_find_a_running_stack_by_its_data_directory(running: LocalStack
     assert json.loads(verified.stdout)["sound"] is True
     assert json.loads(made.stdout)["id"] in listed.stdout
     assert revoked.returncode == 0
-    # A copy tells of a stack that runs, but not on it.
+    # The files of a copy name a stack that runs on the original directory.
     (tmp_path / "ready.json").write_text((running.data_dir / "ready.json").read_text())
     (tmp_path / "lock").touch()
     refused = taskmill("verify", "--data-dir", str(tmp_path))

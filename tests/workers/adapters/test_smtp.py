@@ -145,7 +145,7 @@ def start_message(session: MailSession, size_bytes: int = 1) -> Reply:
 
 
 def send(session: MailSession, *recipients: str, timeout_seconds: float = 20.0) -> Reply:
-    """Go through the whole dialogue, and return the reply to the message."""
+    """Send a message in a whole session and return the reply to it."""
     assert start_message(session, len(CONTENT)).accepts
     for recipient in recipients or ("b@example.com",):
         assert session.add_recipient(recipient).accepts

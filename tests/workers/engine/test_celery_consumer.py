@@ -65,7 +65,7 @@ def test_receivers_of_events_see_claimed_tasks_as_they_end_and_no_others(
         warm: list[UUID] = []
 
         def see_one() -> bool:
-            # Few of them: after many fast tasks a worker would claim ahead.
+            # With a pause, because after many fast tasks a worker would claim ahead.
             warm.append(tasks.submit_one(params={"echo": "a secret"}))
             time.sleep(0.3)
             return any(events.of(task_id) for task_id in warm)
@@ -103,7 +103,7 @@ def test_receivers_of_events_see_claimed_tasks_as_they_end_and_no_others(
 
 
 class StubPool:
-    """Stands for Celery's pool: it keeps what it is to call."""
+    """Stands for Celery's pool: it stores the calls."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -114,7 +114,7 @@ class StubPool:
 
 
 class StubConsumer:
-    """Stands for Celery's consumer: it keeps the events."""
+    """Stands for Celery's consumer: it stores the events."""
 
     def __init__(self) -> None:
         self.hostname = "worker@test"

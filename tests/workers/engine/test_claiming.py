@@ -57,7 +57,7 @@ def make_claims(settings: Settings) -> Iterator[MakeClaims]:
 def test_tasks_are_claimed_by_turn_and_no_more_than_there_are_slots(
     tasks: Tasks, make_claims: MakeClaims, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Announcements that find no room are given up after half a second.
+    # Announcements without a free slot are given up after half a second.
     monkeypatch.setattr(claiming, "PATIENCE_SECONDS", 600.0)
     claims, ids = make_claims(2), tasks.submit(count=5)
     tasks.publish(ids[:3], turn=7)

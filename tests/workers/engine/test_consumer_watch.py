@@ -62,7 +62,7 @@ def quick(settings: Settings) -> Settings:
 
 
 def is_given_up(settings: Settings, worker: Worker, *, within: float = LONG_ENOUGH) -> bool:
-    """Whether a watch gives a worker for files up within so many seconds."""
+    """Return whether the watch ends a worker for files within so many seconds."""
     lost = threading.Event()
     watch = ConsumerWatch(settings, ["files"], worker, lost.set)
     watch.start()

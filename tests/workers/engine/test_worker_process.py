@@ -234,7 +234,7 @@ def test_as_many_attempts_run_at_once_as_there_are_slots(
     eventually(lambda: tasks.count("running") == 2)
     eventually(lambda: tasks.all_done(ids))
 
-    # Four seconds of sleep, never in more than two slots.
+    # Four seconds of sleep take two in two slots.
     assert _span_seconds(tasks, ids) > 1.9
 
 
@@ -312,7 +312,7 @@ def test_higher_priority_is_started_sooner(tasks: Tasks, parts: Parts, eventuall
     low = tasks.submit(count=6, priority=1, params={"sleep_ms": 50})
     high = tasks.submit(count=6, priority=8, params={"sleep_ms": 50})
     parts.start("relay")
-    # On a busy machine an id may wait for half a second behind a sleep of a twentieth, and then goes to the queue's end.
+    # On a busy machine, a task may wait for a slot for more than half a second. It is then unmarked, and published later.
     parts.start_script(PATIENT_WORKER.format(slots=1))
 
     eventually(lambda: tasks.all_done(low + high))

@@ -112,7 +112,7 @@ def own_broker(tmp_path: Path) -> Iterator[BrokerServer]:
 
 
 def _publish_and_list_by_turn(tasks: Tasks, relay: RunningRelay) -> list[UUID]:
-    """Publish what is due; return the ids of the published tasks in the order in which they would be claimed."""
+    """Publish the due tasks and return their ids in the order in which they would be claimed."""
     relay.publish()
     rows = tasks.connection.execute(
         "SELECT id FROM tasks WHERE status = 'queued' AND rung_at IS NOT NULL ORDER BY turn NULLS FIRST, id"
@@ -235,7 +235,7 @@ def test_a_task_that_nobody_can_claim_does_not_let_a_new_caller_pass_for_long(
         relay.publish()
         claimed += _claim_next(tasks, 1)
 
-    # A window is what a caller may be ahead, and no more.
+    # A caller is ahead of the others by at most one window.
     assert _owners(tasks, claimed).count(1) >= 5
 
 
@@ -349,7 +349,7 @@ def test_a_queue_that_a_notice_names_is_not_searched_for(
     running.start()
 
     firsts = []
-    # Each second a relay looks without having received a notice, which may come between.
+    # A relay also searches once a second without a notice, which may happen in between.
     for _ in range(5):
         done.clear()
         tasks.submit_one()
@@ -647,7 +647,7 @@ def test_after_an_outage_leases_can_be_renewed_before_the_sweep(
 
     eventually(lambda: False in sweeps)
     assert tasks.status(attempt.task.id) == "running"
-    # What its holder does not renew is taken back after a third of a lease and a second.
+    # A lease that its holder does not renew is swept after a third of a lease and a second.
     eventually(lambda: tasks.status(attempt.task.id) != "running", 15)
     assert sweeps[-1]
 

@@ -42,7 +42,7 @@ def parse_message(content: bytes | str | None) -> EmailMessage:
 
 
 def set_replies(smtp: ScriptedSmtp, **replies: object) -> None:
-    """Set fields of the server's handler, and those that are not given to a healthy server's."""
+    """Set fields of the handler of the server, and reset the others to their defaults."""
     healthy = ScriptedHandler()
     for name in ("sender", "recipients", "content", "hang_up_on", "stall_on"):
         setattr(smtp.handler, name, replies.get(name, getattr(healthy, name)))
@@ -64,7 +64,7 @@ def retry_as_a_person(engine: Engine, task_id: UUID) -> None:
 
 
 def lose_claim(context: MemoryContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every later write of the attempt refused."""
+    """Make the fence refuse every later write of the attempt."""
 
     def refuse() -> None:
         raise ClaimLost
@@ -373,7 +373,7 @@ def test_earlier_acceptances_count_when_the_server_stays_unreachable(make_contex
 
 
 class Crash(BaseException):
-    """Stands for the death of the process."""
+    """Raised where a real process would be killed."""
 
 
 def crash() -> None:

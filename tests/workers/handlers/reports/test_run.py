@@ -31,7 +31,7 @@ WEATHER = (DATA / "seattle-weather.csv").read_bytes()
 
 
 class Report:
-    """One report that was run, and ways to read what it wrote."""
+    """A finished report, with methods that read its artifacts."""
 
     def __init__(self, result: RunResult, context: MemoryContext) -> None:
         self.result = result
@@ -109,7 +109,7 @@ def parquet_of(tmp_path: Path, query: str) -> bytes:
 
 
 def mean_body_masses() -> dict[tuple[str, str], float]:
-    """Computed without DuckDB, to compare its answer with."""
+    """Return the expected result, computed without DuckDB."""
     masses = defaultdict(list)
     for row in csv.DictReader(io.StringIO(PENGUINS.decode())):
         if row["body_mass_g"] not in ("", "NA"):
