@@ -30,7 +30,7 @@ class Batcher(Generic[Item, Answer]):
     - `flush` returns one answer for each item, in their order. An answer that is an exception is raised by its future.
     - If `flush` raises, all its items fail with that exception.
     - If it takes longer than the database timeout, its items fail with `TimeoutError` and the connection is closed. The
-      items that were collected meanwhile fail too, since they would wait for a database that does not answer.
+      items that were collected in the meantime fail too, because the database would not answer them either.
     """
 
     def __init__(

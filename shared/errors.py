@@ -44,7 +44,7 @@ class ObjectMissing(TaskmillError):
     """There is no object under that key."""
 
     def __init__(self, key: str) -> None:
-        super().__init__("there is no such object")
+        super().__init__("there is no object under this key")
         self.key = key
 
 

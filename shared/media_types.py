@@ -140,7 +140,7 @@ def _detect_iso_media(head: bytes) -> str | None:
     size = min(int.from_bytes(head[:4], "big"), 256)
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, size, 4))]
     known = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
-    # The brand `mif1` stands for any still picture; another brand beside it names the format.
+    # The brand `mif1` means any still picture. If there is another known brand, that one names the format.
     return next((media_type for media_type in known if media_type != "image/heif"), known[0] if known else None)
 
 

@@ -16,7 +16,7 @@ def notify_ready() -> None:
     address = os.environ.get(NOTIFY_SOCKET_VARIABLE)
     if not address or address[0] not in "/@":
         return
-    # An @ stands for the zero byte of Linux' abstract namespace.
+    # In an address of Linux' abstract namespace, an @ replaces the leading zero byte.
     address = "\0" + address[1:] if address[0] == "@" else address
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
         notices.connect(address)

@@ -123,7 +123,7 @@ class TasksById(AnswerModel):
     """The tasks with the ids that were asked for."""
 
     items: list[Task]
-    missing: Annotated[list[UUID], Field(description="The ids of which there is no task that the caller may see.")]
+    missing: Annotated[list[UUID], Field(description="The ids without a task that the caller may see.")]
 
 
 class SubmittedBatch(AnswerModel):

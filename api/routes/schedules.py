@@ -342,9 +342,9 @@ async def _find_next(connection: AsyncConnection, parsed: ParsedSchedule) -> Any
 
 
 async def _plan_change(connection: AsyncConnection, stored: Any, parsed: ParsedSchedule) -> dict[str, Any]:
-    """Return the columns that say where a changed schedule goes on.
+    """Return the columns of the next slot of a changed schedule.
 
-    One that runs at the same times goes on where it is, so that a slot that has come and was not looked at yet is not lost.
+    If its times have not changed, the next slot stays the same, so that a slot which has come but was not processed is not lost.
     """
     if stored.enabled and parsed.fields.enabled and parsed.rule == find_rule(stored):
         return {"next_at": stored.next_at, "planned_at": stored.planned_at}

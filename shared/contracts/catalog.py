@@ -80,7 +80,7 @@ def find_kind(name: str) -> AnyKind | None:
 
 
 def list_public_modules(package: str) -> Iterator[str]:
-    """Yield the names of the modules of a package. A module whose name begins with `_` holds parts of others and is no kind.
+    """Yield the names of the modules of a package. Modules whose names begin with `_` are helpers and are left out.
 
     Raises `ConfigurationError` when the package cannot be imported.
     """

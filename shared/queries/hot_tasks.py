@@ -116,7 +116,7 @@ _VISIBLE: Final = """
     unnest(%(ids)s::uuid[], %(organizations)s::uuid[]) AS asked (id, organization_id)
     JOIN tasks task ON task.id = ANY (ARRAY[asked.id])
         AND (asked.organization_id IS NULL OR task.organization_id = asked.organization_id)"""
-"""Each task asked for, if it belongs to the organization named beside its id, or if none is named."""
+"""The requested tasks that belong to the organization passed with their id, or to any if that is NULL."""
 
 READ: Final = f"""
 SELECT {_SHOWN_COLUMNS}
@@ -130,7 +130,7 @@ READ_CHANGES: Final = """
 SELECT known.id FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS known (id, version)
 LEFT JOIN tasks task ON task.id = ANY (ARRAY[known.id])
 WHERE task.version IS DISTINCT FROM known.version"""
-"""Return the ids of the tasks whose version is no longer the one given, or which are gone."""
+"""Return the ids of tasks whose version differs from the given one, or which no longer exist."""
 
 CLAIM: Final = """
 WITH next AS MATERIALIZED (

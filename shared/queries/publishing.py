@@ -115,15 +115,13 @@ FROM picked CROSS JOIN first_to_publish WHERE task.id = ANY (ARRAY[picked.id])
 RETURNING task.id::text, task.kind, picked.turn"""
 """Mark tasks of one queue as published, and give each its turn. Returns (id, kind, turn) of each, in no order.
 
-- `window` tasks of the queue may be published and not yet claimed; beyond it, each caller who has none published has one, so
-  that another caller's backlog keeps nobody out.
+- Up to `window` tasks of the queue may be published and not yet claimed. In addition, one task is published for each caller who
+  has none published, so that the backlog of one caller does not block others.
 - Among one caller's due tasks, those of higher priority are published first, then the older ones.
 - A task that was unmarked keeps the turn that it has.
-- A caller with a backlog is given little more than its share of the room in one statement, which would lock its whole backlog
-  otherwise.
-- The turn that the queue has reached is the least of those that are published, less one: so a new caller comes before it. A
-  published task that no running worker can claim would hold this back for ever; therefore it is no more than a window behind
-  the last turn.
+- One statement considers little more than a caller's share of the free window. Otherwise it would lock the whole backlog.
+- The turn that the queue has reached is one less than the least published turn, so that a new caller comes first. A published
+  task that no running worker can claim would keep it constant, so it is at most `window` behind the last turn.
 
 Publish the messages after this has committed. If it returns no rows, another relay may have been first: execute it again.
 """

@@ -101,7 +101,7 @@ def drop_old_idempotency_keys(limit: int) -> Executable:
 
 
 def drop_old_turns(limit: int, days: int) -> Executable:
-    """Delete the last turns of callers who published nothing to a queue for so many days: they start anew there."""
+    """Delete the last turns of callers for whom no task of a queue was published in the last `days` days."""
     old = (
         select(caller_turns.c.queue, caller_turns.c.owner_id)
         .where(caller_turns.c.at < func.now() - timedelta(days=days))

@@ -66,7 +66,7 @@ def make_scheduled_task(schedule: ScheduleRow, slot: datetime) -> NewTask:
         raise UnusableSchedule("/problems/unreadable-params", "Unreadable params", detail) from None
     if schedule.jitter_seconds:
         wait = find_jitter(schedule.id, slot, schedule.jitter_seconds)
-        # A `ttl` counts from when the task is made: without the wait, it could be over before the task may start.
+        # A `ttl` counts from the creation of the task. Without the jitter added, it could end before the task may start.
         ttl = None if options.ttl is None else options.ttl + ceil(wait.total_seconds())
         options = options.model_copy(update={"run_at": slot + wait, "ttl": ttl})
     task = make_task(

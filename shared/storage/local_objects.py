@@ -303,7 +303,7 @@ def _sync(path: Path) -> None:
 
 
 def _scan(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the entries of a folder, without those that are deleted meanwhile."""
+    """Yield the entries of a folder, except those that are deleted while it is read."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -1,4 +1,4 @@
-"""Which header fields a caller may add to a message, and what may stand in them."""
+"""Which header fields a caller may add to a message, and which values they may have."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_header_field(name: str, value: str) -> None:
         raise BadHeaderField(
             "header_not_ascii",
             "This header field can only have ASCII characters: encoded words are not allowed in it (RFC 2047, section "
-            "5). They are in fields whose names begin with `X-`, and in `Comments`, `Keywords`, `Organization` and "
+            "5). They are allowed in fields whose names begin with `X-`, and in `Comments`, `Keywords`, `Organization` and "
             "`Thread-Topic`.",
         )
 
@@ -84,7 +84,7 @@ def _is_free_text(key: str) -> bool:
 
 
 def _check_length_of_words(name: str, value: str) -> None:
-    # The first word stands in the line of the name: a line with nothing but a name confuses some servers.
+    # The first word is in the same line as the name, because a line with only a name confuses some servers.
     before = len(name) + len(": ")
     for word in split_words(value.strip(" \t")):
         if before + len(word) > MAX_LINE_BYTES:

@@ -48,7 +48,7 @@ class Mailbox:
 
     @property
     def address(self) -> str:
-        """The address as it stands in results and receipts."""
+        """The address as results and receipts contain it."""
         return f"{self.local_part}@{self.domain}"
 
     @property
@@ -114,7 +114,7 @@ def _parse_display_name(phrase: str) -> str:
     while position < len(phrase):
         match = _WORD.match(phrase, position)
         if match is None:
-            raise BadMailbox('A display name with any of ( ) < > [ ] : ; @ , or a backslash must stand in "quotes".')
+            raise BadMailbox('A display name with any of ( ) < > [ ] : ; @ , or a backslash must be in "quotes".')
         word = match[1]
         words.append(re.sub(r"\\(.)", r"\1", word[1:-1]) if word.startswith('"') else word)
         position = match.end()

@@ -35,7 +35,7 @@ def _normalise_mailbox(value: str) -> str:
 
 
 def _wrap_in_list(value: object) -> object:
-    """Return one mailbox as a list of one. The strict validation of Python values takes tuples only, so it is one."""
+    """Return a tuple of mailboxes for one mailbox or a list. Strict validation of Python values accepts tuples only."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
@@ -68,7 +68,7 @@ class Attachment(Params):
             max_length=MAX_MEDIA_TYPE_LENGTH,
             description=(
                 "The media type of the attachment, with its parameters. By default, the type of the stored file. The "
-                "parameter `charset` of a text is found from its bytes unless it is given."
+                "parameter `charset` of a text is detected from its bytes unless it is given."
             ),
             examples=["text/calendar; method=REQUEST"],
         ),
@@ -165,7 +165,7 @@ class SendParams(Params):
             error = PydanticCustomError("recipient_missing", "Name at least one recipient in `to`, `cc` or `bcc`.")
             errors.append(InitErrorDetails(type=error, loc=("to",), input=self.to))
         if self.text is None and self.html is None:
-            error = PydanticCustomError("body_missing", "Give at least one of `text` and `html`.")
+            error = PydanticCustomError("body_missing", "Send at least one of `text` and `html`.")
             errors.append(InitErrorDetails(type=error, loc=("text",), input=None))
         if errors:
             raise ValidationError.from_exception_data("message", errors)

@@ -78,7 +78,7 @@ KIND = Kind(
     description=(
         "Extracts the text of a PDF or a text file into the artifact `text.txt`: UTF-8, lines separated by line feeds, "
         "pages by form feeds. The text of a PDF keeps its lines and the hyphens at their ends. Values of form fields "
-        "and visible annotations are part of it, and stand next to the text beside them; a check box that is on is `☑`. "
+        "and visible annotations are part of it, next to the text beside them; a checked check box is `☑`. "
         "Passwords, hidden fields, comments and text that is only a picture are not. Fails with "
         "`/problems/unreadable-pdf` if the document is damaged, `/problems/encrypted-pdf` if it needs a password, "
         "`/problems/unreadable-text` if the file is not text, `/problems/no-such-page` if a page is beyond the last one "

@@ -77,7 +77,7 @@ ReplacedBytes = Annotated[
 
 
 class TableFacts(Result):
-    """What rows and columns there are in CSV, Parquet or JSON."""
+    """The rows and columns of a CSV, Parquet or JSON file."""
 
     rows: Annotated[int, Field(description="How many rows there are, without the header.")]
     columns: Annotated[list[ColumnFacts], Field(description="The columns, in the file's order.")]
@@ -88,7 +88,7 @@ class TableFacts(Result):
 
 
 class TextFacts(Result):
-    """What kind of text it is."""
+    """Facts about a text."""
 
     encoding: Annotated[
         str,
@@ -99,14 +99,14 @@ class TextFacts(Result):
             "likelier words, and else `windows-1252`, which contains Latin-1."
         ),
     ]
-    lines: Annotated[int, Field(description="How many lines there are; the last may lack its end.")]
+    lines: Annotated[int, Field(description="How many lines there are. The last one may have no line end.")]
     replaced_bytes: ReplacedBytes = 0
 
 
 class InspectResult(Result):
     """Facts about the file. At most one of `image`, `pdf`, `table` and `text` is not null."""
 
-    media_type: Annotated[str, Field(description="The media type that the bytes have, whatever the file name is.")]
+    media_type: Annotated[str, Field(description="The media type that was detected from the bytes.")]
     size: Annotated[int, Field(description="The size in bytes.")]
     sha256: Annotated[str, Field(description="SHA-256 of the bytes, in hexadecimal.")]
     image: Annotated[ImageFacts | None, Field(description="For pictures, except SVG.")] = None
@@ -122,12 +122,11 @@ KIND = Kind(
     description=(
         "Returns facts about a stored file, from its bytes: media type, size and checksum, and more about a picture, a "
         "PDF, a table or a text. A table is read as `reports.run` reads it, and text is described with its encoding and "
-        "the number of bytes that are not valid in it. The first frame of a picture is read to its end, so that one "
-        "which is cut short is "
-        "found. Fails with `/problems/unreadable-image`, `/problems/unreadable-pdf` or `/problems/unreadable-table` if "
-        "the file is damaged, with `/problems/unsupported-image` (data: `pixels`) if a picture has a kind of pixels "
-        "that cannot be read, and with `/problems/image-too-large` (data: `width`, `height`, `most_pixels`) if a "
-        "picture has more pixels than are read."
+        "the number of bytes that are not valid in it. The first frame of a picture is read to its end, so that a "
+        "truncated file is found. Fails with `/problems/unreadable-image`, `/problems/unreadable-pdf` or "
+        "`/problems/unreadable-table` if the file is damaged, with `/problems/unsupported-image` (data: `pixels`) if a "
+        "picture has a kind of pixels that cannot be read, and with `/problems/image-too-large` (data: `width`, `height`, "
+        "`most_pixels`) if a picture has more pixels than are read."
     ),
     example={"file_id": "0199c0de-0000-7000-8000-000000000001"},
     queue="files",

@@ -25,8 +25,8 @@ class Variant(Params):
         str,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-            description="The name of the artifact without its extension. It must differ from that of every other variant, "
-            "whatever the case of the letters.",
+            description="The name of the artifact without its extension. It must differ from the names of all other variants; "
+            "upper and lower case are the same.",
         ),
     ]
     width: Annotated[
@@ -150,8 +150,8 @@ KIND = Kind(
         "Makes up to 20 pictures of other sizes and formats from one. They are turned upright as EXIF states, converted "
         "to sRGB, and have no metadata; a picture is enlarged only on request. The artifacts are named "
         "`<name>.<extension>` (`jpg`, `png`, `webp`, `avif`). Samples with more than 8 bits are scaled to 8: from the "
-        "range of their type, which is 0 to 1 for floating point, or from the least to the greatest value in the "
-        "picture where that would be black. Fails with `/problems/unreadable-image` if the picture is damaged, "
+        "range of their type, which is 0 to 1 for floating point, or, if the result would be black, from the least to "
+        "the greatest value in the picture. Fails with `/problems/unreadable-image` if the picture is damaged, "
         "`/problems/unsupported-image` if its kind of pixels cannot be converted (data: `pixels`), and "
         "`/problems/image-too-large` if it has more pixels than are read (data: `width`, `height`, `most_pixels`) or a "
         "variant would be larger than its format can hold (data: `variant`, `width`, `height`)."

@@ -37,7 +37,7 @@ class ReportSource(Params):
             pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
             description=(
                 "The table's name in the query: letters, digits and underscores. Upper and lower case are the same. "
-                "A reserved word of SQL, such as `order`, must stand in double quotes in the query."
+                "A reserved word of SQL, such as `order`, must be in double quotes in the query."
             ),
         ),
     ]
