@@ -164,7 +164,7 @@ def test_a_moved_folder_keeps_its_cluster(open_folder: Path, is_of_older_version
 def test_a_missing_cluster_is_a_configuration_error(open_folder: Path) -> None:
     write_memory(open_folder / "server.json", {"cluster": "cluster", "initialised": True})
 
-    with pytest.raises(ConfigurationError, match="is gone"):
+    with pytest.raises(ConfigurationError, match="is missing"):
         PostgresServer(open_folder).start()
 
 

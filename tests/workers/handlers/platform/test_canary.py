@@ -42,6 +42,8 @@ def test_readiness_reports_the_age_and_round_trip_of_each_queues_canary(
             "UPDATE schedule_slots SET slot = slot - interval '61 s' WHERE task_id IN"
             " (SELECT id FROM tasks WHERE queue = 'email')"
         )
+    # Readiness is remembered for two seconds.
+    eventually(lambda: checks()["queue:email"]["status"] == "wrong")
     readiness = client.get("/health/ready")
 
     found = checks()
