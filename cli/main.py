@@ -39,11 +39,11 @@ def read_common_options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Read the options in front of a command."""
+    """Parse the options that come before a command."""
 
 
 def main() -> None:
-    """Run the command. A mistake of the operator is one plain message and exit code 2, never a traceback."""
+    """Run the command. An error that the operator can correct is printed as one message, with exit code 2 and no traceback."""
     try:
         app(prog_name="taskmill")
     except TaskmillError as error:
@@ -57,9 +57,9 @@ def main() -> None:
 
 
 def _explain_database_error(error: Exception) -> str | None:
-    """Return what an operator can do about an error of the database, or None for any other error.
+    """Return a message for an error of the database that says what the operator can do, or None for any other error.
 
-    Parts that keep running wait for the database themselves. This is for commands that need it at once.
+    Parts that run permanently wait for the database. This is for commands that need it at once.
     """
     if "psycopg" not in sys.modules:
         return None

@@ -1,4 +1,4 @@
-"""What a package of kinds imports from Taskmill. Nothing else of Taskmill is meant for it.
+"""The names that a package of kinds may import from Taskmill. All other modules of Taskmill are internal.
 
 Contracts use `Kind`, `Params`, `Result`, `FileId` and what belongs to them. The API loads contracts and no handlers, so
 importing them does not import the workers: the names that handlers and their tests use are imported at their first use.
@@ -44,7 +44,7 @@ _MODULES = {
     "Stopped": "workers.outcomes",
     "TimedOut": "workers.outcomes",
 }
-"""Where the names are that handlers and their tests use."""
+"""The modules of the names that handlers and their tests use."""
 
 
 def __getattr__(name: str) -> Any:

@@ -26,11 +26,11 @@ CHILD_MODULE: Final = "workers.sandbox.child_main"
 
 
 class NothingHit(Exception):
-    """The fault found no process or message to hit. The message says what was missing."""
+    """The fault found no process or message. The text says which one was missing."""
 
 
 class FaultThrower:
-    """Causes each fault. It waits for a part that is just being restarted."""
+    """Causes the faults. If a part is just being restarted, it waits for its process."""
 
     def __init__(self, stack: LocalStack, mail: MailServer, lease_seconds: float) -> None:
         self._stack = stack

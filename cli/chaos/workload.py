@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 _DATA: Final = Path(__file__).resolve().parents[1] / "demo" / "data"
 _CLIENTS: Final = 16
 TRY_SECONDS: Final = 45.0
-"""How long a client repeats a request before it gives up."""
+"""How long a client repeats a request before it counts as given up."""
 _SLOW_SECONDS: Final = 1.0
 _MIX: Final = {"ping": 60, "email": 18, "inspect": 10, "images": 6, "report": 4, "text": 2}
 Headers = dict[str, str]
@@ -47,7 +47,7 @@ class Workload:
         """The number of answers by status, and of requests without an answer as `no answer`."""
         self.given_up = 0
         self.wrong: list[str] = []
-        """Answers that no fault explains."""
+        """Answers with an unexpected status, which no fault explains."""
         self.failed: list[str] = []
         """Errors of the clients themselves, after which nothing was checked."""
         self.slowest_health_seconds = 0.0

@@ -80,7 +80,7 @@ def flower() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Create or upgrade the tables of the database, and say what was done. It may run again, and several times at once."""
+    """Create or upgrade the tables of the database, and print what was done. It may run repeatedly, and several times at once."""
     from shared.database.schema_migrations import migrate as migrate_schema
     from shared.settings import read_settings
 

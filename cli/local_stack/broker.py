@@ -1,4 +1,4 @@
-"""The local stack's broker: Valkey from its wheel, run directly and with a configuration of ours."""
+"""The local stack's broker: Valkey from its wheel, run directly and with its own configuration."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ maxmemory-policy noeviction
         return answer == b"+OK\r\n+PONG\r\n"
 
     def clear_remains(self) -> None:
-        """Do nothing: whatever it forks belongs to its process group."""
+        """Kill nothing: its forked processes belong to its process group, which is killed already."""
 
 
 def find_valkey() -> Path:

@@ -37,7 +37,7 @@ class MailPage:
         self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the only request of a connection."""
+        """Handle the only request of a connection."""
         try:
             async with asyncio.timeout(10):
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")

@@ -1,4 +1,4 @@
-"""Decides as whom the parts of the stack run. For root this is the account that Postgres runs as, where that can work."""
+"""Chooses the account of the parts. For root it is the account of Postgres, if that can reach everything it needs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from shared.errors import ConfigurationError
 _STORAGE_URL = "TASKMILL_STORAGE_URL"
 _SCRATCH_DIR = "TASKMILL_SCRATCH_DIR"
 _INCOMING = ".incoming"
-"""By this folder a folder of objects is recognised as one."""
+"""A folder of objects is recognised by this folder in it."""
 
 
 @dataclass(frozen=True)
 class PartAccount:
-    """As whom the parts run, and with which Python. `account` None is whoever started the stack."""
+    """The account of the parts and their Python. `account` None is the user who started the stack."""
 
     account: Account | None = None
     python: PartPython = field(default_factory=PartPython)
@@ -31,7 +31,7 @@ class PartAccount:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that differ from those of whoever started the stack."""
+        """The variables that differ from those of the user who started the stack."""
         if self.account is None:
             return {}
         entry = pwd.getpwuid(self.account.uid)
@@ -44,7 +44,7 @@ class PartAccount:
 
 
 def decide_account(given: Mapping[str, str]) -> PartAccount:
-    """Return as whom the parts run, given the variables of whoever starts the stack."""
+    """Return the account of the parts, given the environment of the user who starts the stack."""
     try:
         account = find_account()
     except ConfigurationError as error:
@@ -68,14 +68,14 @@ def find_own_storage(given: Mapping[str, str]) -> Path | None:
 
 
 def may_hand_over(folder: Path) -> bool:
-    """Return whether a folder of root's is new, or holds objects, and so may be given to the account."""
+    """Return whether a folder of root is empty or contains objects, so that the account may become its owner."""
     if not folder.exists():
         return True
     return folder.stat().st_uid == 0 and ((folder / _INCOMING).is_dir() or not any(folder.iterdir()))
 
 
 def _list_obstacles(account: Account, given: Mapping[str, str]) -> Iterator[str]:
-    """Yield what the user's settings name and the account cannot use."""
+    """Yield each path in the user's settings that the account cannot use."""
     storage = find_own_storage(given)
     if storage and not can_write(account, storage) and not (can_pass_to(account, storage) and may_hand_over(storage)):
         yield f"it cannot write to {storage}, the folder of {_STORAGE_URL}"

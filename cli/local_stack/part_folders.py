@@ -49,7 +49,7 @@ class PartFolders:
         return folder
 
     def hand_over(self, folder: Path, name: str) -> None:
-        """Make the account the owner of the folder and of what is in it, unless it is already.
+        """Change the owner of the folder and its content to the account, unless it owns them already.
 
         Once an account has written there, a file with several names is left alone: the account may have linked a file
         of root's from elsewhere.

@@ -91,7 +91,7 @@ class PostgresServer(ServerProcess):
 
     @property
     def app_url(self) -> str:
-        """The same for the running parts, whose role may only read and write rows."""
+        """The URL of the database for the running parts, whose role may only read and write rows."""
         return f"postgresql://{APP_USER}:{self._memory['app_password']}@127.0.0.1:{self.port}/{DATABASE}"
 
     @property

@@ -51,7 +51,7 @@ class ProcessRecord:
         return [identity for identity in list_marked(MARK, self._mark) if identity.pid not in parts]
 
     def end_earlier(self) -> int:
-        """End what an earlier supervisor left running, with its child processes, and return how many processes it was.
+        """End the processes that an earlier supervisor left running, with their children, and return their number.
 
         The parts get SIGTERM first, so that workers requeue their tasks, and are killed after three seconds.
         """

@@ -24,7 +24,7 @@ _PARTS_WITH_SIGNS_OF_LIFE = ("relay", "sweeper", "beat")
 
 
 CONFIGURATION_ERROR = 2
-"""The exit code of a part that its settings or its code keep from starting. Starting it again does not help."""
+"""The exit code of a part that cannot start because of its settings or its code. Restarting it does not help."""
 
 
 class ReadyNotices:

@@ -78,7 +78,7 @@ def make_system_folder() -> Path:
 
 
 def open_to_all(tree: Path) -> None:
-    """Let every account read what is in a folder of ours, and execute what its owner may execute."""
+    """Permit every account to read the content of a folder that this process created, and to execute what its owner may execute."""
     for folder, _, names in os.walk(tree):
         Path(folder).chmod(0o755)
         for name in names:

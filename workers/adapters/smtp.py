@@ -65,12 +65,12 @@ class Reply(NamedTuple):
 
     @property
     def accepts(self) -> bool:
-        """Whether the code is 2xx."""
+        """Return whether the code is 2xx."""
         return 200 <= self.code <= 299
 
     @property
     def rejects(self) -> bool:
-        """Whether the code is 5xx, which is final."""
+        """Return whether the code is 5xx, which is final."""
         return 500 <= self.code <= 599
 
 
@@ -234,7 +234,7 @@ class SmtpServer:
             raise LoginRefused("the credentials contain characters that are not ASCII") from None
         except (smtplib.SMTPAuthenticationError, smtplib.SMTPServerDisconnected):
             # smtplib tries one mechanism after the other. A server that closes the connection after it refused one has
-            # said why: that reply, and not the end of the connection, is what the operator needs.
+            # given the reason: the operator needs that reply, and not the end of the connection.
             if client.login_refusal is None:
                 raise
             raise LoginRefused("the server refused the credentials", client.login_refusal) from None
@@ -274,7 +274,7 @@ class _Client(smtplib.SMTP):
         self.command_encoding = "utf-8"
 
     def set_wait(self, *, check: Callable[[], None], timeout_seconds: float) -> None:
-        """Set what each wait for a reply calls while it lasts, and how long it may last."""
+        """Set the function that each wait for a reply calls repeatedly, and how long it may last."""
         self._check = check
         self._timeout_seconds = timeout_seconds
 
@@ -379,7 +379,7 @@ class _Client(smtplib.SMTP):
 
 
 class _TlsClient(smtplib.SMTP_SSL, _Client):
-    """The same client, with TLS from the first byte."""
+    """A client that starts TLS before the first byte (smtps)."""
 
     def __init__(
         self, check: Callable[[], None], timeout_seconds: float, address: SmtpAddress, context: ssl.SSLContext
@@ -513,4 +513,4 @@ def _name_this_host(sock: socket.socket) -> str:
 
 
 def _check_nothing() -> None:
-    """Do nothing: the check of a wait that must not be ended early."""
+    """Raise nothing: the check of a wait that must not end early."""

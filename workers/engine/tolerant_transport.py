@@ -1,7 +1,8 @@
-"""kombu's Redis transport, which survives messages that are none.
+"""kombu's Redis transport, changed to drop messages that cannot be decoded.
 
-In kombu whatever a message raises while it is decoded ends the consumer, and with it the worker; one such message in a
-shared broker would end every worker in turn. A message is only a bell here, so one that cannot be read is dropped.
+In kombu, an error while a message is decoded ends the consumer, and with it the worker. One such message in a shared broker
+would end one worker after the other. In Taskmill a message only announces tasks that are stored in Postgres, so it can be
+dropped without losing any.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ log = structlog.get_logger()
 
 
 class TolerantChannel(redis.Channel):
-    """A channel that drops what it cannot read."""
+    """A channel that drops messages that it cannot decode."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -29,6 +30,6 @@ class TolerantChannel(redis.Channel):
 
 
 class TolerantTransport(redis.Transport):
-    """The transport of such channels, for `redis://` and `rediss://`."""
+    """A transport with such channels, for `redis://` and `rediss://`."""
 
     Channel = TolerantChannel

@@ -41,7 +41,7 @@ class LoginThrottle:
         return max(0, math.ceil(missing - (MAX_REFUSALS - 1) * SECONDS_PER_REFUSAL))
 
     def count_refusal(self, address: str) -> None:
-        """Take a token from the address."""
+        """Remove a token from the bucket of the address."""
         network, now = _network_of(address), self._clock()
         self._full_at[network] = max(self._full_at.pop(network, now), now) + SECONDS_PER_REFUSAL
         if len(self._full_at) > MAX_ADDRESSES:
@@ -60,7 +60,7 @@ def read_credentials(settings: FlowerSettings) -> str:
 
 
 def are_credentials(header: str, credentials: str) -> bool:
-    """Whether a field `Authorization` has these credentials."""
+    """Return whether the header `Authorization` contains these credentials."""
     scheme, _, encoded = header.partition(" ")
     try:
         given = b64decode(encoded.strip(), validate=True)

@@ -1,8 +1,8 @@
 """How a CSV file is laid out: its separator, the lines before its table, and the lines that do not fit.
 
-DuckDB finds the layout by what fits most lines, and so may pass over a title, or take a header for a row. Here nothing is
-passed over in silence: each line must have as many cells as the first one, which is the header unless the caller says
-that there is none.
+DuckDB chooses the layout that fits most lines, and so may skip a title, or read a header as a row. Here no line is skipped
+silently: each line must have as many cells as the first one, which is the header unless the caller says that there is
+none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TextIO
 
 SEPARATORS = (",", ";", "\t", "|")
 NO_SEPARATOR = "\x1f"
-"""Stands for the separator of a table with a single column: a control character that CSV files do not use."""
+"""The separator of a table with a single column: a control character that does not occur in CSV files."""
 
 SAMPLE_ROWS = 1_000
 SAMPLE_CHARACTERS = 4 << 20

@@ -1,7 +1,7 @@
-"""What DuckDB's errors say, without what callers must not or need not see.
+"""Turns errors of DuckDB into messages for callers.
 
-A message of DuckDB's may quote a value or a whole line of the data, and gives advice that only someone who calls DuckDB
-could follow. What is passed on quotes nothing but the query, which the reader of the error has written.
+A message of DuckDB may quote a value or a whole line of the data, and give advice that only a program that calls DuckDB can
+follow. The messages that are returned here quote only the query, which the caller has written.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MESSAGES_ABOUT_VALUES = (
     "More than one row returned by a subquery",
     "Overflow in ",
 )
-"""How messages begin of which the first line quotes values in quotation marks or parentheses only, if at all."""
+"""The beginnings of messages whose first line quotes values only in quotation marks or parentheses."""
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'')
 _NUMBERS = re.compile(r"(?<![\w.])[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![\w.])")
@@ -66,20 +66,20 @@ _SQL_TYPES = {
 
 @dataclass(frozen=True)
 class Explanation:
-    """One error of DuckDB's."""
+    """One error of DuckDB."""
 
     message: str
-    """For people: a few lines, without DuckDB's advice and without anything of the data."""
+    """A few lines for people, without DuckDB's advice and without any data."""
     whole: str
-    """All that DuckDB said, for finding out what it is about."""
+    """The complete message of DuckDB, by which the cause can be recognised."""
     position: int | None
     """Where in the query, in bytes of its UTF-8 form, from 0."""
 
 
 def explain(error: duckdb.Error, query: str = "") -> Explanation:
-    """Return what an error says, which is `Kind Error: {json}` under the setting `errors_as_json`, and else plain text.
+    """Return the message and the position of an error of DuckDB, whose text may be JSON (the setting `errors_as_json`).
 
-    `query` is what the reader of the message has written, and may be quoted to them.
+    `query` was written by the reader of the message, so it may be quoted.
     """
     text = str(error)
     _, brace, rest = text.partition("{")

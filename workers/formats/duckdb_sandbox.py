@@ -1,4 +1,4 @@
-"""A DuckDB that can read a few named files and nothing else.
+"""Opens a DuckDB database that can read a few named files and nothing else.
 
 After https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview. DuckDB alone does not contain untrusted
 SQL: the limited child bounds memory and time, `_query_check` refuses what no report needs, and this bounds the rest.
@@ -19,8 +19,8 @@ def open_sandbox(
 ) -> duckdb.DuckDBPyConnection:
     """Return an empty database in memory that may read these files, and spill into the working folder.
 
-    What reaches further (extensions, Python's variables, other files, the settings themselves) is off, and stays off:
-    the configuration is locked.
+    Extensions, Python's variables and other files are disabled, and the configuration is locked, so that a query cannot
+    enable them.
     """
     connection = duckdb.connect(
         config={

@@ -1,4 +1,4 @@
-"""Finding how a text is encoded, and reading it, in a limited child, without holding more than a piece of it."""
+"""Finds the encoding of a text and reads the text piece by piece, in a limited child."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.contracts.text_encodings import find_codec
 
 PIECE_BYTES = 1 << 20
 SAMPLE_BYTES = 256 << 10
-"""How much of a text is looked at where its encoding can only be guessed."""
+"""How much of a text is read to guess its encoding."""
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -28,7 +28,7 @@ _OTHER_SCRIPTS = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "eu
 
 _WORD_BEYOND_ASCII = re.compile(rb"[\x80-\xff]{3,}")
 MIN_DISTINCT_BYTES = 8
-"""With fewer different bytes beyond ASCII, no script can be told from another."""
+"""With fewer different bytes beyond ASCII, the scripts cannot be distinguished."""
 
 _ONLY_LETTER_IN_WINDOWS_1250 = re.compile(
     rb"[A-Za-z\xc0-\xff][\x8d\x8f\x9d\xa3\xa5\xaa\xaf\xb3\xb9\xba\xbc\xbe\xbf][A-Za-z\xc0-\xff]"
@@ -144,7 +144,7 @@ def _check_requested(path: Path, label: str, codec_of_mark: str | None) -> Encod
 
 @dataclass
 class _Count:
-    """What was met while a text was decoded."""
+    """What was counted while a text was decoded."""
 
     letters_beyond_ascii: int = 0
     replaced_bytes: int = 0
@@ -204,7 +204,7 @@ def _guess_latin(sample: bytes) -> str:
         return "cp1250"
     from charset_normalizer import from_bytes
 
-    # The library leaves a reading out that it finds too unlikely.
+    # The library omits an encoding that it finds too unlikely.
     merits = {
         match.encoding: match.coherence - match.chaos
         for match in from_bytes(sample, cp_isolation=["cp1250", "cp1252"], enable_fallback=False)

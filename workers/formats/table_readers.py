@@ -24,7 +24,7 @@ DuckDB holds twice as much for each of its two threads, which is half of the mem
 """
 
 MAX_CSV_LINE_BYTES = 128 << 20
-"""The longest row of CSV that is read. DuckDB reads rows of 2 MB unless told otherwise."""
+"""The longest row of CSV that is read. By default DuckDB reads rows of up to 2 MB."""
 
 _BEGINS_WITH_A_YEAR = r"^\s*[0-9]{4}[^0-9]"
 _DOUBTFUL_IN_JSON = r'(?i)"\s*([0-9]{1,3}-[0-9]|[+-]?infinity|epoch)'

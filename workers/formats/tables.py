@@ -2,8 +2,8 @@
 
 The steps, in a limited child:
 
-1. `prepare_table` finds the encoding and the layout, and lays the file ready as DuckDB can read it: as it is, or as a
-   copy in UTF-8.
+1. `prepare_table` finds the encoding and the layout, and prepares the file so that DuckDB can read it: as a link, or
+   as a copy in UTF-8.
 2. `find_relation` returns how it is read, in SQL, for a connection that `open_sandbox` returned.
 3. `explain_table_error` turns an error that DuckDB raised about it into one for the caller.
 
@@ -51,10 +51,10 @@ Shape = Literal["csv", "json", "parquet"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table that lies ready to be read."""
+    """A table that is prepared for DuckDB."""
 
     path: Path
-    """Relative to the working folder, so that no message of DuckDB's can show where that is."""
+    """Relative to the working folder, so that messages of DuckDB do not contain the path of that folder."""
     shape: Shape
     source: str | None
     """The name that a report gives to the file."""
@@ -74,7 +74,7 @@ def prepare_table(
     encoding: str | None = None,
     source: str | None = None,
 ) -> Table:
-    """Link or copy a file to `target`, to which an ending is added, and return what was found out about it.
+    """Link or copy a file to `target`, to which an extension is added, and return how it is to be read.
 
     `encoding` is a label that `shared.contracts.text_encodings` knows; without one the encoding is found. A file is JSON by its
     media type, or because it begins as JSON; other text is CSV.
@@ -105,10 +105,10 @@ def prepare_table(
 
 
 def find_relation(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
-    """Return what stands behind `FROM` to read the table. Raises `duckdb.Error`.
+    """Return the SQL that follows `FROM` to read the table. Raises `duckdb.Error`.
 
     Values of DuckDB's type JSON, which columns of mixed values have, are read as VARIANT at any depth: JSON is kept as
-    its source text, so that a text would come with its quotes and could not be compared with one.
+    its source text, so a string would have quotation marks and could not be compared with other strings.
     """
     sample = -1 if table.path.stat().st_size <= WHOLE_SAMPLE_BYTES else SAMPLE_ROWS
     if table.shape == "parquet":

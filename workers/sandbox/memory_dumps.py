@@ -1,4 +1,4 @@
-"""Keeps a process's memory, which holds secrets and callers' files, from core files and from other processes."""
+"""Protects the memory of a process, which contains secrets and callers' files, from core files and other processes."""
 
 from __future__ import annotations
 

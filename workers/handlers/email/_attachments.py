@@ -15,7 +15,7 @@ from workers.outcomes import Failed
 
 UNKNOWN_TYPE = MediaType("application", "octet-stream")
 _MESSAGE_TYPE = "message/rfc822"
-# These texts declare their encoding themselves, and a guess of ours would override it.
+# These texts declare their encoding themselves, and a guess would override it.
 _SELF_DECLARING_TYPES = frozenset({"text/html", "text/xml"})
 _LINE_ENDS = re.compile(rb"\r\n|\r|\n")
 

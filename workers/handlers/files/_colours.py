@@ -28,13 +28,13 @@ _WHITE = {"ushort": 65_535.0, "uint": 4_294_967_295.0, "float": 1.0}
 """The greatest value of the types that have a range of their own. All samples are scaled to `ushort`."""
 _LARGEST_ALPHA = {**_WHITE, "uchar": 255.0, "char": 127.0, "short": 32_767.0, "int": 2_147_483_647.0}
 _DARK = 1 / 16
-"""A picture with no sample above this share of white is black to the eye, and scaled by what it has."""
+"""A picture with no sample above this share of white would look black, so it is scaled by its own range."""
 _LARGEST_FLOAT = 3.0e38
 _INVERTED_BY_VIPS = frozenset({"uchar", "ushort", "uint"})
 
 
 def name_bands(image: Any) -> Any:
-    """Return the image with a meaning for its bands where the file gives none, or has more of them than colours."""
+    """Return the image with an interpretation of its bands, if the file has none, or has more bands than a colour needs."""
     if image.interpretation == "multiband" or image.bands > 5:
         colours = image if image.bands <= 4 else image[:3]
         return colours.copy(interpretation="b-w" if colours.bands <= 2 else "srgb")
@@ -96,7 +96,7 @@ def _find_range(image: Any) -> tuple[float, float]:
 
 
 def _finite(image: Any, otherwise: float) -> Any:
-    """Return the image with a number in the place of each infinity and of what is no number."""
+    """Return the image with a number in place of each infinity and NaN."""
     if image.format != "float":
         return image
     return (image.abs() <= _LARGEST_FLOAT).ifthenelse(image, otherwise)
@@ -109,7 +109,7 @@ def _read_icc_lab(image: Any) -> Any:
 
 
 def to_srgb(image: Any, path: str, media_type: str) -> Any:
-    """Return the image in eight bits of sRGB, by its profile, or by what its format says that its colours are."""
+    """Return the image in eight bits of sRGB, converted by its profile or by the colour space that its format declares."""
     if media_type == "image/png":
         colours, overrules = read_colours(path)
         if overrules:
@@ -120,7 +120,7 @@ def to_srgb(image: Any, path: str, media_type: str) -> Any:
         try:
             return image.icc_transform("srgb", embedded=True, intent="relative", black_point_compensation=True, depth=8)
         except pyvips.Error:
-            # A profile that is damaged, or of another kind of pixels, says nothing.
+            # A profile that is damaged, or that is for another kind of pixels, is ignored.
             image = _without_profile(image)
     if image.interpretation == "cmyk":
         return image.icc_transform("srgb", input_profile="cmyk", intent="relative", depth=8)
@@ -161,7 +161,7 @@ _BRADFORD: Matrix = [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.03
 
 
 def _to_linear_srgb(primaries: Chromaticities) -> Matrix:
-    """Return what converts linear light of these primaries to that of sRGB, white to white (Bradford)."""
+    """Return the matrix from linear light of these primaries to that of sRGB, with an adaptation of white (Bradford)."""
     source, target = (_multiply_vector(_BRADFORD, _xyz_of(*each[:2])) for each in (primaries, SRGB))
     scaling = [[target[i] / source[i] if i == j else 0.0 for j in range(3)] for i in range(3)]
     adapt = _multiply(_invert(_BRADFORD), _multiply(scaling, _BRADFORD))
@@ -169,7 +169,7 @@ def _to_linear_srgb(primaries: Chromaticities) -> Matrix:
 
 
 def _to_xyz(primaries: Chromaticities) -> Matrix:
-    """Return what converts linear light of these primaries to CIE XYZ, the luminance of white being 1."""
+    """Return the matrix from linear light of these primaries to CIE XYZ, in which white has the luminance 1."""
     columns = [_xyz_of(*primaries[at : at + 2]) for at in (2, 4, 6)]
     matrix = [[column[row] for column in columns] for row in range(3)]
     amounts = _multiply_vector(_invert(matrix), _xyz_of(*primaries[:2]))

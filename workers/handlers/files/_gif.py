@@ -1,4 +1,4 @@
-"""Reads where the first frame of a GIF stands on its canvas."""
+"""Reads the place of a GIF's first frame on its canvas."""
 
 from __future__ import annotations
 

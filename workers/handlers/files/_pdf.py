@@ -1,4 +1,4 @@
-"""Opens PDF documents in a limited child, by PDFium."""
+"""Opens PDF documents with PDFium, in a limited child."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def open_pdf(path: str) -> pdfium.PdfDocument:
     whole_size = Path(path).stat().st_size
     size = _find_end(path)
     if size is None:
-        # PDFium would rebuild what is left, and nobody could see from the result that some is missing.
+        # PDFium would rebuild the remaining part, and the result would not show that some is missing.
         raise unreadable_pdf()
     try:
         # PDFium looks for the cross-references at the end of what it is given.
@@ -41,7 +41,7 @@ def open_pdf(path: str) -> pdfium.PdfDocument:
 def _find_end(path: str) -> int | None:
     """Return where the document ends, None if it is cut short.
 
-    Whatever follows the last end-of-file marker (ISO 32000-2, 7.5.5) is passed over, as other readers do, unless it is
+    Whatever follows the last end-of-file marker (ISO 32000-2, 7.5.5) is ignored, as in other readers, unless it is
     a later revision of the document whose own end is missing.
     """
     with Path(path).open("rb") as file:

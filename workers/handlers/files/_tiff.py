@@ -54,7 +54,7 @@ class TiffTags(NamedTuple):
 
     @property
     def is_lab_of_bytes(self) -> bool:
-        """Whether it is CIELab with 8 bits per sample, which libvips cannot open."""
+        """Return whether it is CIELab with 8 bits per sample, which libvips cannot open."""
         return self.photometric == CIE_LAB and self.bits == (8,) * self.samples
 
     def describe_unsupported(self) -> str | None:

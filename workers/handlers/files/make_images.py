@@ -1,4 +1,4 @@
-"""Makes pictures of other sizes and formats from one, in a limited child."""
+"""Creates variants of a picture in other sizes and formats, in a limited child."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from workers.handlers.files._errors import unreadable_image
 
 
 def handle(params: MakeImagesParams, context: HandlerContext) -> MakeImagesResult:
-    """Make every variant, and add each as an artifact. Raises the errors of the contract."""
+    """Create every variant, and add each as an artifact. Raises the errors of the contract."""
     source = context.input_file(params.file_id)
     with source.path.open("rb") as stream:
         media_type = detect_media_type(stream.read(HEAD_BYTES), source.name)

@@ -1,4 +1,4 @@
-"""Does nothing: a canary that succeeds shows that its queue works."""
+"""The handler of canaries: it has no work, because a canary that succeeds shows that its queue works."""
 
 from __future__ import annotations
 

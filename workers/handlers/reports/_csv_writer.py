@@ -27,7 +27,7 @@ other control characters for the end of a line."""
 
 
 class CsvWriter:
-    """Writes rows as they come, and keeps none in memory."""
+    """Writes rows at once, and keeps none in memory."""
 
     def __init__(self, file: BinaryIO, columns: Sequence[Column], title: str | None, max_bytes: int) -> None:
         self._file = file
@@ -41,7 +41,7 @@ class CsvWriter:
         self._append([[formatters.get(type(value), text_of_anything)(value) for value in row] for row in rows])
 
     def finish(self) -> None:
-        """Do nothing: CSV has no end of its own."""
+        """Complete the file: CSV needs no end."""
 
     def _append(self, rows: list[list[str]]) -> None:
         block = "".join([",".join(row) + "\r\n" for row in rows]).encode()

@@ -10,7 +10,7 @@ from workers.handlers.reports._values import Column, dump_json, json_of
 
 
 class JsonWriter:
-    """Writes rows as they come, and keeps none in memory."""
+    """Writes rows at once, and keeps none in memory."""
 
     def __init__(self, file: BinaryIO, columns: Sequence[Column], title: str | None, max_bytes: int) -> None:
         self._file = file

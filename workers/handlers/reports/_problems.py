@@ -1,4 +1,4 @@
-"""The named errors of a report."""
+"""The problems with which a report fails."""
 
 from __future__ import annotations
 

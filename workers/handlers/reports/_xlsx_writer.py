@@ -50,7 +50,7 @@ class PlainWorksheet(Worksheet):  # type: ignore[misc]  # XlsxWriter has no type
 
 
 class XlsxWriter:
-    """Writes rows as they come; holds one, and the sheets lie uncompressed in the working folder until the end."""
+    """Writes rows at once, and keeps one in memory. The sheets are uncompressed files in the working folder until the end."""
 
     def __init__(self, file: BinaryIO, columns: Sequence[Column], title: str | None, max_bytes: int) -> None:
         if len(columns) > SHEET_COLUMNS:
@@ -109,7 +109,7 @@ class XlsxWriter:
             self._check_size()
 
     def finish(self) -> None:
-        """Put the sheets together. Raises `/problems/report-too-large`."""
+        """Write the workbook with its sheets. Raises `/problems/report-too-large`."""
         self._check_size()
         self._end_sheet()
         self._workbook.close()
@@ -159,7 +159,7 @@ class XlsxWriter:
             self._write_text(row, column, f"{value:f}")
 
     def _decimal_format(self, value: Decimal) -> Any:
-        """Show the digits after the point that the type has, zeros too."""
+        """Return the format that shows as many digits after the point as the type has, including zeros."""
         exponent = value.as_tuple().exponent
         scale = max(0, -exponent) if isinstance(exponent, int) else 0
         if scale not in self._decimals:
@@ -203,7 +203,7 @@ class XlsxWriter:
 
 
 def safe_sheet_name(title: str | None) -> str:
-    """Make a sheet's name of a title.
+    """Return a name for a sheet, made from a title.
 
     Excel allows 31 characters, none of `[]:*?/\\`, no apostrophe at either end, and not the name History.
     """

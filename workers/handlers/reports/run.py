@@ -1,4 +1,4 @@
-"""Runs a report in a limited child, and keeps the files that it wrote."""
+"""Runs a report in a limited child, and adds the files that it wrote as artifacts."""
 
 from __future__ import annotations
 
