@@ -29,13 +29,13 @@ class Unhealthy(Exception):
 
 
 def check_api() -> None:
-    """Ask the API on this machine by a host name that it accepts. Raises `OSError`."""
+    """Request `/health` of the API on this machine, with a host name that it allows. Raises `OSError`."""
     allowed_host = os.environ.get("TASKMILL_ALLOWED_HOSTS", "").split(",")[0].strip()
     _get("http://127.0.0.1:8000/health", "localhost" if allowed_host in {"", "*"} else allowed_host)
 
 
 def check_flower() -> None:
-    """Ask Flower on this machine. Raises `OSError`."""
+    """Request the health check of Flower on this machine. Raises `OSError`."""
     prefix = os.environ.get("TASKMILL_FLOWER_URL_PREFIX", "").strip("/")
     port = os.environ.get("TASKMILL_FLOWER_PORT", "5555")
     _get(f"http://127.0.0.1:{port}/{prefix + '/' if prefix else ''}healthcheck", "localhost")

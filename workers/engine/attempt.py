@@ -61,7 +61,7 @@ class Attempt:
         return self._first.acquire(blocking=False)
 
     def stop(self, reason: Stopped) -> None:
-        """Tell the attempt to stop. The first reason is kept, except that a lost claim replaces any."""
+        """Request that the attempt stops at its next check. The first reason is kept, but a lost claim replaces any other."""
         if self._stop is None or isinstance(reason, ClaimLost):
             self._stop = reason
         self._told.set()

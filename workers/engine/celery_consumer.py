@@ -203,10 +203,10 @@ class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
         self.claimer.announce(str(delivery_info.get("routing_key")), len(ids) if isinstance(ids, list) else 1)
 
     def _consume_only_when_wanted(self) -> None:
-        """Let the channel ask the broker for messages only while the claimer wants them.
+        """Configure the channel to read messages from the broker only while the claimer wants them.
 
-        kombu asks `qos.can_consume` at each turn of its loop before it asks the broker; a byte through a pipe makes the loop
-        turn when messages are wanted again.
+        In each iteration of its loop, kombu calls `qos.can_consume` before it reads from the broker. When messages are
+        wanted again, a byte in a pipe wakes the loop.
         """
         self.task_consumer.channel.qos.can_consume = self.claimer.wants_more
         if self._pipe is None:

@@ -239,7 +239,7 @@ class Claimer:
             self._announced_at = time.monotonic()
 
     def _give_up_announcements(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-        """Let the relay publish announced tasks again. If that fails, it does so by itself, some time later."""
+        """Unmark the announced tasks, and notify the relay. If this fails, the relay republishes them later."""
         with self._changed:
             announced, self._announced = self._announced, Counter()
         for queue, tasks in announced.items():

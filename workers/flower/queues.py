@@ -1,4 +1,4 @@
-"""Shows the backlog of the queues as Postgres has it.
+"""Pages of Flower with the backlog of the queues, which is read from Postgres.
 
 Flower itself counts the messages in the broker. The relay keeps only a window of each queue there, and one message may
 announce several tasks, so that number says nothing about the backlog.

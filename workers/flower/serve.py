@@ -109,7 +109,7 @@ class _GuardedFlower(Flower):  # type: ignore[misc]  # Flower has no types
 
 
 class _CredentialsRequired(RequestHandler):
-    """Asks for credentials, whatever the method of the request."""
+    """The handler of requests without valid credentials, for every method."""
 
     def prepare(self) -> None:
         """Answer 401."""

@@ -81,7 +81,7 @@ class Publisher:
         return len(tasks)
 
     def _broker_answers(self) -> bool:
-        """Ask after a failure, before tasks are marked again: marking and unmarking a window each second bloats the table."""
+        """Return whether the broker answers. Called before tasks are marked again: repeated marks would bloat the table."""
         try:
             self._doorbell.ping()
         except BROKER_ERRORS as error:

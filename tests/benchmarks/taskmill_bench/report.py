@@ -1,4 +1,4 @@
-"""Shows the result of a run: on a terminal, or as Markdown between two marks in a document."""
+"""Writes the result of a run: on a terminal, or as Markdown between two marks in a document."""
 
 from __future__ import annotations
 
