@@ -40,6 +40,8 @@ LONGEST_JUMP: Final = timedelta(hours=25)
 EARLIEST_START: Final = datetime(1900, 1, 1, tzinfo=UTC)
 LATEST_START: Final = datetime(9000, 1, 1, tzinfo=UTC)
 """Far enough from the first and the last year of `datetime` that the times of every rule can be computed."""
+LATEST_END: Final = datetime.max.replace(tzinfo=UTC)
+"""The last moment that can be read back from the database. In a zone west of UTC, later ones can be written."""
 
 VALUES_OF_FIELDS: Final = (60, 24, 31, 12, 7)
 """How many values the fields of a cron rule have: minute, hour, day of month, month, day of week."""
@@ -141,10 +143,14 @@ def parse_rule(
         raise InvalidRule("timezone", f"{timezone!r} is not a time zone of the IANA database, such as 'Europe/Berlin'.")
     if starts_at is not None and not EARLIEST_START <= starts_at < LATEST_START:
         raise InvalidRule("starts_at", "A schedule starts in the years 1900 to 8999.")
+    if ends_at is not None and ends_at > LATEST_END:
+        raise InvalidRule("ends_at", "A schedule ends in the year 9999 by UTC at the latest.")
     if starts_at is not None and ends_at is not None and ends_at < starts_at:
         raise InvalidRule("ends_at", "The schedule ends before it starts.")
     rule = Rule(None if cron is None else _parse_cron(cron), every_seconds, ZoneInfo(timezone), starts_at, ends_at)
-    if next(rule.iterate_times(starts_at or datetime(2000, 1, 1, tzinfo=UTC)), None) is None:
+    # It may run at the moment that it starts.
+    begin = (starts_at or datetime(2000, 1, 1, tzinfo=UTC)) - timedelta(microseconds=1)
+    if next(rule.iterate_times(begin), None) is None:
         field = "cron" if ends_at is None else "ends_at"
         raise InvalidRule(field, "The rule has no time: it matches no date, or none before its end.")
     return rule

@@ -193,6 +193,22 @@ def test_a_rule_that_fits_every_day_is_described_as_such(days: str) -> None:
     assert rule.describe() == "At 00:00 every day (UTC)"
 
 
+def test_an_end_that_is_later_than_the_calendar_by_utc_is_refused() -> None:
+    with pytest.raises(InvalidRule, match="9999") as caught:
+        parse_rule(None, 1, ends_at=datetime.fromisoformat("9999-12-31T23:59:59-05:00"))
+
+    assert caught.value.field == "ends_at"
+    assert parse_rule(None, 1, ends_at=datetime.fromisoformat("9999-12-31T23:59:59Z")).ends_at is not None
+
+
+def test_an_interval_may_run_only_at_the_moment_that_it_starts() -> None:
+    start = datetime(2026, 1, 2, tzinfo=UTC)
+
+    rule = parse_rule(None, 60, "UTC", start, start + timedelta(seconds=30))
+
+    assert list(rule.iterate_times(datetime(2026, 1, 1, tzinfo=UTC))) == [start]
+
+
 def test_a_rule_is_described_in_plain_words() -> None:
     assert parse_rule("30 2 * * *", None, "Europe/Berlin").describe() == "At 02:30 every day (Europe/Berlin)"
     assert [parse_rule(None, seconds).describe() for seconds in (1, 90, 3600, 172_800)] == [
