@@ -105,6 +105,15 @@ async def authenticate(request: Request) -> Caller:
     return caller
 
 
+async def is_allowed(request: Request, *scopes: str) -> bool:
+    """Return whether the key of a request is valid now and has all of the scopes, for requests that last."""
+    try:
+        (await authenticate(request)).require(*scopes)
+    except Problem:
+        return False
+    return True
+
+
 def caller_with(*scopes: str) -> Any:
     """Return a dependency that requires a caller with all of the scopes."""
 

@@ -348,6 +348,9 @@ class LimitSettings(Subject):
         ),
     ] = 0
     max_queued_per_caller: Annotated[int, Field(ge=0, description="The same for each caller.")] = 0
+    max_streams_per_caller: Annotated[
+        int, Field(ge=1, description="Event streams that a caller may have open at a time in each API process.")
+    ] = 2000
 
 
 class WorkerSettings(Subject):

@@ -8,8 +8,10 @@ is lost. Many streams read from Postgres in one round trip.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -24,16 +26,21 @@ from api.batcher import Batcher, HotConnection
 from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
 from api.http.answers import PRIVATE_HEADERS, timestamp
+from api.http.problems import Problem
 from shared.queries.events import LIST_EVENTS_AFTER
 from shared.settings import Settings
 from shared.tasks.states import DONE_VALUES
 
 KEEP_ALIVE_COMMENT_SECONDS: Final = 15.0
 """How often a stream without events sends a comment, so that neither side nor a proxy closes the connection as idle."""
+CHECK_KEY_SECONDS: Final = 15.0
+"""How long a stream goes on after its key was revoked or has expired, at most, as long as no event is slow to be sent."""
 SEND_SECONDS: Final = 30.0
 """How long a client may take to read what was sent, before its stream is closed. The client can resume with `Last-Event-ID`."""
 EVENTS_AT_ONCE: Final = 200
 """How many events of one task are read in one round trip, which bounds the memory of a stream."""
+RETRY_AFTER_SECONDS: Final = 5
+"""How long a caller that has too many streams is asked to wait."""
 RECONNECT_MILLISECONDS: Final = 1000
 """How long a browser waits before it connects again."""
 
@@ -70,11 +77,33 @@ class EventReader:
     """Reads the history of tasks, for many streams in one round trip."""
 
     def __init__(self, settings: Settings) -> None:
+        self._max_streams_per_caller = settings.max_streams_per_caller
+        self._streams: Counter[UUID] = Counter()
         self._events: Batcher[_Wanted, list[TaskEvent]] = Batcher(settings, "events", self._read)
 
     async def list_after(self, task_id: UUID, seq: int) -> list[TaskEvent]:
         """Return the events of a task that follow a sequence number, oldest first: `EVENTS_AT_ONCE` at most."""
         return await self._events.submit(_Wanted(task_id, seq))
+
+    def require_room(self, caller: Caller) -> None:
+        """Raise the problem `rate-limited` when a caller has as many streams in this process as it may."""
+        if self._streams[caller.owner_id] >= self._max_streams_per_caller:
+            raise Problem(
+                "rate-limited",
+                f"The caller has {self._max_streams_per_caller} open streams, which is the most: close one first.",
+                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            )
+
+    @contextmanager
+    def count_stream(self, caller: Caller) -> Iterator[None]:
+        """Count a stream of a caller as open, until the block ends."""
+        self._streams[caller.owner_id] += 1
+        try:
+            yield
+        finally:
+            self._streams[caller.owner_id] -= 1
+            if not self._streams[caller.owner_id]:
+                del self._streams[caller.owner_id]
 
     async def close(self) -> None:
         """Finish the submitted reads, then close the connection."""
@@ -98,7 +127,14 @@ class EventStreamResponse(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, task_id: UUID, caller: Caller, after_seq: int, reader: EventReader, tasks: TaskReader, waiters: Waiters
+        self,
+        task_id: UUID,
+        caller: Caller,
+        after_seq: int,
+        reader: EventReader,
+        tasks: TaskReader,
+        waiters: Waiters,
+        is_still_allowed: Callable[[], Awaitable[bool]],
     ) -> None:
         super().__init__(headers={**PRIVATE_HEADERS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         # The length of a stream is unknown.
@@ -109,6 +145,7 @@ class EventStreamResponse(Response):
         self._reader = reader
         self._tasks = tasks
         self._waiters = waiters
+        self._is_still_allowed = is_still_allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream. Raises `ClientDisconnect` when the client is gone, or reads too slowly."""
@@ -117,8 +154,13 @@ class EventStreamResponse(Response):
             await send({"type": "http.response.body", "body": b""})
             return
         await _send_soon(send, b"retry: %d\n\n" % RECONNECT_MILLISECONDS)
-        with self._waiters.watch(self._task_id, receive) as waiter:
+        check_key_at = time.monotonic() + CHECK_KEY_SECONDS
+        with self._reader.count_stream(self._caller), self._waiters.watch(self._task_id, receive) as waiter:
             while True:
+                if time.monotonic() >= check_key_at:
+                    if not await self._is_still_allowed():
+                        break
+                    check_key_at = time.monotonic() + CHECK_KEY_SECONDS
                 # Armed before the events are read, so that a change in between is not missed.
                 waiter.arm()
                 events = await self._reader.list_after(self._task_id, self._seq)

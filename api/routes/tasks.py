@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from api.dependencies import (
     TasksDependency,
     TaskWriterCaller,
     WaitersDependency,
+    is_allowed,
 )
 from api.following.event_streams import EventStreamResponse
 from api.following.task_models import SubmittedBatch, TaskPage, TasksById, Valid
@@ -376,7 +378,9 @@ async def stream_events(
         # A browser's EventSource connects again after every end of a stream, until it is answered 204 (HTML Living
         # Standard, section 9.2.3).
         return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
-    return EventStreamResponse(task_id, caller, after_seq, events, tasks, waiters)
+    events.require_room(caller)
+    is_still_allowed = partial(is_allowed, request, "tasks:read")
+    return EventStreamResponse(task_id, caller, after_seq, events, tasks, waiters, is_still_allowed)
 
 
 def _read_last_event_id(value: str | None, pointer: str) -> int:

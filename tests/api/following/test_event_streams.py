@@ -14,9 +14,11 @@ import httpx2
 import pytest
 
 from api.following import event_streams, waiters
+from shared.api_keys import revoke_key
+from shared.settings import Settings
 from tests.api.conftest import ErrorsOf, HandWorker, Submit
 from tests.api.following.conftest import PublishWakeup, count_waiters
-from tests.conftest import Eventually
+from tests.conftest import Api, Eventually, ServeApi
 
 
 class Event(NamedTuple):
@@ -229,6 +231,47 @@ def test_the_stream_of_a_task_that_is_deleted_meanwhile_ends(
         seen += list(events)
 
     assert statuses(seen) == ["queued"]
+
+
+def test_a_stream_ends_soon_after_its_key_was_revoked(
+    served: Api, module_settings: Settings, email: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_COMMENT_SECONDS", 0.1)
+    monkeypatch.setattr(event_streams, "CHECK_KEY_SECONDS", 0.2)
+    key = served.key("leaver")
+    client = served.client_with(key.key)
+
+    with stream(client, email(client)) as events:
+        seen = [next(events)]
+        revoke_key(module_settings, str(key.id))
+        seen += list(events)
+
+    assert statuses(seen) == ["queued"]
+
+
+def test_a_caller_has_no_more_streams_open_than_configured(
+    settings: Settings, serve: ServeApi, eventually: Eventually
+) -> None:
+    with serve(settings.model_copy(update={"max_streams_per_caller": 1})) as api:
+        ada, bob = api.client("ada"), api.client("bob")
+        path, of_bob = (
+            f"/tasks/{by.post('/emails', json={'to': ['ada@example.com'], 'text': 'hello'}).json()['id']}/events"
+            for by in (ada, bob)
+        )
+        with ada.stream("GET", path) as first:
+            next(first.iter_lines())
+
+            refused = ada.get(path)
+
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+            with bob.stream("GET", of_bob) as other:
+                assert other.status_code == 200
+
+        def is_free() -> bool:
+            with ada.stream("GET", path) as again:
+                return again.status_code == 200
+
+        assert eventually(is_free)
 
 
 def test_a_stream_whose_client_disconnects_leaves_no_waiter(
