@@ -351,6 +351,7 @@ class LimitSettings(Subject):
     max_streams_per_caller: Annotated[
         int, Field(ge=1, description="Event streams that a caller may have open at a time in each API process.")
     ] = 2000
+    max_schedules: Annotated[int, Field(ge=0, description="How many schedules an organization may have.")] = 1000
 
 
 class WorkerSettings(Subject):

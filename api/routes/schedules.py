@@ -52,6 +52,7 @@ from api.scheduling.schedule_parsing import (
     refuse_platform_change,
 )
 from api.submitting.submissions import SubmissionRequest
+from shared.contracts.catalog import find_kind
 from shared.identifiers import new_id
 from shared.queries import schedules as queries
 from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled_task
@@ -91,7 +92,7 @@ IF_MATCH: Final[dict[str, Any]] = {
     summary="Create a schedule",
     response_model=Schedule,
     response_description="The schedule, which is committed.",
-    responses=problem_responses(*ANY_CALLER, "name-taken", "unsupported-media-type"),
+    responses=problem_responses(*ANY_CALLER, "conflict", "name-taken", "unsupported-media-type"),
     openapi_extra=_json_body_of("NewSchedule", _EXAMPLE),
 )
 @limited("submit")
@@ -114,6 +115,7 @@ async def create_schedule(
     }
     try:
         async with engine.begin() as connection:
+            await _require_room(connection, caller.organization_id, settings.max_schedules)
             values["next_at"] = await _find_next(connection, parsed)
             row = (await connection.execute(queries.insert_schedule(values))).one()
     except IntegrityError:
@@ -294,6 +296,9 @@ async def run_schedule(
         schedule = await _get(connection, queries.find_schedule(schedule_id, caller.visible_organization_id))
         now = await _read_clock(connection)
     caller.require_may_change(schedule.organization_id)
+    kind = find_kind(schedule.kind)
+    if kind is not None and kind.privileged and not caller.privileged:
+        raise Problem("forbidden", "Only operators and admins may submit this kind.")
     try:
         task = make_scheduled_task(schedule, now)
     except UnusableSchedule as error:
@@ -326,6 +331,14 @@ async def _lock_for_change(connection: AsyncConnection, schedule_id: UUID, calle
     row = await _get(connection, queries.lock_schedule(schedule_id, caller.visible_organization_id))
     caller.require_may_change(row.organization_id)
     return row
+
+
+async def _require_room(connection: AsyncConnection, organization_id: UUID, max_schedules: int) -> None:
+    """Raise `conflict` when an organization has as many schedules as it may. Requests at the same time may exceed it."""
+    if (await connection.execute(queries.count_schedules(organization_id))).scalar_one() >= max_schedules:
+        raise Problem(
+            "conflict", f"An organization may have {max_schedules} schedules, and yours has them: delete one first."
+        )
 
 
 def _require_match(if_match: str | None, row: Any) -> None:

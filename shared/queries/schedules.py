@@ -90,6 +90,11 @@ def insert_schedule(values: Mapping[str, Any]) -> Executable:
     return insert(schedules).values(**values).returning(*schedules.c)
 
 
+def count_schedules(organization_id: UUID) -> Select[Any]:
+    """Count the schedules of an organization."""
+    return select(func.count()).select_from(schedules).where(schedules.c.organization_id == organization_id)
+
+
 def find_schedule(schedule_id: UUID, organization_id: UUID | None) -> Select[Any]:
     """Find a schedule, every column of `schedules`: of one organization, or of any if None."""
     statement = select(schedules).where(schedules.c.id == schedule_id)

@@ -11,9 +11,10 @@ import httpx2
 import psycopg
 import pytest
 
+from shared.api_keys import create_key
 from shared.database.connections import make_engine
 from shared.settings import Settings
-from tests.conftest import Api
+from tests.conftest import Api, ServeApi
 from workers.beat_scheduler import ensure_platform_schedules, insert_due_tasks
 
 ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
@@ -170,6 +171,33 @@ def test_a_name_is_unique_within_its_organization(client: httpx2.Client, strange
     assert change(client, created(client), name="same").status_code == 409
 
 
+def test_an_organization_has_no_more_schedules_than_configured(settings: Settings, serve: ServeApi) -> None:
+    with serve(settings.model_copy(update={"max_schedules": 2})) as api:
+        ada, bob = api.client("ada"), api.client("bob")
+        path = created(ada)["links"]["self"]
+        created(ada)
+
+        refused = create(ada)
+
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/conflict")
+        assert create(bob).status_code == 201
+        assert ada.delete(path).status_code == 204
+        assert create(ada).status_code == 201
+
+
+def test_a_client_does_not_run_an_operators_schedule_of_a_privileged_kind(
+    served: Api, module_settings: Settings
+) -> None:
+    operator, colleague = (
+        served.client_with(create_key(module_settings, name, role, organization="shared").key)
+        for name, role in (("manager", "operator"), ("colleague", "client"))
+    )
+    path = created(operator, kind="platform.ping", params={})["links"]["run"]
+
+    assert colleague.post(path).status_code == 403
+    assert operator.post(path).status_code == 202
+
+
 def test_a_deleted_schedule_is_gone_and_its_tasks_stay(client: httpx2.Client) -> None:
     schedule = created(client)
     task = client.post(schedule["links"]["run"]).json()
@@ -260,6 +288,8 @@ def test_a_preview_shows_ten_times_across_daylight_saving_and_stores_nothing(cli
         ({"starts_at": "tomorrow"}, "/starts_at"),
         ({"starts_at": "9999-12-31T12:00:00Z"}, "/starts_at"),
         ({"starts_at": "0001-01-01T00:00:00Z", "timezone": "America/New_York"}, "/starts_at"),
+        ({"cron": None, "every": 1, "ends_at": "9999-12-31T23:59:59-05:00"}, "/ends_at"),
+        ({"params": {"to": ["ada@example.com"], "text": "x" * (64 << 10)}}, "/params"),
         ({"missed": "sometimes"}, "/missed"),
         ({"overlap": "sometimes"}, "/overlap"),
         ({"jitter": -1}, "/jitter"),
