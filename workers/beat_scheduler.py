@@ -7,6 +7,7 @@ has done neither.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -28,6 +29,7 @@ from shared.queries import hot_tasks
 from shared.queries import schedules as queries
 from shared.queries.canaries import CANARY_KIND, LIST_CANARIES
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
+from shared.queries.tasks import COUNT_QUEUED
 from shared.schedules.slots import Missed, plan_slots
 from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled_task
 from shared.settings import Settings
@@ -40,6 +42,8 @@ TICK_SECONDS: Final = 1.0
 DATABASE_RETRY_SECONDS: Final = 2.0
 DUE_TOGETHER: Final = 100
 """How many schedules are looked at in one transaction."""
+LONGEST_TURN_SECONDS: Final = 5.0
+"""How long slots are looked at before the next sign of life, however many are due."""
 CLOCK_CHECK_SECONDS: Final = 60.0
 CLOCK_TURNED_BACK_SECONDS: Final = 5.0
 """How far ahead of the clock the moment of planning must lie to show that the clock was turned back."""
@@ -55,6 +59,11 @@ INPUT_GONE: Final = {
     "title": "Input gone",
     "detail": "A file that the schedule's params name was deleted: change the params, or delete the schedule.",
 }
+QUEUE_FULL: Final = {
+    "type": "/problems/queue-full",
+    "title": "Queue full",
+    "detail": "Too many tasks were queued when the time came, so that it got no task. Later times get one.",
+}
 
 PLATFORM_SCHEDULES: Final[dict[str, tuple[str, int]]] = {
     "purge": ("maintenance.purge", 60),
@@ -65,10 +74,18 @@ PLATFORM_SCHEDULES: Final[dict[str, tuple[str, int]]] = {
 """The platform's own schedules: name -> kind, and every how many seconds."""
 
 
+class QueueBounds(NamedTuple):
+    """How many tasks may be queued, as the settings of the same names have it; 0 for no limit."""
+
+    max_queued: int = 0
+    max_queued_per_caller: int = 0
+
+
 class SlotScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
     """Celery's hook for schedulers: `tick` submits what is due and returns when to come back, in seconds."""
 
     engine: Engine
+    bounds = QueueBounds()
     _schedules_ensured = False
     _check_clock_at = 0.0
     _outage = OutageLog()
@@ -85,7 +102,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
             if time.monotonic() >= self._check_clock_at:
                 look_again_after_clock_was_turned_back(self.engine)
                 self._check_clock_at = time.monotonic() + CLOCK_CHECK_SECONDS
-            insert_due_tasks(self.engine)
+            insert_due_tasks(self.engine, self.bounds)
         except SQLAlchemyError as error:
             self._outage.warn(error)
             return DATABASE_RETRY_SECONDS
@@ -119,25 +136,29 @@ def look_again_after_clock_was_turned_back(engine: Engine) -> None:
         log.warning("clock_turned_back", schedules=len(names))
 
 
-def insert_due_tasks(engine: Engine) -> int:
-    """Insert the tasks of all slots that have come, and write beat's sign of life; return how many tasks."""
+def insert_due_tasks(engine: Engine, bounds: QueueBounds = QueueBounds()) -> int:  # noqa: B008 (it cannot change)
+    """Write beat's sign of life, and insert the tasks of the slots that have come; return how many tasks.
+
+    Slots that are left after `LONGEST_TURN_SECONDS` are for the next call.
+    """
+    end = time.monotonic() + LONGEST_TURN_SECONDS
     with engine.begin() as connection:
         connection.exec_driver_sql(SHOW_SIGN_OF_LIFE, {"part": "beat"})
     inserted = 0
     while True:
         try:
-            due, tasks = _insert_together(engine, DUE_TOGETHER)
+            due, tasks = _insert_together(engine, DUE_TOGETHER, bounds)
         except IntegrityError:
             # A task that the database refuses, because its file is gone, must not hold up the other schedules.
-            due, tasks = _insert_together(engine, 1)
+            due, tasks = _insert_together(engine, 1, bounds)
         inserted += len(tasks)
         if any(task.kind == CANARY_KIND for task in tasks):
             log_canaries(engine)
-        if not due:
+        if not due or time.monotonic() > end:
             return inserted
 
 
-def _insert_together(engine: Engine, limit: int) -> tuple[int, list[NewTask]]:
+def _insert_together(engine: Engine, limit: int, bounds: QueueBounds) -> tuple[int, list[NewTask]]:
     """Insert the tasks of up to `limit` schedules in one transaction; return how many were due, and the tasks.
 
     A refusal by the database becomes the last error of a schedule that is alone, and is raised for several.
@@ -145,6 +166,8 @@ def _insert_together(engine: Engine, limit: int) -> tuple[int, list[NewTask]]:
     with engine.begin() as connection:
         due = connection.execute(queries.lock_due_schedules(limit)).all()
         plans = [_plan(schedule) for schedule in due]
+        if any(bounds):
+            plans = _keep_within_bounds(connection, bounds, due, plans)
         wanted = [task for plan in plans for task in plan.tasks]
         inserted: list[NewTask] = []
         try:
@@ -200,6 +223,30 @@ def _plan(schedule: Any) -> SchedulePlan:
         return SchedulePlan([], next_at, error.error)
 
 
+def _keep_within_bounds(
+    connection: Connection, bounds: QueueBounds, due: Sequence[Any], plans: Sequence[SchedulePlan]
+) -> list[SchedulePlan]:
+    """Return the plans, without the tasks of those schedules whose owners, or all callers, have too many queued.
+
+    The platform's own tasks are few, and needed most when much is queued.
+    """
+    queued = Counter({row.owner_id: row.queued for row in connection.exec_driver_sql(COUNT_QUEUED)})
+    total = queued.total()
+    kept = []
+    for schedule, plan in zip(due, plans, strict=True):
+        tasks = len(plan.tasks)
+        is_full = bool(bounds.max_queued) and total + tasks > bounds.max_queued
+        if bounds.max_queued_per_caller and queued[schedule.owner_id] + tasks > bounds.max_queued_per_caller:
+            is_full = True
+        if tasks and is_full and schedule.owner_id != PLATFORM_ID:
+            kept.append(SchedulePlan([], plan.next_at, QUEUE_FULL))
+            continue
+        queued[schedule.owner_id] += tasks
+        total += tasks
+        kept.append(plan)
+    return kept
+
+
 def _take_slots(connection: Connection, wanted: Sequence[SlotTask]) -> list[NewTask]:
     """Insert the tasks of those slots that no other beat has taken, and return them."""
     if not wanted:
@@ -236,6 +283,7 @@ def run_beat(settings: Settings) -> None:
 
     class BoundScheduler(SlotScheduler):
         engine = database
+        bounds = QueueBounds(settings.max_queued, settings.max_queued_per_caller)
 
     app = make_celery_app(settings)
     log.info("beat_started")

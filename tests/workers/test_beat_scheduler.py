@@ -26,9 +26,11 @@ from shared.settings import Settings
 from shared.tasks.submission import PLATFORM_ID
 from tests.conftest import PATIENCE_SECONDS, Eventually, Parts, wait_until_true
 from tests.workers.conftest import Tasks
+from workers import beat_scheduler
 from workers.beat_scheduler import (
     DATABASE_RETRY_SECONDS,
     PLATFORM_SCHEDULES,
+    QueueBounds,
     SlotScheduler,
     ensure_platform_schedules,
     insert_due_tasks,
@@ -183,6 +185,30 @@ def test_a_schedule_whose_file_is_gone_does_not_delay_the_others(tasks: Tasks, e
     assert row.last_error["type"] == "/problems/input-gone"
 
 
+@pytest.mark.parametrize("bounds", [QueueBounds(max_queued_per_caller=2), QueueBounds(max_queued=3)])
+def test_a_slot_gets_no_task_while_too_many_are_queued(tasks: Tasks, engine: Engine, bounds: QueueBounds) -> None:
+    owner = uuid4()
+    for _ in range(3):
+        _schedule(tasks, every_seconds=3600, owner_id=owner)
+    _schedule(tasks, every_seconds=3600, next_at="1969-01-01")
+
+    inserted = insert_due_tasks(engine, bounds)
+
+    assert inserted == 3
+    assert {row.owner_id for row in _made(tasks)} == {owner, PLATFORM_ID}
+    errors = tasks.connection.execute("SELECT last_error->>'type' AS type FROM schedules ORDER BY 1").fetchall()
+    assert [row.type for row in errors] == ["/problems/queue-full", None, None, None]
+
+
+def test_a_turn_with_many_due_slots_ends_in_time(tasks: Tasks, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beat_scheduler, "DUE_TOGETHER", 1)
+    monkeypatch.setattr(beat_scheduler, "LONGEST_TURN_SECONDS", 0.0)
+    _schedule(tasks, every_seconds=3600)
+    _schedule(tasks, every_seconds=3600)
+
+    assert [insert_due_tasks(engine) for _ in range(3)] == [1, 1, 0]
+
+
 def test_a_cron_schedule_runs_at_its_next_time_and_belongs_to_its_owner(tasks: Tasks, engine: Engine) -> None:
     owner, organization = uuid4(), uuid4()
     _schedule(tasks, cron="* * * * *", owner_id=owner, organization_id=organization, options='{"tags": ["nightly"]}')
@@ -275,7 +301,10 @@ def test_a_schedule_that_has_ended_is_not_looked_at_again(tasks: Tasks, engine: 
     assert tasks.connection.execute("SELECT next_at FROM schedules").fetchone().next_at is None
 
 
-def test_a_thousand_schedules_that_are_due_at_once_each_get_one_task(tasks: Tasks, engine: Engine) -> None:
+def test_a_thousand_schedules_that_are_due_at_once_each_get_one_task(
+    tasks: Tasks, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beat_scheduler, "LONGEST_TURN_SECONDS", PATIENCE_SECONDS)
     tasks.connection.execute(
         "INSERT INTO schedules (id, organization_id, name, kind, params, cron, timezone, next_at)"
         " SELECT gen_random_uuid(), gen_random_uuid(), 'minutely', 'platform.ping', '{}', '* * * * *',"
