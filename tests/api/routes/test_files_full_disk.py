@@ -17,7 +17,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True)
     if mounted.returncode != 0:
-        pytest.skip("mounting a file system takes root; tests/api/routes/test_files.py feigns the full disk")
+        pytest.skip("mounting a file system takes root; tests/api/routes/test_files.py simulates the full disk")
     try:
         yield folder
     finally:
