@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from api.auth.authentication import Caller
 from api.batcher import Batcher, HotConnection
 from api.following.task_reader import TaskReader
-from api.following.waiters import Waiters
+from api.following.waiters import Waiter, Waiters
 from api.http.answers import PRIVATE_HEADERS, timestamp
 from api.http.problems import Problem
 from shared.queries.events import LIST_EVENTS_AFTER
@@ -85,18 +85,19 @@ class EventReader:
         """Return the events of a task that follow a sequence number, oldest first: `EVENTS_AT_ONCE` at most."""
         return await self._events.submit(_Wanted(task_id, seq))
 
-    def require_room(self, caller: Caller) -> None:
-        """Raise the problem `rate-limited` when a caller has as many streams in this process as it may."""
+    @contextmanager
+    def count_stream(self, caller: Caller) -> Iterator[None]:
+        """Count a stream of a caller as open, until the block ends.
+
+        Raises the problem `rate-limited` when the caller has as many streams in this process as it may. Checking and counting
+        are one step: no other request of the caller can come between them.
+        """
         if self._streams[caller.owner_id] >= self._max_streams_per_caller:
             raise Problem(
                 "rate-limited",
                 f"The caller has {self._max_streams_per_caller} open streams, which is the most: close one first.",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )
-
-    @contextmanager
-    def count_stream(self, caller: Caller) -> Iterator[None]:
-        """Count a stream of a caller as open, until the block ends."""
         self._streams[caller.owner_id] += 1
         try:
             yield
@@ -149,31 +150,33 @@ class EventStreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream. Raises `ClientDisconnect` when the client is gone, or reads too slowly."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if scope.get("state", {}).get("is_head"):
+        # Counted before the first byte is sent: a caller that has read something of a stream sees it counted.
+        with self._reader.count_stream(self._caller), self._waiters.watch(self._task_id, receive) as waiter:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if not scope.get("state", {}).get("is_head"):
+                await self._send_events(send, waiter)
             await send({"type": "http.response.body", "body": b""})
-            return
+
+    async def _send_events(self, send: Send, waiter: Waiter) -> None:
         await _send_soon(send, b"retry: %d\n\n" % RECONNECT_MILLISECONDS)
         check_key_at = time.monotonic() + CHECK_KEY_SECONDS
-        with self._reader.count_stream(self._caller), self._waiters.watch(self._task_id, receive) as waiter:
-            while True:
-                if time.monotonic() >= check_key_at:
-                    if not await self._is_still_allowed():
-                        break
-                    check_key_at = time.monotonic() + CHECK_KEY_SECONDS
-                # Armed before the events are read, so that a change in between is not missed.
-                waiter.arm()
-                events = await self._reader.list_after(self._task_id, self._seq)
-                if events:
-                    self._seq = events[-1].seq
-                    await _send_soon(send, b"".join(event.as_message() for event in events))
-                    if len(events) == EVENTS_AT_ONCE:
-                        continue
-                if self._waiters.stopping or await self._is_over(events):
-                    break
-                if not await waiter.wait(KEEP_ALIVE_COMMENT_SECONDS, self._seq):
-                    await _send_soon(send, b": keep-alive\n\n")
-        await send({"type": "http.response.body", "body": b""})
+        while True:
+            if time.monotonic() >= check_key_at:
+                if not await self._is_still_allowed():
+                    return
+                check_key_at = time.monotonic() + CHECK_KEY_SECONDS
+            # Armed before the events are read, so that a change in between is not missed.
+            waiter.arm()
+            events = await self._reader.list_after(self._task_id, self._seq)
+            if events:
+                self._seq = events[-1].seq
+                await _send_soon(send, b"".join(event.as_message() for event in events))
+                if len(events) == EVENTS_AT_ONCE:
+                    continue
+            if self._waiters.stopping or await self._is_over(events):
+                return
+            if not await waiter.wait(KEEP_ALIVE_COMMENT_SECONDS, self._seq):
+                await _send_soon(send, b": keep-alive\n\n")
 
     async def _is_over(self, events: Sequence[TaskEvent]) -> bool:
         """Return whether no event will follow, because the task is done or was deleted."""
