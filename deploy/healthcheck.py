@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 SILENT_SECONDS = 60
-PATIENCE_SECONDS = 4
+TIMEOUT_SECONDS = 4
 
 
 class Unhealthy(Exception):
@@ -60,7 +60,7 @@ def _list_rows(statement: Any) -> Sequence[Any]:
     from shared.database.connections import make_engine
     from shared.settings import Settings
 
-    engine = make_engine(Settings(), "healthcheck", pool_size=1, timeout_seconds=PATIENCE_SECONDS)
+    engine = make_engine(Settings(), "healthcheck", pool_size=1, timeout_seconds=TIMEOUT_SECONDS)
     try:
         with engine.connect() as connection:
             return connection.execute(statement).all()
@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> int:
 
 def _get(url: str, host: str) -> None:
     request = urllib.request.Request(url, headers={"Host": host})  # noqa: S310 - the scheme is written above
-    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:  # noqa: S310 - the scheme is written above
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - the scheme is written above
         answer.read()
 
 

@@ -16,7 +16,7 @@ from workers.formats.duckdb_sandbox import SPILL_FOLDER
 from workers.formats.problems import engine_failed, out_of_memory, storage_full
 from workers.outcomes import Failed
 
-MAX_MESSAGE_CHARACTERS = 1_000
+MAX_DUCKDB_MESSAGE_CHARACTERS = 1_000
 _ADVICE_BEGINS = (
     "\nThe search space used was:",
     "\n\nColumn ",
@@ -89,8 +89,8 @@ def explain(error: duckdb.Error, query: str = "") -> Explanation:
     except (ValueError, KeyError, TypeError):
         whole, position = text, None
     message = _describe(error, whole, query)
-    if len(message) > MAX_MESSAGE_CHARACTERS:
-        message = message[:MAX_MESSAGE_CHARACTERS] + "…"
+    if len(message) > MAX_DUCKDB_MESSAGE_CHARACTERS:
+        message = message[:MAX_DUCKDB_MESSAGE_CHARACTERS] + "…"
     return Explanation(message, whole, int(position) if position is not None else None)
 
 

@@ -10,6 +10,9 @@ from typing import Final, Literal, NamedTuple, get_args
 
 OutputFormat = Literal["jpeg", "png", "webp", "avif"]
 
+MOST_PIXELS: Final = 200_000_000
+"""Pixels of one frame, read or written. At four bytes each, a limited child of 2 GiB can hold so many once."""
+
 
 class Writing(NamedTuple):
     """How a format is written."""

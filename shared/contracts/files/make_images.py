@@ -8,14 +8,13 @@ from uuid import UUID
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from shared.contracts.files._image_formats import DECODED_TYPES, OutputFormat, find_writing
+from shared.contracts.files._image_formats import DECODED_TYPES, MOST_PIXELS, OutputFormat, find_writing
 from shared.contracts.kind import FileReference, Kind, Params, Result
 
 READABLE_TYPES = DECODED_TYPES
 Fit = Literal["inside", "cover", "contain", "fill"]
 
 LONGEST_EDGE = 16_384
-MOST_PIXELS = 200_000_000
 
 
 class Variant(Params):

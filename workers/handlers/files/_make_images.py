@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from shared.contracts.files._image_formats import find_writing
+from shared.contracts.files._image_formats import MOST_PIXELS, find_writing
 from workers.handlers.files._colours import name_bands, scale_samples, to_srgb
 from workers.handlers.files._errors import variant_too_large
 from workers.handlers.files._pictures import (
-    MOST_PIXELS,
     Header,
     open_pixels,
     read_header,

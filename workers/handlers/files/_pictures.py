@@ -15,14 +15,11 @@ from typing import Any, NamedTuple
 
 import pyvips
 
-from shared.contracts.files._image_formats import IMAGE_FORMATS
+from shared.contracts.files._image_formats import IMAGE_FORMATS, MOST_PIXELS
 from workers.handlers.files._errors import image_too_large, unreadable_image, unsupported_image
 from workers.handlers.files._gif import Frame, read_first_frame
 from workers.handlers.files._tiff import YCBCR, TiffTags, read_tags
 from workers.outcomes import Failed
-
-MOST_PIXELS = 200_000_000
-"""Pixels of one frame. At four bytes each, that is what a child of 2 GiB can hold once."""
 
 _MEMORY_ERROR = re.compile(r"out of memory|allocat|malloc", re.IGNORECASE)
 """What libvips and the libraries below it report without memory; `copy_memory` is a function's name."""

@@ -10,7 +10,7 @@ from shared.contracts.maintenance.delete_orphans import DeleteOrphansParams, Del
 from shared.queries.files import list_known_keys
 from workers.handler_context import HandlerContext
 
-ROUND: Final = 1000
+ORPHANS_TOGETHER: Final = 1000
 MINIMUM_AGE: Final = timedelta(days=1)
 """An object is stored before its row: a younger one may still be waiting for it. The store's clock and this one may
 differ by far less."""
@@ -22,7 +22,7 @@ def handle(params: DeleteOrphansParams, context: HandlerContext) -> DeleteOrphan
     context.store.abort_abandoned(older_than)
     listing = iter(context.store.list_objects(older_than))
     deleted = 0
-    while keys := [stored.key for stored in islice(listing, ROUND)]:
+    while keys := [stored.key for stored in islice(listing, ORPHANS_TOGETHER)]:
         context.check()
         with context.engine.connect() as connection:
             known = set(connection.execute(list_known_keys(keys)).scalars())

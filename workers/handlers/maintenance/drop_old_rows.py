@@ -13,7 +13,7 @@ from shared.queries import schedules as schedule_queries
 from shared.queries.files import TOMBSTONE_DAYS
 from workers.handler_context import HandlerContext
 
-ROUND: Final = 5000
+ROWS_TOGETHER: Final = 5000
 SLOT_DAYS: Final = 7
 TURN_DAYS: Final = 7
 
@@ -21,10 +21,10 @@ TURN_DAYS: Final = 7
 def handle(params: DropOldRowsParams, context: HandlerContext) -> DropOldRowsResult:
     """Delete old rows in rounds, each in a transaction of its own."""
     return DropOldRowsResult(
-        idempotency_keys=_repeat(context, lambda: purging.drop_old_idempotency_keys(ROUND)),
-        tombstones=_repeat(context, lambda: purging.drop_old_tombstones(ROUND, TOMBSTONE_DAYS)),
-        slots=_repeat(context, lambda: schedule_queries.drop_old_slots(ROUND, SLOT_DAYS)),
-        turns=_repeat(context, lambda: purging.drop_old_turns(ROUND, TURN_DAYS)),
+        idempotency_keys=_repeat(context, lambda: purging.drop_old_idempotency_keys(ROWS_TOGETHER)),
+        tombstones=_repeat(context, lambda: purging.drop_old_tombstones(ROWS_TOGETHER, TOMBSTONE_DAYS)),
+        slots=_repeat(context, lambda: schedule_queries.drop_old_slots(ROWS_TOGETHER, SLOT_DAYS)),
+        turns=_repeat(context, lambda: purging.drop_old_turns(ROWS_TOGETHER, TURN_DAYS)),
     )
 
 
@@ -35,5 +35,5 @@ def _repeat(context: HandlerContext, statement: Callable[[], Executable]) -> int
         with context.engine.begin() as connection:
             dropped = connection.execute(statement()).rowcount
         total += dropped
-        if dropped < ROUND:
+        if dropped < ROWS_TOGETHER:
             return total

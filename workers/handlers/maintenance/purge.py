@@ -10,7 +10,7 @@ from shared.queries import files as file_queries
 from shared.queries import purging
 from workers.handler_context import HandlerContext
 
-ROUND: Final = 200
+PURGED_TOGETHER: Final = 200
 """How many rows one transaction deletes, so that none takes long."""
 
 
@@ -34,7 +34,7 @@ def _repeat(context: HandlerContext, purge: Callable[[HandlerContext], int]) -> 
 def _purge_tasks(context: HandlerContext) -> int:
     """Purge a round of done tasks. A task whose artifact a live task reads is kept until that is done."""
     with context.engine.begin() as connection:
-        ids = [row.id for row in connection.execute(purging.list_purgeable(ROUND))]
+        ids = [row.id for row in connection.execute(purging.list_purgeable(PURGED_TOGETHER))]
         if not ids:
             return 0
         artifacts = connection.execute(purging.lock_artifacts(ids)).all()
@@ -49,7 +49,7 @@ def _purge_tasks(context: HandlerContext) -> int:
 def _purge_uploads(context: HandlerContext) -> int:
     """Purge a round of expired uploads that no live task reads."""
     with context.engine.begin() as connection:
-        rows = connection.execute(file_queries.lock_expired_files(ROUND)).all()
+        rows = connection.execute(file_queries.lock_expired_files(PURGED_TOGETHER)).all()
         if not rows:
             return 0
         unread = set(connection.execute(file_queries.list_unread([row.id for row in rows])).scalars())
