@@ -38,7 +38,7 @@ from workers.celery_app import make_celery_app
 
 log = structlog.get_logger()
 
-TICK_SECONDS: Final = 1.0
+BEAT_TICK_SECONDS: Final = 1.0
 DATABASE_RETRY_SECONDS: Final = 2.0
 DUE_TOGETHER: Final = 100
 """How many schedules are looked at in one transaction."""
@@ -107,7 +107,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
             self._outage.warn(error)
             return DATABASE_RETRY_SECONDS
         self._outage.end()
-        return TICK_SECONDS
+        return BEAT_TICK_SECONDS
 
     def close(self) -> None:
         """Do nothing: nothing is kept."""
@@ -287,4 +287,4 @@ def run_beat(settings: Settings) -> None:
 
     app = make_celery_app(settings)
     log.info("beat_started")
-    Beat(app=app, scheduler_cls=BoundScheduler, max_interval=TICK_SECONDS, loglevel="WARNING", quiet=True).run()
+    Beat(app=app, scheduler_cls=BoundScheduler, max_interval=BEAT_TICK_SECONDS, loglevel="WARNING", quiet=True).run()

@@ -1,10 +1,10 @@
 """How an attempt ends. A handler returns its kind's `Result`, or raises one of these.
 
     Failed              the work cannot be done: finally, or (retryable) until a later attempt
-    Stopped             the attempt was told to stop; raised by the context, never by a handler
+    Stopped             the attempt must stop; raised by the context, never by a handler
     ├── Cancelled       a caller cancelled the task
     ├── TimedOut        the attempt's time is over
-    ├── HandedBack      the worker shuts down; the task goes back to its queue, and the attempt does not count
+    ├── Requeued        the worker stops; the task is requeued, and the attempt does not count
     └── ClaimLost       the task is no longer this attempt's: nothing may be written
 
 `Stopped` is not an `Exception`, so that a handler's `except Exception` does not swallow it.
@@ -46,7 +46,7 @@ class Failed(Exception):
 
 
 class Stopped(BaseException):
-    """The attempt was told to stop, and stops at the next check."""
+    """The attempt must stop, and does at its next check."""
 
 
 class Cancelled(Stopped):
@@ -57,8 +57,8 @@ class TimedOut(Stopped):
     """The attempt's time is over."""
 
 
-class HandedBack(Stopped):
-    """The worker shuts down before the attempt could end."""
+class Requeued(Stopped):
+    """The worker stops before the attempt could end."""
 
 
 class ClaimLost(Stopped):

@@ -171,8 +171,8 @@ RENEW: Final = f"""
 UPDATE tasks task SET lease_until = clock_timestamp() + %(lease)s * interval '1 second', named_claim = {NAME_THE_CLAIM}
 FROM unnest(%(ids)s::uuid[], %(claims)s::bigint[]) AS held (id, claim)
 WHERE task.id = ANY (ARRAY[held.id]) AND task.claim = held.claim
-RETURNING task.id, task.cancel_requested_at IS NOT NULL"""
-"""Renew leases. Returns (id, whether a cancel is requested) for each claim that still holds."""
+RETURNING task.id, task.cancel_requested_at IS NOT NULL AS is_cancel_requested"""
+"""Renew leases. Returns (id, is_cancel_requested) for each claim that still holds."""
 
 HOLD_CLAIM: Final = "SELECT FROM tasks WHERE id = %(id)s AND claim = %(claim)s FOR UPDATE"
 """Lock a running row for a transaction of its attempt. Returns a row only while the claim holds."""

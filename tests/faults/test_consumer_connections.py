@@ -24,7 +24,7 @@ LEASE_SECONDS = 1.0
 """The watch needs two of them to be sure."""
 
 
-class Wire:
+class BrokerProxy:
     """A proxy between a worker and the broker. Only its thread uses the connections."""
 
     def __init__(self, broker_url: str) -> None:
@@ -41,9 +41,9 @@ class Wire:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def let_connections_die(self) -> None:
+    def stop_forwarding(self) -> None:
         """Stop forwarding on the present connections, without closing them."""
-        self._orders.put(self._forget)
+        self._orders.put(self._stop_forwarding)
 
     def reset_connections(self) -> None:
         """Reset the present connections at both ends."""
@@ -81,7 +81,7 @@ class Wire:
             end.close()
             other.close()
 
-    def _forget(self) -> None:
+    def _stop_forwarding(self) -> None:
         self._dead += self._other_end
         self._other_end.clear()
 
@@ -94,23 +94,23 @@ class Wire:
 
 
 @pytest.fixture
-def wire(settings: Settings) -> Iterator[Wire]:
-    wire = Wire(settings.broker_url)
-    yield wire
-    wire.close()
+def proxy(settings: Settings) -> Iterator[BrokerProxy]:
+    proxy = BrokerProxy(settings.broker_url)
+    yield proxy
+    proxy.close()
 
 
 class WatchedWorker:
-    """A worker behind a wire that is started again whenever it has ended, as a supervisor does."""
+    """A worker behind a proxy that is started again whenever it has ended, as a supervisor does."""
 
-    def __init__(self, room: Room, wire: Wire) -> None:
+    def __init__(self, room: Room, proxy: BrokerProxy) -> None:
         self._room = room
-        self._wire = wire
+        self._proxy = proxy
         self._process = self._start()
         self.ends: list[int] = []
 
     def _start(self) -> Part:
-        return self._room.worker(queues="files", TASKMILL_BROKER_URL=self._wire.url)
+        return self._room.worker(queues="files", TASKMILL_BROKER_URL=self._proxy.url)
 
     def look(self) -> None:
         if self._process.poll() is not None:
@@ -125,10 +125,10 @@ def is_done(room: Room, worker: WatchedWorker, task_ids: list[str]) -> bool:
 
 @pytest.mark.parametrize("how", ["reset", "killed by the server"])
 def test_a_consumer_goes_on_after_repeatedly_broken_connections(
-    room: Room, client: httpx2.Client, wire: Wire, how: str
+    room: Room, client: httpx2.Client, proxy: BrokerProxy, how: str
 ) -> None:
     room.relay()
-    worker = WatchedWorker(room, wire)
+    worker = WatchedWorker(room, proxy)
     first = room.submit_many(client, 5)
     room.eventually(lambda: is_done(room, worker, first))
 
@@ -136,7 +136,7 @@ def test_a_consumer_goes_on_after_repeatedly_broken_connections(
         for turn in range(12):
             room.submit(client)
             if how == "reset":
-                wire.reset_connections()
+                proxy.reset_connections()
             else:
                 for kind in ("normal", "pubsub"):
                     broker.client_kill_filter(_type=kind, skipme=True)
@@ -150,14 +150,14 @@ def test_a_consumer_goes_on_after_repeatedly_broken_connections(
 
 
 def test_a_consumer_goes_on_after_connections_died_without_a_notice(
-    room: Room, client: httpx2.Client, wire: Wire
+    room: Room, client: httpx2.Client, proxy: BrokerProxy
 ) -> None:
     room.relay()
-    worker = WatchedWorker(room, wire)
+    worker = WatchedWorker(room, proxy)
     first = room.submit_many(client, 5)
     room.eventually(lambda: is_done(room, worker, first))
 
-    wire.let_connections_die()
+    proxy.stop_forwarding()
     second = room.submit_many(client, 5)
 
     # Its socket's timeout of ten seconds, or the watch, whichever is sooner.

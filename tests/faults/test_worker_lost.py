@@ -106,7 +106,7 @@ def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(room: Room, clie
     before = room.ask("SELECT * FROM tasks WHERE id = %s", (task_id,))
 
     stopped.send_signal(signal.SIGCONT)
-    room.eventually(lambda: "end_not_written" in room.parts.logs())
+    room.eventually(lambda: "finish_not_written" in room.parts.logs())
 
     assert room.settle()[task_id] == "succeeded"
     assert room.ask("SELECT * FROM tasks WHERE id = %s", (task_id,)) == before

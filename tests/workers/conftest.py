@@ -170,7 +170,7 @@ class Bench:
         self.scratch = scratch
         self._claims = connect_hot(settings, "bench", durable=False)
         self._engine = make_engine(settings, "bench")
-        self._progress = ProgressWriter(lambda: connect_hot(settings, "bench"), self.finisher.publish)
+        self._progress = ProgressWriter(lambda: connect_hot(settings, "bench"), self.finisher.wake_waiters)
         parts = WorkerParts(settings, self._engine, self.store, self._progress)
         self.runner = TaskRunner(parts, self.handlers, self._write_end, scratch)
         self.heartbeat = Heartbeat(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
@@ -18,9 +18,7 @@ from shared.settings import Settings
 from shared.storage.open_store import open_object_store
 from workers.handler_context import InputFile
 from workers.outcomes import Failed, Stopped, TimedOut
-from workers.sandbox.limited_child import ChildLimits, run_limited_child
-
-DEFAULT_FILE_BYTES: Final = 1 << 30
+from workers.sandbox.limited_child import DEFAULT_FILE_BYTES, ChildLimits, run_limited_child
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One attempt in its worker: the claimed row, when the attempt must end, and why it was told to stop."""
+"""One attempt in its worker: the claimed row, when the attempt must end, and why it was asked to stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ClaimedTask(NamedTuple):
 
 
 class Attempt:
-    """A claimed task, from its claim to its end. Any thread may tell it to stop; its own thread checks whether it was told."""
+    """A claimed task, from its claim to its end. Any thread may request that it stops; its own thread checks for that."""
 
     def __init__(self, task: ClaimedTask) -> None:
         self.task = task
@@ -40,7 +40,7 @@ class Attempt:
         """How long it ran, once it has ended."""
         self._first = threading.Lock()
         self._stop: Stopped | None = None
-        self._told = threading.Event()
+        self._stop_requested = threading.Event()
         self._deadline = float("inf")
 
     def begin(self) -> bool:
@@ -64,12 +64,7 @@ class Attempt:
         """Request that the attempt stops at its next check. The first reason is kept, but a lost claim replaces any other."""
         if self._stop is None or isinstance(reason, ClaimLost):
             self._stop = reason
-        self._told.set()
-
-    @property
-    def told_to_stop(self) -> bool:
-        """Whether the attempt was told to stop."""
-        return self._stop is not None
+        self._stop_requested.set()
 
     def check(self) -> None:
         """Raise `Stopped` if the attempt must stop."""
@@ -87,7 +82,7 @@ class Attempt:
             if left <= 0:
                 self.check()
                 return
-            self._told.wait(left)
+            self._stop_requested.wait(left)
 
     def remaining_seconds(self) -> float:
         """Return how many seconds the attempt has left; a negative number once its time is over."""

@@ -26,12 +26,11 @@ from workers.engine.attempt import Attempt
 from workers.engine.progress_writer import ProgressWriter
 from workers.handler_context import InputFile
 from workers.outcomes import Cancelled, ClaimLost, Failed
-from workers.sandbox.limited_child import ChildLimits, run_limited_child
+from workers.sandbox.limited_child import DEFAULT_FILE_BYTES, ChildLimits, run_limited_child
 
-PROGRESS_SECONDS: Final = 0.5
+PROGRESS_PAUSE_SECONDS: Final = 0.5
 """At most one progress is written in so long, but the first and the last of each step are."""
-MAX_MESSAGE_CHARACTERS: Final = 200
-DEFAULT_FILE_BYTES: Final = 4 << 30
+MAX_PROGRESS_MESSAGE_CHARACTERS: Final = 200
 
 
 @dataclass(frozen=True)
@@ -100,10 +99,10 @@ class AttemptContext:
         """See `HandlerContext`."""
         self.check()
         now = time.monotonic()
-        current = (max(0, min(100, percent)), None if message is None else message[:MAX_MESSAGE_CHARACTERS])
+        current = (max(0, min(100, percent)), None if message is None else message[:MAX_PROGRESS_MESSAGE_CHARACTERS])
         if current == self._last_progress or (now < self._progress_due and current[0] < 100):
             return
-        self._progress_due = now + PROGRESS_SECONDS
+        self._progress_due = now + PROGRESS_PAUSE_SECONDS
         self._last_progress = current
         if self._parts.progress.write(self.task_id, self._attempt.task.claim, *current):
             self._attempt.stop(Cancelled())
@@ -146,7 +145,8 @@ class AttemptContext:
         max_folder_bytes: int | None = None,
         on_progress: Callable[[int, str | None], None] | None = None,
     ) -> dict[str, Any]:
-        """See `HandlerContext`. The child's time ends a little before the attempt's, so that the child's error is told."""
+        """See `HandlerContext`. The child's time ends a little before the attempt's, so that the child's error is
+        returned and not the attempt's."""
         wall = max(0.5, min(timeout_seconds or float("inf"), self.remaining_seconds() - 0.5))
         file_bytes = max_file_bytes or DEFAULT_FILE_BYTES
         limits = ChildLimits(

@@ -1,4 +1,4 @@
-"""Logs the end of each attempt, once it is recorded: one line, whose event says what the task is then."""
+"""Logs one line for each attempt, once its finish is written. The event says what status the task has then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.engine.attempt import Attempt
 
 log = structlog.get_logger()
 
-EVENTS: Final = {
+LOG_EVENTS: Final = {
     "succeeded": "task_succeeded",
     "failed": "task_failed",
     "cancelled": "task_cancelled",
@@ -22,8 +22,8 @@ EVENTS: Final = {
 """The event of a log line, by the status of the task after the attempt."""
 
 
-def log_end(attempt: Attempt, status: str, document: Mapping[str, Any]) -> None:
-    """Log the end of an attempt. `status` is what was recorded, and `document` what was asked to be recorded.
+def log_attempt(attempt: Attempt, status: str, document: Mapping[str, Any]) -> None:
+    """Log an attempt that was finished with `document`; `status` is what the task has become by it.
 
     A success of the platform's own tasks, such as canaries, is logged at the level `debug`.
     """
@@ -37,7 +37,7 @@ def log_end(attempt: Attempt, status: str, document: Mapping[str, Any]) -> None:
         if "delay" in document:
             fields["next_in_seconds"] = round(document["delay"], 1)
     (log.debug if is_routine else log.info)(
-        EVENTS[status],
+        LOG_EVENTS[status],
         task_id=str(task.id),
         kind=task.kind,
         attempt=task.attempt,

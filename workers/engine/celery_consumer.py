@@ -42,15 +42,15 @@ _HEADERS: Final[dict[str, Any]] = {
     "timelimit": (None, None),
     "ignore_result": True,
 }
-TURN_SECONDS: Final = 1.0
-EVENTS: Final = {"failed": "task-failed", "retrying": "task-retried", "queued": "task-retried"}
+CONSUMER_TICK_SECONDS: Final = 1.0
+CELERY_EVENTS: Final = {"failed": "task-failed", "retrying": "task-retried", "queued": "task-retried"}
 """Celery's names for attempts that do not succeed, by the status that the task has then."""
 REQUEUED: Final = "requeued"
 """What Flower shows as the exception of an attempt that was requeued."""
 
 
 class ClaimedMessage(NamedTuple):
-    """What Celery's request asks of a message. The message that announced the task may have been any."""
+    """What Celery's request reads of a message. Any message of the queue may have announced the task."""
 
     delivery_info: dict[str, Any]
     properties: dict[str, Any]
@@ -79,8 +79,8 @@ class UnrevokedRequest(Request):  # type: ignore[misc]  # Celery has no types
             return
         if type == "task-succeeded" and attempt is not None:
             status, error = attempt.ended_as
-            if status in EVENTS:
-                type, fields = EVENTS[status], {"exception": error or REQUEUED, "traceback": None}
+            if status in CELERY_EVENTS:
+                type, fields = CELERY_EVENTS[status], {"exception": error or REQUEUED, "traceback": None}
             elif status == "cancelled":
                 type, fields = "task-revoked", {"terminated": True, "signum": None, "expired": False}
         super().send_event(type, **fields)
@@ -93,8 +93,8 @@ class CeleryExecutor:
         """Register every kind; `run` is called with a task's id, in a thread of the pool."""
         self._app = app
         self._consumer: Any = None
-        self.turned_at = float("-inf")
-        """When the consumer's loop turned last, by the monotonic clock: it does not while the broker is away."""
+        self.loop_ran_at = float("-inf")
+        """When the consumer's loop ran last, by the monotonic clock: it does not run while the broker is away."""
 
         def run_claimed(task: Any) -> None:
             run(task.request.id)
@@ -108,7 +108,7 @@ class CeleryExecutor:
         self._request_class = cache(self._make_request_class)
 
     def execute(self, attempt: Attempt) -> None:
-        """Hand an attempt to the pool, and send the event that its task was received."""
+        """Pass an attempt to the pool, and send the event that its task was received."""
         consumer, task_id = self._consumer, str(attempt.task.id)
         request = self._request_class(attempt.task.kind)(
             ClaimedMessage({"exchange": "", "routing_key": attempt.task.queue}, {}),
@@ -143,7 +143,7 @@ class CeleryExecutor:
         """Send the event that ends an attempt which was requeued before it began."""
         dispatcher = self._consumer.event_dispatcher if self._consumer is not None else None
         if dispatcher and dispatcher.enabled and attempt.task.kind != CANARY_KIND:
-            dispatcher.send(EVENTS["queued"], uuid=str(attempt.task.id), exception=REQUEUED, traceback=None)
+            dispatcher.send(CELERY_EVENTS["queued"], uuid=str(attempt.task.id), exception=REQUEUED, traceback=None)
 
     def _make_request_class(self, kind: str) -> Any:
         consumer = self._consumer
@@ -171,19 +171,19 @@ class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
         self._consume_only_when_wanted()
         if not self._has_timer:
             self._has_timer = True
-            self.timer.call_repeatedly(TURN_SECONDS, self._note_turn)
-        self._note_turn()
+            self.timer.call_repeatedly(CONSUMER_TICK_SECONDS, self._on_tick)
+        self._on_tick()
         return self._on_message
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Drop a message that cannot be decoded. Celery would log its body."""
         log.warning("message_dropped", error=type(exc).__name__)
 
-    def _note_turn(self) -> None:
-        """Note that the loop turns, and send events of tasks if, and only if, a program such as Flower receives events."""
-        self.executor.turned_at = time.monotonic()
+    def _on_tick(self) -> None:
+        """Note that the loop runs, and send events of tasks if, and only if, a program such as Flower receives events."""
+        self.executor.loop_ran_at = time.monotonic()
         if self.app.conf.worker_enable_remote_control:
-            # Then the receiver of events says so itself, by a command.
+            # Then the receiver of events switches them on itself, by a command.
             return
         # The client of the channel itself is waiting for messages: it would take their reply for the reply of this command.
         with (
@@ -208,15 +208,15 @@ class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
         In each iteration of its loop, kombu calls `qos.can_consume` before it reads from the broker. When messages are
         wanted again, a byte in a pipe wakes the loop.
         """
-        self.task_consumer.channel.qos.can_consume = self.claimer.wants_more
+        self.task_consumer.channel.qos.can_consume = self.claimer.wants_messages
         if self._pipe is None:
             self._pipe = os.pipe()
             for end in self._pipe:
                 os.set_blocking(end, False)
-            self.claimer.on_hungry = self._turn_the_loop
+            self.claimer.on_messages_wanted = self._wake_loop
         self.hub.add_reader(self._pipe[0], self._empty_pipe)
 
-    def _turn_the_loop(self) -> None:
+    def _wake_loop(self) -> None:
         assert self._pipe is not None
         with contextlib.suppress(BlockingIOError):
             os.write(self._pipe[1], b"!")

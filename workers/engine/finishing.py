@@ -1,4 +1,4 @@
-"""Ends attempts: what has ended while the last commit ran is committed together, by a thread that does nothing else."""
+"""Finishes attempts: those that end while a commit runs are committed together by the next one, in a thread of their own."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ log = structlog.get_logger()
 
 MAX_TOGETHER: Final = 256
 FINISH_RETRY_SECONDS: Final = 0.25
-PATIENCE_LEASES: Final = 10
-"""For how many leases an end is tried to be written while the database is away. When it is back, the holder of a claim may
-renew it before the sweeper looks; an end whose claim was lost all the same changes nothing."""
-
+FINISH_RETRY_LEASES: Final = 10
+"""For how many leases a finish is tried again while the database is away. When it is back, the holder of a claim may renew it
+before the sweeper checks; a finish whose claim was lost all the same changes nothing."""
 
 UNKNOWN: Final = "unknown"
 REFUSED: Final = "refused"
 OnWritten = Callable[[str | None], None]
-"""What to do with the state that the task is in then: None when the claim was lost, `UNKNOWN` when the database was
-away for too long to tell, and `REFUSED` when it does not take this end, which changed nothing."""
+"""Called with the status of the task after the finish: None if the claim was lost, `UNKNOWN` if the database was away for too
+long to know, and `REFUSED` if the database refused this finish, which changed nothing."""
 
 
-class Ending(NamedTuple):
-    """One attempt's end: what to write, and what to do then."""
+class Finish(NamedTuple):
+    """How one attempt ends: what to write, and what to call then."""
 
     task_id: UUID
     document: bytes
@@ -47,15 +46,15 @@ class Ending(NamedTuple):
 
 
 class Finisher:
-    """A thread that writes the ends of attempts durably, and wakes those who wait for the tasks.
+    """A thread that writes finishes durably, and wakes the requests that wait for the tasks.
 
-    Threads that run attempts never wait for the disk: they hand their ends over and go on.
+    Threads that run attempts never wait for the disk: they queue their finishes and go on.
     """
 
     def __init__(self, settings: Settings, outage: OutageLog | None = None) -> None:
         self._settings = settings
         self._outage = outage or OutageLog("database")
-        self._waiting: queue.SimpleQueue[Ending | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Finish | None] = queue.SimpleQueue()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._redis = redis.Redis.from_url(settings.broker_url, socket_timeout=0.5, socket_connect_timeout=0.5)
         self._silent_until = 0.0
@@ -66,16 +65,16 @@ class Finisher:
         self._thread.start()
 
     def write_soon(self, document: dict[str, Any], on_written: OnWritten) -> None:
-        """Queue an attempt's end to be written with others; the thread that writes calls `on_written`.
+        """Queue a finish to be written together with others. The finisher's thread calls `on_written`.
 
-        A database that is away is tried again for `PATIENCE_LEASES`; then the task is left to the sweeper. Raises
-        `TypeError`, and writes nothing, for a document that is no JSON.
+        While the database is away, the finish is tried again for `FINISH_RETRY_LEASES`; then the task is left to the sweeper.
+        Raises `TypeError`, and writes nothing, for a document that cannot be encoded as JSON.
         """
         has_artifacts, succeeded = bool(document.get("artifacts")), document["status"] == "succeeded"
-        self._waiting.put(Ending(document["id"], orjson.dumps(document), has_artifacts, succeeded, on_written))
+        self._waiting.put(Finish(document["id"], orjson.dumps(document), has_artifacts, succeeded, on_written))
 
     def write(self, document: dict[str, Any]) -> str | None:
-        """Write an attempt's end and wait for it; give the task's state."""
+        """Write a finish, wait until it is written, and return the status that `OnWritten` describes."""
         written = threading.Event()
         states: list[str | None] = []
 
@@ -87,8 +86,8 @@ class Finisher:
         written.wait()
         return states[0]
 
-    def publish(self, task_ids: list[UUID]) -> None:
-        """Wake those who wait for tasks; does nothing while the broker does not answer."""
+    def wake_waiters(self, task_ids: list[UUID]) -> None:
+        """Publish a wake-up for the requests that wait for one of these tasks. Skipped while the broker does not answer."""
         if time.monotonic() < self._silent_until:
             return
         try:
@@ -97,7 +96,7 @@ class Finisher:
             self._silent_until = time.monotonic() + 2.0
 
     def close(self) -> None:
-        """Write what has been handed over, and close the connections."""
+        """Write the queued finishes, and close the connections."""
         self._waiting.put(None)
         if self._thread.is_alive():
             self._thread.join(timeout=self._settings.lease_seconds)
@@ -106,49 +105,49 @@ class Finisher:
     def _run(self) -> None:
         closing = False
         while not closing:
-            endings, closing = self._gather()
-            self._write_together(endings)
+            finishes, closing = self._gather()
+            self._write_together(finishes)
         self._disconnect()
 
-    def _gather(self) -> tuple[list[Ending], bool]:
-        """Wait for an end; give it with those that came since the last time, and whether no more will come."""
-        endings: list[Ending] = []
-        ending = self._waiting.get()
-        while ending is not None:
-            endings.append(ending)
-            if len(endings) == MAX_TOGETHER:
+    def _gather(self) -> tuple[list[Finish], bool]:
+        """Wait for a finish, and return it with the others that are queued, and whether `close` was called."""
+        finishes: list[Finish] = []
+        finish = self._waiting.get()
+        while finish is not None:
+            finishes.append(finish)
+            if len(finishes) == MAX_TOGETHER:
                 break
             try:
-                ending = self._waiting.get_nowait()
+                finish = self._waiting.get_nowait()
             except queue.Empty:
                 break
-        return endings, ending is None
+        return finishes, finish is None
 
-    def _write_together(self, endings: list[Ending]) -> None:
-        if not endings:
+    def _write_together(self, finishes: list[Finish]) -> None:
+        if not finishes:
             return
-        # Rows are taken in the order of their ids by everyone, so that no two writers wait for each other.
-        endings.sort(key=lambda ending: ending.task_id)
+        # All statements lock rows in the order of their ids, so that no two writers wait for each other.
+        finishes.sort(key=lambda finish: finish.task_id)
         statuses: dict[UUID, str | None] = {}
         try:
-            statuses = self._write(endings)
+            statuses = self._write(finishes)
             if written := [task_id for task_id, status in statuses.items() if status not in {None, REFUSED}]:
-                self.publish(written)
+                self.wake_waiters(written)
         except Exception:
-            # Whatever it is, each is told: a lease that is renewed for an end that nobody writes would never be lost.
-            log.exception("finish_failed_unexpectedly", tasks=len(endings))
-        for ending in endings:
+            # Each callback is called all the same: otherwise the lease would be renewed for ever, and never swept.
+            log.exception("finish_failed_unexpectedly", tasks=len(finishes))
+        for finish in finishes:
             try:
-                ending.on_written(statuses.get(ending.task_id, UNKNOWN))
+                finish.on_written(statuses.get(finish.task_id, UNKNOWN))
             except Exception:
-                log.exception("finish_callback_failed", task_id=str(ending.task_id))
+                log.exception("finish_callback_failed", task_id=str(finish.task_id))
 
-    def _write(self, endings: list[Ending]) -> dict[UUID, str | None]:
-        """Return the state of each task, as far as it is known."""
-        deadline = time.monotonic() + PATIENCE_LEASES * self._settings.lease_seconds
+    def _write(self, finishes: list[Finish]) -> dict[UUID, str | None]:
+        """Return the status of each task, as far as it is known."""
+        deadline = time.monotonic() + FINISH_RETRY_LEASES * self._settings.lease_seconds
         while True:
             try:
-                statuses = self._execute(endings)
+                statuses = self._execute(finishes)
                 self._outage.end()
                 return statuses
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -158,22 +157,22 @@ class Finisher:
                     return {}
                 time.sleep(FINISH_RETRY_SECONDS)
             except psycopg.Error as error:
-                # One end that cannot be written must not take the others with it.
-                if len(endings) > 1:
-                    return {task_id: status for ending in endings for task_id, status in self._write([ending]).items()}
-                log.error("finish_refused", task_id=str(endings[0].task_id), error=type(error).__name__)
-                return {endings[0].task_id: REFUSED}
+                # One finish that the database refuses must not affect the others.
+                if len(finishes) > 1:
+                    return {task_id: status for finish in finishes for task_id, status in self._write([finish]).items()}
+                log.error("finish_refused", task_id=str(finishes[0].task_id), error=type(error).__name__)
+                return {finishes[0].task_id: REFUSED}
 
-    def _execute(self, endings: list[Ending]) -> dict[UUID, str | None]:
+    def _execute(self, finishes: list[Finish]) -> dict[UUID, str | None]:
         if self._connection is None or self._connection.closed:
             self._connection = connect_hot(self._settings, "worker-finish")
         statement = hot_tasks.FINISH
-        if not all(ending.succeeded for ending in endings):
+        if not all(finish.succeeded for finish in finishes):
             statement = hot_tasks.FINISH_ANY
-        elif any(ending.has_artifacts for ending in endings):
+        elif any(finish.has_artifacts for finish in finishes):
             statement = hot_tasks.FINISH_WITH_ARTIFACTS
-        document = (b"[" + b",".join(ending.document for ending in endings) + b"]").decode()
-        statuses: dict[UUID, str | None] = {ending.task_id: None for ending in endings}
+        document = (b"[" + b",".join(finish.document for finish in finishes) + b"]").decode()
+        statuses: dict[UUID, str | None] = {finish.task_id: None for finish in finishes}
         statuses.update(self._connection.execute(statement, {"document": document}).fetchall())
         return statuses
 

@@ -6,7 +6,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 import psycopg
 import structlog
@@ -21,12 +22,20 @@ from workers.outcomes import Cancelled, ClaimLost, TimedOut
 
 log = structlog.get_logger()
 
-TICK_SECONDS: Final = 0.5
-LONGEST_WAIT_SECONDS: Final = 0.5
-"""How long a claimed task may wait for a thread of this process, before it is requeued for another worker."""
-SIGN_SECONDS: Final = 5.0
+HEARTBEAT_TICK_SECONDS: Final = 0.5
+LONGEST_WAIT_FOR_SLOT_SECONDS: Final = 0.5
+"""How long a claimed task may wait for a slot of this process, before it is requeued for another worker."""
+WORKER_SIGN_SECONDS: Final = 5.0
+"""How often a worker shows its sign of life."""
 HARD_LIMIT_SECONDS: Final = 10.0
-"""How long an attempt whose time is over may take to notice; then it is ended without it."""
+"""How long an attempt may run after its timeout without noticing it; then its task is finished and its process ends."""
+
+
+class RenewedLease(NamedTuple):
+    """A row of `hot_tasks.RENEW`."""
+
+    id: UUID
+    is_cancel_requested: bool
 
 
 class Heartbeat:
@@ -54,11 +63,11 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Start to renew."""
+        """Start to renew leases."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop renewing."""
+        """Stop renewing leases."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
@@ -66,13 +75,13 @@ class Heartbeat:
     def _run(self) -> None:
         connection: psycopg.Connection[tuple[Any, ...]] | None = None
         next_renewal = next_sign = 0.0
-        while not self._stopping.wait(TICK_SECONDS):
+        while not self._stopping.wait(HEARTBEAT_TICK_SECONDS):
             attempts = self._list_attempts()
             try:
-                self._end_what_is_over(attempts)
+                self._enforce_time_limits(attempts)
             except Exception:
-                # Whatever it is, the other attempts' leases are renewed.
-                log.exception("attempts_not_ended")
+                # An error with one attempt must not end the renewal of the other attempts' leases.
+                log.exception("time_limits_not_enforced")
             must_renew = bool(attempts) and time.monotonic() >= next_renewal
             must_sign = time.monotonic() >= next_sign and self._consumes()
             if not must_renew and not must_sign:
@@ -85,7 +94,7 @@ class Heartbeat:
                     next_renewal = time.monotonic() + self._settings.lease_seconds / 3
                 if must_sign:
                     connection.execute(SHOW_SIGN_OF_LIFE, self._sign)
-                    next_sign = time.monotonic() + SIGN_SECONDS
+                    next_sign = time.monotonic() + WORKER_SIGN_SECONDS
                 self._outage.end()
             except psycopg.Error as error:
                 self._outage.warn(error)
@@ -102,17 +111,18 @@ class Heartbeat:
             "claims": "{" + ",".join(str(attempt.task.claim) for attempt in attempts) + "}",
             "lease": self._settings.lease_seconds,
         }
-        held = dict(connection.execute(hot_tasks.RENEW, parameters).fetchall())
+        rows = [RenewedLease._make(row) for row in connection.execute(hot_tasks.RENEW, parameters).fetchall()]
+        renewed = {lease.id: lease for lease in rows}
         for attempt in attempts:
-            cancel_requested = held.get(attempt.task.id)
-            if cancel_requested is None and not attempt.ended:
+            lease = renewed.get(attempt.task.id)
+            if lease is None and not attempt.ended:
                 attempt.stop(ClaimLost())
-            elif cancel_requested:
+            elif lease is not None and lease.is_cancel_requested:
                 attempt.stop(Cancelled())
 
-    def _end_what_is_over(self, attempts: list[Attempt]) -> None:
+    def _enforce_time_limits(self, attempts: list[Attempt]) -> None:
         now = time.monotonic()
-        if waiting := [a for a in attempts if not a.started and now - a.claimed_at > LONGEST_WAIT_SECONDS]:
+        if waiting := [a for a in attempts if not a.started and now - a.claimed_at > LONGEST_WAIT_FOR_SLOT_SECONDS]:
             self._on_waiting(waiting)
         for attempt in attempts:
             remaining = attempt.remaining_seconds()

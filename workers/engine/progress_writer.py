@@ -17,10 +17,10 @@ class ProgressWriter:
     """Writes the progress of any attempt of this process; not durably, because a crash ends the attempt too."""
 
     def __init__(
-        self, connect: Callable[[], psycopg.Connection[tuple[Any, ...]]], publish: Callable[[list[UUID]], None]
+        self, connect: Callable[[], psycopg.Connection[tuple[Any, ...]]], wake_waiters: Callable[[list[UUID]], None]
     ) -> None:
         self._connect = connect
-        self._publish = publish
+        self._wake_waiters = wake_waiters
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
@@ -41,7 +41,7 @@ class ProgressWriter:
                 return False
         if row is None:
             raise ClaimLost
-        self._publish([task_id])
+        self._wake_waiters([task_id])
         (is_cancel_requested,) = row
         return bool(is_cancel_requested)
 

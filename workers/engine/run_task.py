@@ -22,10 +22,10 @@ from shared.errors import is_no_room
 from shared.queries.files import list_known_keys
 from workers.engine.attempt import Attempt
 from workers.engine.attempt_context import AttemptContext, WorkerParts, make_folder, remove_folder
-from workers.engine.end_log import log_end
+from workers.engine.attempt_log import log_attempt
 from workers.engine.finishing import REFUSED, UNKNOWN, OnWritten
 from workers.engine.handler_catalog import Handler
-from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack, TimedOut
+from workers.outcomes import Cancelled, ClaimLost, Failed, Requeued, TimedOut
 from workers.sandbox.limited_child import storage_full
 
 log = structlog.get_logger()
@@ -65,7 +65,7 @@ class TaskRunner:
                 attempt.ended_as = document["status"], document.get("error", {}).get("type")
 
         if document is None:
-            self._let_go(attempt, context, None, None, on_recorded)
+            self._on_finished(attempt, context, None, None, on_recorded)
         else:
             self._record(attempt, context, document, on_recorded)
 
@@ -77,9 +77,11 @@ class TaskRunner:
         def on_written(status: str | None) -> None:
             if status == REFUSED:
                 fallback = self._internal_error(attempt)
-                self.write_end(fallback, lambda state: self._let_go(attempt, context, fallback, state, on_recorded))
+                self.write_end(
+                    fallback, lambda state: self._on_finished(attempt, context, fallback, state, on_recorded)
+                )
             else:
-                self._let_go(attempt, context, document, status, on_recorded)
+                self._on_finished(attempt, context, document, status, on_recorded)
 
         try:
             self.write_end(document, on_written)
@@ -87,7 +89,7 @@ class TaskRunner:
             log.exception("result_not_json", task_id=str(attempt.task.id))
             on_written(REFUSED)
 
-    def _let_go(
+    def _on_finished(
         self,
         attempt: Attempt,
         context: AttemptContext,
@@ -98,9 +100,11 @@ class TaskRunner:
         """Log the attempt's end, once it is written or lost, and delete the objects that nobody will ever reach."""
         if document is not None:
             if status is None or status in {UNKNOWN, REFUSED}:
-                log.warning("end_not_written", task_id=str(context.task_id), wanted=document["status"], because=status)
+                log.warning(
+                    "finish_not_written", task_id=str(context.task_id), wanted=document["status"], because=status
+                )
             else:
-                log_end(attempt, status, document)
+                log_attempt(attempt, status, document)
 
         def delete() -> None:
             try:
@@ -141,7 +145,7 @@ class TaskRunner:
             )
         except ClaimLost:
             raise
-        except HandedBack:
+        except Requeued:
             return attempt.finish_document("queued")
         except Cancelled:
             return self._end(

@@ -28,26 +28,25 @@ from shared.storage.open_store import open_object_store
 from workers.celery_app import make_celery_app
 from workers.engine.attempt import Attempt, ClaimedTask
 from workers.engine.attempt_context import WorkerParts
+from workers.engine.attempt_log import LOG_EVENTS, log_attempt
 from workers.engine.celery_consumer import CeleryExecutor, bind_consumer
 from workers.engine.claiming import Claimer
 from workers.engine.consumer_watch import ConsumerWatch
-from workers.engine.end_log import EVENTS as END_EVENTS
-from workers.engine.end_log import log_end
 from workers.engine.finishing import Finisher
 from workers.engine.handler_catalog import load_handlers
 from workers.engine.heartbeat import Heartbeat
 from workers.engine.progress_writer import ProgressWriter
 from workers.engine.run_task import TaskRunner
 from workers.engine.scratch_folder import ScratchFolder
-from workers.outcomes import ClaimLost, HandedBack
+from workers.outcomes import ClaimLost, Requeued
 from workers.sandbox.memory_dumps import forbid_memory_dumps
 
 log = structlog.get_logger()
 
 LOOP_SILENT_SECONDS: Final = 10.0
-"""A consumer whose loop has not turned for so long hangs, or has no broker."""
-LAST_SECONDS: Final = 2.0
-"""How long attempts that were told to hand back may take to do so, before the process ends without them."""
+"""A consumer whose loop has not run for so long hangs, or has no broker."""
+REQUEUE_SECONDS: Final = 2.0
+"""How long running attempts may take to stop when they are requeued at a shutdown, before the process ends without them."""
 
 
 class WorkerProcess:
@@ -66,7 +65,7 @@ class WorkerProcess:
             settings,
             lambda: list(self._attempts.values()),
             self._end_stuck,
-            self._give_up_waiting,
+            self._on_waiting,
             worker=self._name,
             consumes=self._consumes,
             outage=outage,
@@ -78,7 +77,7 @@ class WorkerProcess:
         self._scratch = ScratchFolder(settings)
         self._draining = threading.Event()
         progress = ProgressWriter(
-            lambda: connect_hot(settings, "worker-progress", durable=False), self._finisher.publish
+            lambda: connect_hot(settings, "worker-progress", durable=False), self._finisher.wake_waiters
         )
         parts = WorkerParts(
             settings,
@@ -116,7 +115,7 @@ class WorkerProcess:
         finally:
             self._watch.stop()
             self._claimer.stop()
-            self._hand_back_everything()
+            self._requeue_all()
             self._heartbeat.stop()
             self._finisher.close()
             self._scratch.remove()
@@ -133,7 +132,7 @@ class WorkerProcess:
             self._executor.execute(attempt)
         except Exception:
             log.exception("attempt_not_started", task_id=str(task.id))
-            self._give_back_what_waits([attempt])
+            self._requeue_waiting([attempt])
 
     def _run_task(self, task_id: str) -> None:
         """Run the attempt of a task, unless it was requeued because it had waited for too long."""
@@ -148,11 +147,11 @@ class WorkerProcess:
             self._runner.run(attempt, lambda: self._forget(attempt))
         except Exception:
             # What is renewed no more is taken back; what were renewed for ever would never end.
-            log.exception("attempt_not_recorded", task_id=str(attempt.task.id))
+            log.exception("attempt_not_finished", task_id=str(attempt.task.id))
             self._forget(attempt)
         finally:
             self._worked_at = time.monotonic()
-            self._claimer.release(time.perf_counter() - started)
+            self._claimer.free_slot(time.perf_counter() - started)
 
     def _forget(self, attempt: Attempt) -> None:
         """Renew the attempt's lease no more; another attempt at the same task may be held here by now."""
@@ -169,50 +168,50 @@ class WorkerProcess:
         """Claim no more; hand back what has not begun, and, when the grace is over, what has; then end at all costs."""
         self._watch.stop()
         # Nothing that does not answer, a broker, a database or a handler, may keep the process for longer.
-        self._exit_at_last(self._settings.shutdown_grace_seconds + LAST_SECONDS + 1, self._exit_code or 0)
+        self._exit_at_last(self._settings.shutdown_grace_seconds + REQUEUE_SECONDS + 1, self._exit_code or 0)
         self._claimer.stop()
-        self._give_back_what_waits(list(self._attempts.values()))
+        self._requeue_waiting(list(self._attempts.values()))
         deadline = time.monotonic() + self._settings.shutdown_grace_seconds
         while self._attempts and time.monotonic() < deadline:
             time.sleep(0.05)
         for attempt in list(self._attempts.values()):
-            attempt.stop(HandedBack())
-        deadline = time.monotonic() + LAST_SECONDS
+            attempt.stop(Requeued())
+        deadline = time.monotonic() + REQUEUE_SECONDS
         while self._attempts and time.monotonic() < deadline:
             time.sleep(0.05)
         if self._attempts:
             log.warning("stopped_with_stuck_threads", attempts=len(self._attempts))
-            self._hand_back_everything()
+            self._requeue_all()
         elif self._exit_code is None:
             return
         self._scratch.remove()
         os._exit(self._exit_code or 0)
 
-    def _hand_back_everything(self) -> None:
+    def _requeue_all(self) -> None:
         for attempt in list(self._attempts.values()):
             if not attempt.ended:
-                self._hand_back(attempt)
+                self._requeue(attempt)
 
-    def _give_back_what_waits(self, attempts: list[Attempt]) -> None:
+    def _requeue_waiting(self, attempts: list[Attempt]) -> None:
         """Hand back attempts that have not begun: the relay rings for their tasks at once."""
         for attempt in attempts:
             if attempt.withdraw():
-                attempt.stop(HandedBack())
+                attempt.stop(Requeued())
                 # Before the task can be claimed again, or Flower would show this event as the last one.
                 self._executor.announce_requeue(attempt)
                 self._end_soon(attempt, attempt.finish_document("queued"))
-                self._claimer.release(None)
+                self._claimer.free_slot(None)
 
-    def _give_up_waiting(self, attempts: list[Attempt]) -> None:
+    def _on_waiting(self, attempts: list[Attempt]) -> None:
         """Claim no more ahead for now, and hand back what has waited for a thread for long: another worker may be idle."""
         self._claimer.slow_down()
-        self._give_back_what_waits(attempts)
+        self._requeue_waiting(attempts)
 
-    def _hand_back(self, attempt: Attempt) -> None:
-        attempt.stop(HandedBack())
+    def _requeue(self, attempt: Attempt) -> None:
+        attempt.stop(Requeued())
         document = attempt.finish_document("queued")
-        if (status := self._finisher.write(document)) in END_EVENTS:
-            log_end(attempt, status, document)
+        if (status := self._finisher.write(document)) in LOG_EVENTS:
+            log_attempt(attempt, status, document)
         attempt.ended = True
         self._forget(attempt)
 
@@ -228,28 +227,28 @@ class WorkerProcess:
 
         def on_written(status: str | None) -> None:
             self._forget(attempt)
-            if status in END_EVENTS:
-                log_end(attempt, status, document)
+            if status in LOG_EVENTS:
+                log_attempt(attempt, status, document)
 
         self._finisher.write_soon(document, on_written)
 
     def _consumes(self) -> bool:
         """Return whether the consumer's loop has turned lately."""
-        return time.monotonic() - self._executor.turned_at < LOOP_SILENT_SECONDS
+        return time.monotonic() - self._executor.loop_ran_at < LOOP_SILENT_SECONDS
 
-    def has_room(self) -> bool:
+    def wants_messages(self) -> bool:
         """Return whether messages are wanted; while the database is away, claims wait and they are not."""
-        return self._claimer.wants_more()
+        return self._claimer.wants_messages()
 
     def is_running(self) -> bool:
         """Return whether an attempt runs. Those that wait for a slot do not count, since they may wait without end."""
         return any(attempt.started for attempt in list(self._attempts.values()))
 
-    def heard_at(self) -> float:
+    def last_message_at(self) -> float:
         """When the broker gave a message last, by the monotonic clock."""
-        return self._claimer.heard_at
+        return self._claimer.last_message_at
 
-    def worked_at(self) -> float:
+    def last_attempt_ended_at(self) -> float:
         """When an attempt ended last, by the monotonic clock."""
         return self._worked_at
 

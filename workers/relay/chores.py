@@ -1,7 +1,7 @@
 """The relay's periodic work: promote, sweep, expire and republish tasks.
 
 Any number of relays may run; the one that holds the advisory lock does the chores. Two that do them at once do no harm, for
-each takes rows that the other has not locked.
+each changes rows that the other has not locked.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ SWEEPER_LOCK: Final = 7_305_114_400_002
 """The advisory lock of the relay that does the chores."""
 CHORE_SECONDS: Final = 0.5
 CHORE_LIMIT: Final = 1000
-"""How many tasks one statement moves at most."""
-SIGN_SECONDS: Final = 2.0
+"""How many tasks one statement changes at most."""
+RELAY_SIGN_SECONDS: Final = 2.0
+"""How often the relay and the sweeper show a sign of life."""
 BROKER_AWAY_SECONDS: Final = 2.0
-"""How long the chores go on without a broker that did not answer."""
+"""For how long the chores that need the broker are skipped after it did not answer."""
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -43,13 +44,13 @@ class EndedTask(NamedTuple):
 
 
 class Chores:
-    """Does the chores while it holds the lock, or while nobody else does them."""
+    """Does the chores while this relay holds the lock, or while no other relay does them."""
 
     def __init__(self, settings: Settings, doorbell: Doorbell, stopping: Event) -> None:
         self._settings = settings
         self._doorbell = doorbell
         self._stopping = stopping
-        self._was_cut_off = False
+        self._lost_connection = False
         """Whether the connection was lost, or could not be opened, since the chores were done last."""
         self._broker_away_until = 0.0
 
@@ -63,27 +64,27 @@ class Chores:
             with connect_hot(self._settings, "relay-chores") as connection:
                 self._run_on(connection)
         except psycopg.Error:
-            self._was_cut_off = True
+            self._lost_connection = True
             raise
 
     def _run_on(self, connection: Connection) -> None:
         holds_lock, next_sign = False, 0.0
         lease_seconds = self._settings.lease_seconds
-        patience = {"part": "sweeper", "seconds": max(lease_seconds, 2 * SIGN_SECONDS)}
-        # During an outage nobody could renew leases, and some have ended. Their holders try again each half second, or wait
-        # for a connection: they come first. A lease that is really lost is still swept within three leases.
-        patience_seconds = min(lease_seconds, lease_seconds / 3 + 1) if self._was_cut_off else 0.0
-        sweep_from = time.monotonic() + patience_seconds
+        silence = {"part": "sweeper", "seconds": max(lease_seconds, 2 * RELAY_SIGN_SECONDS)}
+        # During an outage no lease could be renewed, and some have ended. Workers try again each half second, or wait for a
+        # connection: they may renew before the sweep. A lease whose worker is lost is still swept within three leases.
+        delay_seconds = min(lease_seconds, lease_seconds / 3 + 1) if self._lost_connection else 0.0
+        sweep_from = time.monotonic() + delay_seconds
         while not self._stopping.is_set():
             holds_lock = holds_lock or _take_lock(connection)
-            if holds_lock or connection.execute(IS_SILENT, patience).fetchone():
+            if holds_lock or connection.execute(IS_SILENT, silence).fetchone():
                 if time.monotonic() >= next_sign:
                     connection.execute(SHOW_SIGN_OF_LIFE, {"part": "sweeper"})
-                    next_sign = time.monotonic() + SIGN_SECONDS
-                self.do_once(connection, sweep=time.monotonic() >= sweep_from)
+                    next_sign = time.monotonic() + RELAY_SIGN_SECONDS
+                self.run_once(connection, sweep=time.monotonic() >= sweep_from)
             self._stopping.wait(CHORE_SECONDS)
 
-    def do_once(self, connection: Connection, *, sweep: bool = True) -> None:
+    def run_once(self, connection: Connection, *, sweep: bool = True) -> None:
         """Do each chore once."""
         limit = {"limit": CHORE_LIMIT}
         rows = connection.execute(queries.SWEEP, limit).fetchall() if sweep else []
@@ -110,17 +111,17 @@ class Chores:
         task. So tasks are republished where no message is left, if they were published long ago; and everywhere at once if
         the broker has lost its content.
         """
-        has_forgotten = self._doorbell.has_forgotten()
+        broker_lost_content = self._doorbell.has_lost_content()
         for queue in QUEUES:
-            if not has_forgotten and self._doorbell.depth(queue) > 0:
+            if not broker_lost_content and self._doorbell.depth(queue) > 0:
                 continue
-            seconds = 0.0 if has_forgotten else self._settings.rering_seconds
+            seconds = 0.0 if broker_lost_content else self._settings.rering_seconds
             parameters = {"queue": queue, "seconds": seconds, "limit": self._settings.window}
             unmarked = connection.execute(UNMARK_UNCLAIMED, parameters).fetchall()
             if unmarked:
-                log.info("republished", queue=queue, tasks=len(unmarked), broker_lost_content=has_forgotten)
-        if has_forgotten:
-            self._doorbell.remember()
+                log.info("republished", queue=queue, tasks=len(unmarked), broker_lost_content=broker_lost_content)
+        if broker_lost_content:
+            self._doorbell.store_marker()
 
 
 def _take_lock(connection: Connection) -> bool:

@@ -37,7 +37,7 @@ class Doorbell:
         if not settings.broker_is_redis:
             raise ConfigurationError("TASKMILL_BROKER_URL must name a Redis or Valkey server: redis://… or rediss://…")
         self.outage = OutageLog("broker")
-        """Where those who use the doorbell log that it failed, and that it works."""
+        """Logs that the broker failed, and that it works again. For those who call the doorbell."""
         self._app = app
         self._redis = redis.Redis.from_url(
             settings.broker_url,
@@ -76,7 +76,7 @@ class Doorbell:
         return template.replace(_ID, task_ids[0]).replace(_IDS, json.dumps(task_ids))
 
     def _make_template(self, queue: str, kind: str) -> str:
-        """Return a message of this kind with marks for the ids: Celery's message in kombu's envelope for Redis."""
+        """Return a message of this kind with placeholders for the ids: Celery's message in kombu's envelope for Redis."""
         task = self._app.amqp.as_task_v2(_ID, kind, args=(), kwargs={}, ignore_result=True)
         headers = {**task.headers, "ids": _IDS.strip('"'), "origin": "relay"}
         body = base64.b64encode(json.dumps(task.body).encode()).decode()
@@ -105,12 +105,12 @@ class Doorbell:
         """Return how many messages are in a queue."""
         return self._redis.llen(queue)
 
-    def has_forgotten(self) -> bool:
-        """Return whether the broker may have lost messages since `remember`: it was flushed, restarted or replaced."""
+    def has_lost_content(self) -> bool:
+        """Return whether the broker may have lost messages since `store_marker`: it was flushed, restarted or replaced."""
         return self._redis.get(MARKER_KEY) != self._run_id()
 
-    def remember(self) -> None:
-        """Set a mark in the broker that is lost together with its messages."""
+    def store_marker(self) -> None:
+        """Store a marker in the broker that is lost together with its messages."""
         self._redis.set(MARKER_KEY, self._run_id())
 
     def _run_id(self) -> bytes:

@@ -26,20 +26,20 @@ from shared.queries.publishing import LIST_DUE_QUEUES, LISTEN, MARK_PUBLISHED, U
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
 from workers.celery_app import make_celery_app
-from workers.relay.chores import SIGN_SECONDS, Chores
+from workers.relay.chores import RELAY_SIGN_SECONDS, Chores
 from workers.relay.doorbell import BROKER_ERRORS, Doorbell
 
 log = structlog.get_logger()
 
-IDLE_SECONDS: Final = 1.0
-"""How long to sleep without a notice: one may be missed."""
+NOTICE_WAIT_SECONDS: Final = 1.0
+"""How long to wait for a notice before due tasks are looked for: a notice may be missed."""
 GATHER_SECONDS: Final = 0.015
-"""A pause under load, in which the next tasks gather: tasks that are published together are claimed and finished together,
-which costs half as much for each (`docs/performance.md`). A system at rest never waits for it."""
+"""A pause under load, after which more tasks are due: tasks that are published together are claimed and finished together,
+which costs half as much for each (`docs/performance.md`). A system at rest never pauses."""
 GATHER_FROM: Final = 5
 """How many tasks published at once count as load: with the pause, from some 300 tasks a second on."""
 WINDOW_FULL_SECONDS: Final = 0.01
-RECONNECT_SECONDS: Final = 1.0
+OUTAGE_PAUSE_SECONDS: Final = 1.0
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -75,7 +75,7 @@ class Publisher:
             self._doorbell.outage.warn(error)
             self._broker_failed = True
             connection.execute(UNMARK, {"ids": [task.id for task in tasks]})
-            self._stopping.wait(RECONNECT_SECONDS)
+            self._stopping.wait(OUTAGE_PAUSE_SECONDS)
             return 0
         kill_points.reach("relay-after-publish")
         return len(tasks)
@@ -86,7 +86,7 @@ class Publisher:
             self._doorbell.ping()
         except BROKER_ERRORS as error:
             self._doorbell.outage.warn(error)
-            self._stopping.wait(RECONNECT_SECONDS)
+            self._stopping.wait(OUTAGE_PAUSE_SECONDS)
             return False
         self._broker_failed = False
         self._doorbell.outage.end()
@@ -122,7 +122,7 @@ class Relay:
                 self._database_outage.warn(error)
             except Exception:
                 log.exception("relay_loop_failed")
-            self._stopping.wait(RECONNECT_SECONDS)
+            self._stopping.wait(OUTAGE_PAUSE_SECONDS)
 
     def _publish(self) -> None:
         """Publish tasks as they become due. Raises `psycopg.Error` when the database is away."""
@@ -137,7 +137,7 @@ class Relay:
             while not self._stopping.is_set():
                 if time.monotonic() >= next_sign:
                     work.execute(SHOW_SIGN_OF_LIFE, {"part": "relay"})
-                    next_sign = time.monotonic() + SIGN_SECONDS
+                    next_sign = time.monotonic() + RELAY_SIGN_SECONDS
                 due = [queue for queue in QUEUES if queue in named] or list_due_queues(work)
                 published = sum(self._publisher.publish_due(work, queue) for queue in due)
                 if published >= GATHER_FROM:
@@ -145,9 +145,9 @@ class Relay:
                 elif due and not published and not named:
                     # The window is full: claims make room, and there is no notice of those.
                     time.sleep(WINDOW_FULL_SECONDS)
-                # After publishing, all queues are looked at, so the queues of these notices need not be kept. But they must
+                # After publishing, all queues are checked, so the queues of these notices need not be kept. But notices must
                 # be received: Postgres keeps them for each listener, and refuses commits when it can keep no more.
-                received = _receive_notices(listening, 0.0 if due else IDLE_SECONDS)
+                received = _receive_notices(listening, 0.0 if due else NOTICE_WAIT_SECONDS)
                 named = set() if due else received
 
 

@@ -55,6 +55,8 @@ from workers.outcomes import Failed
 LONGEST_LINE_BYTES = 16 << 20
 STDERR_KEPT_BYTES = 4096
 CHECK_EVERY_SECONDS = 0.1
+DEFAULT_FILE_BYTES = 4 << 30
+"""How large a file that a child writes may be, unless its caller sets another limit."""
 MEASURE_EVERY_SECONDS = 0.25
 """How often the size of the child's folder is measured."""
 FULL_BYTES = 1 << 20

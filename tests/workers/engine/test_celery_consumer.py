@@ -18,7 +18,7 @@ from tests.workers.conftest import Tasks
 from workers.celery_app import make_celery_app
 from workers.engine.attempt import Attempt, ClaimedTask
 from workers.engine.celery_consumer import CeleryExecutor
-from workers.outcomes import HandedBack
+from workers.outcomes import Requeued
 
 ENDS = {"task-succeeded", "task-failed", "task-retried", "task-revoked"}
 LONG = {"sleep_ms": 60_000, "echo": "a secret"}
@@ -150,7 +150,7 @@ def test_nothing_follows_the_event_that_an_attempt_was_requeued(
 
     executor.execute(attempt)
     attempt.withdraw()
-    attempt.stop(HandedBack())
+    attempt.stop(Requeued())
     executor.announce_requeue(attempt)
     consumer.pool.calls[0]["accept_callback"](1, time.monotonic())
 

@@ -57,8 +57,8 @@ def make_claims(settings: Settings) -> Iterator[MakeClaims]:
 def test_tasks_are_claimed_by_turn_and_no_more_than_there_are_slots(
     tasks: Tasks, make_claims: MakeClaims, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Announcements without a free slot are given up after half a second.
-    monkeypatch.setattr(claiming, "PATIENCE_SECONDS", 600.0)
+    # Announced tasks without a free slot are unmarked after half a second.
+    monkeypatch.setattr(claiming, "LONGEST_ANNOUNCED_SECONDS", 600.0)
     claims, ids = make_claims(2), tasks.submit(count=5)
     tasks.publish(ids[:3], turn=7)
     tasks.publish(ids[3:], turn=4)
@@ -68,7 +68,7 @@ def test_tasks_are_claimed_by_turn_and_no_more_than_there_are_slots(
 
     assert claims.ids == ids[3:]
     assert tasks.count("running") == 2
-    assert not claims.claimer.wants_more()
+    assert not claims.claimer.wants_messages()
 
 
 def test_a_free_slot_takes_the_task_that_is_next_at_that_moment(
@@ -82,7 +82,7 @@ def test_a_free_slot_takes_the_task_that_is_next_at_that_moment(
     tasks.publish([late], turn=9)
     claims.announce(1)
 
-    claims.claimer.release(1.0)
+    claims.claimer.free_slot(1.0)
 
     eventually(lambda: claims.has_started(2))
     assert claims.ids == [backlog[0], late]
@@ -116,7 +116,7 @@ def test_announcements_without_a_task_occupy_no_slot(
     for _ in range(100):
         claims.announce(1000)
     claims.announce(1, queue="a queue of nobody")
-    eventually(lambda: claims.claimer.wants_more())
+    eventually(lambda: claims.claimer.wants_messages())
 
     tasks.publish([tasks.submit_one()])
     claims.announce(1)
@@ -175,7 +175,7 @@ def test_a_claimer_that_stops_unmarks_the_announced_tasks(
     claims.claimer.stop()
 
     assert [tasks.get(task_id).rung_at is None for task_id in ids] == [False, True, True]
-    assert not claims.claimer.wants_more()
+    assert not claims.claimer.wants_messages()
     tasks.publish(ids[1:])
     claims.announce(1)
     assert tasks.count("running") == 1
@@ -186,8 +186,8 @@ def test_fast_tasks_are_claimed_ahead_and_slow_ones_are_not(
 ) -> None:
     claims = make_claims(2)
     for _ in range(100):
-        claims.claimer._taken += 1
-        claims.claimer.release(0.001)
+        claims.claimer._occupied += 1
+        claims.claimer.free_slot(0.001)
     tasks.publish(tasks.submit(count=51))
 
     claims.announce(50)
@@ -215,18 +215,18 @@ def test_a_database_that_goes_away_delays_a_claim(
     eventually(lambda: claims.has_started(2))
 
 
-def test_the_consumer_is_told_when_messages_are_wanted_again(
+def test_the_consumer_is_notified_when_messages_are_wanted_again(
     tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
 ) -> None:
-    claims, told = make_claims(1), threading.Event()
-    claims.claimer.on_hungry = told.set
+    claims, notified = make_claims(1), threading.Event()
+    claims.claimer.on_messages_wanted = notified.set
     tasks.publish([tasks.submit_one()])
     claims.announce(1)
     eventually(lambda: claims.has_started(1))
-    assert not claims.claimer.wants_more()
-    assert not told.is_set()
+    assert not claims.claimer.wants_messages()
+    assert not notified.is_set()
 
-    claims.claimer.release(1.0)
+    claims.claimer.free_slot(1.0)
 
-    assert told.wait(2)
-    assert claims.claimer.wants_more()
+    assert notified.wait(2)
+    assert claims.claimer.wants_messages()

@@ -30,30 +30,30 @@ from workers.engine.consumer_watch import ConsumerWatch
 
 LEASE_SECONDS = 0.2
 LONG_ENOUGH = 1.5
-"""Three times what the watch needs to be wrong."""
+"""Three times as long as the watch needs to end a worker."""
 
 
 @dataclass
 class Worker:
-    """A worker that says of itself what the test wants it to."""
+    """Answers the watch as the test requires."""
 
-    room: bool = True
+    wants: bool = True
     running: bool = False
-    hears: bool = False
+    receives: bool = False
     works: bool = False
-    born: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
 
-    def has_room(self) -> bool:
-        return self.room
+    def wants_messages(self) -> bool:
+        return self.wants
 
     def is_running(self) -> bool:
         return self.running
 
-    def heard_at(self) -> float:
-        return time.monotonic() if self.hears else self.born
+    def last_message_at(self) -> float:
+        return time.monotonic() if self.receives else self.started_at
 
-    def worked_at(self) -> float:
-        return time.monotonic() if self.works else self.born
+    def last_attempt_ended_at(self) -> float:
+        return time.monotonic() if self.works else self.started_at
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def quick(settings: Settings) -> Settings:
     return settings.model_copy(update={"lease_seconds": LEASE_SECONDS, "rering_seconds": LEASE_SECONDS})
 
 
-def is_given_up(settings: Settings, worker: Worker, *, within: float = LONG_ENOUGH) -> bool:
+def is_ended(settings: Settings, worker: Worker, *, within: float = LONG_ENOUGH) -> bool:
     """Return whether the watch ends a worker for files within so many seconds."""
     lost = threading.Event()
     watch = ConsumerWatch(settings, ["files"], worker, lost.set)
@@ -73,7 +73,7 @@ def is_given_up(settings: Settings, worker: Worker, *, within: float = LONG_ENOU
 
 
 @contextmanager
-def lying_message(settings: Settings) -> Iterator[None]:
+def waiting_message(settings: Settings) -> Iterator[None]:
     with redis.Redis.from_url(settings.broker_url) as broker:
         broker.lpush("files", "a message")
         yield
@@ -81,24 +81,24 @@ def lying_message(settings: Settings) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("worker", "given_up"),
+    ("worker", "is_ended_by_watch"),
     [
         (Worker(), True),
         (Worker(running=True), True),
-        (Worker(room=False), False),
-        (Worker(hears=True), False),
+        (Worker(wants=False), False),
+        (Worker(receives=True), False),
     ],
-    ids=["deaf", "deaf with work in hand", "full", "hearing"],
+    ids=["receives nothing", "receives nothing and runs", "wants none", "receives"],
 )
 def test_messages_that_an_idle_worker_does_not_receive_are_a_sign(
-    quick: Settings, worker: Worker, given_up: bool
+    quick: Settings, worker: Worker, is_ended_by_watch: bool
 ) -> None:
-    with lying_message(quick):
-        assert is_given_up(quick, worker, within=20 if given_up else LONG_ENOUGH) == given_up
+    with waiting_message(quick):
+        assert is_ended(quick, worker, within=20 if is_ended_by_watch else LONG_ENOUGH) == is_ended_by_watch
 
 
 def test_without_messages_and_without_canaries_there_is_no_sign(quick: Settings) -> None:
-    assert not is_given_up(quick, Worker())
+    assert not is_ended(quick, Worker())
 
 
 def test_messages_that_come_and_go_are_no_sign(quick: Settings) -> None:
@@ -113,7 +113,7 @@ def test_messages_that_come_and_go_are_no_sign(quick: Settings) -> None:
     thread = threading.Thread(target=come_and_go)
     thread.start()
     try:
-        assert not is_given_up(quick, Worker())
+        assert not is_ended(quick, Worker())
     finally:
         stopping.set()
         thread.join()
@@ -121,7 +121,7 @@ def test_messages_that_come_and_go_are_no_sign(quick: Settings) -> None:
 
 @pytest.fixture
 def canary(quick: Settings) -> Iterator[psycopg.Connection[Any]]:
-    """A published canary that nobody has claimed, while a relay lives."""
+    """A published canary that nobody has claimed, while a relay runs."""
     engine = make_engine(quick, "test")
     ensure_platform_schedules(engine)
     insert_due_tasks(engine)
@@ -134,20 +134,20 @@ def canary(quick: Settings) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.mark.parametrize(
-    ("worker", "given_up"),
+    ("worker", "is_ended_by_watch"),
     [
         (Worker(), True),
-        (Worker(hears=True), True),
-        (Worker(room=False), True),
+        (Worker(receives=True), True),
+        (Worker(wants=False), True),
         (Worker(running=True), False),
         (Worker(works=True), False),
     ],
-    ids=["idle", "hearing and losing it", "holding ids and claiming none", "busy", "working"],
+    ids=["idle", "receives messages", "wants none", "runs", "finishes"],
 )
 def test_a_lost_canary_is_a_sign_for_an_idle_worker_only(
-    canary: psycopg.Connection[TupleRow], quick: Settings, worker: Worker, given_up: bool
+    canary: psycopg.Connection[TupleRow], quick: Settings, worker: Worker, is_ended_by_watch: bool
 ) -> None:
-    assert is_given_up(quick, worker, within=20 if given_up else LONG_ENOUGH) == given_up
+    assert is_ended(quick, worker, within=20 if is_ended_by_watch else LONG_ENOUGH) == is_ended_by_watch
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_a_lost_canary_is_a_sign_for_an_idle_worker_only(
     ],
     ids=["done", "not published", "no relay", "no sweeper", "switched off", "young"],
 )
-def test_a_canary_that_the_worker_was_not_sent_is_no_sign(
+def test_a_canary_that_no_worker_could_claim_is_no_sign(
     canary: psycopg.Connection[TupleRow], quick: Settings, change: str
 ) -> None:
     canary.execute(change)
 
-    assert not is_given_up(quick, Worker())
+    assert not is_ended(quick, Worker())
 
 
 @pytest.mark.parametrize("away", ["broker_url", "database_url"])
@@ -176,10 +176,10 @@ def test_a_broker_or_a_database_that_is_away_is_no_sign(
 ) -> None:
     nowhere = {"broker_url": "redis://127.0.0.1:1/0", "database_url": "postgresql://taskmill@127.0.0.1:1/nope"}
 
-    assert not is_given_up(quick.model_copy(update={away: nowhere[away]}), Worker())
+    assert not is_ended(quick.model_copy(update={away: nowhere[away]}), Worker())
 
 
-def deafen(broker_url: str) -> None:
+def stop_consuming(broker_url: str) -> None:
     """End the subscription of every worker for files, by remote control; the workers stay alive otherwise."""
     app = make_celery_app(Settings(broker_url=broker_url))
     answers = app.control.cancel_consumer("files", reply=True, timeout=5)
@@ -195,17 +195,17 @@ def test_a_worker_that_no_longer_consumes_ends_and_another_runs_its_tasks(
     )
     client = api.client("operator", "operator")
     parts.start("relay")
-    deaf = parts.start_worker("files")
+    worker = parts.start_worker("files")
     first = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
     assert client.get(first, params={"wait": 30}).json()["status"] == "succeeded"
 
-    deafen(settings.broker_url)
+    stop_consuming(settings.broker_url)
     second = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
-    eventually(lambda: deaf.poll() is not None)
+    eventually(lambda: worker.poll() is not None)
     parts.start_worker("files")
 
-    assert deaf.returncode == 1
-    assert "unheard" in parts.logs()
+    assert worker.returncode == 1
+    assert "messages_not_received" in parts.logs()
     assert client.get(second, params={"wait": 30}).json()["status"] == "succeeded"
 
 
@@ -222,18 +222,18 @@ def test_a_worker_that_no_longer_consumes_requeues_without_counting_attempts(
     )
     client = api.client("operator", "operator")
     parts.start("relay")
-    deaf = parts.start_worker("files", concurrency=2)
+    worker = parts.start_worker("files", concurrency=2)
     long = client.post("/tasks", json={"kind": "platform.ping", "params": {"sleep_ms": 60_000}}).headers["location"]
     eventually(lambda: client.get(long).json()["status"] == "running", 30)
 
-    deafen(settings.broker_url)
-    unheard = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
-    eventually(lambda: deaf.poll() is not None)
+    stop_consuming(settings.broker_url)
+    second = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
+    eventually(lambda: worker.poll() is not None)
 
-    assert deaf.returncode == 1
+    assert worker.returncode == 1
     assert (client.get(long).json()["status"], client.get(long).json()["attempt"]) == ("queued", 0)
     parts.start_worker("files", concurrency=2)
-    assert client.get(unheard, params={"wait": 30}).json()["status"] == "succeeded"
+    assert client.get(second, params={"wait": 30}).json()["status"] == "succeeded"
     eventually(lambda: client.get(long).json()["status"] == "running", 30)
     assert client.get(long).json()["attempt"] == 1
 
@@ -255,7 +255,7 @@ def lose(self, queue, tasks):
 announce, claiming.Claimer.announce = claiming.Claimer.announce, lose
 worker_process.run_worker(read_settings(), ["files"], 2)
 """
-"""Handles the first message, and receives and loses every other one, as a dead socket does."""
+"""Announces the first message, and drops every other one, as a half closed connection does."""
 
 
 def test_a_worker_that_loses_messages_ends_when_its_canary_is_lost(
@@ -273,11 +273,11 @@ def test_a_worker_that_loses_messages_ends_when_its_canary_is_lost(
 
     second = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
     parts.start("beat")
-    _, told = losing.communicate(timeout=90)
+    _, logs = losing.communicate(timeout=90)
     parts.start_worker("files")
 
-    assert losing.returncode == 1, told.decode()
-    assert b'"sign":"lost"' in told.replace(b" ", b"")
+    assert losing.returncode == 1, logs.decode()
+    assert b'"sign":"canary_not_claimed"' in logs.replace(b" ", b"")
     assert client.get(second, params={"wait": 30}).json()["status"] == "succeeded"
 
 
@@ -298,7 +298,7 @@ def test_the_supervisor_restarts_a_worker_whose_canary_is_lost(tmp_path: Path, e
                 return dict(client.get("/health/ready").json()["checks"].get("queue:files", {}))
 
             eventually(lambda: canary().get("round_trip_seconds"))
-            deafen(ready["broker_url"])
+            stop_consuming(ready["broker_url"])
             # Nothing is submitted: only the next canary can show the loss.
             eventually(lambda: stack.ready["pids"]["worker-files"] not in (None, ready["pids"]["worker-files"]))
             restarted_at = time.monotonic()
@@ -307,7 +307,7 @@ def test_the_supervisor_restarts_a_worker_whose_canary_is_lost(tmp_path: Path, e
             assert client.get(task, params={"wait": 30}).json()["status"] == "succeeded"
             eventually(lambda: canary()["age_seconds"] < time.monotonic() - restarted_at)
             assert canary()["status"] == "ok"
-        said = stack.log_path.read_text(errors="replace")
+        logs = stack.log_path.read_text(errors="replace")
     PostgresServer(stack.data_dir / "postgres").remove()
-    assert "consumer_lost" in said
-    assert "worker-files ended with exit code 1; it is started again" in said
+    assert "consumer_lost" in logs
+    assert "worker-files ended with exit code 1; it is started again" in logs

@@ -17,7 +17,7 @@ from shared.settings import Settings
 from tests.workers.conftest import Bench, Tasks
 from workers.engine import finishing
 from workers.engine.attempt import Attempt
-from workers.engine.finishing import REFUSED, UNKNOWN, Ending, Finisher
+from workers.engine.finishing import REFUSED, UNKNOWN, Finish, Finisher
 
 
 def _ending(attempt: Attempt, **fields: object) -> dict[str, Any]:
@@ -31,11 +31,11 @@ def test_finishes_that_gather_during_a_write_are_written_together(
     first_is_in, go_on, sizes = threading.Event(), threading.Event(), []
     execute = bench.finisher._execute
 
-    def slowly(endings: list[Ending]) -> dict[UUID, str | None]:
-        sizes.append(len(endings))
+    def slowly(finishes: list[Finish]) -> dict[UUID, str | None]:
+        sizes.append(len(finishes))
         first_is_in.set()
         assert go_on.wait(20)
-        return execute(endings)
+        return execute(finishes)
 
     monkeypatch.setattr(bench.finisher, "_execute", slowly)
     states: list[str | None] = []
@@ -113,14 +113,14 @@ def test_an_unexpected_error_makes_one_finish_unknown_and_the_next_is_written(
 ) -> None:
     first, second = bench.claim(*tasks.submit(count=2))
 
-    def fail(endings: list[Ending]) -> dict[UUID, str | None]:
+    def fail(finishes: list[Finish]) -> dict[UUID, str | None]:
         raise RuntimeError("an unexpected error")
 
     with monkeypatch.context() as broken:
         broken.setattr(bench.finisher, "_execute", fail)
-        told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        bench.finisher.write_soon(_ending(first), told.put)
-        assert told.get(timeout=20) == UNKNOWN
+        written: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        bench.finisher.write_soon(_ending(first), written.put)
+        assert written.get(timeout=20) == UNKNOWN
 
     assert bench.finisher.write(_ending(second)) == "succeeded"
 
@@ -147,7 +147,7 @@ def test_a_closed_connection_is_opened_again(tasks: Tasks, bench: Bench) -> None
 def test_a_long_outage_of_the_database_makes_a_finish_unknown(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finishing, "PATIENCE_LEASES", 2)
+    monkeypatch.setattr(finishing, "FINISH_RETRY_LEASES", 2)
     away = settings.model_copy(update={"lease_seconds": 1, "database_url": "postgresql://x@127.0.0.1:1/x"})
     finisher = Finisher(away)
     finisher.start()
@@ -168,10 +168,10 @@ def test_a_finish_is_written_after_an_outage_longer_than_a_lease(
     finisher = Finisher(settings.model_copy(update={"lease_seconds": 1}))
     execute, back_at = finisher._execute, time.monotonic() + 1.5
 
-    def be_away(endings: list[Ending]) -> dict[UUID, str | None]:
+    def be_away(finishes: list[Finish]) -> dict[UUID, str | None]:
         if time.monotonic() < back_at:
             raise psycopg.OperationalError("the database is away")
-        return execute(endings)
+        return execute(finishes)
 
     monkeypatch.setattr(finisher, "_execute", be_away)
     finisher.start()
@@ -186,11 +186,11 @@ def test_a_finish_whose_reply_was_lost_is_not_written_twice(
     (attempt,) = bench.claim(tasks.submit_one())
     execute, calls = bench.finisher._execute, []
 
-    def lose_the_answer(endings: list[Ending]) -> dict[UUID, str | None]:
-        answer = execute(endings)
+    def lose_the_answer(finishes: list[Finish]) -> dict[UUID, str | None]:
+        answer = execute(finishes)
         calls.append(answer)
         if len(calls) == 1:
-            raise psycopg.OperationalError("the answer was lost")
+            raise psycopg.OperationalError("the reply was lost")
         return answer
 
     monkeypatch.setattr(bench.finisher, "_execute", lose_the_answer)

@@ -24,9 +24,9 @@ from tests.conftest import PATIENCE_SECONDS, wait_until_true
 from tests.workers.conftest import Bench, MakeDue, Tasks
 from workers.engine import heartbeat as heartbeat_module
 from workers.engine.attempt import Attempt
-from workers.engine.finishing import Ending
+from workers.engine.finishing import Finish
 from workers.handler_context import HandlerContext
-from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack
+from workers.outcomes import Cancelled, ClaimLost, Failed, Requeued
 
 PING = "platform.ping"
 
@@ -104,7 +104,7 @@ def test_an_exception_of_a_handler_sets_the_error_and_its_artifacts_are_deleted(
 
 def test_a_requeued_attempt_is_not_counted(tasks: Tasks, bench: Bench) -> None:
     def handle(params: PingParams, context: HandlerContext) -> PingResult:
-        raise HandedBack
+        raise Requeued
 
     bench.handlers[PING] = handle
     task_id = tasks.submit_one()
@@ -212,7 +212,7 @@ def test_params_that_the_kind_no_longer_accepts_fail_the_task_at_once(tasks: Tas
 
 
 @pytest.mark.parametrize(
-    "raised", [None, RuntimeError(), Failed("/problems/x", "X"), Cancelled(), HandedBack(), ClaimLost()]
+    "raised", [None, RuntimeError(), Failed("/problems/x", "X"), Cancelled(), Requeued(), ClaimLost()]
 )
 def test_the_scratch_folder_is_removed_however_the_attempt_ends(
     tasks: Tasks, bench: Bench, raised: BaseException | None
@@ -303,8 +303,8 @@ def test_artifacts_are_kept_when_the_reply_to_the_finish_is_lost(
 ) -> None:
     execute, calls = bench.finisher._execute, []
 
-    def lose_the_answer(endings: list[Ending]) -> dict[UUID, str | None]:
-        answer = execute(endings)
+    def lose_the_answer(finishes: list[Finish]) -> dict[UUID, str | None]:
+        answer = execute(finishes)
         calls.append(answer)
         if len(calls) == 1:
             raise psycopg.OperationalError("the answer was lost")
@@ -497,7 +497,7 @@ def test_a_lost_claim_takes_precedence_over_a_cancel_and_a_requeue(tasks: Tasks,
     (attempt,) = bench.claim(tasks.submit_one())
     attempt.stop(Cancelled())
     attempt.stop(ClaimLost())
-    attempt.stop(HandedBack())
+    attempt.stop(Requeued())
 
     with pytest.raises(ClaimLost):
         attempt.check()

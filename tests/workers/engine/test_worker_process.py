@@ -46,7 +46,7 @@ from shared.settings import read_settings
 from workers.engine import claiming
 from workers.engine import worker_process
 
-claiming.PATIENCE_SECONDS = 600
+claiming.LONGEST_ANNOUNCED_SECONDS = 600
 worker_process.run_worker(read_settings(), ["files"], {slots})
 """
 
@@ -655,7 +655,7 @@ def test_tasks_that_wait_too_long_are_requeued_while_other_leases_are_renewed(
     process = WorkerProcess(settings, ["files"], 1)
     process._attempts[str(attempt.task.id)] = attempt
     # The finisher is not there yet, as when the database does not take what it writes.
-    heartbeat = threading.Thread(target=process._give_up_waiting, args=([attempt],), daemon=True)
+    heartbeat = threading.Thread(target=process._on_waiting, args=([attempt],), daemon=True)
     heartbeat.start()
     heartbeat.join(timeout=10)
 

@@ -71,7 +71,7 @@ class RunningRelay:
         return self.publisher.publish_due(self.connection, queue)
 
     def do_chores(self) -> None:
-        self.chores.do_once(self.connection)
+        self.chores.run_once(self.connection)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self.relay.run, daemon=True)
@@ -246,8 +246,8 @@ def test_an_unmarked_or_requeued_task_keeps_its_turn(tasks: Tasks, bench: Bench,
     order = _publish_and_list_by_turn(tasks, relay)
     (claimed,) = _claim_next(tasks, 1)
     tasks.connection.execute(UNMARK, {"ids": [second]})
-    ending = {"id": claimed, "claim": 1, "status": "queued"}
-    tasks.connection.execute(hot_tasks.FINISH, {"document": orjson.dumps([ending]).decode()})
+    finish = {"id": claimed, "claim": 1, "status": "queued"}
+    tasks.connection.execute(hot_tasks.FINISH, {"document": orjson.dumps([finish]).decode()})
     assert tasks.get(first).rung_at is None
 
     assert _publish_and_list_by_turn(tasks, relay) == order == [first, second, third]
@@ -628,13 +628,13 @@ def test_after_an_outage_leases_can_be_renewed_before_the_sweep(
 ) -> None:
     relay = make_relay(lease_seconds=6)
     sweeps: list[bool] = []
-    really = Chores.do_once
+    really = Chores.run_once
 
     def note(chores: Chores, connection: psycopg.Connection[TupleRow], *, sweep: bool = True) -> None:
         sweeps.append(sweep)
         really(chores, connection, sweep=sweep)
 
-    monkeypatch.setattr(Chores, "do_once", note)
+    monkeypatch.setattr(Chores, "run_once", note)
     relay.start()
     eventually(lambda: sweeps)
     assert all(sweeps)
@@ -691,7 +691,7 @@ def test_a_task_that_was_published_long_ago_and_never_claimed_is_republished(
     tasks: Tasks, make_relay: MakeRelay, settings: Settings
 ) -> None:
     relay = make_relay(rering_seconds=10)
-    relay.doorbell.remember()
+    relay.doorbell.store_marker()
     long_ago, lately = tasks.submit(count=2)
     tasks.publish([long_ago], seconds_ago=11)
     tasks.publish([lately], seconds_ago=9)
@@ -704,7 +704,7 @@ def test_a_task_that_was_published_long_ago_and_never_claimed_is_republished(
 
 def test_nothing_is_republished_while_a_message_of_the_queue_is_left(tasks: Tasks, make_relay: MakeRelay) -> None:
     relay = make_relay(rering_seconds=10)
-    relay.doorbell.remember()
+    relay.doorbell.store_marker()
     (task_id,) = tasks.submit(count=1)
     relay.publish()
     tasks.publish([task_id], seconds_ago=1000)

@@ -20,7 +20,7 @@ from workers.adapters.memory_smtp import MemorySmtp
 from workers.adapters.smtp import AnswerMissing, LoginRefused, MailServer, MailServerUnavailable, Reply
 from workers.handlers.email import _deliveries
 from workers.handlers.email.send import deliver, handle
-from workers.outcomes import Cancelled, ClaimLost, Failed, HandedBack
+from workers.outcomes import Cancelled, ClaimLost, Failed, Requeued
 
 A, B, C = "a@example.com", "b@example.com", "c@example.com"
 
@@ -73,7 +73,7 @@ def lose_claim(context: MemoryContext, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stop_attempt() -> None:
-    raise HandedBack
+    raise Requeued
 
 
 def fail(params: SendParams, context: MemoryContext, server: MailServer) -> Failed:
@@ -431,7 +431,7 @@ def test_a_person_may_retry_when_all_recipients_were_rejected(make_context: Make
 def test_nothing_is_unknown_when_an_attempt_stops_before_the_message(make_context: MakeContext, engine: Engine) -> None:
     first = make_context()
 
-    with pytest.raises(HandedBack):
+    with pytest.raises(Requeued):
         deliver(make_params(A), first, MemorySmtp(before_recipient=stop_attempt))
 
     assert count_open_intents(engine, first.task_id) == 0
@@ -465,7 +465,7 @@ def test_a_reply_is_recorded_when_the_task_was_cancelled_meanwhile(make_context:
 def test_an_attempt_interrupted_during_the_message_is_unknown(make_context: MakeContext, engine: Engine) -> None:
     context = make_context()
 
-    with pytest.raises(HandedBack):
+    with pytest.raises(Requeued):
         deliver(make_params(A), context, MemorySmtp(before_answer=stop_attempt))
 
     assert count_open_intents(engine, context.task_id) == 1
