@@ -16,6 +16,8 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from shared.unicode_text import find_marked_codec, find_unmarked_codec
+
 HEAD_BYTES = 64 << 10
 """How many of the first bytes `detect_media_type` reads."""
 
@@ -69,13 +71,6 @@ _OFFICE_FOLDERS = (
     (b"ppt/", "application/vnd.openxmlformats-officedocument.presentationml.presentation"),
 )
 _BINARY_BYTES = bytes([*range(0x09), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20)])
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 # No two adjacent parts of these expressions match the same character, so that untrusted text is matched in linear time.
 _MARKUP_TO_SKIP = re.compile(
     r"\s*(?:<\?xml[^>]*\?>|<!--.*?-->|<!DOCTYPE\s+svg\b[^>\[]*(?:\[[^\]]*\]\s*)?>)", re.S | re.I
@@ -185,12 +180,11 @@ def begins_as_json(text: str) -> bool:
 
 def _decode_text(head: bytes) -> str | None:
     """Return the bytes as text, or None. The encoding is a rough guess, which is enough for a media type."""
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if head.startswith(mark):
-            try:
-                return codecs.getincrementaldecoder(encoding)().decode(head)
-            except UnicodeError:
-                return None
+    if (codec := find_marked_codec(head) or find_unmarked_codec(head)) is not None:
+        try:
+            return codecs.getincrementaldecoder(codec)().decode(head)
+        except UnicodeError:
+            return None
     if head.translate(None, _BINARY_BYTES) != head:
         return None
     try:

@@ -9,34 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.contracts.text_encodings import find_codec
+from shared.unicode_text import find_marked_codec, find_unmarked_codec
+from workers.formats.latin_letters import Likelihood, rate_reading
 
 PIECE_BYTES = 1 << 20
+HEAD_BYTES = 64 << 10
+"""How much of a text is read to recognize UTF-16 without a byte order mark."""
 SAMPLE_BYTES = 256 << 10
 """How much of a text is read to guess its encoding."""
 
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    # The mark of UTF-32 begins with that of UTF-16, so it is looked for first.
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+_LATIN_CODECS = ("cp1252", "cp1250", "cp1254", "cp1257", "iso8859_2", "cp850", "mac_roman", "cp852", "cp1258")
+"""Encodings of Latin letters, the commonest first; of readings that are as likely, the first is taken."""
 
-_OTHER_SCRIPTS = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "cp949")
-"""Encodings of scripts other than Latin that the Encoding Standard knows, each by its largest relative."""
+_CODECS_BY_GUESS = {"KOI8-U": ("koi8_r", "koi8_u"), "ISO-8859-8": ("cp1255", "iso8859_8"), "cp874": ("cp874",)}
+"""What is taken for some guesses of the library: of several codecs that read the text alike, the first."""
 
-_WORD_BEYOND_ASCII = re.compile(rb"[\x80-\xff]{3,}")
-MIN_DISTINCT_BYTES = 8
-"""With fewer different bytes beyond ASCII, the scripts cannot be distinguished."""
+_RUN_BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
+_LONG_RUN_BYTES = 3
+_RUN_BESIDE_ASCII_LETTER = re.compile(rb"(?<=[A-Za-z])[\x80-\xff]+|[\x80-\xff]+(?=[A-Za-z])")
+_CAPITAL_OF_WINDOWS_1251 = re.compile(rb"(?<![\xc0-\xff])[\xc0-\xd3][\xe0-\xff]")
+"""A capital and a small letter of Russian; in Hebrew, the first byte is a vowel, which no word begins with."""
 
-_ONLY_LETTER_IN_WINDOWS_1250 = re.compile(
-    rb"[A-Za-z\xc0-\xff][\x8d\x8f\x9d\xa3\xa5\xaa\xaf\xb3\xb9\xba\xbc\xbe\xbf][A-Za-z\xc0-\xff]"
-)
-"""Within a word, a byte that is a letter in windows-1250, and in windows-1252 a sign such as a superscript or none."""
-
-_KOI8_LOWER_CASE = bytes([0xA3, *range(0xC0, 0xE0)])
-"""The small letters of Russian in KOI8-R; in windows-1251 the capital letters have most of these bytes."""
+_SIGNS_OF_WINDOWS_1252 = "€£¥§©®°±²³µ·¼½¾«»“”‘’„–—…•™×÷".encode("cp1252")
+_MOST_KINDS_OF_SIGNS = 2
 
 _WINDOWS_1252 = "".join(
     bytes([byte]).decode("latin-1" if byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D) else "cp1252") for byte in range(256)
@@ -74,8 +69,13 @@ class Encoding:
         return _IANA_NAMES.get(name, name.replace("_", "-"))
 
 
+_CODECS_WITHOUT_ORDER = frozenset({"utf-16", "utf-32"})
 _IANA_NAMES = {
     "big5hkscs": "big5",
+    "cp437": "ibm437",
+    "cp850": "ibm850",
+    "cp852": "ibm852",
+    "cp866": "ibm866",
     "cp874": "windows-874",
     "cp932": "shift_jis",
     "cp949": "euc-kr",
@@ -93,19 +93,22 @@ def find_encoding(path: str | Path, requested: str | None = None) -> Encoding:
 
     Without a request, these are tried in turn:
 
-    1. A byte order mark decides.
+    1. A byte order mark decides, and without one the null bytes of UTF-16 and UTF-32.
     2. Bytes that are valid UTF-8, and so ASCII, are UTF-8. So are those in which at least as many letters beyond ASCII
        are valid UTF-8 as bytes are not: a file with a damaged byte, or one that is cut within its last letter.
-    3. If whole words consist of bytes beyond ASCII, it is the likeliest encoding of another script.
-    4. Otherwise it is windows-1250 if that is the likelier reading of the letters, and else windows-1252, which contains
-       Latin-1 and which the WHATWG Encoding Standard falls back on.
+    3. A text in Latin letters has the encoding in which its letters are those of one language, as `rate_reading` finds.
+       Of several such encodings the statistics of step 4 choose, or else it is windows-1252, which contains Latin-1 and
+       which the WHATWG Encoding Standard falls back on.
+    4. Any other text has the encoding that is the likeliest by the statistics of its letters.
 
     Raises `NotText` for bytes that are not text, or not valid in the requested encoding.
     """
     path = Path(path)
-    found = _find_by_mark(path)
+    with path.open("rb") as stream:
+        head = stream.read(HEAD_BYTES)
+    mark, found = find_marked_codec(head), find_marked_codec(head) or find_unmarked_codec(head)
     if requested is not None:
-        return _check_requested(path, requested, found)
+        return _check_requested(path, requested, mark, found)
     if found is not None:
         return Encoding(found, _count_replaced(path, found).replaced_bytes)
     count = _count_replaced(path, "utf-8")
@@ -120,15 +123,12 @@ def read_text(path: str | Path, encoding: Encoding) -> Iterator[str]:
     yield from _decode(Path(path), encoding.codec, "replace")
 
 
-def _find_by_mark(path: Path) -> str | None:
-    with path.open("rb") as stream:
-        head = stream.read(4)
-    return next((codec for mark, codec in _BYTE_ORDER_MARKS if head.startswith(mark)), None)
-
-
-def _check_requested(path: Path, label: str, codec_of_mark: str | None) -> Encoding:
+def _check_requested(path: Path, label: str, codec_of_mark: str | None, codec_found: str | None) -> Encoding:
     codec = find_codec(label)
     assert codec is not None, "the contract refuses unknown encodings"
+    if codec in _CODECS_WITHOUT_ORDER and codec_found is not None and codec_found.startswith(codec):
+        # Without a mark, Python would take the byte order of the machine.
+        codec = codec_found
     if codec_of_mark is not None:
         if not codec.startswith(codec_of_mark.removesuffix("-sig")):
             name = Encoding(codec_of_mark).iana_name.upper()
@@ -186,43 +186,62 @@ def _guess(path: Path) -> str:
         sample = _from_first_byte_beyond_ascii(stream.read(SAMPLE_BYTES), path)
     if b"\0" in sample:
         raise NotText("it is not text in a known encoding.")
-    if not _has_words_beyond_ascii(sample):
-        return _guess_latin(sample)
-    if _is_koi8(sample):
-        return "koi8_r"
-    from charset_normalizer import from_bytes
-
-    best = from_bytes(sample, cp_isolation=list(_OTHER_SCRIPTS), enable_fallback=False).best()
-    return best.encoding if best is not None and best.encoding in _OTHER_SCRIPTS else _guess_latin(sample)
-
-
-def _guess_latin(sample: bytes) -> str:
-    """Return `cp1250` where its letters make likelier words than those of `cp1252`, and `cp1252` in doubt."""
-    if sample.decode("cp1250", "replace") == sample.decode("cp1252", "replace"):
+    guess = _guess_by_statistics(sample)
+    if _has_few_signs_only(sample):
         return "cp1252"
-    if _ONLY_LETTER_IN_WINDOWS_1250.search(sample):
-        return "cp1250"
-    from charset_normalizer import from_bytes
-
-    # The library omits an encoding that it finds too unlikely.
-    merits = {
-        match.encoding: match.coherence - match.chaos
-        for match in from_bytes(sample, cp_isolation=["cp1250", "cp1252"], enable_fallback=False)
-    }
-    return "cp1250" if merits.get("cp1250", 0) > max(0, merits.get("cp1252", 0)) else "cp1252"
+    if guess in _LATIN_CODECS or _is_in_latin_letters(sample):
+        return _choose_latin(sample, guess)
+    if guess == "cp1255" and _CAPITAL_OF_WINDOWS_1251.search(sample):
+        return "cp1251"
+    return guess
 
 
-def _is_koi8(sample: bytes) -> bool:
-    """Return whether the words beyond ASCII are in the small letters of KOI8-R, which may be taken for Hebrew."""
+def _guess_by_statistics(sample: bytes) -> str:
+    """Return the codec that chardetng, the detector of Firefox, finds likeliest among the encodings of the Web."""
+    from chardetng_py import EncodingDetector
+
+    detector = EncodingDetector()
+    detector.feed(sample, last=True)
+    label = detector.guess(tld=None, allow_utf8=False)
+    codec = find_codec(label)
+    assert codec is not None, "the library knows the encodings of the Encoding Standard only"
+    alike = _CODECS_BY_GUESS.get(label, (codec,))
+    text = sample.decode(alike[-1], "replace")
+    return next(codec for codec in alike if sample.decode(codec, "replace") == text)
+
+
+def _choose_latin(sample: bytes, guess: str) -> str:
+    """Return the encoding in which a text in Latin letters makes the likeliest words, `guess` if there are several."""
+    codecs_tried = [guess, *_LATIN_CODECS] if guess in _LATIN_CODECS else list(_LATIN_CODECS)
+    ratings = {codec: rate_reading(_decode_sample(sample, codec)) for codec in codecs_tried}
+    likeliest = max(codecs_tried, key=lambda codec: ratings[codec])
+    return guess if ratings[likeliest] is Likelihood.UNLIKELY else _prefer_windows_1252(sample, likeliest)
+
+
+def _prefer_windows_1252(sample: bytes, codec: str) -> str:
+    """Return the codec, or `cp1252` where it reads the same."""
+    return "cp1252" if _decode_sample(sample, codec) == _decode_sample(sample, "cp1252") else codec
+
+
+def _decode_sample(sample: bytes, codec: str) -> str:
+    return _decode_windows_1252(sample) if codec == "cp1252" else sample.decode(codec, "replace")
+
+
+def _is_in_latin_letters(sample: bytes) -> bool:
+    """Return whether the bytes beyond ASCII are letters among those of ASCII, as in `Grüße`.
+
+    In Greek or Chinese most of them stand in long runs, and few runs stand beside a letter of ASCII.
+    """
+    runs = _RUN_BEYOND_ASCII.findall(sample)
+    in_long_runs = sum(len(run) for run in runs if len(run) >= _LONG_RUN_BYTES)
+    beside_letters = len(_RUN_BESIDE_ASCII_LETTER.findall(sample))
+    return 2 * in_long_runs < sum(map(len, runs)) and 2 * beside_letters >= len(runs)
+
+
+def _has_few_signs_only(sample: bytes) -> bool:
+    """Return whether all that is beyond ASCII is one sign of windows-1252 or two, such as quotation marks."""
     beyond = sample.translate(None, bytes(range(0x80)))
-    return 5 * len(beyond.translate(None, _KOI8_LOWER_CASE)) < len(beyond)
-
-
-def _has_words_beyond_ascii(sample: bytes) -> bool:
-    """Return whether most bytes beyond ASCII stand together, as in Greek or Chinese, and not alone as in `Grüße`."""
-    words = b"".join(_WORD_BEYOND_ASCII.findall(sample))
-    beyond = len(sample.translate(None, bytes(range(0x80))))
-    return 2 * len(words) > beyond and len(set(words)) >= MIN_DISTINCT_BYTES
+    return len(set(beyond)) <= _MOST_KINDS_OF_SIGNS and not beyond.translate(None, _SIGNS_OF_WINDOWS_1252)
 
 
 def _from_first_byte_beyond_ascii(sample: bytes, path: Path) -> bytes:

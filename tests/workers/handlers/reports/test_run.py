@@ -445,6 +445,7 @@ def test_empty_cells_and_na_are_null_in_a_column_of_numbers(run_report: RunRepor
     [
         ("name,city\nJosé,Málaga\n".encode("latin-1"), "text/plain"),
         ("name;city\r\nJosé;Málaga\r\n".encode("utf-16"), "text/csv"),
+        ("name;city\r\nJosé;Málaga\r\n".encode("utf-16-be"), "text/csv"),
         ("name\tcity\nJosé\tMálaga\n".encode(), "text/tab-separated-values"),
         ('[{"name": "José", "city": "Málaga"}]'.encode("utf-8-sig"), "application/json"),
         ('{"name": "José", "city": "Málaga"}\n'.encode(), "text/plain"),
