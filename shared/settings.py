@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -25,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared import kill_points
+from shared.encryption_keys import parse_encryption_keys
 from shared.errors import ConfigurationError
 
 PREFIX = "TASKMILL_"
@@ -70,7 +72,10 @@ class PlatformSettings(Subject):
     ] = "development"
     secret_key: Annotated[
         SecretStr,
-        Field(description="Signs values that the API sends and later accepts again, such as list cursors."),
+        Field(
+            description="Signs values that the API sends and later accepts again, such as list cursors, and encrypts stored "
+            "secrets unless `TASKMILL_ENCRYPTION_KEYS` is set."
+        ),
     ] = SecretStr(DEFAULT_SECRET_KEY)
 
     @field_validator("environment", mode="before")
@@ -88,6 +93,49 @@ class PlatformSettings(Subject):
             )
         if os.environ.get(kill_points.KILL_POINT_VARIABLE):
             yield f"{kill_points.KILL_POINT_VARIABLE} kills processes and is for tests only: unset it"
+
+
+class StoredSecretSettings(Subject):
+    """The keys with which secrets are encrypted before they are stored."""
+
+    title: ClassVar[str] = "Stored secrets"
+
+    encryption_keys: Annotated[
+        SecretStr,
+        Field(
+            description="Keys that encrypt stored secrets, such as those of webhooks: `name:key`, separated by commas, with keys "
+            "of 64 hexadecimal digits. The first encrypts, and each decrypts what it encrypted. If unset, a key is derived "
+            "from `TASKMILL_SECRET_KEY`, which must not change then."
+        ),
+    ] = SecretStr("")
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _require_names_and_keys(cls, value: SecretStr) -> SecretStr:
+        try:
+            parse_encryption_keys(value.get_secret_value())
+        except ValueError as error:
+            raise _refusal(str(error)) from None
+        return value
+
+
+class OutgoingRequestSettings(Subject):
+    """Where HTTP requests for callers, such as webhooks, may go."""
+
+    title: ClassVar[str] = "Outgoing requests"
+
+    allowed_networks: Annotated[
+        Annotated[list[IPv4Network | IPv6Network], NoDecode],
+        Field(
+            description="Networks that webhooks may be sent to although they are loopback, private, link-local or otherwise not "
+            "public, separated by commas, such as `10.20.0.0/16`. By default none."
+        ),
+    ] = []
+
+    @field_validator("allowed_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, value: object) -> object:
+        return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
 class DatabaseSettings(Subject):
@@ -440,10 +488,12 @@ class LogSettings(Subject):
 
 SUBJECTS: tuple[type[Subject], ...] = (
     PlatformSettings,
+    StoredSecretSettings,
     DatabaseSettings,
     BrokerSettings,
     StorageSettings,
     MailSettings,
+    OutgoingRequestSettings,
     ApiSettings,
     LimitSettings,
     WorkerSettings,
@@ -455,10 +505,12 @@ SUBJECTS: tuple[type[Subject], ...] = (
 
 class Settings(
     PlatformSettings,
+    StoredSecretSettings,
     DatabaseSettings,
     BrokerSettings,
     StorageSettings,
     MailSettings,
+    OutgoingRequestSettings,
     ApiSettings,
     LimitSettings,
     WorkerSettings,
