@@ -133,6 +133,13 @@ class SubmittedBatch(AnswerModel):
     tasks: Annotated[list[Task], Field(min_length=1)]
 
 
+class BatchFollowUp(AnswerModel):
+    """The task that is submitted when the last task of a batch has ended."""
+
+    kind: str
+    task_id: Annotated[UUID | None, Field(description="The task; null until it is submitted.")]
+
+
 class BatchState(AnswerModel):
     """How far the tasks of a batch are."""
 
@@ -144,6 +151,10 @@ class BatchState(AnswerModel):
     ]
     created_at: Moment
     finished_at: Annotated[Moment | None, Field(description="When the last task was done; null until all are.")]
+    on_finished: Annotated[
+        BatchFollowUp | None,
+        Field(description="What the batch submits when its last task has ended. It is left out if that is nothing."),
+    ] = None
 
 
 class Valid(AnswerModel):

@@ -59,7 +59,13 @@ def submission_components() -> dict[str, Schema]:
         "description": "Tasks that are stored together: all of them or none.",
         "type": "object",
         "required": ["tasks"],
-        "properties": {"tasks": {"type": "array", "minItems": 1, "maxItems": MAX_BATCH, "items": ref("Submission")}},
+        "properties": {
+            "tasks": {"type": "array", "minItems": 1, "maxItems": MAX_BATCH, "items": ref("Submission")},
+            "on_finished": {
+                "description": "A task that is submitted when the last task of the batch has ended, however they ended.",
+                "allOf": [ref("Submission")],
+            },
+        },
         "additionalProperties": False,
     }
     return components

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Caller
 from api.dependencies import NoBody, ReadsDependency, TaskActionsDependency, TaskReaderCaller, TaskWriterCaller
-from api.following.task_models import BatchState
+from api.following.task_models import BatchFollowUp, BatchState
 from api.http.answers import private_answer
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery
@@ -70,6 +70,7 @@ async def _count(reads: AsyncEngine, caller: Caller, batch_id: UUID) -> BatchSta
     async with reads.connect() as connection:
         statement = queries.count_batch(batch_id, caller.visible_organization_id)
         rows = (await connection.execute(statement)).all()
+        follow_up = (await connection.execute(queries.find_follow_up(batch_id))).one_or_none()
     if not rows:
         raise Problem("not-found")
     is_live = any(row.status in LIVE for row in rows)
@@ -79,4 +80,5 @@ async def _count(reads: AsyncEngine, caller: Caller, batch_id: UUID) -> BatchSta
         counts={TaskStatus(row.status): row.count for row in rows},
         created_at=min(row.created_at for row in rows),
         finished_at=None if is_live else max(row.finished_at for row in rows),
+        **({"on_finished": BatchFollowUp(kind=follow_up.kind, task_id=follow_up.task_id)} if follow_up else {}),
     )

@@ -137,7 +137,7 @@ async def submit_batch(
     body = await json_body(request, settings.max_batch_bytes)
     batch = parse_batch(body, caller)
     if validate_only:
-        await submissions.check_files(batch, caller)
+        await submissions.check_files(batch.submissions, caller)
         return private_json(b'{"valid":true}')
     answer = await submissions.accept_batch(batch, submission_request(request, caller, body, key))
     return private_json(answer.body, answer.status, answer.headers())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -133,15 +133,27 @@ def dump_part(content: Any, pointer: str) -> bytes:
         raise invalid(pointer, "json_invalid", "The JSON is nested too deeply.") from None
 
 
-def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
-    """Return the validated submissions of `{"tasks": […]}`.
+class ParsedBatch(NamedTuple):
+    """The validated submissions of a batch, and the one that follows when the last of them has ended."""
+
+    tasks: list[Parsed]
+    on_finished: Parsed | None = None
+
+    @property
+    def submissions(self) -> list[Parsed]:
+        """All submissions of the body."""
+        return [*self.tasks, self.on_finished] if self.on_finished is not None else self.tasks
+
+
+def parse_batch(body: bytes, caller: Caller) -> ParsedBatch:
+    """Return the validated submissions of `{"tasks": […], "on_finished": {…}}`.
 
     Raises one problem that lists what is invalid in all tasks, up to `MAX_FIELD_ERRORS`.
     """
     content = load_json(body)
     if not isinstance(content, dict):
         raise invalid("", "dict_type", "Input should be an object")
-    errors = unknown_fields(name for name in content if name != "tasks")
+    errors = unknown_fields(name for name in content if name not in {"tasks", "on_finished"})
     tasks = content.get("tasks")
     if not isinstance(tasks, list):
         errors.append(
@@ -151,23 +163,34 @@ def parse_batch(body: bytes, caller: Caller) -> list[Parsed]:
     if not 1 <= len(tasks) <= MAX_BATCH:
         errors.append(FieldError("/tasks", "length", f"1 to {MAX_BATCH} tasks"))
         raise Problem("validation", errors=errors)
-    batch = []
-    for position, item in enumerate(tasks):
-        if len(errors) >= MAX_FIELD_ERRORS:
+    items = {f"/tasks/{position}": item for position, item in enumerate(tasks)}
+    if content.get("on_finished") is not None:
+        items["/on_finished"] = content["on_finished"]
+    parsed = parse_together(items, caller, errors)
+    return ParsedBatch(parsed[: len(tasks)], *parsed[len(tasks) :])
+
+
+def parse_together(items: Mapping[str, Any], caller: Caller, errors: list[FieldError]) -> list[Parsed]:
+    """Return validated submissions that are stored together, from their parts of the body by JSON Pointer.
+
+    Raises one problem that lists what is invalid in all of them and the given errors, up to `MAX_FIELD_ERRORS`.
+    """
+    found = list(errors)
+    submissions = []
+    for pointer, item in items.items():
+        if len(found) >= MAX_FIELD_ERRORS:
             break
         try:
-            parsed = parse_submission(dump_part(item, f"/tasks/{position}"), caller, f"/tasks/{position}")
+            parsed = parse_submission(dump_part(item, pointer), caller, pointer)
             if parsed.options.unique_for is not None:
                 raise invalid(
-                    f"/tasks/{position}/unique_for",
-                    "not_in_a_batch",
-                    "The option unique_for cannot be used in a batch.",
+                    f"{pointer}/unique_for", "not_in_a_batch", "The option unique_for cannot be used in a batch."
                 )
-            batch.append(parsed)
+            submissions.append(parsed)
         except Problem as problem:
             if problem.name != "validation":
                 raise
-            errors.extend(problem.errors)
-    if errors:
-        raise Problem("validation", errors=errors)
-    return batch
+            found.extend(problem.errors)
+    if found:
+        raise Problem("validation", errors=found)
+    return submissions

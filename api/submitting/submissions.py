@@ -25,13 +25,13 @@ from api.following.task_representation import TaskOrigin, new_task_json, task_js
 from api.http.headers import find_header
 from api.http.problems import FieldError, Problem, invalid
 from api.submitting.idempotency import IdempotencyKeys, KeyTaken, StoredAnswer, fingerprint, store_key
-from api.submitting.parsing import Parsed, read_traceparent
+from api.submitting.parsing import Parsed, ParsedBatch, read_traceparent
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submission_batcher import StoredTasks, SubmissionBatcher
 from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.queries import submissions as queries
-from shared.queries.batches import LIST_BATCH
+from shared.queries.batches import INSERT_FOLLOW_UP, LIST_BATCH
 from shared.queries.files import find_files
 from shared.tasks.submission import NewTask, make_task, params_sha256, submission_document
 
@@ -148,20 +148,27 @@ class Submissions:
             raise missing_file(parsed.files[0].pointer) from None
         return Answer(202, f"/tasks/{task.id}", new_task_json(task, created_at, TaskOrigin.of_new_task(request.caller)))
 
-    async def accept_batch(self, batch: Sequence[Parsed], request: SubmissionRequest) -> Answer:
+    async def accept_batch(self, batch: ParsedBatch, request: SubmissionRequest) -> Answer:
         """Store all tasks or none, in one transaction, and return the answer once it is committed."""
-        if (earlier := await self._admit(batch, request)) is not None:
+        if (earlier := await self._admit(batch.submissions, request)) is not None:
             return earlier
         batch_id = new_id()
-        tasks = [self.new_task(parsed, request) for parsed in batch]
+        tasks = [self.new_task(parsed, request) for parsed in batch.tasks]
         for task in tasks:
             task.batch_id = batch_id
+        on_finished = None if batch.on_finished is None else self.new_task(batch.on_finished, request)
+
+        async def insert_follow_up(connection: HotConnection) -> None:
+            if on_finished is not None:
+                parameters = {"batch_id": batch_id, "submissions": submission_document([on_finished])}
+                await connection.execute(INSERT_FOLLOW_UP, parameters)
+
         try:
-            created_at = await self.store_together(tasks, request)
+            created_at = await self.store_together(tasks, request, insert_follow_up)
         except KeyTaken:
             return await self.replay(request, lambda: self.accept_batch(batch, request))
         except psycopg.errors.ForeignKeyViolation:
-            await self.check_files(batch, request.caller)
+            await self.check_files(batch.submissions, request.caller)
             raise missing_file("/tasks") from None
         origin = TaskOrigin.of_new_task(request.caller)
         bodies = [new_task_json(task, created_at, origin) for task in tasks]

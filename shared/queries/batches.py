@@ -7,10 +7,22 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, func, select
 
+from shared.tables.batches import batch_follow_ups
 from shared.tables.tasks import tasks
 
 LIST_BATCH: Final = "SELECT id FROM tasks WHERE batch_id = %(batch_id)s ORDER BY id"
 """List the ids of a batch's tasks, in the order in which they were submitted."""
+
+INSERT_FOLLOW_UP: Final = """
+INSERT INTO batch_follow_ups (batch_id, on_finished) VALUES (%(batch_id)s, (%(submissions)s::jsonb)->0)"""
+"""Store the task that is submitted when the last task of a batch has ended, the first of a `submission_document`."""
+
+
+def find_follow_up(batch_id: UUID) -> Select[Any]:
+    """Find what a batch submits when its last task has ended: (kind, task_id); `task_id` is None until then."""
+    return select(batch_follow_ups.c.on_finished["kind"].astext.label("kind"), batch_follow_ups.c.task_id).where(
+        batch_follow_ups.c.batch_id == batch_id
+    )
 
 
 def count_batch(batch_id: UUID, organization_id: UUID | None) -> Select[Any]:

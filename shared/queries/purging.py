@@ -11,6 +11,7 @@ from sqlalchemy import Executable, Select, delete, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.queries.submissions import IDEMPOTENCY_KEY_HOURS
+from shared.tables.batches import batch_follow_ups
 from shared.tables.emails import email_intents, email_receipts
 from shared.tables.files import files
 from shared.tables.tasks import (
@@ -98,6 +99,13 @@ def drop_old_idempotency_keys(limit: int) -> Executable:
         .limit(limit)
     )
     return delete(idempotency_keys).where(tuple_(idempotency_keys.c.owner_id, idempotency_keys.c.key).in_(old))
+
+
+def drop_old_batch_follow_ups(limit: int) -> Executable:
+    """Delete what batches submit when their last task has ended, of batches without tasks: all of them were erased."""
+    left = select(tasks.c.id).where(tasks.c.batch_id == batch_follow_ups.c.batch_id).exists()
+    old = select(batch_follow_ups.c.batch_id).where(~left).limit(limit)
+    return delete(batch_follow_ups).where(batch_follow_ups.c.batch_id.in_(old))
 
 
 def drop_old_turns(limit: int, days: int) -> Executable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.tables import callers, emails, files, schedules, tasks, turns
+from shared.tables import batches, callers, emails, files, schedules, tasks, turns
 
 EVERY_TABLE = (
     callers.organizations,
@@ -16,6 +16,7 @@ EVERY_TABLE = (
     tasks.idempotency_keys,
     tasks.unique_tasks,
     tasks.tombstones,
+    batches.batch_follow_ups,
     emails.email_intents,
     emails.email_receipts,
     schedules.schedules,

@@ -1,4 +1,4 @@
-"""`maintenance.drop_old_rows`: deletes keys, tombstones, slots and turns that are too old to matter."""
+"""`maintenance.drop_old_rows`: deletes keys, tombstones, slots, follow-ups of batches and turns that are too old to matter."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ class DropOldRowsResult(Result):
     tombstones: int
     slots: int
     turns: int = 0
+    batch_follow_ups: int = 0
 
 
 KIND = Kind(
     params=DropOldRowsParams,
     result=DropOldRowsResult,
     title="Drop old rows",
-    description="Deletes idempotency keys after a day, tombstones after 30 days, old schedule slots and callers' old turns.",
+    description="Deletes idempotency keys after a day, tombstones after 30 days, old schedule slots, what erased batches "
+    "would submit, and callers' old turns.",
     queue="maintenance",
     max_attempts=2,
     timeout_seconds=1800,

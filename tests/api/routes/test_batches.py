@@ -201,3 +201,34 @@ def test_a_foreign_batch_is_not_read_so_that_it_takes_no_longer_than_none(
     assert [
         line for (line,) in plan if "on tasks " in line and "never executed" not in line and "first" not in line
     ] == []
+
+
+def test_the_follow_up_of_a_batch_is_submitted_when_its_last_task_ends(
+    operator: httpx2.Client, hand: HandWorker
+) -> None:
+    tasks = {"tasks": [PING] * 2, "on_finished": {**PING, "params": {"echo": "all done"}, "tags": ["last"]}}
+    batch = operator.post("/tasks/batch", json=tasks).json()
+    path = f"/batches/{batch['batch_id']}"
+    assert operator.get(path).json()["on_finished"] == {"kind": "platform.ping", "task_id": None}
+
+    operator.post(f"/tasks/{batch['tasks'][0]['id']}/cancel")
+    assert operator.get(path).json()["on_finished"]["task_id"] is None
+    operator.post(f"/tasks/{batch['tasks'][1]['id']}/cancel")
+
+    follow_up = operator.get(path).json()["on_finished"]["task_id"]
+    task = operator.get(f"/tasks/{follow_up}").json()
+    assert (task["status"], task["params"]["echo"], task["tags"]) == ("queued", "all done", ["last"])
+    assert task["batch_id"] is None
+
+
+def test_an_invalid_follow_up_keeps_the_whole_batch_from_being_stored(
+    operator: httpx2.Client, errors_of: ErrorsOf
+) -> None:
+    follow_ups: list[dict[str, Any]] = [{"kind": "no.such"}, {**PING, "unique_for": 5}, {**PING, "prio": 1}]
+
+    found = [
+        set(errors_of(operator.post("/tasks/batch", json={"tasks": [PING], "on_finished": follow_up})))
+        for follow_up in follow_ups
+    ]
+
+    assert found == [{"/on_finished/kind"}, {"/on_finished/unique_for"}, {"/on_finished/prio"}]

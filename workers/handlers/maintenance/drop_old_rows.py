@@ -1,4 +1,4 @@
-"""Deletes idempotency keys, tombstones, schedule slots and turns that are too old to matter."""
+"""Deletes idempotency keys, tombstones, schedule slots, follow-ups of batches and turns that are too old to matter."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def handle(params: DropOldRowsParams, context: HandlerContext) -> DropOldRowsRes
         idempotency_keys=_repeat(context, lambda: purging.drop_old_idempotency_keys(ROWS_TOGETHER)),
         tombstones=_repeat(context, lambda: purging.drop_old_tombstones(ROWS_TOGETHER, TOMBSTONE_DAYS)),
         slots=_repeat(context, lambda: schedule_queries.drop_old_slots(ROWS_TOGETHER, SLOT_DAYS)),
+        batch_follow_ups=_repeat(context, lambda: purging.drop_old_batch_follow_ups(ROWS_TOGETHER)),
         turns=_repeat(context, lambda: purging.drop_old_turns(ROWS_TOGETHER, TURN_DAYS)),
     )
 

@@ -1,0 +1,155 @@
+"""What follows the end of a task is written in the transaction that ends it, once, however many end together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import orjson
+import psycopg
+import pytest
+from psycopg.rows import namedtuple_row
+
+from shared.contracts.catalog import list_kinds
+from shared.identifiers import new_id
+from shared.queries import hot_tasks, relay
+from shared.queries import tasks as task_queries
+from shared.queries.batches import INSERT_FOLLOW_UP
+from shared.settings import Settings
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import make_task, submission_document
+from tests.claims import claim_tasks
+from tests.conftest import Eventually
+
+OWNER = new_id()
+IS_BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def connection(settings: Settings) -> Iterator[Connection]:
+    with psycopg.connect(settings.database_url, autocommit=True, row_factory=namedtuple_row) as connection:
+        yield connection
+
+
+@pytest.fixture
+def other_connection(settings: Settings) -> Iterator[Connection]:
+    with psycopg.connect(settings.database_url, autocommit=True, row_factory=namedtuple_row) as connection:
+        yield connection
+
+
+def _submit_batch(connection: Connection, tasks: int, **options: Any) -> tuple[UUID, list[UUID]]:
+    """Submit a batch whose `on_finished` is a task with the tag `follows`; return its id and those of its tasks."""
+    kind, batch_id = list_kinds()["platform.ping"], new_id()
+
+    def make(**options: Any) -> Any:
+        return make_task("platform.ping", kind, b"{}", "files", TaskOptions(**options), OWNER, OWNER)
+
+    new_tasks = [make(**options) for _ in range(tasks)]
+    for task in new_tasks:
+        task.batch_id = batch_id
+    with connection.transaction():
+        connection.execute(hot_tasks.SUBMIT, {"document": submission_document(new_tasks)})
+        follow_up = {"batch_id": batch_id, "submissions": submission_document([make(tags=["follows"])])}
+        connection.execute(INSERT_FOLLOW_UP, follow_up)
+    return batch_id, [task.id for task in new_tasks]
+
+
+def _list_following(connection: Connection) -> list[Any]:
+    return connection.execute(
+        """SELECT task.id, task.status, payload.params, (SELECT count(*) FROM task_events WHERE task_id = task.id) AS events
+           FROM tasks task JOIN task_payloads payload ON payload.task_id = task.id WHERE task.tags = '{follows}'"""
+    ).fetchall()
+
+
+def _claim(connection: Connection, ids: list[UUID]) -> dict[UUID, int]:
+    return {task.id: task.claim for task in claim_tasks(connection, ids)}
+
+
+def _finish(connection: Connection, claims: dict[UUID, int]) -> None:
+    endings = [{"id": str(i), "claim": claim, "status": "succeeded", "result": {}} for i, claim in claims.items()]
+    connection.execute(hot_tasks.FINISH, {"document": orjson.dumps(endings).decode()})
+
+
+@pytest.mark.parametrize("end", ["finish", "cancel", "expire", "sweep"])
+def test_every_statement_that_ends_the_last_tasks_submits_what_follows(connection: Connection, end: str) -> None:
+    batch_id, ids = _submit_batch(connection, 2, ttl=1 if end == "expire" else None, max_attempts=1)
+    assert _list_following(connection) == []
+
+    if end == "finish":
+        _finish(connection, _claim(connection, ids))
+    elif end == "cancel":
+        connection.execute(task_queries.CANCEL, {"ids": ids})
+    elif end == "expire":
+        connection.execute("UPDATE tasks SET expires_at = now() WHERE batch_id = %s", (batch_id,))
+        connection.execute(relay.EXPIRE, {"limit": 10})
+    else:
+        _claim(connection, ids)
+        connection.execute("UPDATE tasks SET lease_until = now(), named_claim = claim WHERE batch_id = %s", (batch_id,))
+        connection.execute(relay.SWEEP, {"limit": 10})
+
+    (task,) = _list_following(connection)
+    assert (task.status, task.params, task.events) == ("queued", {}, 1)
+    noted = connection.execute("SELECT task_id FROM batch_follow_ups WHERE batch_id = %s", (batch_id,)).fetchone()
+    assert noted == (task.id,)
+
+
+def test_two_transactions_that_end_the_last_two_tasks_submit_what_follows_once(
+    connection: Connection, other_connection: Connection, eventually: Eventually, settings: Settings
+) -> None:
+    _, (first, second) = _submit_batch(connection, 2)
+    claims = _claim(connection, [first, second])
+    waiter = threading.Thread(target=_finish, args=(other_connection, {second: claims[second]}))
+
+    with connection.transaction():
+        _finish(connection, {first: claims[first]})
+        waiter.start()
+        eventually(lambda: connection.execute(IS_BLOCKED, (other_connection.info.backend_pid,)).fetchone() == (1,))
+        assert _list_following(connection) == []
+    waiter.join(timeout=30)
+
+    assert len(_list_following(connection)) == 1
+
+
+def test_statements_that_end_tasks_of_the_same_batches_never_deadlock(
+    connection: Connection, other_connection: Connection, eventually: Eventually
+) -> None:
+    batches = [_submit_batch(connection, 2)[1] for _ in range(2)]
+    claims = _claim(connection, [task for batch in batches for task in batch])
+    ahead = {task: claims[task] for task in (batches[0][0], batches[1][0])}
+    backwards = {task: claims[task] for task in (batches[1][1], batches[0][1])}
+    waiter = threading.Thread(target=_finish, args=(other_connection, backwards))
+
+    with connection.transaction():
+        _finish(connection, {batches[0][0]: ahead[batches[0][0]]})
+        waiter.start()
+        eventually(lambda: connection.execute(IS_BLOCKED, (other_connection.info.backend_pid,)).fetchone() == (1,))
+        _finish(connection, {batches[1][0]: ahead[batches[1][0]]})
+    waiter.join(timeout=30)
+
+    assert len(_list_following(connection)) == 2
+
+
+def test_a_transaction_that_is_rolled_back_leaves_nothing_that_follows(connection: Connection) -> None:
+    _, ids = _submit_batch(connection, 1)
+    claims = _claim(connection, ids)
+
+    with connection.transaction(force_rollback=True):
+        _finish(connection, claims)
+        assert len(_list_following(connection)) == 1
+    assert _list_following(connection) == []
+
+    _finish(connection, claims)
+    assert len(_list_following(connection)) == 1
+
+
+def test_a_retried_task_does_not_submit_what_follows_again(connection: Connection) -> None:
+    _, (task,) = _submit_batch(connection, 1)
+    connection.execute(task_queries.CANCEL, {"ids": [task]})
+
+    connection.execute(task_queries.RETRY, {"id": task, "kind_attempts": 1})
+    connection.execute(task_queries.CANCEL, {"ids": [task]})
+
+    assert len(_list_following(connection)) == 1
