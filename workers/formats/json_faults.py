@@ -1,11 +1,12 @@
-"""Where a JSON file is not valid, by the line, when DuckDB has refused it.
+"""Where a JSON file is not valid, by the line.
 
-DuckDB counts lines otherwise, and quotes the object that has a key twice.
+DuckDB counts lines otherwise, quotes the object that has a key twice, and accepts some of what RFC 8259 does not allow.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +17,19 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _HALF_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
+_ACCEPTED_BY_DUCKDB = re.compile(rb"(?i),[ \t\r\n]*[}\]]|[:\[,][ \t\r\n]*-?(?:nan|inf(?:inity)?)[ \t\r\n]*(?:[,}\]]|$)")
+"""A comma behind the last element, and numbers that JSON does not have; the same may stand within a text."""
+_TEXT_OR_NO_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')
+
+
 class _Duplicate(Exception):
     def __init__(self, key: str) -> None:
         super().__init__(key)
         self.key = key
+
+
+class _NoNumber(Exception):
+    """`NaN` or `Infinity` stands in the place of a number."""
 
 
 class _Fault(Exception):
@@ -48,6 +58,14 @@ def find_json_fault(path: Path) -> str | None:
     except RecursionError:
         return "its JSON is nested too deeply."
     return None
+
+
+def may_be_accepted_though_invalid(path: Path) -> bool:
+    """Return whether DuckDB may read a file that is no JSON: a trailing comma, or a number such as `NaN`, is in it."""
+    if path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _ACCEPTED_BY_DUCKDB.search(content) is not None
 
 
 class _Invalid(_Fault):
@@ -206,6 +224,8 @@ def _decode(text: str, position: int, record: int) -> tuple[object, int]:
     assert match is not None, "the pattern matches nothing too"
     try:
         value, end = _DECODER.raw_decode(text, match.end())
+    except _NoNumber:
+        raise json.JSONDecodeError("Invalid number", text, _find_no_number(text, match.end())) from None
     except _Duplicate as duplicate:
         key = duplicate.key[:LONGEST_KEY_CHARACTERS]
         raise _Fault(f'record {record} has the key "{key}" twice.') from None
@@ -215,6 +235,15 @@ def _decode(text: str, position: int, record: int) -> tuple[object, int]:
         except UnicodeEncodeError:
             raise _Fault(f"record {record} has one half of a surrogate pair, which is no character.") from None
     return value, end
+
+
+def _find_no_number(text: str, position: int) -> int:
+    """Return where the first `NaN` or `Infinity` stands that is not within a text."""
+    return next(token.start() for token in _TEXT_OR_NO_NUMBER.finditer(text, position) if not token[0].startswith('"'))
+
+
+def _refuse_no_number(name: str) -> object:
+    raise _NoNumber(name)
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -228,7 +257,7 @@ def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_duplicates)
+_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_no_number)
 
 
 def _not_valid(line: int, column: int) -> _Invalid:

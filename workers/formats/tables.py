@@ -24,7 +24,7 @@ from workers.formats.csv_form import BadCsv, CsvForm, find_csv_fault, find_csv_f
 from workers.formats.duckdb_errors import find_resource_failure
 from workers.formats.duckdb_sandbox import quote_identifier, quote_literal
 from workers.formats.encodings import Encoding, NotText, find_encoding, read_text
-from workers.formats.json_faults import find_json_fault
+from workers.formats.json_faults import find_json_fault, may_be_accepted_though_invalid
 from workers.formats.problems import NEITHER_TEXT_NOR_PARQUET, unreadable_table
 from workers.formats.table_readers import (
     find_csv_reader,
@@ -34,7 +34,8 @@ from workers.formats.table_readers import (
 )
 from workers.outcomes import Failed
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 19
+"""A line of more than 1 MiB has a whole piece without a line end in it."""
 WHOLE_SAMPLE_BYTES = 256 << 20
 """Up to this size the types of columns are found from every row, so that no later one can contradict them.
 
@@ -61,6 +62,8 @@ class Table:
     encoding: Encoding | None = None
     """None for Parquet."""
     csv_form: CsvForm | None = None
+    has_long_lines: bool = False
+    """Whether a line may be longer than DuckDB reads unless it is told to: about 2 MB."""
     header: bool = True
     """Whether the first row of CSV holds the names of the columns."""
 
@@ -97,11 +100,12 @@ def prepare_table(
     else:
         _copy_as_utf8(file, found, path, source)
     line_ends = _find_line_ends(path, source)
-    table = Table(path, shape, source, found, header=header)
+    table = Table(path, shape, source, found, has_long_lines=line_ends.has_long_lines, header=header)
     if shape == "json":
         _refuse_unfinished_array(table)
+        _refuse_what_duckdb_accepts(table)
         return table
-    return _settle_csv_form(table, mixed_line_ends=len(line_ends) > 1)
+    return _settle_csv_form(table, mixed_line_ends=len(line_ends.kinds) > 1)
 
 
 def find_relation(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
@@ -117,7 +121,14 @@ def find_relation(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
         reader = find_json_reader(connection, table.path, sample=sample)
     else:
         assert table.csv_form is not None, "prepare_table has found it"
-        reader = find_csv_reader(connection, table.path, table.csv_form, header=table.header, sample=sample)
+        reader = find_csv_reader(
+            connection,
+            table.path,
+            table.csv_form,
+            header=table.header,
+            sample=sample,
+            has_long_lines=table.has_long_lines,
+        )
     casts = []
     for name, column_type, *_ in connection.execute(f"FROM {reader} LIMIT 0").description or ():
         variant = _with_variant(column_type)
@@ -189,10 +200,16 @@ def _is_parquet(path: Path) -> bool:
         return file.read(4) in (b"PAR1", b"PARE")
 
 
-def _find_line_ends(path: Path, source: str | None) -> set[bytes]:
-    """Return the kinds of line ends in a file. Raises `/problems/unreadable-table` for a null, which no text has."""
-    found: set[bytes] = set()
-    before = b""
+@dataclass(frozen=True)
+class _LineEnds:
+    kinds: frozenset[bytes]
+    has_long_lines: bool
+
+
+def _find_line_ends(path: Path, source: str | None) -> _LineEnds:
+    """Return the line ends of a file. Raises `/problems/unreadable-table` for a null, which no text has."""
+    kinds: set[bytes] = set()
+    before, has_long_lines = b"", False
     with path.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
             if b"\0" in piece:
@@ -201,8 +218,10 @@ def _find_line_ends(path: Path, source: str | None) -> set[bytes]:
             if piece.endswith(b"\r"):
                 # Its line feed may stand in the next piece.
                 piece, before = piece[:-1], b"\r"
-            found |= _list_line_ends(piece)
-    return found | ({b"\r"} if before else set())
+            found = _list_line_ends(piece)
+            has_long_lines = has_long_lines or (not found and len(piece) >= PIECE_BYTES)
+            kinds |= found
+    return _LineEnds(frozenset(kinds | ({b"\r"} if before else set())), has_long_lines)
 
 
 def _list_line_ends(piece: bytes) -> set[bytes]:
@@ -222,6 +241,12 @@ def _refuse_unfinished_array(table: Table) -> None:
         file.seek(max(0, table.path.stat().st_size - PIECE_BYTES))
         if not file.read().rstrip().endswith((b"]", b"}")):
             raise unreadable_table(find_json_fault(table.path) or "its JSON array has no end.", table.source)
+
+
+def _refuse_what_duckdb_accepts(table: Table) -> None:
+    """Raise `/problems/unreadable-table` for a trailing comma, and for `NaN` and `Infinity`, which are no JSON."""
+    if may_be_accepted_though_invalid(table.path) and (fault := find_json_fault(table.path)) is not None:
+        raise unreadable_table(fault, table.source)
 
 
 def _with_variant(column_type: DuckDBPyType) -> str:

@@ -144,3 +144,37 @@ def test_every_key_of_json_is_a_column_however_many_there_are(tmp_path: Path) ->
 
     assert [name for name, _, _ in many] == [f"k{number}" for number in range(300)]
     assert [name for name, _, _ in sparse] == [f"k{number}" for number in range(150)]
+
+
+@pytest.mark.parametrize(
+    ("text", "column_type"),
+    [
+        ("2024-01-01 00:00:00.123456789", "VARCHAR"),
+        ("2024-01-01T00:00:00.1234567Z", "VARCHAR"),
+        ("10:00:00.1234567", "VARCHAR"),
+        ("2024-01-01 00:00:00.1234560", "TIMESTAMP"),
+        ("10:00:00.123456", "TIME"),
+    ],
+)
+def test_times_finer_than_microseconds_stay_text(tmp_path: Path, text: str, column_type: str) -> None:
+    (_, in_csv, values) = read_csv(tmp_path, f"a\n{text}\n")[0]
+    (_, in_json, json_values) = read_json(tmp_path, {"a": text})[0]
+
+    assert in_csv == column_type
+    assert (in_json == "VARCHAR") or column_type != "VARCHAR"
+    if column_type == "VARCHAR":
+        assert values == json_values == [text]
+
+
+def test_a_fine_time_in_one_column_leaves_the_dates_of_others(tmp_path: Path) -> None:
+    columns = read_csv(tmp_path, "at,day\n2024-01-01 00:00:00.1234567,2024/02/03\n")
+
+    assert columns == [("at", "VARCHAR", ["2024-01-01 00:00:00.1234567"]), ("day", "DATE", ["2024-02-03"])]
+
+
+@pytest.mark.parametrize("text", ["epoch", "infinity", "-infinity"])
+def test_names_of_moments_in_json_stay_text_even_alone(tmp_path: Path, text: str) -> None:
+    assert read_json(tmp_path, {"a": text, "b": 1}, {"a": None, "b": 2}) == [
+        ("a", "VARCHAR", [text, None]),
+        ("b", "BIGINT", ["1", "2"]),
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from workers.formats import table_readers
+from workers.formats import table_readers, tables
 from workers.formats.tables import Table, explain_table_error, find_relation, prepare_table
 from workers.outcomes import Failed
 
@@ -107,6 +107,10 @@ def test_a_line_end_in_a_quoted_cell_stays_what_it_is(line_end: bytes) -> None:
     assert read(line_end.join(lines)) == [("a", "b"), (1, "x\ny"), (2, "v\r\nw"), (3, "t\ru")]
 
 
+def test_commas_and_names_within_json_texts_are_no_faults() -> None:
+    assert read(b'[{"a": "x,] y,} : NaN, inf,"}]', JSON) == [("a",), ("x,] y,} : NaN, inf,",)]
+
+
 def test_a_return_in_a_quoted_cell_of_a_single_column_begins_no_row() -> None:
     assert read(b'note\n"first\rsecond"\nthird\n') == [("note",), ("first\rsecond",), ("third",)]
 
@@ -177,6 +181,12 @@ def test_a_row_that_is_too_long_is_refused_with_its_line(monkeypatch: pytest.Mon
         (b'\n\n{"id": 1}\n\n{"id": }\n', "it is not valid JSON: line 5, column 8."),
         (b'{"id": 1}\r\n{"id": }\r\n', "it is not valid JSON: line 2, column 8."),
         (b'{\n "a": 1,\n "b": undefined\n}\n', "it is not valid JSON: line 3, column 7."),
+        (b'[{"a": 1,}]', "it is not valid JSON: line 1, column 10."),
+        (b'{"a": 1}\n{"a": 2,}\n', "it is not valid JSON: line 2, column 9."),
+        (b'[{"a": [1, 2,]}]', "it is not valid JSON: line 1, column 14."),
+        (b'[{"b": "NaN", "a": NaN}]', "it is not valid JSON: line 1, column 20."),
+        (b'{"a": 1}\n{"a": -Infinity}\n', "it is not valid JSON: line 2, column 7."),
+        (b'[{"a": nan}]', "it is not valid JSON: line 1, column 8."),
         (b'[{"a": 1}] and more', "it is not valid JSON: line 1, column 12."),
         (b'{"a": "x\ny"}', "it is not valid JSON: line 1, column 9."),
         (b'[{"a": 1},\n{"a": 2},\n', "its JSON array has no end."),
@@ -257,3 +267,12 @@ def test_a_report_names_its_source() -> None:
         read(b"a,b\n1\n", source="sales")
 
     assert caught.value.data == {"source": "sales"}
+
+
+def test_a_long_cell_behind_the_sampled_rows_of_a_large_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "WHOLE_SAMPLE_BYTES", 1 << 20)
+    monkeypatch.setattr(tables, "SAMPLE_ROWS", 100)
+
+    _, *rows = read(b"a,b\n" + b"1,x\n" * 30_000 + b"2," + b"y" * 3_000_000 + b"\n")
+
+    assert (len(rows), len(rows[-1][1])) == (30_001, 3_000_000)

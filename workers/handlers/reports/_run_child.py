@@ -19,7 +19,7 @@ from workers.handlers.reports._limits import ReportLimits
 from workers.handlers.reports._query_check import check_query
 from workers.handlers.reports._query_errors import failure_of
 from workers.handlers.reports._sources import FOLDER, Source, create_view
-from workers.handlers.reports._values import ColumnConverter, find_converters, name_columns
+from workers.handlers.reports._values import ColumnConverter, cast_nanoseconds, find_converters, name_columns
 from workers.handlers.reports._xlsx_writer import XlsxWriter
 
 BATCH_ROWS = 2_000
@@ -84,6 +84,7 @@ def _run(
     with _reporting(connection, report_progress) as set_message, ExitStack() as cleanup:
         connection.execute(request["query"])
         description = connection.description or []
+        _run_again_for_nanoseconds(connection, request["query"], description)
         columns = name_columns(description)
         if len(columns) > limits.max_columns:
             raise _problems.too_many_columns(len(columns), limits.max_columns)
@@ -109,6 +110,22 @@ def _run(
             writer.finish()
     report_progress(99, f"{count:,} rows")
     return {"rows": count, "columns": [{"name": column.name, "type": column.type} for column in columns]}
+
+
+def _run_again_for_nanoseconds(
+    connection: duckdb.DuckDBPyConnection, query: str, description: Sequence[Sequence[Any]]
+) -> None:
+    """Run the query again with its nanoseconds as text if it has any: the types are known only once it has run."""
+    casts = [cast_nanoseconds(column[1]) for column in description]
+    if not any(casts):
+        return
+    columns = ", ".join(
+        f"#{number}" if cast is None else f"CAST(#{number} AS {cast})" for number, cast in enumerate(casts, start=1)
+    )
+    # DuckDB writes the query anew, without comments and semicolons.
+    row = connection.execute("SELECT json_deserialize_sql(json_serialize_sql(?::VARCHAR))", [query]).fetchone()
+    assert row is not None, "a SELECT without FROM has one row"
+    connection.execute(f"SELECT {columns} FROM ({row[0].rstrip(';')})")  # noqa: S608
 
 
 def _fetch(

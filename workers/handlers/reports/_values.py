@@ -66,7 +66,7 @@ Converter = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class FarMoment:
-    """A date or a timestamp that Python has no type for: before the year 1, or behind 9999."""
+    """A date or a timestamp that Python has no type for: before the year 1, behind 9999, or finer than microseconds."""
 
     date: str
     """As XML Schema 1.1 writes it: with as many digits as the year needs, and the year before 1 as 0000."""
@@ -99,7 +99,8 @@ def find_converters(description: Sequence[Sequence[Any]]) -> list[ColumnConverte
     """Return the converters of the columns of which DuckDB returns values in a form that depends on their type.
 
     These are FLOAT, of which Python would show digits that it does not have; JSON, which comes as its source text; and
-    dates and timestamps that Python has no type for, which come as text.
+    dates, times and timestamps that Python has no type for, which come as text: those of nanoseconds, as
+    `cast_nanoseconds` has them read.
     """
     found = ((position, _find_converter(column[1])) for position, column in enumerate(description))
     return [
@@ -117,6 +118,8 @@ def _find_converter(column_type: DuckDBPyType) -> Converter | None:
             return shortest_double
         case "date" | "timestamp" | "timestamp_s" | "timestamp_ms" | "timestamp with time zone":
             return _parse_far_moment
+        case "timestamp_ns" | "timestamptz_ns" | "time_ns":
+            return _parse_nanoseconds
         case "list" | "array":
             return _each_item(_find_converter(_children_of(column_type)[0][1]))
         case "struct":
@@ -227,6 +230,35 @@ _FAR_MOMENT = re.compile(
     r"(?P<year>[0-9]+)-(?P<month_and_day>[0-9]{2}-[0-9]{2})(?P<before_christ> \(BC\))?"
     r"(?: (?P<time>[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.(?P<fraction>[0-9]+))?(?P<utc>\+00)?)?"
 )
+
+
+_NANOSECONDS_TYPE = re.compile(r"\b(?:TIMESTAMP(?:TZ)?_NS|TIME_NS)\b")
+
+
+def cast_nanoseconds(column_type: DuckDBPyType) -> str | None:
+    """Return the type, in SQL, that a column is cast to so that Python gets its nanoseconds; None if it has none.
+
+    DuckDB returns them in Python's types, which end at microseconds, without an error.
+    """
+    text = str(column_type)
+    return _NANOSECONDS_TYPE.sub("VARCHAR", text) if _NANOSECONDS_TYPE.search(text) else None
+
+
+def _parse_nanoseconds(value: str | None) -> Any:
+    """Return the date or time that DuckDB's text says, in Python's type if it has no digits beyond microseconds."""
+    if value is None:
+        return None
+    moment = _parse_far_moment(value)
+    fraction = value.partition(".")[2]
+    if not isinstance(moment, FarMoment):
+        # A time of day, or `infinity`.
+        return value.rstrip("0") if fraction else value
+    if len(fraction.removesuffix("+00").rstrip("0")) > _MICROSECOND_DIGITS:
+        return moment
+    return datetime.fromisoformat(value)
+
+
+_MICROSECOND_DIGITS = 6
 
 
 def fits_a_double(value: Decimal) -> bool:

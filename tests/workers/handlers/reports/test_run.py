@@ -473,6 +473,22 @@ def test_parquet_keeps_its_types(run_report: RunReport, tmp_path: Path) -> None:
     assert report.csv_rows[1] == ["8.00", str(date(2024, 1, 9))]
 
 
+def test_nanoseconds_are_written_in_csv_and_json(run_report: RunReport) -> None:
+    query = """SELECT TIMESTAMP_NS '2024-01-01 00:00:00.123456789' AS a, [TIMESTAMP_NS '2024-01-01 00:00:00.5'] AS b,
+        TIME_NS '10:00:00.000000001' AS c, i FROM range(3) AS t(i) ORDER BY i DESC; -- the newest first"""
+
+    report = run_report(query, formats=["csv", "json"])
+
+    assert report.csv_rows[1] == [
+        "2024-01-01 00:00:00.123456789",
+        '["2024-01-01T00:00:00.500000"]',
+        "10:00:00.000000001",
+        "2",
+    ]
+    assert [row["i"] for row in report.json_rows] == [2, 1, 0]
+    assert report.json_rows[0]["a"] == "2024-01-01T00:00:00.123456789"
+
+
 def test_types_of_csv_are_found_as_the_description_says(run_report: RunReport) -> None:
     content = """\
 t;word;int;hex;bin;exponent;point;long;zero;plus;comma;thousand;at
