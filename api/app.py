@@ -16,7 +16,22 @@ from api.http.protocol import ServerState
 from api.http.rate_limits import limiter
 from api.openapi.document import install_openapi, operation_id
 from api.request_log import RequestLog
-from api.routes import batches, docs, emails, files, health, index, kinds, metrics, problems, reports, schedules, tasks
+from api.routes import (
+    batches,
+    docs,
+    emails,
+    files,
+    health,
+    index,
+    kinds,
+    metrics,
+    problems,
+    queues,
+    reports,
+    schedules,
+    tasks,
+    workers,
+)
 from api.services import Services
 from shared.log_setup import set_up_logs
 from shared.settings import Settings, read_settings
@@ -30,6 +45,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     batches.router,
     schedules.router,
     kinds.router,
+    queues.router,
+    workers.router,
     problems.router,
     health.router,
     index.router,

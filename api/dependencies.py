@@ -16,6 +16,8 @@ from api.http.body import read_body, require_json
 from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
+from api.queues.queue_reader import QueueReader
+from api.queues.waiting import WaitingReader
 from api.readiness import ReadinessChecks
 from api.services import Services
 from api.submitting.idempotency import IdempotencyKeys
@@ -86,6 +88,16 @@ def get_queue_bounds(request: Request) -> QueueBounds:
     return _services(request).queue_bounds
 
 
+def get_queues(request: Request) -> QueueReader:
+    """Return the reader of queues and workers."""
+    return _services(request).queues
+
+
+def get_waiting(request: Request) -> WaitingReader:
+    """Return the object that finds why tasks wait."""
+    return _services(request).waiting
+
+
 def get_idempotency_keys(request: Request) -> IdempotencyKeys:
     """Return the object that finds and reserves idempotency keys."""
     return _services(request).idempotency_keys
@@ -151,6 +163,8 @@ WaitersDependency = Annotated[Waiters, Depends(get_waiters)]
 TaskActionsDependency = Annotated[TaskActions, Depends(get_task_actions)]
 SubmissionsDependency = Annotated[Submissions, Depends(get_submissions)]
 QueueBoundsDependency = Annotated[QueueBounds, Depends(get_queue_bounds)]
+QueuesDependency = Annotated[QueueReader, Depends(get_queues)]
+WaitingDependency = Annotated[WaitingReader, Depends(get_waiting)]
 IdempotencyKeysDependency = Annotated[IdempotencyKeys, Depends(get_idempotency_keys)]
 TaskReaderCaller = Annotated[Caller, caller_with("tasks:read")]
 TaskWriterCaller = Annotated[Caller, caller_with("tasks:write")]

@@ -18,6 +18,8 @@ from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
 from api.hot_paths import HotPaths
 from api.http.rate_limits import RateLimits
+from api.queues.queue_reader import QueueReader
+from api.queues.waiting import WaitingReader
 from api.readiness import ReadinessChecks
 from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.queue_bounds import QueueBounds
@@ -50,6 +52,8 @@ class Services:
         self.task_actions = TaskActions(self.engine, self.reader, self.waiters, self.store)
         self.readiness = ReadinessChecks(settings, self.reads, self.store)
         self.queue_bounds = QueueBounds(settings, self.reads)
+        self.queues = QueueReader(self.engine, self.reads)
+        self.waiting = WaitingReader(settings, self.reads, self.queues)
         self._pool = _make_pool(settings)
         self._batcher = SubmissionBatcher(settings)
         self.idempotency_keys = IdempotencyKeys(self._pool)

@@ -57,6 +57,11 @@ class Caller:
         """Return whether the caller sees what belongs to an organization."""
         return organization_id == self.organization_id or self.privileged
 
+    def require_operator(self, detail: str) -> None:
+        """Raise the problem `forbidden`, with this detail, unless the caller is an operator or an admin."""
+        if not self.privileged:
+            raise Problem("forbidden", detail)
+
     def require_may_change(self, organization_id: UUID) -> None:
         """Raise the problem `forbidden` unless the caller may change or delete what belongs to an organization.
 

@@ -27,7 +27,11 @@ TAGS: Final = [
         "name": "schedules",
         "description": "Submit tasks at set times: by a cron rule in a time zone, or at an interval.",
     },
-    {"name": "kinds", "description": "List the kinds of tasks, with the JSON Schemas of their params and results."},
+    {
+        "name": "kinds",
+        "description": "List the kinds of tasks, with the JSON Schemas of their params and results; operators can pause them.",
+    },
+    {"name": "queues", "description": "For operators: see queues and workers, and pause queues and kinds."},
     {"name": "problems", "description": "Explain the errors of requests and tasks."},
     {"name": "health", "description": "Check the server, for load balancers and monitoring."},
 ]

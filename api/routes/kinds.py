@@ -1,4 +1,4 @@
-"""`GET /kinds`: the kinds that the caller may submit."""
+"""`/kinds`: the kinds that the caller may submit, which operators can pause."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api.dependencies import TaskReaderCaller
+from api.dependencies import NoBody, QueuesDependency, TaskReaderCaller, TaskWriterCaller
 from api.http.answers import AnswerModel, private_answer
+from api.http.problems import Problem
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, problem_responses
 from api.openapi.submission_schemas import kind_schemas
-from shared.contracts.catalog import list_kinds
+from api.queues.queue_models import KindPause
+from shared.contracts.catalog import find_kind, list_kinds
+from shared.queries.canaries import CANARY_KIND
 
 router = APIRouter(tags=["kinds"])
 
@@ -73,3 +76,61 @@ async def list_submittable_kinds(
             ]
         )
     )
+
+
+@router.post(
+    "/kinds/{kind}/pause",
+    summary="Pause a kind",
+    response_model=KindPause,
+    response_description="The kind, which is paused.",
+    responses=problem_responses(*ANY_CALLER, "not-found", "conflict", "unsupported-media-type"),
+)
+@limited("submit")
+async def pause_kind(
+    request: Request,
+    kind: str,
+    caller: TaskWriterCaller,
+    queues: QueuesDependency,
+    query: Annotated[NoQuery, Query()],
+    body: NoBody,
+) -> Response:
+    """Start no more tasks of a kind, in whichever queue, until it is resumed. Other kinds of its queue go on.
+
+    Otherwise as for a queue.
+    """
+    caller.require_operator("Only operators and admins may pause a kind.")
+    _require_kind(kind)
+    if kind == CANARY_KIND:
+        raise Problem(
+            "conflict", "Canaries show that queues work and cannot be paused. Disable their schedules to stop them."
+        )
+    await queues.pause("kind", kind, caller.owner_id)
+    return private_answer(await queues.read_kind_pause(kind))
+
+
+@router.post(
+    "/kinds/{kind}/resume",
+    summary="Resume a kind",
+    response_model=KindPause,
+    response_description="The kind, which is not paused.",
+    responses=problem_responses(*ANY_CALLER, "not-found", "unsupported-media-type"),
+)
+@limited("submit")
+async def resume_kind(
+    request: Request,
+    kind: str,
+    caller: TaskWriterCaller,
+    queues: QueuesDependency,
+    query: Annotated[NoQuery, Query()],
+    body: NoBody,
+) -> Response:
+    """Start tasks of a kind again. A queue that is paused stays paused."""
+    caller.require_operator("Only operators and admins may pause a kind.")
+    _require_kind(kind)
+    await queues.resume("kind", kind)
+    return private_answer(await queues.read_kind_pause(kind))
+
+
+def _require_kind(name: str) -> None:
+    if find_kind(name) is None:
+        raise Problem("not-found", "There is no such kind. `GET /kinds` lists those that callers may submit.")

@@ -11,7 +11,6 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from api.dependencies import ReadsDependency, TaskReaderCaller
-from api.http.problems import Problem
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from shared.queries.canaries import CANARY_KIND, LIST_CANARIES
@@ -37,8 +36,7 @@ async def get_metrics(
     request: Request, reads: ReadsDependency, caller: TaskReaderCaller, query: Annotated[NoQuery, Query()]
 ) -> Response:
     """Return gauges of each queue's last canary and of each part's last sign of life, to operators and admins."""
-    if not caller.privileged:
-        raise Problem("forbidden", "Metrics are for operators and admins.")
+    caller.require_operator("Metrics are for operators and admins.")
     return_age = GaugeMetricFamily(
         "taskmill_canary_age_seconds", "How long ago a canary of the queue last succeeded.", labels=["queue"]
     )

@@ -23,13 +23,14 @@ from api.dependencies import (
     TasksDependency,
     TaskWriterCaller,
     WaitersDependency,
+    WaitingDependency,
     is_allowed,
 )
 from api.following.event_streams import EventStreamResponse
 from api.following.task_models import SubmittedBatch, TaskPage, TasksById, Valid
 from api.following.task_reader import TaskReader
 from api.following.task_representation import task_json
-from api.http.answers import PRIVATE_HEADERS, json_page, private_json
+from api.http.answers import PRIVATE_HEADERS, json_page, private_answer, private_json
 from api.http.body import json_body
 from api.http.cursors import read_cursor, write_cursor
 from api.http.headers import find_header
@@ -53,6 +54,7 @@ from api.openapi.operations import (
     task_response,
 )
 from api.openapi.submission_schemas import batch_examples, ref, submission_examples
+from api.queues.waiting import Waiting
 from api.submitting.idempotency import read_idempotency_key
 from api.submitting.parsing import parse_batch
 from api.submitting.submissions import submission_request
@@ -303,6 +305,33 @@ async def delete_task(
     """Delete a done task, its params, its result and its artifacts now, instead of when `purge_at` is reached."""
     await actions.delete(task_id, caller)
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
+
+
+@router.get(
+    "/tasks/{task_id}/waiting",
+    summary="Find out why a task waits",
+    response_model=Waiting,
+    response_description="Why it waits, and when it may start.",
+    responses=problem_responses(*ANY_CALLER, "not-found", "gone"),
+)
+@limited("read")
+async def explain_waiting(
+    request: Request,
+    task_id: UUID,
+    caller: TaskReaderCaller,
+    tasks: TasksDependency,
+    waiting: WaitingDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Return why the task waits, what is ahead of it, and when it may start. `reason` is null if it is running or done.
+
+    Callers' tasks start in turn, so what is ahead is counted in that order, and a task of a caller with few tasks is before
+    most tasks of a caller with many.
+    """
+    found = await waiting.find(task_id, caller.visible_organization_id)
+    if found is None:
+        raise await tasks.gone_or_missing(task_id, caller)
+    return private_answer(found)
 
 
 STREAMED_EVENT: Final = {

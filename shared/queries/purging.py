@@ -14,6 +14,7 @@ from shared.queries.submissions import IDEMPOTENCY_KEY_HOURS
 from shared.tables.batches import batch_follow_ups
 from shared.tables.emails import email_intents, email_receipts
 from shared.tables.files import files
+from shared.tables.queues import queue_activity
 from shared.tables.tasks import (
     idempotency_keys,
     task_events,
@@ -116,6 +117,16 @@ def drop_old_turns(limit: int, days: int) -> Executable:
         .limit(limit)
     )
     return delete(caller_turns).where(tuple_(caller_turns.c.queue, caller_turns.c.owner_id).in_(old))
+
+
+def drop_old_activity(limit: int, hours: int) -> Executable:
+    """Delete counts of the activity of queues older than `hours` hours."""
+    old = (
+        select(queue_activity.c.queue, queue_activity.c.at)
+        .where(queue_activity.c.at < func.now() - timedelta(hours=hours))
+        .limit(limit)
+    )
+    return delete(queue_activity).where(tuple_(queue_activity.c.queue, queue_activity.c.at).in_(old))
 
 
 def drop_old_tombstones(limit: int, days: int) -> Executable:

@@ -13,6 +13,12 @@ INSERT INTO signs_of_life (part) VALUES (%(part)s) ON CONFLICT (part) DO UPDATE 
 """Insert or update the sign of life of a part of the platform."""
 
 
+SHOW_WORKER_SIGN: Final = """
+INSERT INTO signs_of_life (part, details) VALUES (%(part)s, %(details)s::jsonb)
+ON CONFLICT (part) DO UPDATE SET at = now(), details = excluded.details"""
+"""Insert or update the sign of life of a worker process, with its queues, its slots and its version."""
+
+
 IS_SILENT: Final = """
 SELECT part FROM signs_of_life WHERE part = %(part)s AND at < now() - %(seconds)s * interval '1 second'"""
 """Return a row if the last sign of life of a part is older than `seconds`."""

@@ -186,6 +186,15 @@ WHERE schedule.enabled AND schedule.next_at < now() - interval '2 minutes' AND s
     AND EXISTS (SELECT FROM signs_of_life AS sign WHERE sign.part = 'beat' AND sign.at > now() - interval '10 seconds')""",
     ),
     Check(
+        "pauses",
+        "No task of a paused queue or kind is published, so that no worker can claim it.",
+        """
+SELECT task.id AS subject, format('it is published although its %%s is paused since %%s', pause.target, pause.since) AS detail
+FROM tasks AS task JOIN pauses AS pause
+    ON (pause.target, pause.name) IN (('queue', task.queue), ('kind', task.kind))
+WHERE task.id >= %(floor)s AND task.status = 'queued' AND task.rung_at IS NOT NULL AND task.kind <> 'platform.canary'""",
+    ),
+    Check(
         "idempotency-keys",
         "The task or batch of an idempotency key is stored, or was purged.",
         """

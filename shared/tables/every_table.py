@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.tables import batches, callers, emails, files, schedules, tasks, turns
+from shared.tables import batches, callers, emails, files, queues, schedules, tasks, turns
 
 EVERY_TABLE = (
     callers.organizations,
@@ -22,6 +22,8 @@ EVERY_TABLE = (
     schedules.schedules,
     schedules.schedule_slots,
     schedules.signs_of_life,
+    queues.pauses,
+    queues.queue_activity,
     turns.queue_turns,
     turns.caller_turns,
 )

@@ -74,4 +74,7 @@ signs_of_life = Table(
     metadata,
     Column("part", Text, primary_key=True),
     Column("at", moment, nullable=False, server_default=func.now()),
+    Column("since", moment, nullable=False, server_default=func.now()),
+    # Of a worker: {"queues": […], "slots": n, "version": "…"}. NULL for other parts, and for workers of an older version.
+    Column("details", JSONB),
 )

@@ -89,8 +89,9 @@ tasks = Table(
     CheckConstraint("max_attempts BETWEEN 1 AND 1000", name="max_attempts"),
     CheckConstraint("progress_percent BETWEEN 0 AND 100", name="progress_percent"),
     Index(
-        "ix_tasks_due",
+        "ix_tasks_due_by_kind",
         "queue",
+        "kind",
         "owner_id",
         text("priority DESC"),
         "id",

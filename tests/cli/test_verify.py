@@ -261,6 +261,8 @@ CORRUPTIONS = [
      "task_payloads WHERE task_id = {slot}), u AS (DELETE FROM unique_tasks) DELETE FROM tasks WHERE id = {slot}"),
     ("a schedule that beat passes over", "schedules", "schedule", "WITH sign AS (INSERT INTO signs_of_life (part) "
      "VALUES ('beat')) UPDATE schedules SET next_at = now() - interval '1 hour', planned_at = now() - interval '1 hour'"),
+    ("a paused task that is published", "pauses", "queued", "WITH pause AS (INSERT INTO pauses (target, name, caller_id) "
+     "VALUES ('queue', 'files', gen_random_uuid())) UPDATE tasks SET rung_at = now() WHERE id = {queued}"),
     ("a slot done twice", "slots", "queued", "UPDATE tasks SET schedule_id = (SELECT id FROM schedules) "
      "WHERE id = {queued}"),
     ("uniqueness that points to nothing", "deleted-rows", "purged", "INSERT INTO unique_tasks (owner_id, kind, "

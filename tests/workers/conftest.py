@@ -24,6 +24,7 @@ from shared.storage.open_store import open_object_store
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from tests.claims import claim_tasks
+from workers.engine.activity import Activity
 from workers.engine.attempt import Attempt
 from workers.engine.attempt_context import WorkerParts
 from workers.engine.finishing import Finisher, OnWritten
@@ -179,6 +180,9 @@ class Bench:
             self.stuck.append,
             lambda attempts: self.on_waiting(attempts),
             worker="the bench",
+            queues=["files"],
+            slots=1,
+            activity=Activity(),
             consumes=lambda: False,
         )
         self.on_waiting: Callable[[Iterable[Attempt]], None] = self.waiting.extend

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -15,8 +16,11 @@ import structlog
 from shared.database.connections import connect_hot
 from shared.outage_log import OutageLog
 from shared.queries import hot_tasks
-from shared.queries.signs_of_life import FORGET_SIGN_OF_LIFE, SHOW_SIGN_OF_LIFE, WORKER_PREFIX
+from shared.queries.queues import ADD_ACTIVITY
+from shared.queries.signs_of_life import FORGET_SIGN_OF_LIFE, SHOW_WORKER_SIGN, WORKER_PREFIX
 from shared.settings import Settings
+from shared.version import VERSION
+from workers.engine.activity import Activity
 from workers.engine.attempt import Attempt
 from workers.outcomes import Cancelled, ClaimLost, TimedOut
 
@@ -27,6 +31,8 @@ LONGEST_WAIT_FOR_SLOT_SECONDS: Final = 0.5
 """How long a claimed task may wait for a slot of this process, before it is requeued for another worker."""
 WORKER_SIGN_SECONDS: Final = 5.0
 """How often a worker shows its sign of life."""
+COUNT_SECONDS: Final = 1.0
+"""How often the counts of attempts that started and ended are written, while there are any."""
 HARD_LIMIT_SECONDS: Final = 10.0
 """How long an attempt may run after its timeout without noticing it; then its task is finished and its process ends."""
 
@@ -39,7 +45,10 @@ class RenewedLease(NamedTuple):
 
 
 class Heartbeat:
-    """A thread that renews leases every third of a lease, and writes the worker's sign of life while it consumes."""
+    """A thread that renews leases every third of a lease, and writes the worker's activity, and its sign of life while it consumes.
+
+    Counts of activity that the database refuses are dropped: they only show how busy a queue is.
+    """
 
     def __init__(
         self,
@@ -49,6 +58,9 @@ class Heartbeat:
         on_waiting: Callable[[list[Attempt]], None],
         *,
         worker: str,
+        queues: Sequence[str],
+        slots: int,
+        activity: Activity,
         consumes: Callable[[], bool],
         outage: OutageLog | None = None,
     ) -> None:
@@ -57,7 +69,9 @@ class Heartbeat:
         self._list_attempts = list_attempts
         self._on_stuck = on_stuck
         self._on_waiting = on_waiting
-        self._sign = {"part": WORKER_PREFIX + worker}
+        details = {"queues": list(queues), "slots": slots, "version": VERSION}
+        self._sign = {"part": WORKER_PREFIX + worker, "details": json.dumps(details)}
+        self._activity = activity
         self._consumes = consumes
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -74,7 +88,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        next_renewal = next_sign = 0.0
+        next_renewal = next_sign = next_count = 0.0
         while not self._stopping.wait(HEARTBEAT_TICK_SECONDS):
             attempts = self._list_attempts()
             try:
@@ -84,7 +98,8 @@ class Heartbeat:
                 log.exception("time_limits_not_enforced")
             must_renew = bool(attempts) and time.monotonic() >= next_renewal
             must_sign = time.monotonic() >= next_sign and self._consumes()
-            if not must_renew and not must_sign:
+            counts = self._activity.take() if time.monotonic() >= next_count else None
+            if not must_renew and not must_sign and counts is None:
                 continue
             try:
                 if connection is None or connection.closed:
@@ -93,8 +108,11 @@ class Heartbeat:
                     self._renew(connection, attempts)
                     next_renewal = time.monotonic() + self._settings.lease_seconds / 3
                 if must_sign:
-                    connection.execute(SHOW_SIGN_OF_LIFE, self._sign)
+                    connection.execute(SHOW_WORKER_SIGN, self._sign)
                     next_sign = time.monotonic() + WORKER_SIGN_SECONDS
+                if counts is not None:
+                    connection.execute(ADD_ACTIVITY, counts)
+                    next_count = time.monotonic() + COUNT_SECONDS
                 self._outage.end()
             except psycopg.Error as error:
                 self._outage.warn(error)
@@ -102,6 +120,8 @@ class Heartbeat:
                     connection.close()
         if connection is not None:
             with contextlib.suppress(psycopg.Error), connection:
+                if (counts := self._activity.take()) is not None:
+                    connection.execute(ADD_ACTIVITY, counts)
                 connection.execute(FORGET_SIGN_OF_LIFE, self._sign)
 
     def _renew(self, connection: psycopg.Connection[tuple[Any, ...]], attempts: list[Attempt]) -> None:

@@ -26,6 +26,7 @@ from shared.ready_notice import notify_ready
 from shared.settings import Settings
 from shared.storage.open_store import open_object_store
 from workers.celery_app import make_celery_app
+from workers.engine.activity import Activity
 from workers.engine.attempt import Attempt, ClaimedTask
 from workers.engine.attempt_context import WorkerParts
 from workers.engine.attempt_log import LOG_EVENTS, log_attempt
@@ -61,12 +62,16 @@ class WorkerProcess:
         self._finisher = Finisher(settings, outage)
         self._name = f"{'-'.join(queues)}-{os.getpid()}-{secrets.token_hex(2)}@{socket.gethostname()}"
         self._claimer = Claimer(settings, self._name, queues, concurrency, self._start, outage)
+        self._activity = Activity()
         self._heartbeat = Heartbeat(
             settings,
             lambda: list(self._attempts.values()),
             self._end_stuck,
             self._on_waiting,
             worker=self._name,
+            queues=queues,
+            slots=concurrency,
+            activity=self._activity,
             consumes=self._consumes,
             outage=outage,
         )
@@ -143,6 +148,7 @@ class WorkerProcess:
         if not attempt.begin():
             return
         started = time.perf_counter()
+        self._activity.note_start(attempt.task)
         try:
             self._runner.run(attempt, lambda: self._forget(attempt))
         except Exception:
@@ -151,6 +157,7 @@ class WorkerProcess:
             self._forget(attempt)
         finally:
             self._worked_at = time.monotonic()
+            self._activity.note_end(attempt.task)
             self._claimer.free_slot(time.perf_counter() - started)
 
     def _forget(self, attempt: Attempt) -> None:

@@ -1,4 +1,4 @@
-"""`maintenance.drop_old_rows`: deletes keys, tombstones, slots, follow-ups of batches and turns that are too old to matter."""
+"""`maintenance.drop_old_rows`: deletes rows, such as idempotency keys and tombstones, that are too old to matter."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class DropOldRowsResult(Result):
     slots: int
     turns: int = 0
     batch_follow_ups: int = 0
+    activity: int = 0
 
 
 KIND = Kind(
@@ -24,7 +25,7 @@ KIND = Kind(
     result=DropOldRowsResult,
     title="Drop old rows",
     description="Deletes idempotency keys after a day, tombstones after 30 days, old schedule slots, what erased batches "
-    "would submit, and callers' old turns.",
+    "would submit, callers' old turns, and old counts of the activity of queues.",
     queue="maintenance",
     max_attempts=2,
     timeout_seconds=1800,

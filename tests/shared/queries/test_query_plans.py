@@ -30,8 +30,8 @@ from shared.tasks.submission import make_task, submission_document
 OWNER = UUID(int=7)
 BIG = {"tasks", "task_payloads", "task_events", "task_files", "files", "email_intents", "email_receipts"}
 LIVE_INDEXES = {
-    "MARK_PUBLISHED": {"ix_tasks_due", "ix_tasks_published"},
-    "LIST_DUE_QUEUES": {"ix_tasks_due"},
+    "MARK_PUBLISHED": {"ix_tasks_due_by_kind", "ix_tasks_published"},
+    "LIST_DUE_QUEUES": {"ix_tasks_due_by_kind"},
     "PROMOTE": {"ix_tasks_waiting"},
     "SWEEP": {"ix_tasks_leases"},
     "EXPIRE": {"ix_tasks_expiring"},
@@ -272,7 +272,7 @@ def test_counting_queued_tasks_does_not_read_done_ones(ordinary: psycopg.Connect
     plan = _explain_once(ordinary, task_queries.COUNT_QUEUED)
 
     assert {node["Index Name"] for node in _nodes(plan) if "Index Name" in node} == {
-        "ix_tasks_due",
+        "ix_tasks_due_by_kind",
         "ix_tasks_published",
     }
     assert [node for node in _nodes(plan) if node["Node Type"] == "Seq Scan"] == []

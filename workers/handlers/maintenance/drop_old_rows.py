@@ -1,4 +1,4 @@
-"""Deletes idempotency keys, tombstones, schedule slots, follow-ups of batches and turns that are too old to matter."""
+"""Deletes rows, such as idempotency keys, tombstones and schedule slots, that are too old to matter."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from workers.handler_context import HandlerContext
 ROWS_TOGETHER: Final = 5000
 SLOT_DAYS: Final = 7
 TURN_DAYS: Final = 7
+ACTIVITY_HOURS: Final = 2
 
 
 def handle(params: DropOldRowsParams, context: HandlerContext) -> DropOldRowsResult:
@@ -26,6 +27,7 @@ def handle(params: DropOldRowsParams, context: HandlerContext) -> DropOldRowsRes
         slots=_repeat(context, lambda: schedule_queries.drop_old_slots(ROWS_TOGETHER, SLOT_DAYS)),
         batch_follow_ups=_repeat(context, lambda: purging.drop_old_batch_follow_ups(ROWS_TOGETHER)),
         turns=_repeat(context, lambda: purging.drop_old_turns(ROWS_TOGETHER, TURN_DAYS)),
+        activity=_repeat(context, lambda: purging.drop_old_activity(ROWS_TOGETHER, ACTIVITY_HOURS)),
     )
 
 

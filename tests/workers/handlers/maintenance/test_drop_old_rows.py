@@ -32,8 +32,19 @@ def test_old_keys_tombstones_slots_and_turns_are_deleted_and_younger_ones_kept(t
             "INSERT INTO caller_turns (queue, owner_id, last_turn, at) VALUES ('files', %s, 5, now() - %s::interval)",
             (uuid4(), age),
         )
+        tasks.connection.execute(
+            "INSERT INTO queue_activity (queue, at, started, ended) VALUES ('files', now() - %s::interval, 1, 1)",
+            (age,),
+        )
 
-    assert chores.do("maintenance.drop_old_rows") == {"idempotency_keys": 5, "tombstones": 1, "slots": 3, "turns": 3}
+    assert chores.do("maintenance.drop_old_rows") == {
+        "idempotency_keys": 5,
+        "tombstones": 1,
+        "slots": 3,
+        "turns": 3,
+        "batch_follow_ups": 0,
+        "activity": 6,
+    }
 
     assert (chores.count("idempotency_keys"), chores.count("tombstones"), chores.count("schedule_slots")) == (
         2,

@@ -1,0 +1,35 @@
+"""`GET /workers`: the worker processes and what they run, for operators."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.dependencies import QueuesDependency, TaskReaderCaller
+from api.http.answers import private_answer
+from api.http.query_strings import NoQuery
+from api.http.rate_limits import limited
+from api.openapi.operations import ANY_CALLER, problem_responses
+from api.queues.queue_models import WorkerList
+
+router = APIRouter(tags=["queues"])
+
+
+@router.get(
+    "/workers",
+    summary="List the workers",
+    response_model=WorkerList,
+    response_description="The worker processes.",
+    responses=problem_responses(*ANY_CALLER),
+)
+@limited("read")
+async def list_workers(
+    request: Request, caller: TaskReaderCaller, queues: QueuesDependency, query: Annotated[NoQuery, Query()]
+) -> Response:
+    """Return the worker processes, with their queues and the tasks that they run, to operators and admins.
+
+    A process that stops leaves the list. One that was killed stays for a day, with `alive` false.
+    """
+    caller.require_operator("Workers are for operators and admins.")
+    return private_answer(await queues.list_workers())
