@@ -14,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import httpx2
+import psutil
 import psycopg
 import pytest
 import redis
@@ -50,6 +53,11 @@ from tests.forked_parts import Part, PartServer
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(__file__).resolve().parent / "data"
 TEMPLATE = "taskmill_template"
+MEMORY_FOLDER = Path("/dev/shm")
+"""A file system in memory, which Linux has. In a container it may be too small."""
+MEMORY_PREFIX = "taskmill-tests-"
+MEMORY_BYTES = 2 << 30
+"""How much free memory each process of the tests needs to run its servers in memory."""
 
 LONG = (
     "benchmarks",
@@ -149,9 +157,33 @@ def list_logs(fixtures: Mapping[str, object]) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the servers of this process, in memory where the system has room for it.
+
+    On a disk, creating and dropping the database of a test takes ten times the processor time.
+    """
+    if not _has_room(MEMORY_FOLDER):
+        yield tmp_path_factory.mktemp("servers")
+        return
+    for left in MEMORY_FOLDER.glob(f"{MEMORY_PREFIX}*"):
+        # A run that was killed has left its folder.
+        if not psutil.pid_exists(int(left.name.removeprefix(MEMORY_PREFIX).partition("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{MEMORY_PREFIX}{os.getpid()}-", dir=MEMORY_FOLDER))
+    # Postgres, started by root, runs as another account, which must be able to reach its files.
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_room(folder: Path) -> bool:
+    return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > MEMORY_BYTES
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_folder: Path) -> Iterator[PostgresServer]:
     """A Postgres without durability, which makes it faster. It has a migrated template database."""
-    with PostgresServer(tmp_path_factory.mktemp("postgres"), fast=True) as server:
+    with PostgresServer(server_folder / "postgres", fast=True) as server:
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
         migrate(Settings(database_url=_with_database(server.url, TEMPLATE)))
@@ -159,9 +191,9 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 
 
 @pytest.fixture(scope="session")
-def broker_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerServer]:
+def broker_server(server_folder: Path) -> Iterator[BrokerServer]:
     """A Valkey."""
-    with BrokerServer(tmp_path_factory.mktemp("broker")) as server:
+    with BrokerServer(server_folder / "broker") as server:
         yield server
 
 
@@ -169,16 +201,23 @@ def _with_database(url: str, name: str) -> str:
     return url.rsplit("/", 1)[0] + "/" + name
 
 
+@contextlib.contextmanager
+def new_database(server: PostgresServer) -> Iterator[str]:
+    """Create a database with all tables, yield its URL, and drop it at the end."""
+    name = f"test_{new_id().hex}"
+    # Postgres copies files faster than it copies pages through its write-ahead log, which is its default.
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(create.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+        yield _with_database(server.url, name)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 @pytest.fixture
 def database_url(postgres_server: PostgresServer) -> Iterator[str]:
     """A new database with all tables, which is dropped after the test."""
-    name = f"test_{new_id().hex}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
-        )
-        yield _with_database(postgres_server.url, name)
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with new_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture

@@ -65,6 +65,9 @@ _UNSAFE_BUT_FAST = {
     "shared_buffers": "32MB",
     "io_method": "sync",
     "autovacuum_naptime": "10min",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "256MB",
 }
 
 

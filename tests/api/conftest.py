@@ -13,16 +13,14 @@ from typing import Protocol
 import httpx2
 import psycopg
 import pytest
-from psycopg import sql
 
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
-from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.queries.relay import PROMOTE
 from shared.settings import Settings
 from tests.claims import claim_tasks
-from tests.conftest import TEMPLATE, Api, ServeApi, serve_api
+from tests.conftest import Api, ServeApi, new_database, serve_api
 
 ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 """The fixture `errors_of`."""
@@ -47,20 +45,15 @@ def module_settings(
     postgres_server: PostgresServer, broker_server: BrokerServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Settings]:
     """Settings with a database that one module of tests has to itself."""
-    name = f"test_{new_id().hex}"
     folder = tmp_path_factory.mktemp("api")
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
-        )
+    with new_database(postgres_server) as url:
         yield Settings(
-            database_url=postgres_server.url.rsplit("/", 1)[0] + "/" + name,
+            database_url=url,
             broker_url=broker_server.url,
             storage_url=f"file://{folder}/objects",
             rate_limit_client=100_000,
             rate_limit_unauthenticated=100_000,
         )
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-import psycopg
 import pytest
 from sqlalchemy import Connection
 from typer.testing import CliRunner
@@ -34,7 +33,7 @@ from shared.tasks.options import TaskOptions
 from shared.tasks.submission import NewTask, make_task, submission_document
 from shared.verification import Report, find_broken_rows, verify
 from tests.claims import claim_tasks
-from tests.conftest import Api, Eventually, Parts
+from tests.conftest import Api, Eventually, Parts, new_database
 
 OWNER = new_id()
 RETRYING = {"type": "/problems/internal-error", "attempt": 1}
@@ -192,14 +191,12 @@ def rows(settings: Settings, tmp_path: Path) -> Iterator[Rows]:
 @pytest.fixture(scope="module")
 def shared_rows(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rows]:
     """The same for tests that undo what they change."""
-    name, folder = f"test_{new_id().hex}", tmp_path_factory.mktemp("verify")
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE taskmill_template")
-    url = postgres_server.url.rsplit("/", 1)[0] + "/" + name
-    rows = Rows(Settings(database_url=url, storage_url=f"file://{folder}/objects", lease_seconds=2))
-    rows.fill(folder)
-    yield rows
-    rows.close()
+    folder = tmp_path_factory.mktemp("verify")
+    with new_database(postgres_server) as url:
+        rows = Rows(Settings(database_url=url, storage_url=f"file://{folder}/objects", lease_seconds=2))
+        rows.fill(folder)
+        yield rows
+        rows.close()
 
 
 def found(report: Report) -> set[tuple[str, str]]:

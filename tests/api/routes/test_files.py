@@ -17,13 +17,12 @@ import pytest
 
 from cli.local_stack.postgres import PostgresServer
 from shared.api_keys import create_key
-from shared.database.schema_migrations import migrate
 from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.settings import Settings
 from shared.storage.object_store import new_object_key
 from tests.claims import claim_tasks
-from tests.conftest import ServeApi, wait_until_true
+from tests.conftest import ServeApi, new_database, wait_until_true
 
 MAX_UPLOAD = 8 << 20
 DATA = Path(__file__).parents[2] / "data"
@@ -34,18 +33,14 @@ VARIANTS = {"variants": [{"name": "small", "width": 64, "format": "jpeg"}]}
 @pytest.fixture(scope="module")
 def settings(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings with one database and one storage for all tests of this file. Each test checks only what it has stored."""
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE test_files")
-        made = Settings(
-            database_url=postgres_server.url.rsplit("/", 1)[0] + "/test_files",
+    with new_database(postgres_server) as url:
+        yield Settings(
+            database_url=url,
             storage_url=f"file://{tmp_path_factory.mktemp('files')}/objects",
             broker_url="redis://127.0.0.1:1/0",
             max_upload_bytes=MAX_UPLOAD,
             rate_limit_client=100_000,
         )
-        migrate(made)
-        yield made
-        connection.execute("DROP DATABASE test_files WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")

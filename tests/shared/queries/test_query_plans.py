@@ -26,6 +26,7 @@ from shared.queries import tasks as task_queries
 from shared.queries.batches import LIST_BATCH
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
+from tests.conftest import new_database
 
 OWNER = UUID(int=7)
 BIG = {"tasks", "task_payloads", "task_events", "task_files", "files", "email_intents", "email_receipts"}
@@ -144,24 +145,19 @@ def test_every_hot_statement_has_its_plan_checked() -> None:
 
 
 @contextlib.contextmanager
-def _connect_to_new_database(server_url: str) -> Iterator[psycopg.Connection[Any]]:
+def _connect_to_new_database(server: PostgresServer) -> Iterator[psycopg.Connection[Any]]:
     """A hot connection to a database of its own, which has prepared every statement while the tables were empty."""
-    name = f"test_{new_id().hex}"
-    url = server_url.rsplit("/", 1)[0] + "/" + name
-    with psycopg.connect(server_url, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name} TEMPLATE taskmill_template")  # type: ignore[arg-type]
-        with psycopg.connect(url, **hot_connection_arguments("test")) as connection:
-            # Executed twice and without a rollback, because a rollback makes psycopg forget its prepared statements.
-            for statement, parameters in [*_statements().values(), *_statements().values()]:
-                connection.execute(statement, parameters)  # type: ignore[arg-type]
-            yield connection
-        server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+    with new_database(server) as url, psycopg.connect(url, **hot_connection_arguments("test")) as connection:
+        # Executed twice and without a rollback, because a rollback makes psycopg forget its prepared statements.
+        for statement, parameters in [*_statements().values(), *_statements().values()]:
+            connection.execute(statement, parameters)  # type: ignore[arg-type]
+        yield connection
 
 
 @pytest.fixture(scope="module")
 def grown(postgres_server: PostgresServer) -> Iterator[psycopg.Connection[Any]]:
     """A connection that prepared every statement while the tables were empty; they have grown since."""
-    with _connect_to_new_database(postgres_server.url) as connection:
+    with _connect_to_new_database(postgres_server) as connection:
         with psycopg.connect(connection.info.dsn, autocommit=True, password=connection.info.password) as other:
             other.execute("SET session_replication_role = replica")
             other.execute(GROW)  # type: ignore[arg-type]
@@ -226,7 +222,7 @@ def test_a_statement_planned_on_tables_of_a_few_rows_reads_them_by_index(
     postgres_server: PostgresServer, name: str
 ) -> None:
     statement, parameters = _statements()[name]
-    with _connect_to_new_database(postgres_server.url) as connection:
+    with _connect_to_new_database(postgres_server) as connection:
         # A plan that was made after an ANALYZE of a few rows is kept until the next ANALYZE.
         connection.execute("ANALYZE")
         (rows,) = connection.execute("SELECT count(*) FROM tasks").fetchone()  # type: ignore[misc]
@@ -305,7 +301,7 @@ def test_periodic_statements_of_the_relay_do_not_read_a_long_backlog(
     if "window" in parameters:
         parameters["window"] = WINDOW
     # The tables were empty at their last ANALYZE, as after a burst of submissions.
-    with _connect_to_new_database(postgres_server.url) as connection:
+    with _connect_to_new_database(postgres_server) as connection:
         connection.execute(
             """INSERT INTO tasks (id, kind, queue, status, organization_id, owner_id, max_attempts, timeout_seconds,
                 keep_seconds)
@@ -324,7 +320,7 @@ def test_the_next_published_tasks_are_found_without_reading_the_others(
     postgres_server: PostgresServer, name: str
 ) -> None:
     statement, parameters = _statements()[name]
-    with _connect_to_new_database(postgres_server.url) as connection:
+    with _connect_to_new_database(postgres_server) as connection:
         connection.execute(
             """INSERT INTO tasks (id, kind, queue, status, organization_id, owner_id, max_attempts, timeout_seconds,
                 keep_seconds, rung_at, turn)
@@ -341,7 +337,7 @@ def test_the_next_published_tasks_are_found_without_reading_the_others(
 @pytest.mark.parametrize("name", ["FINISH", "FINISH_WITH_ARTIFACTS", "FINISH_ANY", "RENEW"])
 def test_statements_on_many_running_tasks_read_each_row_once(postgres_server: PostgresServer, name: str) -> None:
     statement, _ = _statements()[name]
-    with _connect_to_new_database(postgres_server.url) as connection:
+    with _connect_to_new_database(postgres_server) as connection:
         connection.execute("SET session_replication_role = replica")
         connection.execute(
             """INSERT INTO tasks (id, kind, queue, status, organization_id, owner_id, max_attempts, timeout_seconds,

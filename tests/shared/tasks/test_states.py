@@ -22,6 +22,7 @@ from shared.queries import schedules as schedule_queries
 from shared.queries import tasks as task_queries
 from shared.tables.tasks import tasks as tasks_table
 from shared.tasks.states import DONE, FIRST_STATES, MOVES, RETRIABLE, TaskStatus
+from tests.conftest import new_database
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 CLAIM = 4711
@@ -43,12 +44,8 @@ NAMED = "named_claim = CASE WHEN named_claim = claim THEN ~claim ELSE claim END"
 @pytest.fixture(scope="module")
 def database(postgres_server: PostgresServer) -> Iterator[Connection]:
     """One database for all: each test has rows of its own."""
-    name = f"test_{new_id().hex}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name} TEMPLATE taskmill_template")  # type: ignore[arg-type]
-        with psycopg.connect(postgres_server.url.rsplit("/", 1)[0] + "/" + name, autocommit=True) as connection:
-            yield connection
-        server.execute(f"DROP DATABASE {name}")  # type: ignore[arg-type]
+    with new_database(postgres_server) as url, psycopg.connect(url, autocommit=True) as connection:
+        yield connection
 
 
 @pytest.fixture(autouse=True)

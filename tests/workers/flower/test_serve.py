@@ -16,9 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg import sql
 
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.child_process import wait_until
@@ -32,7 +30,7 @@ from shared.queries import hot_tasks
 from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
-from tests.conftest import PATIENCE_SECONDS, ROOT, TEMPLATE, Eventually
+from tests.conftest import PATIENCE_SECONDS, ROOT, Eventually, new_database
 from workers.flower.login import MAX_REFUSALS
 from workers.flower.serve import run_flower
 
@@ -78,12 +76,10 @@ class RunningFlower:
 
 
 @pytest.fixture(scope="module")
-def database_url(postgres_server: PostgresServer) -> str:
-    """Return the URL of a database for the tests of this file."""
-    name = sql.Identifier("test_flower")
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(TEMPLATE)))
-    return postgres_server.url.rsplit("/", 1)[0] + "/test_flower"
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database for the tests of this file."""
+    with new_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
