@@ -27,11 +27,11 @@ from tests.claims import claim_tasks
 from workers.engine.activity import Activity
 from workers.engine.attempt import Attempt
 from workers.engine.attempt_context import WorkerParts
+from workers.engine.executor import TaskRunner
 from workers.engine.finishing import Finisher, OnWritten
 from workers.engine.handler_catalog import Handler
 from workers.engine.heartbeat import Heartbeat
 from workers.engine.progress_writer import ProgressWriter
-from workers.engine.run_task import TaskRunner
 
 SOMEONE = uuid4()
 

@@ -33,11 +33,11 @@ from workers.engine.attempt_log import LOG_EVENTS, log_attempt
 from workers.engine.celery_consumer import CeleryExecutor, bind_consumer
 from workers.engine.claiming import Claimer
 from workers.engine.consumer_watch import ConsumerWatch
+from workers.engine.executor import TaskRunner
 from workers.engine.finishing import Finisher
 from workers.engine.handler_catalog import load_handlers
 from workers.engine.heartbeat import Heartbeat
 from workers.engine.progress_writer import ProgressWriter
-from workers.engine.run_task import TaskRunner
 from workers.engine.scratch_folder import ScratchFolder
 from workers.outcomes import ClaimLost, Requeued
 from workers.sandbox.memory_dumps import forbid_memory_dumps
