@@ -44,12 +44,14 @@ class HandlerContext(Protocol):
     settings: Settings
     scratch: Path
     """An empty folder of this attempt, erased when it ends."""
-    engine: Engine
-    """The database, for the platform's own chores; a handler's own effects go through `fenced_transaction`."""
     store: ObjectStore
     """The object store, for the platform's own chores."""
     log: FilteringBoundLogger
     """Bears the task's id already. Never log params, results or anything of a person's."""
+
+    @property
+    def engine(self) -> Engine:
+        """The database, for the platform's own chores; a handler's own effects go through `fenced_transaction`."""
 
     def input_file(self, file_id: UUID) -> InputFile:
         """Return an input as a local file. Raises `Failed` (`/problems/input-gone`) when it was purged."""

@@ -24,11 +24,12 @@ from shared.storage.open_store import open_object_store
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from tests.claims import claim_tasks
+from tests.conftest import wait_until_true
 from workers.engine.activity import Activity
 from workers.engine.attempt import Attempt
 from workers.engine.attempt_context import WorkerParts
-from workers.engine.executor import TaskRunner
-from workers.engine.finishing import Finisher, OnWritten
+from workers.engine.executor import Executor
+from workers.engine.finishing import Finish, Finisher, FinishWriter
 from workers.engine.handler_catalog import Handler
 from workers.engine.heartbeat import Heartbeat
 from workers.engine.progress_writer import ProgressWriter
@@ -156,51 +157,89 @@ def connect_tasks() -> type[Tasks]:
     return Tasks
 
 
+class HookedWriter(FinishWriter):
+    """Calls `before` and `after` around each statement that writes finishes. What they raise is raised to the finisher."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.before: Callable[[Sequence[Finish]], None] = lambda finishes: None
+        self.after: Callable[[Sequence[Finish]], None] = lambda finishes: None
+
+    def write(self, finishes: Sequence[Finish]) -> dict[UUID, str | None]:
+        self.before(finishes)
+        statuses = super().write(finishes)
+        self.after(finishes)
+        return statuses
+
+
+class WaitingPool:
+    """Stands for the pool of threads: attempts wait in it until the test runs them."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+
+    def execute(self, attempt: Attempt) -> None:
+        self.attempts.append(attempt)
+
+    def announce_requeue(self, attempt: Attempt) -> None:
+        """Send nothing: nothing receives events."""
+
+
 class Bench:
     """Claims tasks and runs their attempts in this process, with the test's own `handlers` by kind."""
 
     def __init__(self, settings: Settings, scratch: Path) -> None:
         self.settings = settings
         self.handlers: dict[str, Handler] = {}
-        self.attempts: dict[str, Attempt] = {}
         self.stuck: list[Attempt] = []
         self.waiting: list[Attempt] = []
-        self.finisher = Finisher(settings)
+        self.writer = HookedWriter(settings)
+        self.finisher = Finisher(settings, writer=self.writer)
         self.finisher.start()
         self.store = open_object_store(settings.storage_url)
         self.scratch = scratch
         self._claims = connect_hot(settings, "bench", durable=False)
         self._engine = make_engine(settings, "bench")
         self._progress = ProgressWriter(lambda: connect_hot(settings, "bench"), self.finisher.wake_waiters)
-        parts = WorkerParts(settings, self._engine, self.store, self._progress)
-        self.runner = TaskRunner(parts, self.handlers, self._write_end, scratch)
+        self._pool = WaitingPool()
+        self._activity = Activity()
+        self.executor = self.make_executor(self.finisher)
         self.heartbeat = Heartbeat(
             settings,
-            lambda: list(self.attempts.values()),
+            self.executor.list_attempts,
             self.stuck.append,
             lambda attempts: self.on_waiting(attempts),
             worker="the bench",
             queues=["files"],
             slots=1,
-            activity=Activity(),
+            activity=self._activity,
             consumes=lambda: False,
         )
         self.on_waiting: Callable[[Iterable[Attempt]], None] = self.waiting.extend
-        self.before_writing: Callable[[dict[str, Any]], None] = lambda document: None
 
-    def claim(self, *ids: UUID) -> list[Attempt]:
-        """Claim those of the tasks that can be claimed, and return their attempts."""
-        tasks = claim_tasks(self._claims, ids, lease_seconds=self.settings.lease_seconds)
-        return [Attempt(task) for task in tasks]
+    def make_executor(self, finisher: Finisher) -> Executor:
+        parts = WorkerParts(self.settings, self._engine, self.store, self._progress)
+        return Executor(
+            parts,
+            self.handlers,
+            self._pool,
+            finisher,
+            self.scratch,
+            activity=self._activity,
+            free_slot=lambda seconds: None,
+        )
+
+    def claim(self, *ids: UUID, executor: Executor | None = None) -> list[Attempt]:
+        """Claim those of the tasks that can be claimed, and return their attempts, which wait for a slot."""
+        self._pool.attempts = []
+        for task in claim_tasks(self._claims, ids, lease_seconds=self.settings.lease_seconds):
+            (executor or self.executor).start(task)
+        return self._pool.attempts
 
     def run(self, attempt: Attempt) -> None:
-        """Run an attempt in this thread, until its end is written."""
-        recorded = threading.Event()
-        self.attempts[str(attempt.task.id)] = attempt
-        attempt.begin()
-        self.runner.run(attempt, recorded.set)
-        assert recorded.wait(60), "the attempt was not recorded"
-        self.attempts.pop(str(attempt.task.id), None)
+        """Run an attempt in this thread, and wait until its finish is written."""
+        self.executor.run(attempt.task_id)
+        wait_until_true(lambda: attempt not in self.executor.list_attempts())
 
     def start(self, attempt: Attempt) -> threading.Thread:
         """Run an attempt in a thread of its own."""
@@ -212,10 +251,6 @@ class Bench:
         """Claim one task and run its attempt."""
         (attempt,) = self.claim(task_id)
         self.run(attempt)
-
-    def _write_end(self, document: dict[str, Any], on_written: OnWritten) -> None:
-        self.before_writing(document)
-        self.finisher.write_soon(document, on_written)
 
     def close(self) -> None:
         self.heartbeat.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -31,14 +32,18 @@ class Attempt:
 
     def __init__(self, task: ClaimedTask) -> None:
         self.task = task
+        self.task_id = str(task.id)
+        self.claimed_at = time.monotonic()
         self.started = False
         self.ended = False
-        self.ended_as: tuple[str, str | None] = ("queued", None)
-        """The status that its end is to be recorded as, and the type of its error."""
-        self.claimed_at = time.monotonic()
+        """Whether its handler has ended, or its finish was queued without it."""
         self.ran_seconds = 0.0
         """How long it ran, once it has ended."""
+        self.end_status = "queued"
+        """The status that the task is to have after it."""
+        self.error_type: str | None = None
         self._first = threading.Lock()
+        self._began_at = 0.0
         self._stop: Stopped | None = None
         self._stop_requested = threading.Event()
         self._deadline = float("inf")
@@ -48,8 +53,17 @@ class Attempt:
         if not self._first.acquire(blocking=False):
             return False
         self.started = True
-        self._deadline = time.monotonic() + self.task.timeout_seconds
+        self._began_at = time.monotonic()
+        self._deadline = self._began_at + self.task.timeout_seconds
         return True
+
+    def end(self, document: Mapping[str, Any] | None) -> None:
+        """Note that the handler has ended, and with which document of the finish; None if the claim is lost."""
+        self.ran_seconds = time.monotonic() - self._began_at
+        self.ended = True
+        if document is not None:
+            self.end_status = document["status"]
+            self.error_type = document.get("error", {}).get("type")
 
     @property
     def was_withdrawn(self) -> bool:

@@ -67,7 +67,6 @@ class AttemptContext:
         self.attempt = attempt.task.attempt
         self.max_attempts = attempt.task.max_attempts
         self.settings = parts.settings
-        self.engine = parts.engine
         self.store = parts.store
         self.scratch = scratch
         self.log = structlog.get_logger()
@@ -76,6 +75,11 @@ class AttemptContext:
         self._attempt = attempt
         self._progress_due = 0.0
         self._last_progress: tuple[int, str | None] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """See `HandlerContext`."""
+        return self._parts.engine
 
     def input_file(self, file_id: UUID) -> InputFile:
         """See `HandlerContext`."""

@@ -38,7 +38,7 @@ def log_attempt(attempt: Attempt, status: str, document: Mapping[str, Any]) -> N
             fields["next_in_seconds"] = round(document["delay"], 1)
     (log.debug if is_routine else log.info)(
         LOG_EVENTS[status],
-        task_id=str(task.id),
+        task_id=attempt.task_id,
         kind=task.kind,
         attempt=task.attempt,
         duration_ms=round(attempt.ran_seconds * 1000, 1),

@@ -78,15 +78,15 @@ class UnrevokedRequest(Request):  # type: ignore[misc]  # Celery has no types
         if attempt is not None and (attempt.task.kind == CANARY_KIND or attempt.was_withdrawn):
             return
         if type == "task-succeeded" and attempt is not None:
-            status, error = attempt.ended_as
+            status = attempt.end_status
             if status in CELERY_EVENTS:
-                type, fields = CELERY_EVENTS[status], {"exception": error or REQUEUED, "traceback": None}
+                type, fields = CELERY_EVENTS[status], {"exception": attempt.error_type or REQUEUED, "traceback": None}
             elif status == "cancelled":
                 type, fields = "task-revoked", {"terminated": True, "signum": None, "expired": False}
         super().send_event(type, **fields)
 
 
-class CeleryExecutor:
+class CeleryPool:
     """Executes claimed tasks in the pool of this process's Celery worker, as tasks of their kinds' names."""
 
     def __init__(self, app: Celery, run: Callable[[str], None]) -> None:
@@ -109,7 +109,7 @@ class CeleryExecutor:
 
     def execute(self, attempt: Attempt) -> None:
         """Pass an attempt to the pool, and send the event that its task was received."""
-        consumer, task_id = self._consumer, str(attempt.task.id)
+        consumer, task_id = self._consumer, attempt.task_id
         request = self._request_class(attempt.task.kind)(
             ClaimedMessage({"exchange": "", "routing_key": attempt.task.queue}, {}),
             on_ack=_do_nothing,
@@ -143,7 +143,7 @@ class CeleryExecutor:
         """Send the event that ends an attempt which was requeued before it began."""
         dispatcher = self._consumer.event_dispatcher if self._consumer is not None else None
         if dispatcher and dispatcher.enabled and attempt.task.kind != CANARY_KIND:
-            dispatcher.send(CELERY_EVENTS["queued"], uuid=str(attempt.task.id), exception=REQUEUED, traceback=None)
+            dispatcher.send(CELERY_EVENTS["queued"], uuid=attempt.task_id, exception=REQUEUED, traceback=None)
 
     def _make_request_class(self, kind: str) -> Any:
         consumer = self._consumer
@@ -158,16 +158,16 @@ class CeleryExecutor:
 
 
 class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer, for messages that announce tasks. `bind_consumer` gives it a claimer and an executor."""
+    """Celery's consumer, for messages that announce tasks. `bind_consumer` sets its claimer and its pool."""
 
     claimer: Claimer
-    executor: CeleryExecutor
+    celery_pool: CeleryPool
     _pipe: tuple[int, int] | None = None
     _has_timer = False
 
     def create_task_handler(self, **_: Any) -> Callable[[Any], None]:
         """Return what is called with each message. Celery calls this each time that it has connected."""
-        self.executor.attach(self)
+        self.celery_pool.attach(self)
         self._consume_only_when_wanted()
         if not self._has_timer:
             self._has_timer = True
@@ -181,7 +181,7 @@ class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
 
     def _on_tick(self) -> None:
         """Note that the loop runs, and send events of tasks if, and only if, a program such as Flower receives events."""
-        self.executor.loop_ran_at = time.monotonic()
+        self.celery_pool.loop_ran_at = time.monotonic()
         if self.app.conf.worker_enable_remote_control:
             # Then the receiver of events switches them on itself, by a command.
             return
@@ -227,9 +227,9 @@ class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
             os.read(self._pipe[0], 4096)
 
 
-def bind_consumer(claimer: Claimer, executor: CeleryExecutor) -> type[AnnouncementConsumer]:
-    """Return a class of consumers that work for this claimer and executor: Celery makes the consumer itself."""
-    return type("BoundConsumer", (AnnouncementConsumer,), {"claimer": claimer, "executor": executor})
+def bind_consumer(claimer: Claimer, pool: CeleryPool) -> type[AnnouncementConsumer]:
+    """Return a class of consumers that work for this claimer and pool: Celery makes the consumer itself."""
+    return type("BoundConsumer", (AnnouncementConsumer,), {"claimer": claimer, "celery_pool": pool})
 
 
 def _do_nothing(*_: Any, **__: Any) -> None:

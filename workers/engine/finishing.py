@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -45,17 +45,48 @@ class Finish(NamedTuple):
     on_written: OnWritten
 
 
+class FinishWriter:
+    """Writes finishes on a connection of its own. Only one thread may use it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+
+    def write(self, finishes: Sequence[Finish]) -> dict[UUID, str | None]:
+        """Write finishes by one statement; return the status of each task, or None for those whose claim was lost.
+
+        Raises `psycopg.Error`. Call `close` then: the next call connects again.
+        """
+        if self._connection is None or self._connection.closed:
+            self._connection = connect_hot(self._settings, "worker-finish")
+        statement = hot_tasks.FINISH
+        if not all(finish.succeeded for finish in finishes):
+            statement = hot_tasks.FINISH_ANY
+        elif any(finish.has_artifacts for finish in finishes):
+            statement = hot_tasks.FINISH_WITH_ARTIFACTS
+        document = (b"[" + b",".join(finish.document for finish in finishes) + b"]").decode()
+        statuses: dict[UUID, str | None] = {finish.task_id: None for finish in finishes}
+        statuses.update(self._connection.execute(statement, {"document": document}).fetchall())
+        return statuses
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
 class Finisher:
     """A thread that writes finishes durably, and wakes the requests that wait for the tasks.
 
     Threads that run attempts never wait for the disk: they queue their finishes and go on.
     """
 
-    def __init__(self, settings: Settings, outage: OutageLog | None = None) -> None:
+    def __init__(self, settings: Settings, outage: OutageLog | None = None, writer: FinishWriter | None = None) -> None:
         self._settings = settings
         self._outage = outage or OutageLog("database")
+        self._writer = writer or FinishWriter(settings)
         self._waiting: queue.SimpleQueue[Finish | None] = queue.SimpleQueue()
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._redis = redis.Redis.from_url(settings.broker_url, socket_timeout=0.5, socket_connect_timeout=0.5)
         self._silent_until = 0.0
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
@@ -107,7 +138,7 @@ class Finisher:
         while not closing:
             finishes, closing = self._gather()
             self._write_together(finishes)
-        self._disconnect()
+        self._writer.close()
 
     def _gather(self) -> tuple[list[Finish], bool]:
         """Wait for a finish, and return it with the others that are queued, and whether `close` was called."""
@@ -147,12 +178,12 @@ class Finisher:
         deadline = time.monotonic() + FINISH_RETRY_LEASES * self._settings.lease_seconds
         while True:
             try:
-                statuses = self._execute(finishes)
+                statuses = self._writer.write(finishes)
                 self._outage.end()
                 return statuses
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 self._outage.warn(error)
-                self._disconnect()
+                self._writer.close()
                 if time.monotonic() > deadline:
                     return {}
                 time.sleep(FINISH_RETRY_SECONDS)
@@ -162,21 +193,3 @@ class Finisher:
                     return {task_id: status for finish in finishes for task_id, status in self._write([finish]).items()}
                 log.error("finish_refused", task_id=str(finishes[0].task_id), error=type(error).__name__)
                 return {finishes[0].task_id: REFUSED}
-
-    def _execute(self, finishes: list[Finish]) -> dict[UUID, str | None]:
-        if self._connection is None or self._connection.closed:
-            self._connection = connect_hot(self._settings, "worker-finish")
-        statement = hot_tasks.FINISH
-        if not all(finish.succeeded for finish in finishes):
-            statement = hot_tasks.FINISH_ANY
-        elif any(finish.has_artifacts for finish in finishes):
-            statement = hot_tasks.FINISH_WITH_ARTIFACTS
-        document = (b"[" + b",".join(finish.document for finish in finishes) + b"]").decode()
-        statuses: dict[UUID, str | None] = {finish.task_id: None for finish in finishes}
-        statuses.update(self._connection.execute(statement, {"document": document}).fetchall())
-        return statuses
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None

@@ -1,6 +1,7 @@
-"""A worker process: a Celery worker with a pool of threads, around an engine that claims, renews and finishes together.
+"""A worker process: a Celery worker with a pool of threads, and around it the threads that claim, renew and finish.
 
-Threads suffice, because what burns processor time or touches untrusted bytes runs in a limited child.
+What happens to one task is in `executor.py`; here the parts are put together, started and stopped. Threads suffice, because
+what burns processor time or touches untrusted bytes runs in a limited child.
 """
 
 from __future__ import annotations
@@ -27,19 +28,17 @@ from shared.settings import Settings
 from shared.storage.open_store import open_object_store
 from workers.celery_app import make_celery_app
 from workers.engine.activity import Activity
-from workers.engine.attempt import Attempt, ClaimedTask
+from workers.engine.attempt import Attempt
 from workers.engine.attempt_context import WorkerParts
-from workers.engine.attempt_log import LOG_EVENTS, log_attempt
-from workers.engine.celery_consumer import CeleryExecutor, bind_consumer
+from workers.engine.celery_consumer import CeleryPool, bind_consumer
 from workers.engine.claiming import Claimer
 from workers.engine.consumer_watch import ConsumerWatch
-from workers.engine.executor import TaskRunner
+from workers.engine.executor import Executor
 from workers.engine.finishing import Finisher
 from workers.engine.handler_catalog import load_handlers
 from workers.engine.heartbeat import Heartbeat
 from workers.engine.progress_writer import ProgressWriter
 from workers.engine.scratch_folder import ScratchFolder
-from workers.outcomes import ClaimLost, Requeued
 from workers.sandbox.memory_dumps import forbid_memory_dumps
 
 log = structlog.get_logger()
@@ -48,6 +47,7 @@ LOOP_SILENT_SECONDS: Final = 10.0
 """A consumer whose loop has not run for so long hangs, or has no broker."""
 REQUEUE_SECONDS: Final = 2.0
 """How long running attempts may take to stop when they are requeued at a shutdown, before the process ends without them."""
+DRAIN_CHECK_SECONDS: Final = 0.05
 
 
 class WorkerProcess:
@@ -57,17 +57,40 @@ class WorkerProcess:
         self._settings = settings
         self._queues = queues
         self._concurrency = concurrency
-        self._attempts: dict[str, Attempt] = {}
+        self._name = f"{'-'.join(queues)}-{os.getpid()}-{secrets.token_hex(2)}@{socket.gethostname()}"
+        self._exit_code: int | None = None
+        """What the process exits with once it has drained; None when Celery itself ends it."""
+        self._draining = threading.Event()
+        self._scratch = ScratchFolder(settings)
+        self._app = make_celery_app(settings)
+        self._app.conf.broker_transport = "workers.engine.tolerant_transport:TolerantTransport"
+        self._activity = Activity()
         outage = OutageLog("database")
         self._finisher = Finisher(settings, outage)
-        self._name = f"{'-'.join(queues)}-{os.getpid()}-{secrets.token_hex(2)}@{socket.gethostname()}"
-        self._claimer = Claimer(settings, self._name, queues, concurrency, self._start, outage)
-        self._activity = Activity()
+        parts = WorkerParts(
+            settings,
+            make_engine(settings, "worker", pool_size=concurrency + 1),
+            open_object_store(settings.storage_url),
+            ProgressWriter(
+                lambda: connect_hot(settings, "worker-progress", durable=False), self._finisher.wake_waiters
+            ),
+        )
+        self._pool = CeleryPool(self._app, lambda task_id: self._executor.run(task_id))
+        self._executor = Executor(
+            parts,
+            load_handlers(),
+            self._pool,
+            self._finisher,
+            self._scratch.path,
+            activity=self._activity,
+            free_slot=lambda seconds: self._claimer.free_slot(seconds),
+        )
+        self._claimer = Claimer(settings, self._name, queues, concurrency, self._executor.start, outage)
         self._heartbeat = Heartbeat(
             settings,
-            lambda: list(self._attempts.values()),
+            self._executor.list_attempts,
             self._end_stuck,
-            self._on_waiting,
+            self._requeue_waiting,
             worker=self._name,
             queues=queues,
             slots=concurrency,
@@ -76,28 +99,10 @@ class WorkerProcess:
             outage=outage,
         )
         self._watch = ConsumerWatch(settings, queues, self, self._end_for_another)
-        self._worked_at = time.monotonic()
-        self._exit_code: int | None = None
-        """What the process exits with once it has drained; None when Celery itself brings it to its end."""
-        self._scratch = ScratchFolder(settings)
-        self._draining = threading.Event()
-        progress = ProgressWriter(
-            lambda: connect_hot(settings, "worker-progress", durable=False), self._finisher.wake_waiters
-        )
-        parts = WorkerParts(
-            settings,
-            make_engine(settings, "worker", pool_size=concurrency + 1),
-            open_object_store(settings.storage_url),
-            progress,
-        )
-        self._runner = TaskRunner(parts, load_handlers(), self._finisher.write_soon, self._scratch.path)
-        self._app = make_celery_app(settings)
-        self._app.conf.broker_transport = "workers.engine.tolerant_transport:TolerantTransport"
-        self._executor = CeleryExecutor(self._app, self._run_task)
-        self._app.conf.worker_consumer = bind_consumer(self._claimer, self._executor)
+        self._app.conf.worker_consumer = bind_consumer(self._claimer, self._pool)
 
     def run(self) -> None:
-        """Work until a signal: SIGTERM finishes short attempts and requeues the rest."""
+        """Work until a signal: SIGTERM finishes short attempts and requeues the others."""
         signals.worker_ready.connect(_notify_ready, weak=False)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         self._finisher.start()
@@ -120,51 +125,11 @@ class WorkerProcess:
         finally:
             self._watch.stop()
             self._claimer.stop()
-            self._requeue_all()
+            self._executor.requeue_all()
             self._heartbeat.stop()
             self._finisher.close()
             self._scratch.remove()
             log.info("worker_stopped")
-
-    def _start(self, task: ClaimedTask) -> None:
-        """Hand a claimed task to the pool. One that the pool does not take, because it stops, is requeued."""
-        attempt = Attempt(task)
-        if older := self._attempts.get(str(task.id)):
-            # It was stopped for longer than its lease, or its task would not have been claimed again.
-            older.stop(ClaimLost())
-        self._attempts[str(task.id)] = attempt
-        try:
-            self._executor.execute(attempt)
-        except Exception:
-            log.exception("attempt_not_started", task_id=str(task.id))
-            self._requeue_waiting([attempt])
-
-    def _run_task(self, task_id: str) -> None:
-        """Run the attempt of a task, unless it was requeued because it had waited for too long."""
-        if attempt := self._attempts.get(task_id):
-            self._run_attempt(attempt)
-
-    def _run_attempt(self, attempt: Attempt) -> None:
-        if not attempt.begin():
-            return
-        started = time.perf_counter()
-        self._activity.note_start(attempt.task)
-        try:
-            self._runner.run(attempt, lambda: self._forget(attempt))
-        except Exception:
-            # What is renewed no more is taken back; what were renewed for ever would never end.
-            log.exception("attempt_not_finished", task_id=str(attempt.task.id))
-            self._forget(attempt)
-        finally:
-            self._worked_at = time.monotonic()
-            self._activity.note_end(attempt.task)
-            self._claimer.free_slot(time.perf_counter() - started)
-
-    def _forget(self, attempt: Attempt) -> None:
-        """Renew the attempt's lease no more; another attempt at the same task may be held here by now."""
-        task_id = str(attempt.task.id)
-        if self._attempts.get(task_id) is attempt:
-            del self._attempts[task_id]
 
     def _on_shutting_down(self, **_: Any) -> None:
         if not self._draining.is_set():
@@ -172,76 +137,62 @@ class WorkerProcess:
             threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
     def _drain(self) -> None:
-        """Claim no more; hand back what has not begun, and, when the grace is over, what has; then end at all costs."""
+        """Claim nothing more, requeue what has not begun, and, when the grace is over, what has; then end the process."""
         self._watch.stop()
-        # Nothing that does not answer, a broker, a database or a handler, may keep the process for longer.
+        # A broker, a database or a handler that does not answer must not delay the end of the process any longer.
         self._exit_at_last(self._settings.shutdown_grace_seconds + REQUEUE_SECONDS + 1, self._exit_code or 0)
         self._claimer.stop()
-        self._requeue_waiting(list(self._attempts.values()))
-        deadline = time.monotonic() + self._settings.shutdown_grace_seconds
-        while self._attempts and time.monotonic() < deadline:
-            time.sleep(0.05)
-        for attempt in list(self._attempts.values()):
-            attempt.stop(Requeued())
-        deadline = time.monotonic() + REQUEUE_SECONDS
-        while self._attempts and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if self._attempts:
-            log.warning("stopped_with_stuck_threads", attempts=len(self._attempts))
-            self._requeue_all()
+        self._executor.requeue_waiting(self._executor.list_attempts())
+        self._wait_for_attempts(self._settings.shutdown_grace_seconds)
+        self._executor.stop_running()
+        self._wait_for_attempts(REQUEUE_SECONDS)
+        if left := len(self._executor.list_attempts()):
+            log.warning("stopped_with_stuck_threads", attempts=left)
+            self._executor.requeue_all()
         elif self._exit_code is None:
             return
         self._scratch.remove()
         os._exit(self._exit_code or 0)
 
-    def _requeue_all(self) -> None:
-        for attempt in list(self._attempts.values()):
-            if not attempt.ended:
-                self._requeue(attempt)
+    def _wait_for_attempts(self, seconds: float) -> None:
+        """Wait until no attempt is left, for so many seconds at most."""
+        deadline = time.monotonic() + seconds
+        while self._executor.list_attempts() and time.monotonic() < deadline:
+            time.sleep(DRAIN_CHECK_SECONDS)
+
+    def _exit_at_last(self, seconds: float, exit_code: int) -> None:
+        """End the process after so many seconds, if it still runs then."""
+
+        def end() -> None:
+            time.sleep(seconds)
+            log.warning("stopped_by_force", attempts=len(self._executor.list_attempts()))
+            self._scratch.remove()
+            os._exit(exit_code)
+
+        threading.Thread(target=end, name="exit", daemon=True).start()
+
+    # What the heartbeat and the watch find.
 
     def _requeue_waiting(self, attempts: list[Attempt]) -> None:
-        """Hand back attempts that have not begun: the relay rings for their tasks at once."""
-        for attempt in attempts:
-            if attempt.withdraw():
-                attempt.stop(Requeued())
-                # Before the task can be claimed again, or Flower would show this event as the last one.
-                self._executor.announce_requeue(attempt)
-                self._end_soon(attempt, attempt.finish_document("queued"))
-                self._claimer.free_slot(None)
-
-    def _on_waiting(self, attempts: list[Attempt]) -> None:
-        """Claim no more ahead for now, and hand back what has waited for a thread for long: another worker may be idle."""
+        """Claim nothing ahead for now, and requeue what has waited too long for a slot: another worker may be idle."""
         self._claimer.slow_down()
-        self._requeue_waiting(attempts)
-
-    def _requeue(self, attempt: Attempt) -> None:
-        attempt.stop(Requeued())
-        document = attempt.finish_document("queued")
-        if (status := self._finisher.write(document)) in LOG_EVENTS:
-            log_attempt(attempt, status, document)
-        attempt.ended = True
-        self._forget(attempt)
+        self._executor.requeue_waiting(attempts)
 
     def _end_stuck(self, attempt: Attempt) -> None:
-        """End an attempt whose thread does not come back, and this process with it, for the thread is lost."""
-        log.error("thread_stuck", task_id=str(attempt.task.id), kind=attempt.task.kind)
-        self._end_soon(attempt, self._runner.time_out(attempt))
+        """Finish an attempt whose thread does not stop, and end this process: the thread cannot be used again."""
+        self._executor.end_stuck(attempt)
         self._end_for_another()
 
-    def _end_soon(self, attempt: Attempt, document: dict[str, Any]) -> None:
-        """Queue an end to be written without waiting for it: the calling thread has leases to renew or tasks to claim."""
-        attempt.ended = True
-
-        def on_written(status: str | None) -> None:
-            self._forget(attempt)
-            if status in LOG_EVENTS:
-                log_attempt(attempt, status, document)
-
-        self._finisher.write_soon(document, on_written)
+    def _end_for_another(self) -> None:
+        """End this process as in a shutdown, so that its supervisor starts another in its place."""
+        self._exit_code = 1
+        signals.worker_shutting_down.send(sender=None, sig="lost", how="warm", exitcode=1)
 
     def _consumes(self) -> bool:
-        """Return whether the consumer's loop has turned lately."""
-        return time.monotonic() - self._executor.loop_ran_at < LOOP_SILENT_SECONDS
+        """Return whether the consumer's loop has run lately."""
+        return time.monotonic() - self._pool.loop_ran_at < LOOP_SILENT_SECONDS
+
+    # What the watch asks (`consumer_watch.Watched`).
 
     def wants_messages(self) -> bool:
         """Return whether messages are wanted; while the database is away, claims wait and they are not."""
@@ -249,31 +200,15 @@ class WorkerProcess:
 
     def is_running(self) -> bool:
         """Return whether an attempt runs. Those that wait for a slot do not count, since they may wait without end."""
-        return any(attempt.started for attempt in list(self._attempts.values()))
+        return any(attempt.started for attempt in self._executor.list_attempts())
 
     def last_message_at(self) -> float:
-        """When the broker gave a message last, by the monotonic clock."""
+        """Return when the last message arrived, by the monotonic clock."""
         return self._claimer.last_message_at
 
     def last_attempt_ended_at(self) -> float:
-        """When an attempt ended last, by the monotonic clock."""
-        return self._worked_at
-
-    def _end_for_another(self) -> None:
-        """End a process that is of no more use, as a shutdown does, so that another takes its place."""
-        self._exit_code = 1
-        signals.worker_shutting_down.send(sender=None, sig="lost", how="warm", exitcode=1)
-
-    def _exit_at_last(self, seconds: float, exit_code: int) -> None:
-        """End the process after so many seconds, if it is still there then."""
-
-        def end() -> None:
-            time.sleep(seconds)
-            log.warning("stopped_by_force", attempts=len(self._attempts))
-            self._scratch.remove()
-            os._exit(exit_code)
-
-        threading.Thread(target=end, name="exit", daemon=True).start()
+        """Return when the last attempt ended, by the monotonic clock."""
+        return self._executor.last_attempt_ended_at
 
 
 def _notify_ready(**_: object) -> None:
@@ -281,7 +216,7 @@ def _notify_ready(**_: object) -> None:
 
 
 def run_worker(settings: Settings, queues: list[str], concurrency: int | None) -> None:
-    """Run a worker for these queues until told to stop. Raises `ConfigurationError` for an unknown queue."""
+    """Run a worker for these queues until SIGTERM or SIGINT. Raises `ConfigurationError` for an unknown queue."""
     if unknown := set(queues) - set(QUEUES):
         raise ConfigurationError(f"unknown queues: {', '.join(sorted(unknown))}; there are {', '.join(QUEUES)}")
     # It holds the secrets of the settings and reads callers' files.

@@ -17,7 +17,7 @@ from tests.conftest import Eventually, Parts
 from tests.workers.conftest import Tasks
 from workers.celery_app import make_celery_app
 from workers.engine.attempt import Attempt, ClaimedTask
-from workers.engine.celery_consumer import CeleryExecutor
+from workers.engine.celery_consumer import CeleryPool
 from workers.outcomes import Requeued
 
 ENDS = {"task-succeeded", "task-failed", "task-retried", "task-revoked"}
@@ -137,33 +137,31 @@ def consumer() -> StubConsumer:
 
 
 @pytest.fixture
-def executor(consumer: StubConsumer) -> CeleryExecutor:
-    executor = CeleryExecutor(make_celery_app(Settings()), lambda task_id: None)
-    executor.attach(consumer)
-    return executor
+def pool(consumer: StubConsumer) -> CeleryPool:
+    pool = CeleryPool(make_celery_app(Settings()), lambda task_id: None)
+    pool.attach(consumer)
+    return pool
 
 
-def test_nothing_follows_the_event_that_an_attempt_was_requeued(
-    executor: CeleryExecutor, consumer: StubConsumer
-) -> None:
+def test_nothing_follows_the_event_that_an_attempt_was_requeued(pool: CeleryPool, consumer: StubConsumer) -> None:
     attempt = make_attempt()
 
-    executor.execute(attempt)
+    pool.execute(attempt)
     attempt.withdraw()
     attempt.stop(Requeued())
-    executor.announce_requeue(attempt)
+    pool.announce_requeue(attempt)
     consumer.pool.calls[0]["accept_callback"](1, time.monotonic())
 
     task_id = str(attempt.task.id)
     assert consumer.events == [("task-received", task_id), ("task-retried", task_id)]
 
 
-def test_there_are_no_events_of_canaries(executor: CeleryExecutor, consumer: StubConsumer) -> None:
+def test_there_are_no_events_of_canaries(pool: CeleryPool, consumer: StubConsumer) -> None:
     canary = make_attempt("platform.canary")
 
-    executor.execute(canary)
+    pool.execute(canary)
     consumer.pool.calls[0]["accept_callback"](1, time.monotonic())
-    executor.announce_requeue(canary)
+    pool.announce_requeue(canary)
 
     assert len(consumer.pool.calls) == 1
     assert consumer.events == []

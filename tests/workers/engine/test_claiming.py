@@ -20,12 +20,17 @@ ONE, OTHER = UUID(int=1), UUID(int=2)
 
 
 class Claims:
-    """A claimer, and the tasks that it started."""
+    """A claimer, and the tasks that it started. With `runs_for_seconds`, each of them ends at once, and reports that time."""
 
     def __init__(self, settings: Settings, slots: int, queues: list[str]) -> None:
         self.started: list[ClaimedTask] = []
-        self.claimer = Claimer(settings, "a worker", queues, slots, self.started.append)
-        self.claimer.start()
+        self.runs_for_seconds: float | None = None
+        self.claimer = Claimer(settings, "a worker", queues, slots, self._start)
+
+    def _start(self, task: ClaimedTask) -> None:
+        self.started.append(task)
+        if self.runs_for_seconds is not None:
+            self.claimer.free_slot(self.runs_for_seconds)
 
     def announce(self, tasks: int, queue: str = "files") -> None:
         self.claimer.announce(queue, tasks)
@@ -45,9 +50,12 @@ MakeClaims = Callable[..., Claims]
 def make_claims(settings: Settings) -> Iterator[MakeClaims]:
     made: list[Claims] = []
 
-    def make(slots: int, queues: list[str] | None = None) -> Claims:
-        made.append(Claims(settings, slots, queues or ["files"]))
-        return made[-1]
+    def make(slots: int, queues: list[str] | None = None, *, is_started: bool = True) -> Claims:
+        claims = Claims(settings, slots, queues or ["files"])
+        made.append(claims)
+        if is_started:
+            claims.claimer.start()
+        return claims
 
     yield make
     for claims in made:
@@ -136,13 +144,13 @@ def test_a_task_whose_message_was_lost_is_found_after_the_next_one(
 
 
 def test_the_queues_of_a_worker_share_its_slots(tasks: Tasks, make_claims: MakeClaims, eventually: Eventually) -> None:
-    claims = make_claims(4, ["files", "email"])
+    claims = make_claims(4, ["files", "email"], is_started=False)
     tasks.publish(tasks.submit(count=9))
     tasks.publish(tasks.submit(count=9, params={"queue": "email"}))
 
-    with claims.claimer._changed:
-        claims.announce(9, "files")
-        claims.announce(9, "email")
+    claims.announce(9, "files")
+    claims.announce(9, "email")
+    claims.claimer.start()
     eventually(lambda: claims.has_started(4))
 
     assert sorted(task.queue for task in claims.started) == ["email", "email", "files", "files"]
@@ -185,17 +193,20 @@ def test_fast_tasks_are_claimed_ahead_and_slow_ones_are_not(
     tasks: Tasks, make_claims: MakeClaims, eventually: Eventually
 ) -> None:
     claims = make_claims(2)
-    for _ in range(100):
-        claims.claimer._occupied += 1
-        claims.claimer.free_slot(0.001)
-    tasks.publish(tasks.submit(count=51))
+    claims.runs_for_seconds = 0.001
+    tasks.publish(tasks.submit(count=100))
+    claims.announce(100)
+    eventually(lambda: claims.has_started(100))
+    claims.runs_for_seconds = None
+    tasks.publish(tasks.submit(count=100))
 
     claims.announce(50)
-    eventually(lambda: claims.has_started(50))
+    eventually(lambda: len(claims.started) >= 150)
     claims.claimer.slow_down()
-    claims.announce(1)
+    started = len(claims.started)
+    claims.announce(10)
 
-    assert stays_true(lambda: claims.has_started(50), 0.2)
+    assert stays_true(lambda: claims.has_started(started), 0.2)
 
 
 def test_a_database_that_goes_away_delays_a_claim(

@@ -1,11 +1,11 @@
-"""The status, error, artifacts and folder of an attempt after each way in which it can end."""
+"""The status, error, artifacts and folder of an attempt after each way in which it can end, and its leases."""
 
 from __future__ import annotations
 
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from shared.contracts.kind import RetryPolicy
 from shared.contracts.platform.ping import PingParams, PingResult
 from shared.errors import StorageFull
 from shared.queries.relay import SWEEP
-from tests.conftest import PATIENCE_SECONDS, wait_until_true
+from shared.settings import Settings
+from tests.conftest import PATIENCE_SECONDS, Eventually, wait_until_true
 from tests.workers.conftest import Bench, MakeDue, Tasks
 from workers.engine import heartbeat as heartbeat_module
 from workers.engine.attempt import Attempt
-from workers.engine.finishing import Finish
+from workers.engine.finishing import Finish, Finisher
 from workers.handler_context import HandlerContext
 from workers.outcomes import Cancelled, ClaimLost, Failed, Requeued
 
@@ -269,7 +270,7 @@ def test_an_attempt_whose_claim_is_lost_writes_nothing_and_its_artifact_is_delet
     assert (row.status, row.result, row.attempt) == ("succeeded", {"echo": "fresh"}, 2)
     assert tasks.history(task_id) == ["queued", "running", "retrying", "queued", "running", "succeeded"]
     (file,) = tasks.connection.execute("SELECT storage_key FROM files").fetchall()
-    assert _objects(bench) == [file.storage_key]
+    wait_until_true(lambda: _objects(bench) == [file.storage_key])
 
 
 def _sweep(tasks: Tasks) -> None:
@@ -298,19 +299,15 @@ def test_a_stale_attempt_cannot_report_progress_or_write_in_a_fenced_transaction
     assert tasks.status(task_id) == "retrying"
 
 
-def test_artifacts_are_kept_when_the_reply_to_the_finish_is_lost(
-    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    execute, calls = bench.finisher._execute, []
+def test_artifacts_are_kept_when_the_reply_to_the_finish_is_lost(tasks: Tasks, bench: Bench) -> None:
+    writes: list[int] = []
 
-    def lose_the_answer(finishes: list[Finish]) -> dict[UUID, str | None]:
-        answer = execute(finishes)
-        calls.append(answer)
-        if len(calls) == 1:
-            raise psycopg.OperationalError("the answer was lost")
-        return answer
+    def lose_the_first_reply(finishes: Sequence[Finish]) -> None:
+        writes.append(len(finishes))
+        if len(writes) == 1:
+            raise psycopg.OperationalError("the reply was lost")
 
-    monkeypatch.setattr(bench.finisher, "_execute", lose_the_answer)
+    bench.writer.after = lose_the_first_reply
 
     def handle(params: PingParams, context: HandlerContext) -> PingResult:
         _make_artifact(context)
@@ -320,7 +317,7 @@ def test_artifacts_are_kept_when_the_reply_to_the_finish_is_lost(
     task_id = tasks.submit_one()
     bench.do(task_id)
 
-    assert len(calls) == 2
+    assert len(writes) == 2
     assert tasks.status(task_id) == "succeeded"
     assert len(_objects(bench)) == 1
 
@@ -429,7 +426,6 @@ def test_a_heartbeat_stops_an_attempt_whose_claim_is_lost(tasks: Tasks, bench: B
 
 def test_a_claimed_task_that_waits_too_long_for_a_thread_is_reported(tasks: Tasks, bench: Bench) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
-    bench.attempts[str(attempt.task.id)] = attempt
     bench.heartbeat.start()
 
     waiting = wait_until_true(lambda: bench.waiting)
@@ -470,7 +466,6 @@ def test_heartbeats_go_on_after_an_error_and_after_a_lost_connection(
 
     bench.on_waiting = fail
     (attempt,) = bench.claim(tasks.submit_one())
-    bench.attempts[str(attempt.task.id)] = attempt
     bench.heartbeat.start()
     assert failed.wait(PATIENCE_SECONDS)
     _wait_for_a_renewal(tasks, attempt.task.id)
@@ -501,3 +496,23 @@ def test_a_lost_claim_takes_precedence_over_a_cancel_and_a_requeue(tasks: Tasks,
 
     with pytest.raises(ClaimLost):
         attempt.check()
+
+
+def test_waiting_attempts_are_requeued_without_waiting_for_the_database(
+    tasks: Tasks, bench: Bench, settings: Settings, eventually: Eventually
+) -> None:
+    # The finisher has not started, as when the database does not answer. The heartbeat must go on renewing other leases.
+    finisher = Finisher(settings)
+    executor = bench.make_executor(finisher)
+    (attempt,) = bench.claim(tasks.submit_one(), executor=executor)
+
+    requeue = threading.Thread(target=executor.requeue_waiting, args=([attempt],), daemon=True)
+    requeue.start()
+    requeue.join(timeout=10)
+
+    assert not requeue.is_alive()
+    assert executor.list_attempts() == [attempt]
+    finisher.start()
+    eventually(lambda: not executor.list_attempts())
+    assert tasks.status(attempt.task.id) == "queued"
+    finisher.close()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import queue
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,33 +14,29 @@ import pytest
 
 from shared.queries.tasks import CANCEL
 from shared.settings import Settings
-from tests.workers.conftest import Bench, Tasks
+from tests.workers.conftest import Bench, HookedWriter, Tasks
 from workers.engine import finishing
 from workers.engine.attempt import Attempt
 from workers.engine.finishing import REFUSED, UNKNOWN, Finish, Finisher
 
 
-def _ending(attempt: Attempt, **fields: object) -> dict[str, Any]:
+def _success(attempt: Attempt, **fields: object) -> dict[str, Any]:
     return dict(attempt.finish_document("succeeded", **{"result": {}, **fields}))
 
 
-def test_finishes_that_gather_during_a_write_are_written_together(
-    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finishes_that_gather_during_a_write_are_written_together(tasks: Tasks, bench: Bench) -> None:
     attempts = bench.claim(*tasks.submit(count=20))
     first_is_in, go_on, sizes = threading.Event(), threading.Event(), []
-    execute = bench.finisher._execute
 
-    def slowly(finishes: list[Finish]) -> dict[UUID, str | None]:
+    def wait(finishes: Sequence[Finish]) -> None:
         sizes.append(len(finishes))
         first_is_in.set()
         assert go_on.wait(20)
-        return execute(finishes)
 
-    monkeypatch.setattr(bench.finisher, "_execute", slowly)
+    bench.writer.before = wait
     states: list[str | None] = []
     for attempt in attempts:
-        bench.finisher.write_soon(_ending(attempt), states.append)
+        bench.finisher.write_soon(_success(attempt), states.append)
         assert first_is_in.wait(20)
     go_on.set()
     bench.finisher.close()
@@ -60,7 +56,7 @@ def test_a_finish_that_the_database_refuses_does_not_affect_the_others(
     for attempt in attempts:
         result = {"echo": bad if attempt.task.id == ids[1] else "good"}
         finisher.write_soon(
-            _ending(attempt, result=result), lambda state, key=attempt.task.id: states.update({key: state})
+            _success(attempt, result=result), lambda state, key=attempt.task.id: states.update({key: state})
         )
     # The finisher starts only now, so that the three are written together.
     finisher.start()
@@ -90,9 +86,9 @@ def test_a_finish_that_is_not_json_raises_and_does_not_affect_the_others(tasks: 
     bad, good = bench.claim(*ids)
 
     with pytest.raises(TypeError):
-        bench.finisher.write(_ending(bad, result={"echo": {1, 2}}))
+        bench.finisher.write(_success(bad, result={"echo": {1, 2}}))
 
-    assert bench.finisher.write(_ending(good)) == "succeeded"
+    assert bench.finisher.write(_success(good)) == "succeeded"
     assert tasks.status(bad.task.id) == "running"
 
 
@@ -102,32 +98,28 @@ def test_a_callback_that_raises_does_not_affect_other_finishes(tasks: Tasks, ben
     def fail(_: str | None) -> None:
         raise RuntimeError("the callback fails")
 
-    bench.finisher.write_soon(_ending(first), fail)
+    bench.finisher.write_soon(_success(first), fail)
 
-    assert bench.finisher.write(_ending(second)) == "succeeded"
+    assert bench.finisher.write(_success(second)) == "succeeded"
     assert tasks.status(first.task.id) == "succeeded"
 
 
-def test_an_unexpected_error_makes_one_finish_unknown_and_the_next_is_written(
-    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_makes_one_finish_unknown_and_the_next_is_written(tasks: Tasks, bench: Bench) -> None:
     first, second = bench.claim(*tasks.submit(count=2))
 
-    def fail(finishes: list[Finish]) -> dict[UUID, str | None]:
+    def fail(finishes: Sequence[Finish]) -> None:
+        bench.writer.before = lambda finishes: None
         raise RuntimeError("an unexpected error")
 
-    with monkeypatch.context() as broken:
-        broken.setattr(bench.finisher, "_execute", fail)
-        written: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        bench.finisher.write_soon(_ending(first), written.put)
-        assert written.get(timeout=20) == UNKNOWN
+    bench.writer.before = fail
 
-    assert bench.finisher.write(_ending(second)) == "succeeded"
+    assert bench.finisher.write(_success(first)) == UNKNOWN
+    assert bench.finisher.write(_success(second)) == "succeeded"
 
 
 def test_a_lost_claim_writes_nothing(tasks: Tasks, bench: Bench) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
-    stale = {**_ending(attempt), "claim": attempt.task.claim + 1}
+    stale = {**_success(attempt), "claim": attempt.task.claim + 1}
 
     assert bench.finisher.write(stale) is None
     assert tasks.status(attempt.task.id) == "running"
@@ -135,13 +127,13 @@ def test_a_lost_claim_writes_nothing(tasks: Tasks, bench: Bench) -> None:
 
 def test_a_closed_connection_is_opened_again(tasks: Tasks, bench: Bench) -> None:
     first, second = bench.claim(*tasks.submit(count=2))
-    assert bench.finisher.write(_ending(first)) == "succeeded"
+    assert bench.finisher.write(_success(first)) == "succeeded"
 
     tasks.connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'taskmill-worker-finish'"
     )
 
-    assert bench.finisher.write(_ending(second)) == "succeeded"
+    assert bench.finisher.write(_success(second)) == "succeeded"
 
 
 def test_a_long_outage_of_the_database_makes_a_finish_unknown(
@@ -162,40 +154,33 @@ def test_a_long_outage_of_the_database_makes_a_finish_unknown(
 
 
 def test_a_finish_is_written_after_an_outage_longer_than_a_lease(
-    tasks: Tasks, bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    tasks: Tasks, bench: Bench, settings: Settings
 ) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
-    finisher = Finisher(settings.model_copy(update={"lease_seconds": 1}))
-    execute, back_at = finisher._execute, time.monotonic() + 1.5
+    writer, back_at = HookedWriter(settings), time.monotonic() + 1.5
+    finisher = Finisher(settings.model_copy(update={"lease_seconds": 1}), writer=writer)
 
-    def be_away(finishes: list[Finish]) -> dict[UUID, str | None]:
+    def be_away(finishes: Sequence[Finish]) -> None:
         if time.monotonic() < back_at:
             raise psycopg.OperationalError("the database is away")
-        return execute(finishes)
 
-    monkeypatch.setattr(finisher, "_execute", be_away)
+    writer.before = be_away
     finisher.start()
 
-    assert finisher.write(_ending(attempt)) == "succeeded"
+    assert finisher.write(_success(attempt)) == "succeeded"
     finisher.close()
 
 
-def test_a_finish_whose_reply_was_lost_is_not_written_twice(
-    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finish_whose_reply_was_lost_is_not_written_twice(tasks: Tasks, bench: Bench) -> None:
     (attempt,) = bench.claim(tasks.submit_one())
-    execute, calls = bench.finisher._execute, []
 
-    def lose_the_answer(finishes: list[Finish]) -> dict[UUID, str | None]:
-        answer = execute(finishes)
-        calls.append(answer)
-        if len(calls) == 1:
-            raise psycopg.OperationalError("the reply was lost")
-        return answer
+    def lose_the_reply(finishes: Sequence[Finish]) -> None:
+        bench.writer.after = lambda finishes: None
+        raise psycopg.OperationalError("the reply was lost")
 
-    monkeypatch.setattr(bench.finisher, "_execute", lose_the_answer)
+    bench.writer.after = lose_the_reply
 
-    assert bench.finisher.write(_ending(attempt)) is None
+    assert bench.finisher.write(_success(attempt)) is None
     assert tasks.history(attempt.task.id) == ["queued", "running", "succeeded"]
 
 
@@ -211,7 +196,7 @@ def test_a_broker_that_does_not_answer_delays_finishes_only_once(
 
         started = time.monotonic()
         for attempt in attempts:
-            assert finisher.write(_ending(attempt)) == "succeeded"
+            assert finisher.write(_success(attempt)) == "succeeded"
         took = time.monotonic() - started
         finisher.close()
 

@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -28,10 +27,9 @@ from shared.errors import ConfigurationError
 from shared.settings import Settings
 from tests.conftest import PATIENCE_SECONDS, Eventually, Parts, stays_true
 from tests.forked_parts import Part
-from tests.workers.conftest import Bench, Tasks
+from tests.workers.conftest import Tasks
 from workers.celery_app import make_celery_app
 from workers.engine.scratch_folder import ScratchFolder
-from workers.engine.worker_process import WorkerProcess
 from workers.relay.doorbell import Doorbell
 
 GRACE_SECONDS = 2
@@ -646,23 +644,3 @@ def test_a_scratch_folder_that_belongs_to_someone_else_is_not_used(
 
     with pytest.raises(ConfigurationError, match="TASKMILL_SCRATCH_DIR"):
         ScratchFolder(settings.model_copy(update={"scratch_dir": None}))
-
-
-def test_tasks_that_wait_too_long_are_requeued_while_other_leases_are_renewed(
-    settings: Settings, tasks: Tasks, bench: Bench, eventually: Eventually
-) -> None:
-    (attempt,) = bench.claim(tasks.submit_one())
-    process = WorkerProcess(settings, ["files"], 1)
-    process._attempts[str(attempt.task.id)] = attempt
-    # The finisher is not there yet, as when the database does not take what it writes.
-    heartbeat = threading.Thread(target=process._on_waiting, args=([attempt],), daemon=True)
-    heartbeat.start()
-    heartbeat.join(timeout=10)
-
-    assert not heartbeat.is_alive()
-    assert process._attempts
-    process._finisher.start()
-    eventually(lambda: not process._attempts)
-    assert tasks.status(attempt.task.id) == "queued"
-    process._finisher.close()
-    process._scratch.remove()
