@@ -18,7 +18,7 @@ import pyvips
 from shared.contracts.files._image_formats import IMAGE_FORMATS, MOST_PIXELS
 from workers.handlers.files._errors import image_too_large, unreadable_image, unsupported_image
 from workers.handlers.files._gif import Frame, read_first_frame
-from workers.handlers.files._tiff import YCBCR, TiffTags, read_tags
+from workers.handlers.files._tiff import YCBCR, TiffTags, map_with_orientation, read_tags
 from workers.outcomes import Failed
 
 _MEMORY_ERROR = re.compile(r"out of memory|allocat|malloc", re.IGNORECASE)
@@ -29,6 +29,8 @@ _UNSUPPORTED_ERROR = re.compile(
     re.IGNORECASE,
 )
 """What the libraries report for a whole file of a kind that they cannot read."""
+_UPRIGHT = 1
+"""The orientation of a picture that is stored as it is shown."""
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError)
 
 
@@ -199,9 +201,12 @@ def open_pixels(header: Header, **options: Any) -> Any:
     if header.tiff is not None and header.tiff.is_lab_of_bytes:
         return _open_lab_pixels(header)
     # "error" passes over the small faults that cameras leave, and finds what is cut short or broken.
-    image = pyvips.Operation.call(
-        IMAGE_FORMATS[header.media_type].loader, header.path, access="sequential", fail_on="error", **options
-    )
+    options = {**options, "access": "sequential", "fail_on": "error"}
+    if header.tiff is not None and not header.tiff.has_valid_orientation:
+        # An orientation that does not exist is an error for libtiff; other readers ignore it.
+        image = pyvips.Operation.call("tiffload_buffer", map_with_orientation(header.path, _UPRIGHT), **options)
+    else:
+        image = pyvips.Operation.call(IMAGE_FORMATS[header.media_type].loader, header.path, **options)
     if header.frame is not None and not image.hasalpha():
         return image.bandjoin(_draw_coverage(header.frame, image.width, image.height))
     return image[:3] if _has_made_up_alpha(header.tiff) else image

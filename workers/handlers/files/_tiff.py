@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = (
-    256,
-    257,
-    258,
-    259,
-    262,
-    277,
-    284,
-    339,
-)
+_WIDTH, _HEIGHT = 256, 257
+_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 258, 259, 262, 274
+_SAMPLES, _PLANAR, _SAMPLE_FORMAT = 277, 284, 339
+"""Numbers of tags (TIFF 6.0, appendix A)."""
 MIN_IS_WHITE, YCBCR, CIE_LAB, ICC_LAB = 0, 6, 8, 9
 """Values of PhotometricInterpretation (TIFF 6.0; ICC_LAB from the TIFF Technical Notes of Adobe)."""
 _SEPARATE_PLANES = 2
@@ -51,6 +46,8 @@ class TiffTags(NamedTuple):
     samples: int
     compression: int
     has_separate_planes: bool
+    has_valid_orientation: bool = True
+    """Whether the orientation is absent or one of the eight that there are."""
 
     @property
     def is_lab_of_bytes(self) -> bool:
@@ -97,6 +94,41 @@ def read_tags(path: str) -> TiffTags | None:
             return None
 
 
+def map_with_orientation(path: str, orientation: int) -> mmap.mmap:
+    """Return the content of a TIFF with another orientation in its first directory. The file stays as it is.
+
+    Raises `struct.error` or `ValueError` for a directory that `read_tags` cannot read.
+    """
+    with Path(path).open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    order = "<" if content[:2] == b"II" else ">"
+    (version,) = struct.unpack_from(f"{order}H", content, 2)
+    layout = _BIG_DIRECTORY if version == _BIG_TIFF else _DIRECTORY
+    (directory_at,) = struct.unpack_from(order + layout.offset_format, content, layout.offset_at)
+    (count,) = struct.unpack_from(order + layout.count_format, content, directory_at)
+    first_at = directory_at + struct.calcsize(order + layout.count_format)
+    for entry_at in range(first_at, first_at + count * layout.entry_bytes, layout.entry_bytes):
+        (tag,) = struct.unpack_from(f"{order}H", content, entry_at)
+        if tag == _ORIENTATION:
+            struct.pack_into(f"{order}H", content, entry_at + layout.value_at, orientation)
+    return content
+
+
+class _DirectoryLayout(NamedTuple):
+    """Where a directory stands and how its entries are laid out: struct formats, and positions in bytes."""
+
+    offset_at: int
+    offset_format: str
+    count_format: str
+    entry_bytes: int
+    value_at: int
+
+
+_BIG_TIFF = 43
+_DIRECTORY = _DirectoryLayout(offset_at=4, offset_format="I", count_format="H", entry_bytes=12, value_at=8)
+_BIG_DIRECTORY = _DirectoryLayout(offset_at=8, offset_format="Q", count_format="Q", entry_bytes=20, value_at=12)
+
+
 def _name_tags(tags: Any) -> TiffTags:
     samples = int(tags.get(_SAMPLES, 1))
     bits = tuple(int(each) for each in _tuple(tags.get(_BITS, 1)))
@@ -111,6 +143,7 @@ def _name_tags(tags: Any) -> TiffTags:
         samples=samples,
         compression=int(tags.get(_COMPRESSION, 1)),
         has_separate_planes=tags.get(_PLANAR, 1) == _SEPARATE_PLANES,
+        has_valid_orientation=tags.get(_ORIENTATION, 1) in range(1, 9),
     )
 
 

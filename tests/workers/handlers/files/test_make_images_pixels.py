@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -253,6 +254,41 @@ def test_a_tiff_of_ycbcr_has_no_alpha(convert: Convert, inspect: Callable[[bytes
 
     assert inspect(content)["has_alpha"] is False
     assert convert(content).mode == "RGB"
+
+
+def tiff_with_orientation(orientation: int) -> bytes:
+    """Return a TIFF with a value that Pillow does not write; the pixels are the same each time."""
+    pixels = random.Random(1).randbytes(64 * 48)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.frombytes("L", (64, 48), pixels).save(stream, "TIFF", exif=exif, compression="tiff_lzw")
+    entry = struct.pack("<HHI", 0x0112, 3, 1)
+    content = stream.getvalue()
+    assert content.count(entry) == 1
+    return content.replace(entry + struct.pack("<I", 6), entry + struct.pack("<I", orientation))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65_535])
+def test_an_orientation_that_does_not_exist_is_ignored(
+    convert: Convert, inspect: Callable[[bytes], dict[str, Any]], orientation: int
+) -> None:
+    content = tiff_with_orientation(orientation)
+
+    assert inspect(content)["orientation"] == 1
+    assert convert(content).tobytes() == convert(tiff_with_orientation(1)).tobytes()
+
+
+def test_damaged_pixels_are_found_beside_an_orientation_that_does_not_exist(
+    inspect: Callable[[bytes], dict[str, Any]],
+) -> None:
+    content = tiff_with_orientation(0)
+    middle = len(content) // 2
+
+    with pytest.raises(Failed) as caught:
+        inspect(content[:middle] + b"\xff" * 500 + content[middle + 500 :])
+
+    assert caught.value.type == "/problems/unreadable-image"
 
 
 def png(colour: float | Colour, *chunks: bytes, mode: str = "RGB", **options: object) -> bytes:
