@@ -62,7 +62,7 @@ class Frame:
             await self._app(scope, receive, send)
             return
         started_at = time.perf_counter()
-        request_id, hosts, encoding, has_body = _read_headers(scope["headers"])
+        request_id, hosts, encoding, transfer_codings, has_body = _read_headers(scope["headers"])
         if request_id is None or not SANE_REQUEST_ID(request_id):
             request_id = str(new_id())
         scope.setdefault("state", {})["request_id"] = request_id
@@ -91,6 +91,8 @@ class Frame:
 
         try:
             self._require_host(hosts)
+            if transfer_codings is not None:
+                _require_chunked_alone(transfer_codings)
             if has_body and encoding is not None:
                 _require_identity(encoding)
             if method == "OPTIONS":
@@ -173,11 +175,12 @@ def allowed_methods(routes: Sequence[AllowedMethods], path: str) -> list[str]:
     return sorted(methods | {"OPTIONS"}) if methods else []
 
 
-def _read_headers(headers: RawHeaders) -> tuple[str | None, list[bytes], bytes | None, bool]:
-    """Return the request id, every `Host`, the content codings if there are any, and whether there is a body."""
+def _read_headers(headers: RawHeaders) -> tuple[str | None, list[bytes], bytes | None, bytes | None, bool]:
+    """Return the request id, every `Host`, the content and transfer codings if any, and whether there is a body."""
     request_id: str | None = None
     hosts: list[bytes] = []
     encoding: bytes | None = None
+    transfer_codings: bytes | None = None
     has_body = False
     for name, value in headers:
         if name == b"host":
@@ -186,9 +189,18 @@ def _read_headers(headers: RawHeaders) -> tuple[str | None, list[bytes], bytes |
             request_id = value.decode("latin-1")
         elif name == b"content-encoding":
             encoding = value if encoding is None else encoding + b"," + value
-        elif name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0") != b""):
+        elif name == b"transfer-encoding":
+            transfer_codings = value if transfer_codings is None else transfer_codings + b"," + value
             has_body = True
-    return request_id, hosts, encoding, has_body
+        elif name == b"content-length" and value.strip(b"0") != b"":
+            has_body = True
+    return request_id, hosts, encoding, transfer_codings, has_body
+
+
+def _require_chunked_alone(codings: bytes) -> None:
+    """Raise a problem for a transfer coding other than `chunked`, which the server cannot decode (RFC 9112, section 6.1)."""
+    if {coding.strip().lower() for coding in codings.split(b",")} - {b"", b"chunked"}:
+        raise Problem("not-implemented", headers={"Connection": "close"})
 
 
 def _require_identity(encoding: bytes) -> None:

@@ -118,6 +118,11 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
         "The server failed because of a bug. The operator can find the cause in the log by the id of the request. "
         "Repeating the request is safe with an `Idempotency-Key`.",
     ),
+    "not-implemented": ProblemType(
+        501,
+        "Not implemented",
+        "The body has a `Transfer-Encoding` other than `chunked`, which the server cannot decode. Send it without compression.",
+    ),
     "unavailable": ProblemType(
         503,
         "Unavailable",

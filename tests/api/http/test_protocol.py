@@ -457,6 +457,36 @@ def test_a_connection_is_used_again_after_a_body_that_no_route_read(connect: Cal
     assert connection.read_answer()[0] == 200
 
 
+# Transfer codings
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: x-other , CHUNKED\r\n",
+    ],
+)
+def test_a_transfer_coding_beside_chunked_is_not_implemented(connect: Callable[[], Connection], fields: bytes) -> None:
+    connection = connect()
+    connection.send(b"POST /tasks HTTP/1.1\r\nHost: x\r\n%b\r\n2\r\n{}\r\n0\r\n\r\n" % fields)
+
+    status, _, answer = connection.read_answer()
+
+    assert (status, json.loads(answer)["type"]) == (501, "/problems/not-implemented")
+    assert connection.is_closed_within()
+
+
+@pytest.mark.parametrize("fields", [b"Transfer-Encoding: gzip\r\n", b"Transfer-Encoding: chunked, gzip\r\n"])
+def test_a_body_whose_end_cannot_be_found_is_a_bad_request(connect: Callable[[], Connection], fields: bytes) -> None:
+    connection = connect()
+    connection.send(b"POST /tasks HTTP/1.1\r\nHost: x\r\n%b\r\n2\r\n{}\r\n0\r\n\r\n" % fields)
+
+    assert connection.read_answer()[0] == 400
+    assert connection.is_closed_within()
+
+
 # Bytes that are not HTTP
 
 
