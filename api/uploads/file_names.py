@@ -12,6 +12,7 @@ from email.message import Message
 from itertools import groupby
 from typing import Final
 
+ESCAPED_BY_BROWSERS: Final = re.compile(b"%(22|0D|0A)")
 ENCODED_WORD: Final = re.compile(r"=\?([A-Za-z0-9!#$%&'+^_`{}~-]+)(?:\*[A-Za-z0-9-]*)?\?([BbQq])\?([!->@-~]*)\?=")
 """RFC 2047, section 2, with the language of RFC 2231, section 5."""
 ENCODED_WORDS: Final = re.compile(rf"\s*{ENCODED_WORD.pattern}(?:\s+{ENCODED_WORD.pattern})*\s*")
@@ -22,13 +23,18 @@ def read_file_name(disposition: str, options: Mapping[bytes, bytes]) -> str | No
 
     `disposition` is the header as Latin-1, and `options` are its plain parameters. `filename*` takes precedence over
     `filename` (RFC 6266, section 4.3): RFC 7578, section 4.2, forbids it in forms, but clients send it, some of them alone.
-    A `filename` that consists of encoded words (RFC 2047), which some clients send in its place, is decoded.
+    In `filename`, browsers write `%22`, `%0D` and `%0A` for a quotation mark and line ends, and escape nothing else (HTML,
+    4.10.22.8, Multipart form data). One that consists of encoded words (RFC 2047), which some clients send, is decoded.
     """
     extended, continued = _read_extended_names(disposition) if "*" in disposition else (None, None)
     if extended is not None:
         return extended
     plain = options.get(b"filename", continued)
-    return None if plain is None else decode_words(decode_text(plain))
+    return None if plain is None else decode_words(decode_text(ESCAPED_BY_BROWSERS.sub(_unescape, plain)))
+
+
+def _unescape(escape: re.Match[bytes]) -> bytes:
+    return bytes([int(escape[1], 16)])
 
 
 def decode_text(value: bytes) -> str:

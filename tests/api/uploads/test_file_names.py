@@ -15,6 +15,11 @@ from api.uploads.file_names import read_file_name
         ("filename=plain.txt", "plain.txt"),
         ('filename="naïve.txt"', "naïve.txt"),
         ('filename="say \\"hi\\".txt"', 'say "hi".txt'),
+        # Browsers and curl escape these three characters, in capital letters, and nothing else.
+        ('filename="say %22hi%22.txt"', 'say "hi".txt'),
+        ('filename="two%0D%0Alines.txt"', "two\r\nlines.txt"),
+        ('filename="100%25 of %2541 %0d.txt"', "100%25 of %2541 %0d.txt"),
+        ("filename=a%22b.txt; filename*=utf-8''c%22d.txt", 'c"d.txt'),
         # RFC 6266, section 4.3: the extended form takes precedence, in any position.
         ("filename=\"=?utf-8?B?5paw5bu6LnR4dA==?=\"; filename*=utf-8''%E6%96%B0%E5%BB%BA.txt", "新建.txt"),
         ("filename*=UTF-8'en'na%C3%AFve.txt; filename=naive.txt", "naïve.txt"),
