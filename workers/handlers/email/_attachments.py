@@ -11,6 +11,7 @@ from shared.contracts.email._header_fields import MAX_LINE_BYTES
 from shared.contracts.email._media_types import BadMediaType, MediaType, parse_media_type
 from workers.formats.encodings import NotText, find_encoding
 from workers.handler_context import InputFile
+from workers.handlers.email._header_lines import write_disposition_field
 from workers.outcomes import Failed
 
 UNKNOWN_TYPE = MediaType("application", "octet-stream")
@@ -43,11 +44,9 @@ def write_attachment(attached: AttachedFile) -> bytes:
         maintype=media_type.maintype,
         subtype=media_type.subtype,
         params=dict(media_type.parameters),
-        disposition="attachment",
-        filename=attached.name,
     )
     del part["MIME-Version"]
-    return part.as_bytes()
+    return write_disposition_field(attached.name) + part.as_bytes()
 
 
 def _write_message(attached: AttachedFile, media_type: MediaType) -> bytes:
@@ -63,9 +62,8 @@ def _write_message(attached: AttachedFile, media_type: MediaType) -> bytes:
     part = EmailMessage(policy=policy.SMTP)
     part["Content-Type"] = str(media_type)
     part["Content-Transfer-Encoding"] = "7bit" if content.isascii() else "8bit"
-    part.add_header("Content-Disposition", "attachment", filename=attached.name)
     part.set_payload("")
-    return part.as_bytes() + content
+    return write_disposition_field(attached.name) + part.as_bytes() + content
 
 
 def _choose_media_type(attached: AttachedFile) -> MediaType:

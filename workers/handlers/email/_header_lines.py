@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator
+from urllib.parse import quote
 
 from shared.contracts.email._header_fields import split_words
 from shared.contracts.email._mailboxes import Mailbox, quote_display_name
 
-_PREFERRED_LINE_BYTES = 78
+_PREFERRED_LINE_BYTES = 76
+"""The limit of a line with an encoded word (RFC 2047 section 2); other lines should have at most 78."""
 _LONGEST_WORD_BYTES = 900
 _ENCODED_WORD_BYTES = 45
 """60 characters of base64, so that a word with its `=?utf-8?b?…?=` stays within 75 (RFC 2047 section 2)."""
+_AROUND_ENCODED_WORD = len("=?utf-8?b??=")
+_LONGEST_CHARACTER_BYTES = 4
 
 
 def write_literal_field(name: str, value: str) -> bytes:
@@ -39,7 +43,7 @@ def write_text_field(name: str, value: str, *, smtputf8: bool = False) -> bytes:
     is_literal = (value.isascii() or smtputf8) and "=?" not in value
     if is_literal and all(len(word.encode()) <= _LONGEST_WORD_BYTES for word in words):
         return _fold(name, _start_with_one_space(words))
-    return _fold(name, [f" {word}" for word in _encode_words(value)])
+    return _fold(name, [f" {word}" for word in _encode_words(value, used_bytes=len(name) + len(": "))])
 
 
 def write_mailboxes_field(name: str, mailboxes: Iterable[Mailbox], *, smtputf8: bool = False) -> bytes:
@@ -52,31 +56,49 @@ def write_mailboxes_field(name: str, mailboxes: Iterable[Mailbox], *, smtputf8: 
         if words:
             words[-1] += ","
         if mailbox.display_name:
-            words += [f" {word}" for word in _write_phrase(mailbox.display_name, smtputf8)]
+            # Only the first word of a field stands in a line that is begun and cannot be broken.
+            used_bytes = 0 if words else len(name) + len(": ")
+            words += [f" {word}" for word in _write_phrase(mailbox.display_name, used_bytes, smtputf8)]
             words.append(f" <{mailbox.wire_address}>")
         else:
             words.append(f" {mailbox.wire_address}")
     return _fold(name, words)
 
 
+def write_disposition_field(file_name: str) -> bytes:
+    """Return the field `Content-Disposition` of an attachment, whose name readers show exactly as given.
+
+    A name beyond ASCII is written as RFC 2231 says. So is one that looks like an encoded word, which most readers would
+    decode although RFC 2047 section 5 forbids it there. Long names are not split: few readers join the parts.
+    """
+    if file_name.isascii() and file_name.isprintable() and "=?" not in file_name:
+        quoted = file_name.replace("\\", "\\\\").replace('"', '\\"')
+        return _fold("Content-Disposition", [" attachment;", f' filename="{quoted}"'])
+    return _fold("Content-Disposition", [" attachment;", f" filename*=utf-8''{quote(file_name, safe='')}"])
+
+
 def _start_with_one_space(words: list[str]) -> list[str]:
     return [f" {words[0].lstrip()}", *words[1:]] if words else []
 
 
-def _write_phrase(display_name: str, smtputf8: bool) -> list[str]:
+def _write_phrase(display_name: str, used_bytes: int, smtputf8: bool) -> list[str]:
     if "=?" in display_name or not (display_name.isascii() or smtputf8):
-        return list(_encode_words(display_name))
+        return list(_encode_words(display_name, used_bytes=used_bytes))
     return [quote_display_name(display_name)]
 
 
-def _encode_words(text: str) -> Iterator[str]:
-    """Yield encoded words, each of which can be decoded alone: no character is split (RFC 2047 section 5)."""
-    piece = b""
+def _encode_words(text: str, *, used_bytes: int) -> Iterator[str]:
+    """Yield encoded words, each of which can be decoded alone: no character is split (RFC 2047 section 5).
+
+    The first of them fits in a line that already has `used_bytes`, as far as one can fit there at all.
+    """
+    room = (_PREFERRED_LINE_BYTES - used_bytes - _AROUND_ENCODED_WORD) // 4 * 3
+    piece, most_bytes = b"", max(_LONGEST_CHARACTER_BYTES, min(_ENCODED_WORD_BYTES, room))
     for character in text:
         encoded = character.encode()
-        if len(piece) + len(encoded) > _ENCODED_WORD_BYTES:
+        if len(piece) + len(encoded) > most_bytes:
             yield _encode_word(piece)
-            piece = b""
+            piece, most_bytes = b"", _ENCODED_WORD_BYTES
         piece += encoded
     if piece:
         yield _encode_word(piece)

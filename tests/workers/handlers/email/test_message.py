@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.header import decode_header, make_header
 from email.message import EmailMessage
+from email.policy import Policy
 from email.utils import getaddresses
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -281,6 +282,39 @@ def test_the_name_of_an_attachment_arrives_unchanged(attach: AttachFile, name: s
 
     assert part.get_payload(decode=True) == BINARY
     assert (part.get_filename() or "").strip() == name.strip()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "=?utf-8?q?x?=.txt",
+        "=?utf-8?B?5paw5bu6LnR4dA==?=",
+        "=?us-ascii?Q?a?= b.txt",
+        "x=?utf-8?q?a?=",
+        "=?",
+        "x" * 140 + ".txt",
+        "ü" * 120 + ".txt",
+        'a"b\\c;d=e%22.txt',
+    ],
+)
+@pytest.mark.parametrize("parser", [policy.default, policy.compat32], ids=["default", "compat32"])
+def test_a_name_that_looks_encoded_arrives_as_it_is(attach: AttachFile, name: str, parser: Policy[Any]) -> None:
+    content = compose([attach(name=name)]).content
+
+    (part,) = [part for part in message_from_bytes(content, policy=parser).walk() if part.get_filename()]
+
+    assert part.get_filename() == name
+    assert all(len(line) <= 998 for line in content.split(b"\r\n"))
+
+
+@pytest.mark.parametrize("name", ["Subject", "X", "X-A-Rather-Long-Name-Of-A-Field", "X-" + "A" * 48])
+@pytest.mark.parametrize("text", ["ü" * 200, "plain and ünusual " * 12, "東京" * 40, "😀" * 30, "a" * 60 + "ü"])
+def test_a_line_with_an_encoded_word_has_at_most_76_characters(name: str, text: str) -> None:
+    lines = write_text_field(name, text.strip())
+    addressed = write_mailboxes_field(name, [Mailbox(text.strip(), "a", "example.com", "example.com")] * 3)
+
+    assert max(map(len, [*lines.split(b"\r\n"), *addressed.split(b"\r\n")])) <= 76
+    assert parse(lines + b"\r\n")[name] == text.strip()
 
 
 @settings(deadline=None)
