@@ -31,6 +31,7 @@ from api.routes import (
     schedules,
     tasks,
     workers,
+    workflows,
 )
 from api.services import Services
 from shared.log_setup import set_up_logs
@@ -43,6 +44,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     reports.router,
     emails.router,
     batches.router,
+    workflows.router,
     schedules.router,
     kinds.router,
     queues.router,

@@ -24,6 +24,8 @@ from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.parsing import unknown_fields
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submissions import Submissions
+from api.workflows.workflow_actions import WorkflowActions
+from api.workflows.workflow_reader import WorkflowReader
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 
@@ -98,6 +100,16 @@ def get_waiting(request: Request) -> WaitingReader:
     return _services(request).waiting
 
 
+def get_workflows(request: Request) -> WorkflowReader:
+    """Return the reader of workflows."""
+    return _services(request).workflows
+
+
+def get_workflow_actions(request: Request) -> WorkflowActions:
+    """Return the object that stores, cancels and deletes workflows."""
+    return _services(request).workflow_actions
+
+
 def get_idempotency_keys(request: Request) -> IdempotencyKeys:
     """Return the object that finds and reserves idempotency keys."""
     return _services(request).idempotency_keys
@@ -165,6 +177,8 @@ SubmissionsDependency = Annotated[Submissions, Depends(get_submissions)]
 QueueBoundsDependency = Annotated[QueueBounds, Depends(get_queue_bounds)]
 QueuesDependency = Annotated[QueueReader, Depends(get_queues)]
 WaitingDependency = Annotated[WaitingReader, Depends(get_waiting)]
+WorkflowsDependency = Annotated[WorkflowReader, Depends(get_workflows)]
+WorkflowActionsDependency = Annotated[WorkflowActions, Depends(get_workflow_actions)]
 IdempotencyKeysDependency = Annotated[IdempotencyKeys, Depends(get_idempotency_keys)]
 TaskReaderCaller = Annotated[Caller, caller_with("tasks:read")]
 TaskWriterCaller = Annotated[Caller, caller_with("tasks:write")]

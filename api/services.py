@@ -25,6 +25,8 @@ from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submission_batcher import SubmissionBatcher
 from api.submitting.submissions import Submissions
+from api.workflows.workflow_actions import WorkflowActions
+from api.workflows.workflow_reader import WorkflowReader
 from shared.database.connections import (
     BoundedConnection,
     hot_connection_arguments,
@@ -64,6 +66,17 @@ class Services:
             batcher=self._batcher,
             queue_bounds=self.queue_bounds,
             keys=self.idempotency_keys,
+        )
+        self.workflows = WorkflowReader(self.reads)
+        self.workflow_actions = WorkflowActions(
+            engine=self.engine,
+            pool=self._pool,
+            reader=self.workflows,
+            submissions=self.submissions,
+            queue_bounds=self.queue_bounds,
+            keys=self.idempotency_keys,
+            waiters=self.waiters,
+            store=self.store,
         )
         self.hot_paths = HotPaths(
             authenticator=self.authenticator,

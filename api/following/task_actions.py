@@ -8,10 +8,11 @@ from typing import NamedTuple
 from uuid import UUID
 
 import orjson
+import psycopg
 from psycopg.errors import CheckViolation
 from pydantic import ValidationError
 from sqlalchemy import Executable
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from api.auth.authentication import Caller
@@ -27,6 +28,7 @@ from shared.queries import tasks as queries
 from shared.queries.batches import lock_batch
 from shared.queries.emails import mark_unknown_as_retriable
 from shared.queries.files import lock_input_files
+from shared.queries.workflows import erase_workflows, find_kept, find_unstarted_step, list_workflow_ids
 from shared.storage.object_store import ObjectStore
 from shared.tasks.states import RETRIABLE, TaskStatus
 
@@ -73,7 +75,9 @@ class TaskActions:
             kind = find_kind(task.kind)
             if task.status not in RETRIABLE or kind is None:
                 raise Problem("task-not-retriable", f"The task is {task.status}, so it cannot be retried.")
-            await _require_inputs(task.connection, task_id, kind)
+            is_unstarted_step = (await task.connection.execute(find_unstarted_step(task_id))).first() is not None
+            if not is_unstarted_step:
+                await _require_inputs(task.connection, task_id, kind)
             await task.connection.execute(mark_unknown_as_retriable(task_id))
             parameters = {"id": task_id, "kind_attempts": kind.max_attempts}
             try:
@@ -83,21 +87,31 @@ class TaskActions:
                     message = "The task was retried so often that no attempts can be added. Submit it again."
                     raise Problem("task-not-retriable", message) from None
                 raise
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) == queries.NOT_RETRIABLE:
+                    raise Problem("task-not-retriable", _message(error)) from None
+                raise
         await self._waiters.wake_everywhere([task_id])
 
     async def delete(self, task_id: UUID, caller: Caller) -> None:
-        """Erase a done task, its payload and its artifacts. Raises `forbidden`, `task-not-done` or `file-in-use`."""
+        """Erase a done task, its payload and its artifacts.
+
+        Raises `forbidden`, `task-not-done`, `workflow-not-done` or `file-in-use`.
+        """
         async with self._lock(task_id, caller) as task:
             caller.require_may_change(task.organization_id)
             if not task.status.done:
                 message = f"The task is {task.status}. Cancel it and wait until it is done, then delete it."
                 raise Problem("task-not-done", message)
+            if (await task.connection.execute(find_kept(task_id))).first() is not None:
+                raise Problem("workflow-not-done", "The task is a step of a workflow that is not done.")
             artifacts = (await task.connection.execute(purging.lock_artifacts([task_id]))).all()
             in_use = await task.connection.execute(purging.list_tasks_with_artifacts_in_use([task_id]))
             if in_use.first() is not None:
                 raise Problem("file-in-use", "A task that is not done yet reads an artifact of this task.")
             statement: Executable
-            for statement in purging.erase_tasks([task_id]):
+            workflow_ids = list((await task.connection.execute(list_workflow_ids([task_id]))).scalars())
+            for statement in (*purging.erase_tasks([task_id]), *erase_workflows(workflow_ids)):
                 await task.connection.execute(statement)
         if artifacts:
             # The rows are deleted. An object that cannot be deleted now is an orphan, which is deleted later.
@@ -113,6 +127,12 @@ class TaskActions:
             if row is None:
                 raise Problem("gone")
             yield _LockedTask(connection, TaskStatus(row.status), row.kind, row.organization_id)
+
+
+def _message(error: DBAPIError) -> str:
+    """Return the message of an error that a function of the database raised."""
+    assert isinstance(error.orig, psycopg.Error)
+    return error.orig.diag.message_primary or ""
 
 
 async def _require_inputs(connection: AsyncConnection, task_id: UUID, kind: AnyKind) -> None:

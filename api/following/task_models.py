@@ -90,6 +90,8 @@ class Task(AnswerModel):
     tags: list[str]
     metadata: dict[str, str]
     batch_id: UUID | None
+    workflow_id: Annotated[UUID | None, Field(description="The workflow that the task is a step of, if it is one.")]
+    workflow_step: Annotated[str | None, Field(description="The name of that step.")]
     created_at: Moment
     run_at: Moment | None
     started_at: Moment | None

@@ -60,6 +60,8 @@ class TaskRow(NamedTuple):
     purge_at: datetime | None
     version: int
     organization_id: UUID
+    workflow_id: UUID | None = None
+    workflow_step: str | None = None
     origin: TaskOrigin | None = None
     """Not a column: `TaskReader` adds it for operators and admins."""
 
@@ -103,6 +105,8 @@ def task_json(row: TaskRow) -> bytes:
         "tags": row.tags,
         "metadata": orjson.Fragment(row.metadata),
         "batch_id": row.batch_id,
+        "workflow_id": row.workflow_id,
+        "workflow_step": row.workflow_step,
         "created_at": timestamp(row.created_at),
         "run_at": timestamp(row.run_at),
         "started_at": timestamp(row.started_at),

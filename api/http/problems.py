@@ -57,6 +57,12 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
     "task-not-retriable": ProblemType(
         409, "Task cannot be retried", "Only a failed, cancelled or expired task can be retried."
     ),
+    "workflow-done": ProblemType(
+        409, "Workflow done", "The workflow is done, so it cannot be cancelled any more. A failed step can be retried."
+    ),
+    "workflow-not-done": ProblemType(
+        409, "Workflow not done", "The workflow is not done. Cancel it, or wait until it is done, then delete it."
+    ),
     "input-gone": ProblemType(
         409, "Input gone", "A file that the task reads was deleted. Upload it again, and submit a new task."
     ),

@@ -14,6 +14,7 @@ from api.http.problems import ProblemDocument
 from api.openapi.operations import TEXT
 from api.openapi.submission_schemas import COMPONENT, Schema, submission_components
 from api.scheduling.schedule_parsing import schedule_components
+from api.workflows.workflow_schemas import workflow_components
 
 OPEN_PATHS: Final = ("/health", "/problems", "/openapi.json", "/docs")
 
@@ -23,6 +24,10 @@ TAGS: Final = [
     {"name": "reports", "description": "Request a report: one SQL query over uploaded tables."},
     {"name": "emails", "description": "Send an email to several recipients, with attachments."},
     {"name": "batches", "description": "Follow and cancel tasks that were submitted together."},
+    {
+        "name": "workflows",
+        "description": "Submit tasks that are steps: each starts when the steps before it have ended, and may read what they made.",
+    },
     {
         "name": "schedules",
         "description": "Submit tasks at set times: by a cron rule in a time zone, or at an interval.",
@@ -50,7 +55,7 @@ _HEADERS: Final[dict[str, dict[str, Any]]] = {
     },
     "Retry-After": {"description": "How many seconds to wait before the next request.", **_WHOLE_NUMBER},
     "Location": {
-        "description": "The path of the task, batch or schedule.",
+        "description": "The path of the task, batch, workflow or schedule.",
         "schema": {"type": "string", "format": "uri-reference"},
     },
     "ETag": {"description": "The version of the answer, for `If-None-Match` and `If-Match`.", "schema": TEXT},
@@ -87,7 +92,7 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     answers: dict[str, Schema] = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         answers.pop(unused, None)
-    bodies = {**submission_components(), **schedule_components()}
+    bodies = {**submission_components(), **schedule_components(), **workflow_components()}
     for body in bodies.values():
         _describe_defaults(body)
     components["schemas"] = _join(answers, {**bodies, **_problem_components()})

@@ -160,6 +160,7 @@ class ListQuery(StrictQuery):
     queue: Literal[QUEUES] | None = None  # type: ignore[valid-type]
     tag: Annotated[str | None, Field(max_length=64)] = None
     batch_id: UUID | None = None
+    workflow_id: UUID | None = None
     owner: Annotated[UUID | None, Field(description="The id of the caller who submitted the task.")] = None
     created_after: Annotated[Timestamp | None, Field(description="Tasks created at this moment or later.")] = None
     created_before: Annotated[
@@ -209,6 +210,7 @@ async def list_tasks(
         queue=query.queue,
         tag=query.tag,
         batch_id=query.batch_id,
+        workflow_id=query.workflow_id,
         owner_id=query.owner,
         created_after=query.created_after,
         created_before=query.created_before,
@@ -292,7 +294,7 @@ async def retry_task(
     status_code=204,
     summary="Delete a done task",
     response_description="The task, its params, its result and its artifacts are deleted.",
-    responses=problem_responses(*ANY_CALLER, "not-found", "gone", "task-not-done", "file-in-use"),
+    responses=problem_responses(*ANY_CALLER, "not-found", "gone", "task-not-done", "workflow-not-done", "file-in-use"),
 )
 @limited("submit")
 async def delete_task(

@@ -8,6 +8,7 @@ defines the model of the params, the model of the result, and one `KIND`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
@@ -73,6 +74,34 @@ def _list_files_in(value: object, mark: FileReference | None, pointer: str) -> I
     elif isinstance(value, (list, tuple)):
         for position, item in enumerate(value):
             yield from _list_files_in(item, mark, f"{pointer}/{position}")
+
+
+def list_referred_files_in_json(model: type[BaseModel], value: object, pointer: str = "") -> Iterator[ReferredFile]:
+    """Yield each file that params refer to, from their JSON values, some of which may be missing or have another type."""
+    if not isinstance(value, dict):
+        return
+    for name, mark in _fields_with_files(model):
+        yield from _list_files_in_json(model.model_fields[name].annotation, mark, value.get(name), f"{pointer}/{name}")
+
+
+def _list_files_in_json(
+    annotation: Any, mark: FileReference | None, value: object, pointer: str
+) -> Iterator[ReferredFile]:
+    if isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _list_files_in_json(annotation, mark, item, f"{pointer}/{position}")
+    elif isinstance(value, dict):
+        for model in _models_inside(annotation):
+            yield from list_referred_files_in_json(model, value, pointer)
+    elif isinstance(value, str) and mark is not None:
+        with suppress(ValueError):
+            yield ReferredFile(pointer, UUID(value), mark)
+
+
+def _models_inside(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_inside(inner)]
 
 
 @cache

@@ -110,7 +110,7 @@ _SHOWN_COLUMNS: Final = """
         WHERE artifact.task_id = task.id AND artifact.role = 'artifact')::text
     END,
     task.tags, task.metadata::text, task.batch_id, task.created_at, task.run_at, task.started_at, task.finished_at,
-    task.cancel_requested_at, task.purge_at, task.version, task.organization_id"""
+    task.cancel_requested_at, task.purge_at, task.version, task.organization_id, task.workflow_id, task.workflow_step"""
 
 _VISIBLE: Final = """
     unnest(%(ids)s::uuid[], %(organizations)s::uuid[]) AS asked (id, organization_id)

@@ -11,6 +11,7 @@ from sqlalchemy import Executable, Select, delete, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.queries.submissions import IDEMPOTENCY_KEY_HOURS
+from shared.queries.workflows import is_kept_by_workflow
 from shared.tables.batches import batch_follow_ups
 from shared.tables.emails import email_intents, email_receipts
 from shared.tables.files import files
@@ -28,7 +29,10 @@ from shared.tables.turns import caller_turns
 
 
 def list_purgeable(limit: int) -> Select[Any]:
-    """List done tasks that are due to be purged and whose artifacts no live task reads; lock them, and skip locked ones."""
+    """List done tasks that are due to be purged, and lock them, passing over locked ones.
+
+    A task whose artifacts a live task reads is left out, and so is one whose workflow is not finished.
+    """
     readers = tasks.alias()
     has_reader = (
         select(files.c.id)
@@ -39,7 +43,7 @@ def list_purgeable(limit: int) -> Select[Any]:
     )
     return (
         select(tasks.c.id)
-        .where(tasks.c.purge_at <= func.now(), ~has_reader)
+        .where(tasks.c.purge_at <= func.now(), ~has_reader, ~is_kept_by_workflow())
         .order_by(tasks.c.purge_at)
         .limit(limit)
         .with_for_update(of=tasks, skip_locked=True)

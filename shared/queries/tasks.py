@@ -19,6 +19,7 @@ from shared.queries.batches import is_batch_of
 from shared.queries.files import TOMBSTONE_DAYS
 from shared.queries.hot_tasks import CANCELLED_ERROR, DUE_CHANNEL, NAME_THE_CLAIM
 from shared.queries.unknown_deliveries import final_error
+from shared.queries.workflows import is_workflow_of
 from shared.tables.callers import api_keys, callers
 from shared.tables.tasks import (
     task_events,
@@ -58,6 +59,9 @@ event AS (
 )
 SELECT id FROM ended"""
 """Cancel tasks that are not running, and request the cancellation of running ones. Returns the ids of changed tasks."""
+
+NOT_RETRIABLE: Final = "TM002"
+"""The SQLSTATE of the error with which `RETRY` refuses a step of a workflow that cannot start yet. The message says why."""
 
 RETRY: Final = f"""
 WITH queued AS (
@@ -141,6 +145,7 @@ def list_page(
     queue: str | None = None,
     tag: str | None = None,
     batch_id: UUID | None = None,
+    workflow_id: UUID | None = None,
     owner_id: UUID | None = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,
@@ -168,6 +173,11 @@ def list_page(
         if organization_id is not None:
             # Without this, a large batch of another organization would be read in vain.
             statement = statement.where(is_batch_of(batch_id, organization_id))
+    if workflow_id is not None:
+        statement = statement.where(tasks.c.workflow_id == workflow_id)
+        if organization_id is not None:
+            # As with a batch.
+            statement = statement.where(is_workflow_of(workflow_id, organization_id))
     if owner_id is not None:
         # The organization leads to an index; there is none on owners.
         organization = select(callers.c.organization_id).where(callers.c.id == owner_id).scalar_subquery()

@@ -31,7 +31,8 @@ _STATUS_CHANGES: Final = """
         SELECT task_id, seq, data->>'status' AS after,
             lag(data->>'status') OVER (PARTITION BY task_id ORDER BY seq) AS before,
             coalesce((data->>'retried')::boolean, false) AS retried,
-            coalesce((data->>'cancel_requested')::boolean, false) AS cancel_requested
+            coalesce((data->>'cancel_requested')::boolean, false) AS cancel_requested,
+            EXISTS (SELECT FROM tasks AS step WHERE step.id = task_events.task_id AND step.workflow_id IS NOT NULL) AS was_step
         FROM task_events WHERE task_id >= %(floor)s AND type = 'status'"""
 """Each status event of a task, with the status before it."""
 _INTENTS_WITHOUT_RECEIPT: Final = """
@@ -83,6 +84,8 @@ FROM ({_STATUS_CHANGES}) AS change
 WHERE CASE
     WHEN before IS NULL THEN after IS NULL OR after NOT IN ({_quote(FIRST_STATES)})
     WHEN before = 'running' AND after = 'running' THEN NOT cancel_requested
+    -- A step of a workflow that has waited for others, and now waits for its time.
+    WHEN before = 'scheduled' AND after = 'scheduled' THEN NOT was_step
     ELSE after IS NULL OR before || '>' || after NOT IN ({_MOVES}) OR retried <> (before IN ({_DONE})) END""",
     ),
     Check(
@@ -203,9 +206,64 @@ FROM idempotency_keys AS key
 WHERE key.subject_id >= %(floor)s
     AND NOT EXISTS (SELECT FROM tasks AS task WHERE task.id = key.subject_id)
     AND NOT EXISTS (SELECT FROM tasks AS task WHERE task.batch_id = key.subject_id)
+    AND NOT EXISTS (SELECT FROM workflows AS workflow WHERE workflow.id = key.subject_id)
     -- A batch has no tombstone of its own, so any task of the owner that was purged since may have been one of the batch.
     AND NOT EXISTS (SELECT FROM tombstones AS tombstone WHERE tombstone.owner_id = key.owner_id
         AND tombstone.subject = 'task' AND tombstone.purged_at >= key.created_at)""",
+    ),
+    Check(
+        "workflows",
+        "A step of a workflow starts when the steps before it have ended, and its workflow is finished when all steps are.",
+        """
+SELECT step.workflow_id AS subject, CASE
+    WHEN step.status = 'waiting' AND step.is_ready THEN format('the steps before %%s have ended, and it still waits', step.name)
+    WHEN step.status = 'waiting' THEN format('the step %%s waits, and its task is %%s', step.name,
+        coalesce(step.task_status, 'missing'))
+    ELSE format('the step %%s is %%s, and its task is %%s', step.name, step.status, coalesce(step.task_status, 'missing'))
+    END AS detail
+FROM (
+    SELECT one.*, task.status AS task_status, NOT EXISTS (
+        SELECT FROM workflow_steps AS earlier WHERE earlier.workflow_id = one.workflow_id AND earlier.name = ANY (one.after)
+            AND earlier.status IN ('waiting', 'running')) AS is_ready,
+        CASE WHEN one.for_each IS NULL THEN task.finished_at IS NULL ELSE EXISTS (SELECT FROM tasks AS each
+            WHERE each.workflow_id = one.workflow_id AND each.workflow_step = one.name AND each.finished_at IS NULL)
+            END AS is_live,
+        workflow.finished_at IS NOT NULL AND task.id IS NULL AS may_be_erased
+    FROM workflow_steps AS one JOIN workflows AS workflow ON workflow.id = one.workflow_id
+    LEFT JOIN tasks AS task ON task.id = one.task_id
+    WHERE one.workflow_id >= %(floor)s) AS step
+WHERE NOT step.may_be_erased AND CASE step.status
+    WHEN 'waiting' THEN step.is_ready OR step.for_each IS NULL AND step.task_status IS DISTINCT FROM 'scheduled'
+    WHEN 'running' THEN NOT step.is_live
+    ELSE step.is_live OR step.for_each IS NULL AND step.task_status IS DISTINCT FROM step.status END
+UNION ALL
+SELECT step.workflow_id, format('the step %%s runs, and a step before it has not ended', step.name)
+FROM workflow_steps AS step JOIN tasks AS task ON task.id = step.task_id
+WHERE step.workflow_id >= %(floor)s AND step.started_at IS NULL AND task.status IN ('queued', 'running', 'retrying')
+UNION ALL
+SELECT workflow.id, format('it is %%s, and %%s of its steps have not ended', workflow.status, steps.live)
+FROM workflows AS workflow CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE step.status IN ('waiting', 'running')) AS live
+    FROM workflow_steps AS step WHERE step.workflow_id = workflow.id) AS steps
+WHERE workflow.id >= %(floor)s AND (steps.live = 0) <> (workflow.finished_at IS NOT NULL)
+UNION ALL
+SELECT task.id, 'its workflow is missing' FROM tasks AS task
+WHERE task.id >= %(floor)s AND task.workflow_id IS NOT NULL
+    AND NOT EXISTS (SELECT FROM workflows AS workflow WHERE workflow.id = task.workflow_id)""",
+    ),
+    Check(
+        "batches",
+        "What a batch submits when its last task has ended is submitted then.",
+        """
+SELECT batch.batch_id AS subject, CASE WHEN batch.task_id IS NULL THEN 'all its tasks have ended, and on_finished is not submitted'
+    ELSE 'the task of its on_finished is missing' END AS detail
+FROM batch_follow_ups AS batch
+WHERE batch.batch_id >= %(floor)s AND CASE WHEN batch.task_id IS NULL
+    THEN EXISTS (SELECT FROM tasks AS task WHERE task.batch_id = batch.batch_id)
+        AND NOT EXISTS (SELECT FROM tasks AS task WHERE task.batch_id = batch.batch_id AND task.finished_at IS NULL)
+    ELSE NOT EXISTS (SELECT FROM tasks AS task WHERE task.id = batch.task_id)
+        AND NOT EXISTS (SELECT FROM tombstones AS tombstone WHERE tombstone.id = batch.task_id)
+        AND EXISTS (SELECT FROM tasks AS task WHERE task.batch_id = batch.batch_id) END""",
     ),
     Check(
         "tombstones",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.tables import batches, callers, emails, files, queues, schedules, tasks, turns
+from shared.tables import batches, callers, emails, files, queues, schedules, tasks, turns, workflows
 
 EVERY_TABLE = (
     callers.organizations,
@@ -17,6 +17,8 @@ EVERY_TABLE = (
     tasks.unique_tasks,
     tasks.tombstones,
     batches.batch_follow_ups,
+    workflows.workflows,
+    workflows.workflow_steps,
     emails.email_intents,
     emails.email_receipts,
     schedules.schedules,

@@ -66,6 +66,9 @@ tasks = Table(
     Column("batch_id", Uuid),
     Column("parent_id", Uuid),
     Column("schedule_id", Uuid),
+    Column("workflow_id", Uuid),
+    # The name of the step of that workflow that the task is, or is one of.
+    Column("workflow_step", Text),
     Column("traceparent", Text),
     Column("request_id", Text),
     Column("tags", ARRAY(Text), nullable=False, server_default="{}"),
@@ -83,7 +86,10 @@ tasks = Table(
     CheckConstraint(f"(status IN ({_values(DONE)})) = (finished_at IS NOT NULL)", name="finished_iff_done"),
     CheckConstraint(f"(status IN ({_values(DONE)})) = (purge_at IS NOT NULL)", name="purged_only_when_done"),
     CheckConstraint("(status = 'retrying') = (next_attempt_at IS NOT NULL)", name="next_attempt_iff_retrying"),
-    CheckConstraint("status <> 'scheduled' OR run_at IS NOT NULL", name="scheduled_for_a_time"),
+    # A step of a workflow that waits for the steps before it has no time.
+    CheckConstraint(
+        "status <> 'scheduled' OR run_at IS NOT NULL OR workflow_id IS NOT NULL", name="scheduled_for_a_time"
+    ),
     CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
     CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt_within_max"),
     CheckConstraint("max_attempts BETWEEN 1 AND 1000", name="max_attempts"),
@@ -118,6 +124,7 @@ tasks = Table(
     Index("ix_tasks_purge", "purge_at", postgresql_where=text("purge_at IS NOT NULL")),
     Index("ix_tasks_organization", "organization_id", text("id DESC")),
     Index("ix_tasks_batch", "batch_id", "id", postgresql_where=text("batch_id IS NOT NULL")),
+    Index("ix_tasks_workflow", "workflow_id", "id", postgresql_where=text("workflow_id IS NOT NULL")),
     Index("ix_tasks_tags", "tags", postgresql_using="gin", postgresql_where=text("tags <> '{}'")),
     # Room in each page lets an update that changes no indexed column stay there (a heap-only tuple).
     postgresql_with={"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.02"},
@@ -193,6 +200,6 @@ tombstones = Table(
     Column("organization_id", Uuid, nullable=False),
     Column("owner_id", Uuid, nullable=False),
     Column("purged_at", moment, nullable=False, server_default=func.now()),
-    CheckConstraint("subject IN ('task', 'file')", name="known_subject"),
+    CheckConstraint("subject IN ('task', 'file', 'workflow')", name="known_subject"),
     Index("ix_tombstones_purged_at", "purged_at"),
 )

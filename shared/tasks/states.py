@@ -9,7 +9,13 @@
                         ▼                 ▼       └────┬─────┘
                        cancelled, expired ◄────────────┘
 
-A retry by a caller moves a failed, cancelled or expired task to queued. The database enforces the same rules: CHECK
+A retry by a caller moves a failed, cancelled or expired task to queued.
+
+A step of a workflow that waits for the steps before it is scheduled without a time. It is queued when they have ended, fails
+if a value that its params refer to does not exist, and is cancelled if one before it did not succeed. A retry of that one
+moves it from cancelled back to scheduled.
+
+The database enforces the same rules: CHECK
 constraints for the columns that belong to a state, and a trigger for the moves (`migrations/`).
 """
 
@@ -55,6 +61,8 @@ MOVES: Final[frozenset[tuple[TaskStatus, TaskStatus]]] = frozenset(
         (S.RUNNING, S.QUEUED),
         *((before, after) for before in (S.SCHEDULED, S.QUEUED, S.RETRYING) for after in (S.CANCELLED, S.EXPIRED)),
         *((before, S.QUEUED) for before in RETRIABLE),
+        (S.SCHEDULED, S.FAILED),
+        (S.CANCELLED, S.SCHEDULED),
     }
 )
 FIRST_STATES: Final = frozenset({S.SCHEDULED, S.QUEUED})

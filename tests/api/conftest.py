@@ -16,6 +16,7 @@ import pytest
 
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
+from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.queries.relay import PROMOTE
 from shared.settings import Settings
@@ -144,6 +145,23 @@ class HandWorker:
         """Claim a task and finish it as succeeded."""
         assert self.claim(task_id)
         assert self.end(task_id, "succeeded", result={"echo": None}) == "succeeded"
+
+    def finish_with_artifacts(self, task_id: str, names: list[str]) -> None:
+        """Claim a task and finish it as succeeded, with artifacts whose objects do not exist."""
+        assert self.claim(task_id)
+        artifacts = [
+            {"file_id": str(new_id()), "name": name, "media_type": "text/plain", "size": 1, "sha256": "00" * 32}
+            | {"storage_key": secrets.token_hex(16), "position": position}
+            for position, name in enumerate(names)
+        ]
+        row = {
+            "id": task_id,
+            "claim": self._claims[task_id],
+            "status": "succeeded",
+            "result": {},
+            "artifacts": artifacts,
+        }
+        assert self.connection.execute(hot_tasks.FINISH_WITH_ARTIFACTS, {"document": json.dumps([row])}).fetchone()
 
     def fail(self, task_id: str) -> None:
         """Claim a task and finish it as failed."""

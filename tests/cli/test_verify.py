@@ -24,14 +24,17 @@ from shared.identifiers import new_id
 from shared.queries import emails, hot_tasks
 from shared.queries import schedules as schedule_queries
 from shared.queries import tasks as queries
+from shared.queries.batches import INSERT_FOLLOW_UP
 from shared.queries.purging import erase_tasks
 from shared.queries.relay import EXPIRE
+from shared.queries.workflows import INSERT_WORKFLOW
 from shared.settings import Settings
 from shared.storage.object_store import new_object_key
 from shared.storage.open_store import open_object_store
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import NewTask, make_task, submission_document
 from shared.verification import Report, find_broken_rows, verify
+from shared.workflows.submission import NewWorkflow, StepPlan
 from tests.claims import claim_tasks
 from tests.conftest import Api, Eventually, Parts, new_database
 
@@ -130,8 +133,22 @@ class Rows:
         for position in range(2):
             keyed = {"idempotency_key": "batch", "fingerprint": "00"} if position == 0 else {}
             self.submit(f"batch {position}", batch_id=batch_id, **keyed)
+        task = make_task("platform.ping", list_kinds()["platform.ping"], b"{}", "files", TaskOptions(), OWNER, OWNER)
+        follow_up = {"batch_id": batch_id, "submissions": submission_document([task])}
+        self.hot.execute(INSERT_FOLLOW_UP, follow_up)
+        self.task["batch"] = batch_id
+        self._fill_with_workflow(json.loads(submission_document([task]))[0])
         self.submit("keyed", idempotency_key="single", fingerprint="00")
         self._fill_with_slot_and_purged()
+
+    def _fill_with_workflow(self, submission: dict[str, object]) -> None:
+        plans = [
+            StepPlan("first", 0, 0, [], "cancel", submission),
+            StepPlan("last", 1, 1, ["first"], "cancel", submission),
+        ]
+        workflow = NewWorkflow(OWNER, OWNER, plans)
+        self.hot.execute(INSERT_WORKFLOW, {"document": workflow.document()})
+        self.task["workflow"] = workflow.id
 
     def _fill_with_artifact(self, folder: Path) -> None:
         task_id = self.submit("succeeded")
@@ -266,6 +283,14 @@ CORRUPTIONS = [
      "params_sha256, task_id) VALUES (gen_random_uuid(), 'y', '', {purged})"),
     ("a tombstone of what is there", "tombstones", "failed", "INSERT INTO tombstones (id, subject, organization_id, "
      "owner_id) VALUES ({failed}, 'task', gen_random_uuid(), gen_random_uuid())"),
+    ("a step that nobody started", "workflows", "workflow", "UPDATE workflow_steps SET after = '{{}}' "
+     "WHERE workflow_id = {workflow}"),
+    ("a step that ended without its task", "workflows", "workflow", "UPDATE workflow_steps SET status = 'failed', "
+     "started_at = now() WHERE workflow_id = {workflow} AND name = 'first'"),
+    ("a workflow that was finished early", "workflows", "workflow", "UPDATE workflows SET status = 'failed', "
+     "finished_at = now() WHERE id = {workflow}"),
+    ("a follow-up that is gone", "batches", "batch", "UPDATE batch_follow_ups SET task_id = gen_random_uuid() "
+     "WHERE batch_id = {batch}"),
     ("a receipt without its intent", "receipts", "sent", "DELETE FROM email_intents WHERE task_id = {sent}"),
     ("a receipt for a stranger", "receipts", "sent", "WITH i AS (UPDATE email_intents SET given_up_at = now()) "
      "UPDATE email_receipts SET recipient = 'b@example.com' WHERE task_id = {sent}"),

@@ -41,6 +41,11 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("post", "/tasks/batch"): SUBMITTING,
     ("get", "/batches/{batch_id}"): READING | {200, 404},
     ("post", "/batches/{batch_id}/cancel"): READING | {202, 404, 415},
+    ("post", "/workflows"): SUBMITTING,
+    ("get", "/workflows"): READING | {200},
+    ("get", "/workflows/{workflow_id}"): READING | {200, 404, 410},
+    ("delete", "/workflows/{workflow_id}"): READING | {204, 404, 409, 410},
+    ("post", "/workflows/{workflow_id}/cancel"): READING | {202, 404, 409, 410, 415},
     ("post", "/reports"): SUBMITTING,
     ("post", "/emails"): SUBMITTING,
     ("post", "/files"): SUBMITTING | {507},
@@ -227,12 +232,16 @@ def subjects(client: httpx2.Client, operator: httpx2.Client, hand: HandWorker, d
     schedules = [
         client.post("/schedules", json={"name": name, "every": 3600, **message}).json()["id"] for name in "abc"
     ]
+    steps = [{"name": "a", "kind": "platform.ping"}, {"name": "b", "kind": "platform.ping", "after": ["a"]}]
+    workflows = [operator.post("/workflows", json={"steps": steps}).json()["id"] for _ in range(4)]
+    operator.post(f"/workflows/{workflows[0]}/cancel")
     files = [upload["params"]["file_id"] for upload in uploads]
     hand.succeed(uploads[0]["id"])
     return {
         "task_id": cycle([*tasks, str(new_id())]),
         "batch_id": cycle([batch["batch_id"], *batches, str(new_id())]),
         "file_id": cycle([*files, str(new_id())]),
+        "workflow_id": cycle([*workflows, str(new_id())]),
         "schedule_id": cycle([*schedules, str(new_id())]),
         "queue": cycle(["files", "email", "nope"]),
         "kind": cycle(["files.inspect", "platform.canary", "nope"]),

@@ -17,9 +17,11 @@ from shared.identifiers import new_id
 from shared.queries import hot_tasks, relay
 from shared.queries import tasks as task_queries
 from shared.queries.batches import INSERT_FOLLOW_UP
+from shared.queries.workflows import INSERT_WORKFLOW
 from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
+from shared.workflows.submission import NewWorkflow, StepPlan
 from tests.claims import claim_tasks
 from tests.conftest import Eventually
 
@@ -153,3 +155,60 @@ def test_a_retried_task_does_not_submit_what_follows_again(connection: Connectio
     connection.execute(task_queries.CANCEL, {"ids": [task]})
 
     assert len(_list_following(connection)) == 1
+
+
+def _submit_workflow(connection: Connection, **after: list[str]) -> dict[str, UUID]:
+    """Submit a workflow of these steps, each with the steps before it; return the task of each."""
+    kind = list_kinds()["platform.ping"]
+    (submission,) = orjson.loads(
+        submission_document([make_task("platform.ping", kind, b"{}", "files", TaskOptions(), OWNER, OWNER)])
+    )
+    plans = [
+        StepPlan(name, place, place, before, "cancel", {k: v for k, v in submission.items() if k != "id"})
+        for place, (name, before) in enumerate(after.items())
+    ]
+    workflow = NewWorkflow(OWNER, OWNER, plans)
+    connection.execute(INSERT_WORKFLOW, {"document": workflow.document()})
+    rows = connection.execute("SELECT name, task_id FROM workflow_steps WHERE workflow_id = %s", (workflow.id,))
+    return {row.name: row.task_id for row in rows.fetchall()}
+
+
+def _history(connection: Connection, task_id: UUID) -> list[str]:
+    rows = connection.execute("SELECT data FROM task_events WHERE task_id = %s ORDER BY seq", (task_id,)).fetchall()
+    return [row.data["status"] for row in rows]
+
+
+def test_one_statement_that_ends_both_steps_before_another_starts_it_once(connection: Connection) -> None:
+    tasks = _submit_workflow(connection, a=[], b=[], last=["a", "b"])
+
+    _finish(connection, _claim(connection, [tasks["a"], tasks["b"]]))
+
+    assert _history(connection, tasks["last"]) == ["scheduled", "queued"]
+
+
+def test_two_transactions_that_end_the_steps_before_another_start_it_once(
+    connection: Connection, other_connection: Connection, eventually: Eventually
+) -> None:
+    tasks = _submit_workflow(connection, a=[], b=[], last=["a", "b"])
+    claims = _claim(connection, [tasks["a"], tasks["b"]])
+    waiter = threading.Thread(target=_finish, args=(other_connection, {tasks["b"]: claims[tasks["b"]]}))
+
+    with connection.transaction():
+        _finish(connection, {tasks["a"]: claims[tasks["a"]]})
+        waiter.start()
+        eventually(lambda: connection.execute(IS_BLOCKED, (other_connection.info.backend_pid,)).fetchone() == (1,))
+        assert _history(connection, tasks["last"]) == ["scheduled"]
+    waiter.join(timeout=30)
+
+    assert _history(connection, tasks["last"]) == ["scheduled", "queued"]
+    assert connection.execute("SELECT status FROM workflows").fetchall() == [("running",)]
+
+
+def test_a_hundred_steps_in_a_line_are_cancelled_with_the_first(connection: Connection) -> None:
+    names = [f"s{n}" for n in range(100)]
+    tasks = _submit_workflow(connection, **{name: names[max(0, n - 1) : n] for n, name in enumerate(names)})
+
+    connection.execute(task_queries.CANCEL, {"ids": [tasks["s0"]]})
+
+    assert connection.execute("SELECT status FROM workflows").fetchall() == [("cancelled",)]
+    assert connection.execute("SELECT status, count(*) FROM tasks GROUP BY status").fetchall() == [("cancelled", 100)]

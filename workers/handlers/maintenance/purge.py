@@ -8,6 +8,7 @@ from typing import Final
 from shared.contracts.maintenance.purge import PurgeParams, PurgeResult
 from shared.queries import files as file_queries
 from shared.queries import purging
+from shared.queries import workflows as workflow_queries
 from workers.handler_context import HandlerContext
 
 PURGED_TOGETHER: Final = 200
@@ -40,7 +41,8 @@ def _purge_tasks(context: HandlerContext) -> int:
         artifacts = connection.execute(purging.lock_artifacts(ids)).all()
         in_use = set(connection.execute(purging.list_tasks_with_artifacts_in_use(ids)).scalars())
         erasable = [task_id for task_id in ids if task_id not in in_use]
-        for statement in purging.erase_tasks(erasable):
+        workflow_ids = list(connection.execute(workflow_queries.list_workflow_ids(erasable)).scalars())
+        for statement in (*purging.erase_tasks(erasable), *workflow_queries.erase_workflows(workflow_ids)):
             connection.execute(statement)
     context.store.delete([row.storage_key for row in artifacts if row.task_id not in in_use])
     return len(erasable)

@@ -1,0 +1,183 @@
+"""`/workflows`: tasks that are steps, each of which starts when the steps before it have ended."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.dependencies import (
+    NoBody,
+    SettingsDependency,
+    SubmissionsDependency,
+    TaskReaderCaller,
+    TaskWriterCaller,
+    WorkflowActionsDependency,
+    WorkflowsDependency,
+)
+from api.following.task_models import Valid
+from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
+from api.http.body import json_body
+from api.http.cursors import read_cursor, write_cursor
+from api.http.headers import find_header
+from api.http.query_strings import NoQuery, PageLimit, StrictQuery, read_validate_only
+from api.http.rate_limits import limited
+from api.openapi.operations import ANY_CALLER, ANY_SUBMISSION, problem_responses, submission_body
+from api.openapi.submission_schemas import ref
+from api.submitting.idempotency import read_idempotency_key
+from api.submitting.submissions import submission_request
+from api.workflows.workflow_models import Workflow, WorkflowPage
+from api.workflows.workflow_parsing import parse_workflow
+
+router = APIRouter(tags=["workflows"])
+_EXAMPLE: Final = {
+    "name": "thumbnails by email",
+    "steps": [
+        {
+            "name": "make",
+            "kind": "files.make_images",
+            "params": {"file_id": "0199c0de-0000-7000-8000-000000000001", "sizes": [{"width": 320}]},
+        },
+        {
+            "name": "send",
+            "kind": "email.send",
+            "params": {
+                "to": ["ada@example.com"],
+                "subject": "Your pictures",
+                "text": "They are attached.",
+                "attachments": [{"file_id": {"$from": "make.artifacts.0.id"}}],
+            },
+        },
+    ],
+}
+
+
+@router.post(
+    "/workflows",
+    status_code=202,
+    summary="Submit a workflow",
+    responses={
+        200: {"model": Valid, "description": "The workflow is valid, and nothing was stored (`validate_only`)."},
+        202: {"model": Workflow, "description": "The workflow, which is committed."},
+        **problem_responses(*ANY_SUBMISSION),
+    },
+    openapi_extra=submission_body(
+        ref("WorkflowSubmission"), {"images": {"summary": "Make images and send them by email", "value": _EXAMPLE}}
+    ),
+)
+@limited("submit")
+async def submit_workflow(
+    request: Request,
+    caller: TaskWriterCaller,
+    settings: SettingsDependency,
+    submissions: SubmissionsDependency,
+    actions: WorkflowActionsDependency,
+) -> Response:
+    """Store a workflow with its tasks. Steps without others before them start at once."""
+    validate_only = read_validate_only(request.scope["query_string"])
+    key = read_idempotency_key(find_header(request, "idempotency-key"))
+    body = await json_body(request, settings.max_batch_bytes)
+    parsed = parse_workflow(body, caller)
+    if validate_only:
+        await submissions.check_files(parsed.submissions, caller)
+        return private_json(b'{"valid":true}')
+    answer = await actions.submit(parsed, submission_request(request, caller, body, key))
+    return private_json(answer.body, answer.status, answer.headers())
+
+
+class ListQuery(StrictQuery):
+    """The filter of a list of workflows, and the page."""
+
+    limit: PageLimit = 50
+    cursor: str | None = None
+    status: Literal["running", "succeeded", "failed", "cancelled"] | None = None
+
+
+@router.get(
+    "/workflows",
+    summary="List workflows, newest first",
+    response_model=WorkflowPage,
+    response_description="A page of workflows.",
+    responses=problem_responses(*ANY_CALLER),
+)
+@limited("read")
+async def list_workflows(
+    request: Request,
+    caller: TaskReaderCaller,
+    settings: SettingsDependency,
+    workflows: WorkflowsDependency,
+    query: Annotated[ListQuery, Query()],
+) -> Response:
+    """Return the workflows that the caller may see, without their steps."""
+    before = read_cursor(settings, query.cursor) if query.cursor is not None else None
+    status = [query.status] if query.status is not None else None
+    rows = await workflows.list_page(caller, before, query.limit + 1, status)
+    page = rows[: query.limit]
+    next_cursor = write_cursor(settings, page[-1].id) if len(rows) > len(page) else None
+    return private_answer(WorkflowPage(items=page, next_cursor=next_cursor))
+
+
+@router.get(
+    "/workflows/{workflow_id}",
+    summary="Get a workflow with its steps",
+    response_model=Workflow,
+    response_description="The workflow.",
+    responses=problem_responses(*ANY_CALLER, "not-found", "gone"),
+)
+@limited("read")
+async def get_workflow(
+    request: Request,
+    workflow_id: UUID,
+    caller: TaskReaderCaller,
+    workflows: WorkflowsDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Return a workflow, and for each step its status, the steps before it, and its task."""
+    return private_answer(await workflows.require(workflow_id, caller))
+
+
+@router.post(
+    "/workflows/{workflow_id}/cancel",
+    status_code=202,
+    summary="Cancel what is left of a workflow",
+    response_model=Workflow,
+    response_description="The workflow.",
+    responses=problem_responses(*ANY_CALLER, "not-found", "gone", "workflow-done", "unsupported-media-type"),
+)
+@limited("submit")
+async def cancel_workflow(
+    request: Request,
+    workflow_id: UUID,
+    caller: TaskWriterCaller,
+    workflows: WorkflowsDependency,
+    actions: WorkflowActionsDependency,
+    query: Annotated[NoQuery, Query()],
+    body: NoBody,
+) -> Response:
+    """Cancel the steps that have not ended. Running ones stop soon; no further step starts."""
+    await workflows.require(workflow_id, caller)
+    await actions.cancel(workflow_id)
+    return private_answer(await workflows.require(workflow_id, caller), 202)
+
+
+@router.delete(
+    "/workflows/{workflow_id}",
+    status_code=204,
+    summary="Delete a workflow that is done",
+    response_description="The workflow, its tasks and their artifacts are erased.",
+    responses=problem_responses(*ANY_CALLER, "not-found", "gone", "workflow-not-done", "file-in-use"),
+)
+@limited("submit")
+async def delete_workflow(
+    request: Request,
+    workflow_id: UUID,
+    caller: TaskWriterCaller,
+    workflows: WorkflowsDependency,
+    actions: WorkflowActionsDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Erase a workflow with its tasks, their artifacts and payloads."""
+    await workflows.require(workflow_id, caller)
+    await actions.delete(workflow_id, caller)
+    return Response(status_code=204, headers=dict(PRIVATE_HEADERS))

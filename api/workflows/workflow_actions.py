@@ -1,0 +1,160 @@
+"""Stores, cancels and deletes workflows for callers who may see them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+from uuid import UUID
+
+from psycopg.errors import DeadlockDetected
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api.auth.authentication import Caller
+from api.batcher import HotPool
+from api.following.waiters import Waiters
+from api.http.problems import Problem
+from api.storage_threads import in_storage_thread
+from api.submitting.idempotency import IdempotencyKeys, KeyTaken, StoredAnswer, store_key
+from api.submitting.queue_bounds import QueueBounds
+from api.submitting.submissions import Answer, SubmissionRequest, Submissions
+from api.workflows.workflow_parsing import ParsedWorkflow
+from api.workflows.workflow_reader import WorkflowReader
+from shared.errors import StorageUnavailable
+from shared.queries import purging
+from shared.queries import tasks as task_queries
+from shared.queries import workflows as queries
+from shared.storage.object_store import ObjectStore
+from shared.workflows.submission import NewWorkflow
+
+DEADLOCK_TRIES: Final = 3
+
+
+class WorkflowActions:
+    """The actions of callers on workflows."""
+
+    def __init__(
+        self,
+        *,
+        engine: AsyncEngine,
+        pool: HotPool,
+        reader: WorkflowReader,
+        submissions: Submissions,
+        queue_bounds: QueueBounds,
+        keys: IdempotencyKeys,
+        waiters: Waiters,
+        store: ObjectStore,
+    ) -> None:
+        self._engine = engine
+        self._pool = pool
+        self._reader = reader
+        self._submissions = submissions
+        self._queue_bounds = queue_bounds
+        self._keys = keys
+        self._waiters = waiters
+        self._store = store
+
+    async def submit(self, parsed: ParsedWorkflow, request: SubmissionRequest) -> Answer:
+        """Store a workflow, and return the answer once it is committed.
+
+        The answer is 202 with the workflow, or the earlier one if the idempotency key was used before.
+        """
+        try:
+            await self._submissions.check_files(parsed.submissions, request.caller)
+            await self._queue_bounds.admit(request.caller.owner_id, len(parsed.plans))
+        except Problem:
+            # Since the first request with this key, a file may have been deleted, or the queue may have become full.
+            if (earlier := await self._replay(request)) is not None:
+                return earlier
+            raise
+        workflow = NewWorkflow(
+            organization_id=request.caller.organization_id,
+            owner_id=request.caller.owner_id,
+            plans=parsed.plans,
+            name=parsed.name,
+            api_key_id=request.caller.key_id,
+            request_id=request.request_id,
+            traceparent=request.traceparent,
+        )
+        try:
+            async with self._pool.connection() as connection, connection.transaction():
+                if request.idempotency_key is not None:
+                    stored = StoredAnswer(workflow.id, 202)
+                    owner_id = request.caller.owner_id
+                    await store_key(connection, owner_id, request.idempotency_key, request.fingerprint, stored)
+                await connection.execute(queries.INSERT_WORKFLOW, {"document": workflow.document()})
+        except KeyTaken:
+            return await self._replay(request) or await self.submit(parsed, request)
+        return await self._answer(workflow.id, request.caller)
+
+    async def _replay(self, request: SubmissionRequest) -> Answer | None:
+        """Return the answer that was stored with the request's idempotency key, or None."""
+        if request.idempotency_key is None:
+            return None
+        stored = await self._keys.find(request.caller.owner_id, request.idempotency_key, request.fingerprint)
+        if stored is None:
+            return None
+        answer = await self._answer(stored.subject_id, request.caller)
+        answer.replayed = True
+        return answer
+
+    async def _answer(self, workflow_id: UUID, caller: Caller) -> Answer:
+        workflow = await self._reader.require(workflow_id, caller)
+        return Answer(202, f"/workflows/{workflow_id}", workflow.model_dump_json(exclude_unset=True).encode())
+
+    async def cancel(self, workflow_id: UUID) -> None:
+        """Cancel what is left of a workflow. Raises `workflow-done`. Check first that the caller may see it."""
+
+        async def cancel() -> list[UUID]:
+            async with self._engine.begin() as connection:
+                # In the order of a statement that ends a task: the tasks that have started, then the workflow, then the rest.
+                await connection.execute(queries.lock_started_tasks(workflow_id))
+                row = (await connection.execute(queries.lock_workflow(workflow_id))).one_or_none()
+                if row is None:
+                    raise Problem("gone")
+                if row.finished_at is not None:
+                    raise Problem("workflow-done", f"The workflow is {row.status}, so it cannot be cancelled any more.")
+                parameters = {"workflow_id": workflow_id}
+                await connection.exec_driver_sql(queries.REQUEST_CANCEL, parameters)
+                ids = list((await connection.execute(queries.list_task_ids(workflow_id))).scalars())
+                changed = (await connection.exec_driver_sql(task_queries.CANCEL, {"ids": ids})).scalars().all()
+                await connection.exec_driver_sql(queries.ADVANCE, parameters)
+            return list(changed)
+
+        await self._waiters.wake_everywhere(await _repeat_after_deadlock(cancel))
+
+    async def delete(self, workflow_id: UUID, caller: Caller) -> None:
+        """Erase a finished workflow with its tasks and their artifacts.
+
+        Raises `forbidden`, `workflow-not-done` or `file-in-use`. Check first that the caller may see it.
+        """
+        async with self._engine.begin() as connection:
+            row = (await connection.execute(queries.lock_workflow(workflow_id))).one_or_none()
+            if row is None:
+                raise Problem("gone")
+            caller.require_may_change(row.organization_id)
+            if row.finished_at is None:
+                raise Problem("workflow-not-done")
+            ids = list((await connection.execute(queries.list_task_ids(workflow_id))).scalars())
+            artifacts = (await connection.execute(purging.lock_artifacts(ids))).all()
+            in_use = await connection.execute(purging.list_tasks_with_artifacts_in_use(ids))
+            if in_use.first() is not None:
+                raise Problem("file-in-use", "A task that is not done yet reads an artifact of this workflow.")
+            for statement in (*purging.erase_tasks(ids), *queries.erase_workflows([workflow_id])):
+                await connection.execute(statement)
+        if artifacts:
+            # The rows are deleted. An object that cannot be deleted now is an orphan, which is deleted later.
+            with suppress(StorageUnavailable):
+                await in_storage_thread(self._store.delete, [artifact.storage_key for artifact in artifacts])
+
+
+async def _repeat_after_deadlock(action: Callable[[], Awaitable[list[UUID]]]) -> list[UUID]:
+    """Return the result of a transaction, which is repeated if Postgres ends it because two waited for each other."""
+    for _ in range(DEADLOCK_TRIES - 1):
+        try:
+            return await action()
+        except OperationalError as error:
+            if not isinstance(error.orig, DeadlockDetected):
+                raise
+    return await action()
