@@ -15,16 +15,19 @@ ALL = "all"
 
 
 def run_command(part: str, options: Options, json_path: Path | None) -> int:
-    """Run one part or all, print and store the result, and return 1 if something could not be measured."""
-    if part != ALL and part not in PARTS:
-        print(f"taskmill: there is no part {part}; there are {', '.join(PARTS)} and {ALL}", file=sys.stderr)
+    """Run parts, named with commas between them, or all. Print and store the result.
+
+    Returns 2 for an unknown name, and 1 if something could not be measured.
+    """
+    names = [name for name, each in PARTS.items() if not each.by_hand] if part == ALL else part.split(",")
+    if wrong := [name for name in names if name not in PARTS]:
+        print(f"taskmill: there is no part {wrong[0]}; there are {', '.join(PARTS)} and {ALL}", file=sys.stderr)
         return 2
     if unknown := set(options.systems) - set(SYSTEMS):
         print(f"taskmill: there is no {', '.join(unknown)}; there are {', '.join(SYSTEMS)}", file=sys.stderr)
         return 2
     try:
-        chosen = [each for each in PARTS.values() if not each.by_hand] if part == ALL else [PARTS[part]]
-        result = run_bench(chosen, options, _say)
+        result = run_bench([PARTS[name] for name in names], options, _say)
     except BenchFailed as failure:
         print(f"taskmill: {failure}", file=sys.stderr)
         return 1
