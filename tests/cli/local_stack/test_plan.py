@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.local_stack import unprivileged_account
+from cli.local_stack import part_account, unprivileged_account
+from cli.local_stack.account_python import PartPython
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.data_directory import DataDirectory
 from cli.local_stack.free_ports import choose_port, is_of_this_machine
@@ -22,6 +23,8 @@ def make_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeP
     for name in ("DATABASE", "BROKER", "SMTP"):
         monkeypatch.setenv(f"TASKMILL_{name}_URL", f"{name.lower()}://of-the-user")
     monkeypatch.setattr(unprivileged_account, "SYSTEM_STATE_FOLDER", tmp_path / "system")
+    # Copying Python for the account takes a second, and decides nothing here.
+    monkeypatch.setattr(part_account, "find_python", lambda account: PartPython())
     with DataDirectory(tmp_path) as directory:
 
         def make(host: str = "127.0.0.1", **environment: str) -> StackPlan:
