@@ -35,6 +35,7 @@ import pytest
 import redis
 import uvicorn
 from psycopg import sql
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped] # xdist is without types.
 
 from api.app import create_app
 from api.http.protocol import HttpProtocol
@@ -43,7 +44,7 @@ from cli.local_stack.broker import BrokerServer
 from cli.local_stack.data_directory import remove_data_directory
 from cli.local_stack.postgres import PostgresServer
 from cli.local_stack.server_process import ServerProcess
-from cli.local_stack.stack import LocalStack
+from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
 from shared.api_keys import CreatedKey, Role, create_key
 from shared.database.schema_migrations import migrate
 from shared.identifiers import new_id
@@ -60,16 +61,20 @@ MEMORY_BYTES = 2 << 30
 """How much free memory each process of the tests needs to run its servers in memory."""
 
 LONG = (
-    "benchmarks",
-    "faults",
-    "cli",
+    "cli/local_stack/test_stack.py",
     "journeys",
+    "workers/engine",
+    "benchmarks",
+    "cli",
+    "faults",
     "workers",
     "deploy",
-    "api/test_openapi.py",
-    "shared/test_object_store.py",
+    "api/openapi",
+    "shared/storage",
 )
 """Folders and files whose tests take long, mostly because they start processes; the longest first."""
+WITH_STACK = ("tests/cli/local_stack/test_stack.py", "tests/journeys/")
+"""Files and folders whose tests use the fixture `stack`. They run in one process, so that the stack is started once."""
 PATIENCE_SECONDS = 90
 """How long a test waits for a condition before it fails. On a busy machine, the start of a part may take half a minute."""
 LIMIT_SECONDS = 900 if os.environ.get("TEST_LONG_FAULTS") == "1" else 300
@@ -96,6 +101,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((place for place, long in enumerate(LONG) if path.is_relative_to(long)), len(LONG))
 
     items.sort(key=rank)
+
+
+class FileScheduling(LoadFileScheduling):  # type: ignore[misc] # The same.
+    """Runs the tests of a file in one process of pytest-xdist, and all tests that use the local stack in another."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "stack" if file.startswith(WITH_STACK) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FileScheduling | None:
+    """Return the scheduler for `--dist loadfile`, which `./taskmill test` chooses."""
+    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @contextlib.contextmanager
@@ -393,6 +412,35 @@ def part_server() -> Iterator[PartServer | None]:
         yield server
 
 
+class RunTaskmill(Protocol):
+    """The fixture `taskmill`."""
+
+    def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run `taskmill <arguments>` to its end, without the settings of this process and with this environment."""
+
+
+@pytest.fixture(scope="session")
+def taskmill(part_server: PartServer | None, tmp_path_factory: pytest.TempPathFactory) -> RunTaskmill:
+    """Runs commands, as forks where that is possible."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        inherited = {
+            name: value for name, value in os.environ.items() if name != "COLUMNS" and not name.startswith("TASKMILL_")
+        }
+        whole = {"COLUMNS": "200", **inherited, **environment}
+        folder = tmp_path_factory.mktemp("command")
+        output, errors = folder / "output", folder / "errors"
+        if part_server is None or any(name.startswith("PYTHON") for name in environment):
+            argv = [sys.executable, "-m", "cli.main", *arguments]
+            with output.open("wb") as out, errors.open("wb") as err:
+                code = subprocess.run(argv, env=whole, stdout=out, stderr=err, timeout=PATIENCE_SECONDS).returncode
+        else:
+            code = part_server.start(arguments, whole, output, errors).wait(PATIENCE_SECONDS)
+        return subprocess.CompletedProcess(arguments, code, output.read_text(), errors.read_text())
+
+    return run
+
+
 @pytest.fixture
 def parts(settings: Settings, tmp_path: Path, part_server: PartServer | None) -> Iterator[Parts]:
     """Starts parts as processes on the servers of the test."""
@@ -416,7 +464,7 @@ def engine_room(parts: Parts) -> Parts:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """The whole local stack, running."""
-    with LocalStack(tmp_path_factory.mktemp("stack")) as running:
+    with LocalStack(tmp_path_factory.mktemp("stack"), environment=BUILT_IN_SERVERS) as running:
         yield running
     # Pytest deletes its own folders. When root runs the tests, the cluster and the objects are outside of them.
     remove_data_directory(running.data_dir)

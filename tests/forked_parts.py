@@ -1,8 +1,8 @@
 """Parts of the platform as forks of one process that has already imported their modules.
 
-A new interpreter spends most of a second of processor time on imports, and the tests start hundreds of parts. A fork runs
-the same `cli.main`, with its own environment, output and exit code. The tests of the local stack start the commands as new
-interpreters, as a user does.
+A new interpreter spends more than a second of processor time on imports, and the tests start hundreds of parts and commands.
+A fork runs the same `cli.main`, with its own environment, output and exit code. The tests of the local stack start the parts
+as new interpreters, as a user does.
 
 For each part, the process of the tests sends a request and one end of a socket pair. From the other end it reads the pid
 of the part and, when the part has ended, its exit code. When the process of the tests is gone, the parts that still run are
@@ -98,7 +98,8 @@ class _Request(TypedDict):
 
     arguments: list[str]
     environment: dict[str, str]
-    log: str
+    output: str
+    errors: str
 
 
 class PartServer:
@@ -115,10 +116,17 @@ class PartServer:
             )
         return self
 
-    def start(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> ForkedPart:
-        """Start `taskmill <arguments>` with exactly this environment. Its output goes to the file `log`."""
+    def start(
+        self, arguments: Sequence[str], environment: Mapping[str, str], output: Path, errors: Path | None = None
+    ) -> ForkedPart:
+        """Start `taskmill <arguments>` with exactly this environment.
+
+        Its standard output goes to the file `output`, and its standard error to `errors`, or also to `output`.
+        """
         ours, theirs = _make_pair()
-        request = _Request(arguments=list(arguments), environment=dict(environment), log=str(log))
+        request = _Request(
+            arguments=list(arguments), environment=dict(environment), output=str(output), errors=str(errors or output)
+        )
         with theirs:
             socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
         return ForkedPart(arguments, ours)
@@ -190,10 +198,10 @@ def _become(request: _Request) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     time.tzset()
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+    for descriptor, name in ((1, request["output"]), (2, request["errors"])):
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(file, descriptor)
+        os.close(file)
     for stream in (sys.stdout, sys.stderr):
         assert isinstance(stream, io.TextIOWrapper)
         stream.reconfigure(write_through=True)

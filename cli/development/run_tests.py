@@ -1,4 +1,4 @@
-"""`taskmill test`: runs the tests on all cores."""
+"""`taskmill test`: runs the tests in several processes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ _ROOT = Path(__file__).resolve().parents[2]
 def run_tests(arguments: Sequence[str]) -> int:
     """Run pytest in the checkout with these arguments and return its exit code. The last line is the summary of pytest.
 
-    The tests of a file run in one process, because they share the servers that their module starts. Files start in the
-    order of collection, the longest first. `-n` in the arguments sets the number of processes, which is the number of cores
-    by default.
+    `tests/conftest.py` decides which tests run in one process, and orders them, the longest first. `-n` in the arguments
+    sets the number of processes. By default there are two more than cores, because many tests wait for other processes.
     """
     argv = [sys.executable, "-m", "pytest"]
     if not any(argument == "-n" or argument.startswith(("-n", "--numprocesses")) for argument in arguments):
-        argv += ["-n", str(os.cpu_count() or 1), "--dist", "loadfile", "--no-loadscope-reorder"]
+        argv += ["-n", str((os.cpu_count() or 1) + 2), "--dist", "loadfile", "--no-loadscope-reorder"]
         # A test that ends its process would end each process that replaces it.
         argv += ["--max-worker-restart", "1"]
     # The tests start hundreds of interpreters, which should not all compile the same modules again.

@@ -15,29 +15,24 @@ import psycopg
 import pytest
 
 from cli.local_stack.postgres import PostgresServer
+from tests.conftest import RunTaskmill
 from tests.kinds_packages import install_package
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with PostgresServer(tmp_path_factory.mktemp("keys") / "postgres", fast=True) as server:
-        assert taskmill("migrate", TASKMILL_DATABASE_URL=server.url).returncode == 0
-        yield server.url
+def database_url(postgres_server: PostgresServer, taskmill: RunTaskmill) -> Iterator[str]:
+    """The URL of a database that `migrate` has filled with tables."""
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE test_main")
+        url = postgres_server.url.rsplit("/", 1)[0] + "/test_main"
+        assert taskmill("migrate", TASKMILL_DATABASE_URL=url).returncode == 0
+        yield url
+        connection.execute("DROP DATABASE test_main WITH (FORCE)")
 
 
-def taskmill(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {
-        name: value for name, value in os.environ.items() if name != "COLUMNS" and not name.startswith("TASKMILL_")
-    }
-    argv = [sys.executable, "-m", "cli.main", *arguments]
-    return subprocess.run(
-        argv, env={"COLUMNS": "200", **inherited, **environment}, capture_output=True, text=True, timeout=90
-    )
-
-
-def test_a_second_migration_changes_nothing_and_says_so(database_url: str) -> None:
+def test_a_second_migration_changes_nothing_and_says_so(taskmill: RunTaskmill, database_url: str) -> None:
     outcome = taskmill("migrate", TASKMILL_DATABASE_URL=database_url)
 
     assert outcome.returncode == 0
@@ -56,7 +51,7 @@ def test_migrate_waits_under_honcho_which_ends_all_when_one_has_ended(database_u
         assert process.wait(timeout=90) == -signal.SIGTERM
 
 
-def test_a_key_is_printed_only_when_it_is_created(database_url: str) -> None:
+def test_a_key_is_printed_only_when_it_is_created(taskmill: RunTaskmill, database_url: str) -> None:
     made = taskmill("keys", "create", "ana", "--role", "operator", "--json", TASKMILL_DATABASE_URL=database_url)
     listed = taskmill("keys", "list", "--json", TASKMILL_DATABASE_URL=database_url)
 
@@ -68,14 +63,14 @@ def test_a_key_is_printed_only_when_it_is_created(database_url: str) -> None:
     assert row["revoked_at"] is None
 
 
-def test_without_json_only_the_key_is_written_to_standard_output(database_url: str) -> None:
+def test_without_json_only_the_key_is_written_to_standard_output(taskmill: RunTaskmill, database_url: str) -> None:
     made = taskmill("keys", "create", "bob", "--scopes", "tasks:read, files:read", TASKMILL_DATABASE_URL=database_url)
 
     assert made.stdout.startswith("tm_")
     assert len(made.stdout.split()) == 1
 
 
-def test_keys_are_listed_with_prefix_creation_last_use_and_expiry(database_url: str) -> None:
+def test_keys_are_listed_with_prefix_creation_last_use_and_expiry(taskmill: RunTaskmill, database_url: str) -> None:
     made = taskmill("keys", "create", "ana", "--expires", "90d", "--json", TASKMILL_DATABASE_URL=database_url)
     listed = taskmill("keys", "list", TASKMILL_DATABASE_URL=database_url, COLUMNS="160").stdout
     refused = taskmill("keys", "create", "ana", "--expires", "soon", TASKMILL_DATABASE_URL=database_url)
@@ -88,7 +83,7 @@ def test_keys_are_listed_with_prefix_creation_last_use_and_expiry(database_url: 
     assert refused.returncode == 2 and "neither a duration" in refused.stderr
 
 
-def test_an_unknown_scope_is_refused(database_url: str) -> None:
+def test_an_unknown_scope_is_refused(taskmill: RunTaskmill, database_url: str) -> None:
     made = taskmill("keys", "create", "eve", "--scopes", "tasks:fly", TASKMILL_DATABASE_URL=database_url)
 
     assert made.returncode == 2
@@ -96,14 +91,14 @@ def test_an_unknown_scope_is_refused(database_url: str) -> None:
     assert "Traceback" not in made.stderr
 
 
-def test_a_scope_beyond_the_role_is_refused(database_url: str) -> None:
+def test_a_scope_beyond_the_role_is_refused(taskmill: RunTaskmill, database_url: str) -> None:
     made = taskmill("keys", "create", "eve", "--scopes", "tasks:read,admin", TASKMILL_DATABASE_URL=database_url)
 
     assert made.returncode == 2
     assert "the role client does not have the scope admin" in made.stderr
 
 
-def test_a_key_can_be_revoked_once(database_url: str) -> None:
+def test_a_key_can_be_revoked_once(taskmill: RunTaskmill, database_url: str) -> None:
     made = json.loads(taskmill("keys", "create", "zoë", "--json", TASKMILL_DATABASE_URL=database_url).stdout)
 
     assert taskmill("keys", "revoke", made["id"], TASKMILL_DATABASE_URL=database_url).returncode == 0
@@ -114,7 +109,7 @@ def test_a_key_can_be_revoked_once(database_url: str) -> None:
 @pytest.mark.parametrize(
     "command", [["api"], ["relay"], ["worker", "--queues", "files"], ["migrate"], ["keys", "list"]]
 )
-def test_a_wrong_setting_is_one_message_without_its_value(command: list[str]) -> None:
+def test_a_wrong_setting_is_one_message_without_its_value(taskmill: RunTaskmill, command: list[str]) -> None:
     outcome = taskmill(*command, TASKMILL_LOG_LEVEL="s3cret-and-wrong")
 
     assert outcome.returncode == 2
@@ -124,7 +119,7 @@ def test_a_wrong_setting_is_one_message_without_its_value(command: list[str]) ->
 
 
 @pytest.mark.parametrize("command", [["api"], ["beat"], ["migrate"], ["keys", "list"]])
-def test_the_url_of_another_database_is_refused_without_its_password(command: list[str]) -> None:
+def test_the_url_of_another_database_is_refused_without_its_password(taskmill: RunTaskmill, command: list[str]) -> None:
     outcome = taskmill(*command, TASKMILL_DATABASE_URL="mysql://root:s3cret@127.0.0.1/x")
 
     assert outcome.returncode == 2
@@ -134,7 +129,7 @@ def test_the_url_of_another_database_is_refused_without_its_password(command: li
 
 
 @pytest.mark.parametrize("command", [["migrate"], ["keys", "list"], ["keys", "create", "ana"], ["verify"]])
-def test_a_database_that_does_not_answer_is_one_message(command: list[str]) -> None:
+def test_a_database_that_does_not_answer_is_one_message(taskmill: RunTaskmill, command: list[str]) -> None:
     outcome = taskmill(*command, TASKMILL_DATABASE_URL="postgresql://taskmill:s3cret@127.0.0.1:1/taskmill")
 
     assert outcome.returncode == 1
@@ -146,7 +141,7 @@ def test_a_database_that_does_not_answer_is_one_message(command: list[str]) -> N
     assert "Traceback" not in outcome.stderr
 
 
-def test_keys_of_a_database_without_tables_ask_for_a_migration(database_url: str) -> None:
+def test_keys_of_a_database_without_tables_ask_for_a_migration(taskmill: RunTaskmill, database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE bare")
 
@@ -157,7 +152,9 @@ def test_keys_of_a_database_without_tables_ask_for_a_migration(database_url: str
     assert "Traceback" not in outcome.stderr
 
 
-def test_a_list_of_keys_fits_a_terminal_with_prefixes_that_can_be_revoked(database_url: str) -> None:
+def test_a_list_of_keys_fits_a_terminal_with_prefixes_that_can_be_revoked(
+    taskmill: RunTaskmill, database_url: str
+) -> None:
     made = json.loads(
         taskmill(
             "keys",
@@ -183,26 +180,26 @@ def test_a_list_of_keys_fits_a_terminal_with_prefixes_that_can_be_revoked(databa
     assert "revoked" in taskmill("keys", "list", TASKMILL_DATABASE_URL=database_url, COLUMNS="80").stdout
 
 
-def test_production_does_not_start_on_default_secrets() -> None:
+def test_production_does_not_start_on_default_secrets(taskmill: RunTaskmill) -> None:
     outcome = taskmill("api", TASKMILL_ENVIRONMENT="production")
 
     assert outcome.returncode == 2
     assert "TASKMILL_SECRET_KEY" in outcome.stderr
 
 
-def test_the_version_is_that_of_the_project() -> None:
+def test_the_version_is_that_of_the_project(taskmill: RunTaskmill) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
     assert taskmill("--version").stdout == f"taskmill {project['version']}\n"
 
 
-def test_the_shell_completes_commands() -> None:
+def test_the_shell_completes_commands(taskmill: RunTaskmill) -> None:
     asked = {"_TASKMILL_COMPLETE": "complete_bash", "COMP_WORDS": "taskmill mig", "COMP_CWORD": "1"}
 
     assert taskmill(**asked).stdout.split() == ["migrate"]
 
 
-def test_a_clash_of_kinds_is_one_line_at_start(tmp_path: Path) -> None:
+def test_a_clash_of_kinds_is_one_line_at_start(taskmill: RunTaskmill, tmp_path: Path) -> None:
     install_package(tmp_path, entry_point="files")
 
     for command in (["api"], ["worker", "--queues", "files"]):
@@ -224,7 +221,7 @@ def test_the_command_imports_no_framework_at_start() -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
 
 
-def test_a_port_that_is_taken_is_one_message(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_one_message(taskmill: RunTaskmill, tmp_path: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -236,7 +233,9 @@ def test_a_port_that_is_taken_is_one_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["up", "--port", "0"], ["demo"]])
-def test_a_data_directory_that_cannot_be_written_is_one_message(command: list[str], tmp_path: Path) -> None:
+def test_a_data_directory_that_cannot_be_written_is_one_message(
+    taskmill: RunTaskmill, command: list[str], tmp_path: Path
+) -> None:
     # Root can write to every folder, but cannot write to a file that is a folder.
     for name in ("lock", "ready.json"):
         (tmp_path / name).mkdir()
@@ -249,7 +248,9 @@ def test_a_data_directory_that_cannot_be_written_is_one_message(command: list[st
 
 
 @pytest.mark.parametrize(("name", "reason"), [("", "it is a folder"), ("missing/ready.json", "No such file")])
-def test_a_ready_file_that_cannot_be_written_is_one_message(name: str, reason: str, tmp_path: Path) -> None:
+def test_a_ready_file_that_cannot_be_written_is_one_message(
+    taskmill: RunTaskmill, name: str, reason: str, tmp_path: Path
+) -> None:
     outcome = taskmill("up", "--port", "0", "--data-dir", str(tmp_path / "data"), "--ready-file", str(tmp_path / name))
 
     assert outcome.returncode == 2
@@ -257,7 +258,7 @@ def test_a_ready_file_that_cannot_be_written_is_one_message(name: str, reason: s
     assert "Traceback" not in outcome.stderr
 
 
-def test_an_address_of_another_machine_is_one_message(tmp_path: Path) -> None:
+def test_an_address_of_another_machine_is_one_message(taskmill: RunTaskmill, tmp_path: Path) -> None:
     outcome = taskmill("up", "--data-dir", str(tmp_path / "data"), "--host", "192.0.2.1")
 
     assert outcome.returncode == 2

@@ -1,4 +1,8 @@
-"""The whole local stack with its real parts. The tests of this file share one data directory, and run in order."""
+"""The whole local stack with its real parts.
+
+A start takes ten seconds, so the tests share one data directory and one running stack, in this order: the tests of a stack
+that runs, those that kill parts or all of it, and those that stop it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ from cli.local_stack.ready_file import PARTS
 from cli.local_stack.server_process import ServerFailed
 from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
 from shared.errors import ConfigurationError
-from tests.conftest import PATIENCE_SECONDS
+from tests.conftest import PATIENCE_SECONDS, RunTaskmill
 
 
 def submit_ping(ready: dict[str, Any]) -> str:
@@ -68,16 +72,18 @@ def list_processes(stack: LocalStack) -> list[ProcessIdentity]:
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[LocalStack]:
+def own_stack() -> Iterator[LocalStack]:
+    """A stack of this file, which its tests may kill and stop."""
     with LocalStack(environment=BUILT_IN_SERVERS) as stack:
         yield stack
 
 
 @pytest.fixture
-def running(stack: LocalStack) -> LocalStack:
-    if stack.supervisor_pid is None:
-        stack.start()
-    return stack
+def running(own_stack: LocalStack) -> LocalStack:
+    """The stack of this file, running."""
+    if own_stack.supervisor_pid is None:
+        own_stack.start()
+    return own_stack
 
 
 def test_the_ready_file_is_readable_for_its_owner_only_and_names_every_part(running: LocalStack) -> None:
@@ -144,12 +150,9 @@ def test_a_task_is_done_and_mail_is_kept(running: LocalStack) -> None:
     assert len(list(Path(ready["mail_dir"]).glob("*.eml"))) == 1
 
 
-def taskmill(*arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "cli.main", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
-
-
-def test_commands_find_a_running_stack_by_its_data_directory(running: LocalStack, tmp_path: Path) -> None:
+def test_commands_find_a_running_stack_by_its_data_directory(
+    running: LocalStack, taskmill: RunTaskmill, tmp_path: Path
+) -> None:
     where = ("--data-dir", str(running.data_dir))
 
     verified = taskmill("verify", "--json", *where)
@@ -166,6 +169,39 @@ def test_commands_find_a_running_stack_by_its_data_directory(running: LocalStack
     refused = taskmill("verify", "--data-dir", str(tmp_path))
     assert (refused.returncode, refused.stdout) == (2, "")
     assert f"No Taskmill runs on {tmp_path}" in refused.stderr
+
+
+def test_a_second_stack_leaves_the_files_of_the_running_one_alone(running: LocalStack) -> None:
+    ready, log = running.ready, running.log_path.read_text()
+
+    with pytest.raises(ConfigurationError, match=f"Another Taskmill .* runs on {running.data_dir}"):
+        LocalStack(running.data_dir, environment=BUILT_IN_SERVERS).start()
+
+    assert running.ready == ready
+    assert running.log_path.read_text().startswith(log)
+
+
+def test_a_second_up_on_the_directory_is_refused(running: LocalStack, taskmill: RunTaskmill) -> None:
+    outcome = taskmill("up", "--port", "0", "--data-dir", str(running.data_dir))
+
+    assert outcome.returncode == 2
+    assert f"process {running.supervisor_pid}" in outcome.stderr
+    assert all(identify(pid) for (pid,) in running.ready["pids"].values())
+
+
+def test_two_stacks_at_once_do_not_disturb_each_other(running: LocalStack, stack: LocalStack) -> None:
+    ours, theirs = running.ready, stack.ready
+    assert ours["api_url"] != theirs["api_url"]
+
+    task_id = submit_ping(theirs)
+
+    assert get_task(theirs, task_id)["status"] == "succeeded"
+    request = urllib.request.Request(
+        f"{ours['api_url']}/tasks/{task_id}", headers={"Authorization": f"Bearer {ours['api_key']}"}
+    )
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(request, timeout=10)
+    assert get_task(ours, submit_ping(ours))["status"] == "succeeded"
 
 
 def test_a_killed_part_is_restarted_and_the_ready_file_has_its_new_pid(running: LocalStack) -> None:
@@ -190,54 +226,11 @@ def test_a_killed_part_is_restarted_and_the_ready_file_has_its_new_pid(running: 
     assert get_task(ready, submit_ping(ready))["status"] == "succeeded"
 
 
-def test_a_second_up_on_the_directory_is_refused(running: LocalStack) -> None:
-    argv = [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(running.data_dir)]
-
-    outcome = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
-
-    assert outcome.returncode == 2
-    assert f"process {running.supervisor_pid}" in outcome.stderr
-    assert all(identify(pid) for (pid,) in running.ready["pids"].values())
-
-
-def test_two_stacks_at_once_do_not_disturb_each_other(running: LocalStack) -> None:
-    ready = running.ready
-    with LocalStack(environment=BUILT_IN_SERVERS) as other:
-        assert other.ready["api_url"] != ready["api_url"]
-        theirs = submit_ping(other.ready)
-        assert get_task(other.ready, theirs)["status"] == "succeeded"
-        request = urllib.request.Request(
-            f"{ready['api_url']}/tasks/{theirs}", headers={"Authorization": f"Bearer {ready['api_key']}"}
-        )
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(request, timeout=10)
-
-    assert not other.data_dir.exists()
-    assert get_task(ready, submit_ping(ready))["status"] == "succeeded"
-
-
-def test_a_start_after_everything_was_killed_has_all_data(running: LocalStack) -> None:
+def test_a_start_ends_what_a_killed_supervisor_left_and_has_all_data(running: LocalStack) -> None:
     ready = running.ready
     done = submit_ping(ready)
     assert get_task(ready, done)["status"] == "succeeded"
-    processes = list_processes(running)
-    supervisor = identify(running.supervisor_pid or 0)
-    assert supervisor is not None
-
-    signal_all([supervisor, *processes], signal.SIGKILL)
-    assert wait_until_gone([supervisor, *processes], limit_seconds=PATIENCE_SECONDS)
-    running.kill_supervisor()
-    running.start()
-
-    again = running.ready
-    assert get_task(again, done)["status"] == "succeeded"
-    for name in ("api_key", "flower_password", "mail_dir", "storage_url", "database_url", "broker_url", "flower_url"):
-        assert again[name] == ready[name]
-    assert len(list(Path(again["mail_dir"]).glob("*.eml"))) == 1
-
-
-def test_what_a_killed_supervisor_left_is_ended_by_the_next_start(running: LocalStack) -> None:
-    # Stopped, so that they cannot notice that their parent has ended.
+    # Stopped, so that they cannot notice that their parent has ended. The next start kills them all.
     left = list_processes(running)
     signal_all(left, signal.SIGSTOP)
     running.kill_supervisor()
@@ -245,21 +238,12 @@ def test_what_a_killed_supervisor_left_is_ended_by_the_next_start(running: Local
     running.start()
 
     assert wait_until_gone(left, limit_seconds=10)
-    assert get_task(running.ready, submit_ping(running.ready))["status"] == "succeeded"
-
-
-@pytest.mark.parametrize("delay_seconds", [0.3, 0.5, 1.0])
-def test_a_signal_during_the_start_leaves_no_process(stack: LocalStack, delay_seconds: float) -> None:
-    stack.stop()
-    argv = [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(stack.data_dir)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        time.sleep(delay_seconds)
-        process.terminate()
-        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
-
-    assert "Traceback" not in output
-    assert process.returncode in {0, -signal.SIGTERM}
-    assert list_processes(stack) == []
+    again = running.ready
+    assert get_task(again, done)["status"] == "succeeded"
+    assert get_task(again, submit_ping(again))["status"] == "succeeded"
+    for name in ("api_key", "flower_password", "mail_dir", "storage_url", "database_url", "broker_url", "flower_url"):
+        assert again[name] == ready[name]
+    assert len(list(Path(again["mail_dir"]).glob("*.eml"))) == 1
 
 
 def test_a_signal_stops_all_parts_in_time_and_leaves_no_process(running: LocalStack) -> None:
@@ -275,21 +259,25 @@ def test_a_signal_stops_all_parts_in_time_and_leaves_no_process(running: LocalSt
     assert list_processes(running) == []
 
 
-def test_a_part_that_refuses_its_settings_ends_the_start(stack: LocalStack) -> None:
-    stack.stop()
-    misconfigured = LocalStack(stack.data_dir, environment=BUILT_IN_SERVERS | {"TASKMILL_FLOWER_USER": "a:b"})
+@pytest.mark.parametrize("delay_seconds", [0.3, 0.5, 1.0])
+def test_a_signal_during_the_start_leaves_no_process(own_stack: LocalStack, delay_seconds: float) -> None:
+    own_stack.stop()
+    argv = [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(own_stack.data_dir)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        time.sleep(delay_seconds)
+        process.terminate()
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+
+    assert "Traceback" not in output
+    assert process.returncode in {0, -signal.SIGTERM}
+    assert list_processes(own_stack) == []
+
+
+def test_a_part_that_refuses_its_settings_ends_the_start(own_stack: LocalStack) -> None:
+    own_stack.stop()
+    misconfigured = LocalStack(own_stack.data_dir, environment=BUILT_IN_SERVERS | {"TASKMILL_FLOWER_USER": "a:b"})
 
     with pytest.raises(ServerFailed, match="Not ready: flower ended with exit code 2"):
         misconfigured.start()
 
     assert "Taskmill is ready" not in misconfigured.log_path.read_text()
-
-
-def test_a_second_stack_leaves_the_files_of_the_running_one_alone(running: LocalStack) -> None:
-    ready, log = running.ready, running.log_path.read_text()
-
-    with pytest.raises(ConfigurationError, match=f"Another Taskmill .* runs on {running.data_dir}"):
-        LocalStack(running.data_dir, environment=BUILT_IN_SERVERS).start()
-
-    assert running.ready == ready
-    assert running.log_path.read_text().startswith(log)
