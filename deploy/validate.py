@@ -77,6 +77,8 @@ def check_compose_rules() -> Iterator[str]:
             continue
         if not service.get("healthcheck", {}).get("test"):
             yield f"{name} has no health check"
+        if "pids_limit" not in service:
+            yield f"{name} has no limit of processes"
         if service.get("restart") not in {"unless-stopped", "always"}:
             yield f"{name} is not restarted"
         if "stop_grace_period" not in service:

@@ -40,6 +40,10 @@ def test_a_part_is_restarted_however_often_it_ends(unit: configparser.ConfigPars
     assert unit["Unit"]["StartLimitIntervalSec"] == "0"
 
 
+def test_the_number_of_processes_of_a_part_is_limited(unit: configparser.ConfigParser) -> None:
+    assert 256 <= int(unit["Service"]["TasksMax"]) <= 4096
+
+
 @pytest.mark.needs_program("systemd-analyze", debian="systemd")
 def test_systemd_accepts_the_unit(unit_text: str, tmp_path: Path) -> None:
     file = tmp_path / "taskmill@api.service"

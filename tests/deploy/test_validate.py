@@ -51,6 +51,7 @@ def _open_the_inner_network(compose: dict[str, Any]) -> None:
         (_change_service("relay", read_only=False), "relay may write"),
         (_drop("postgres", "healthcheck"), "postgres has no health check"),
         (_drop("worker-files", "deploy"), "worker-files has no limit of memory"),
+        (_drop("worker-files", "pids_limit"), "worker-files has no limit of processes"),
         (_drop("flower", "networks"), "flower names no network"),
         (_drop("nginx", "stop_grace_period"), "nginx has no time to stop"),
         (_open_the_inner_network, "the network back has access to the outside"),
