@@ -17,6 +17,7 @@ from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
 from api.queues.queue_reader import QueueReader
+from api.queues.wait_estimates import WaitEstimates
 from api.queues.waiting import WaitingReader
 from api.readiness import ReadinessChecks
 from api.services import Services
@@ -93,6 +94,11 @@ def get_queue_bounds(request: Request) -> QueueBounds:
 def get_queues(request: Request) -> QueueReader:
     """Return the reader of queues and workers."""
     return _services(request).queues
+
+
+def get_wait_estimates(request: Request) -> WaitEstimates:
+    """Return the estimates of how long tasks wait."""
+    return _services(request).wait_estimates
 
 
 def get_waiting(request: Request) -> WaitingReader:
@@ -176,6 +182,7 @@ TaskActionsDependency = Annotated[TaskActions, Depends(get_task_actions)]
 SubmissionsDependency = Annotated[Submissions, Depends(get_submissions)]
 QueueBoundsDependency = Annotated[QueueBounds, Depends(get_queue_bounds)]
 QueuesDependency = Annotated[QueueReader, Depends(get_queues)]
+WaitEstimatesDependency = Annotated[WaitEstimates, Depends(get_wait_estimates)]
 WaitingDependency = Annotated[WaitingReader, Depends(get_waiting)]
 WorkflowsDependency = Annotated[WorkflowReader, Depends(get_workflows)]
 WorkflowActionsDependency = Annotated[WorkflowActions, Depends(get_workflow_actions)]

@@ -14,7 +14,7 @@ from uuid import UUID
 from starlette.types import Receive, Scope, Send
 
 from api.auth.authentication import Authenticator, Caller
-from api.following.task_reader import TaskReader
+from api.following.task_reader import TaskReader, TaskVersion
 from api.following.task_representation import TaskRow, task_json
 from api.following.waiters import Waiters
 from api.http.answers import PRIVATE_HEADERS
@@ -25,6 +25,7 @@ from api.http.headers import RawHeaders, join_repeated_headers
 from api.http.problems import Problem, invalid
 from api.http.query_strings import read_validate_only, read_wait
 from api.http.rate_limits import RateLimits
+from api.queues.wait_estimates import WaitEstimates
 from api.submitting.idempotency import fingerprint, read_idempotency_key
 from api.submitting.parsing import parse_submission, read_traceparent
 from api.submitting.submissions import SubmissionRequest, Submissions
@@ -32,7 +33,6 @@ from api.submitting.submissions import SubmissionRequest, Submissions
 UUID_LENGTH: Final = 36
 _PRIVATE: Final[RawHeaders] = [(name.lower().encode(), value.encode()) for name, value in PRIVATE_HEADERS.items()]
 _JSON: Final = (b"content-type", b"application/json")
-_RETRY_AFTER: Final = (b"retry-after", b"1")
 
 
 class HotPaths:
@@ -46,6 +46,7 @@ class HotPaths:
         submissions: Submissions,
         reader: TaskReader,
         waiters: Waiters,
+        wait_estimates: WaitEstimates,
         max_body_bytes: int,
     ) -> None:
         self._authenticator = authenticator
@@ -53,6 +54,7 @@ class HotPaths:
         self._submissions = submissions
         self._reader = reader
         self._waiters = waiters
+        self._wait_estimates = wait_estimates
         self._max_body_bytes = max_body_bytes
 
     def serves(self, method: str, path: str) -> bool:
@@ -144,18 +146,27 @@ class HotPaths:
         elif if_none_match is not None:
             version = await self._reader.find_version(task_id, caller)
             if version is not None and matches_etag(if_none_match, version.etag):
-                return _not_modified(version.etag, version.done, headers)
+                return self._not_modified(version, headers)
             row = await self._reader.find(task_id, caller)
         else:
             row = await self._reader.find(task_id, caller)
         if row is None:
             raise await self._reader.gone_or_missing(task_id, caller)
         if if_none_match is not None and matches_etag(if_none_match, row.etag):
-            return _not_modified(row.etag, row.done, headers)
+            return self._not_modified(row, headers)
         headers += [_JSON, (b"etag", row.etag.encode())]
         if not row.done:
-            headers.append(_RETRY_AFTER)
+            headers.append(self._retry_after(row))
         return 200, headers, task_json(row)
+
+    def _not_modified(self, task: TaskRow | TaskVersion, headers: RawHeaders) -> tuple[int, RawHeaders, bytes]:
+        headers.append((b"etag", task.etag.encode()))
+        if not task.done:
+            headers.append(self._retry_after(task))
+        return 304, headers, b""
+
+    def _retry_after(self, task: TaskRow | TaskVersion) -> tuple[bytes, bytes]:
+        return b"retry-after", b"%d" % self._wait_estimates.retry_after_seconds(task)
 
 
 def _settles(if_none_match: str | None) -> Callable[[TaskRow], bool]:
@@ -165,13 +176,6 @@ def _settles(if_none_match: str | None) -> Callable[[TaskRow], bool]:
         return row.done or (if_none_match is not None and not matches_etag(if_none_match, row.etag))
 
     return is_settled
-
-
-def _not_modified(etag: str, done: bool, headers: RawHeaders) -> tuple[int, RawHeaders, bytes]:
-    headers.append((b"etag", etag.encode()))
-    if not done:
-        headers.append(_RETRY_AFTER)
-    return 304, headers, b""
 
 
 def _read_task_id(text: str) -> UUID:

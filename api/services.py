@@ -19,6 +19,7 @@ from api.following.waiters import Waiters
 from api.hot_paths import HotPaths
 from api.http.rate_limits import RateLimits
 from api.queues.queue_reader import QueueReader
+from api.queues.wait_estimates import WaitEstimates
 from api.queues.waiting import WaitingReader
 from api.readiness import ReadinessChecks
 from api.submitting.idempotency import IdempotencyKeys
@@ -53,9 +54,10 @@ class Services:
         self.events = EventReader(settings)
         self.task_actions = TaskActions(self.engine, self.reader, self.waiters, self.store)
         self.readiness = ReadinessChecks(settings, self.reads, self.store)
-        self.queue_bounds = QueueBounds(settings, self.reads)
         self.queues = QueueReader(self.engine, self.reads)
         self.waiting = WaitingReader(settings, self.reads, self.queues)
+        self.wait_estimates = WaitEstimates(settings, self.reads, self.queues)
+        self.queue_bounds = QueueBounds(settings, self.reads)
         self._pool = _make_pool(settings)
         self._batcher = SubmissionBatcher(settings)
         self.idempotency_keys = IdempotencyKeys(self._pool)
@@ -66,6 +68,7 @@ class Services:
             batcher=self._batcher,
             queue_bounds=self.queue_bounds,
             keys=self.idempotency_keys,
+            wait_estimates=self.wait_estimates,
         )
         self.workflows = WorkflowReader(self.reads)
         self.workflow_actions = WorkflowActions(
@@ -84,6 +87,7 @@ class Services:
             submissions=self.submissions,
             reader=self.reader,
             waiters=self.waiters,
+            wait_estimates=self.wait_estimates,
             max_body_bytes=settings.max_json_bytes,
         )
 
@@ -100,6 +104,7 @@ class Services:
         await self.authenticator.close()
         await self.readiness.close()
         await self.events.close()
+        await self.wait_estimates.close()
         await self._pool.close(timeout=2)
         await self.engine.dispose()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
@@ -37,6 +38,11 @@ class TaskVersion(NamedTuple):
     version: int
     status: str
     organization_id: UUID
+    queue: str
+    kind: str
+    turn: float | None
+    run_at: datetime | None
+    next_attempt_at: datetime | None
 
     @property
     def done(self) -> bool:

@@ -60,6 +60,7 @@ class TaskRow(NamedTuple):
     purge_at: datetime | None
     version: int
     organization_id: UUID
+    turn: float | None
     workflow_id: UUID | None = None
     workflow_step: str | None = None
     origin: TaskOrigin | None = None
@@ -154,6 +155,7 @@ def new_task_json(task: NewTask, created_at: datetime, origin: TaskOrigin | None
             purge_at=None,
             version=1,
             organization_id=task.organization_id,
+            turn=None,
             origin=origin,
         )
     )

@@ -23,6 +23,7 @@ from api.dependencies import (
     TasksDependency,
     TaskWriterCaller,
     WaitersDependency,
+    WaitEstimatesDependency,
     WaitingDependency,
     is_allowed,
 )
@@ -54,6 +55,7 @@ from api.openapi.operations import (
     task_response,
 )
 from api.openapi.submission_schemas import batch_examples, ref, submission_examples
+from api.queues.wait_estimates import WaitEstimates
 from api.queues.waiting import Waiting
 from api.submitting.idempotency import read_idempotency_key
 from api.submitting.parsing import parse_batch
@@ -255,12 +257,13 @@ async def cancel_task(
     caller: TaskWriterCaller,
     actions: TaskActionsDependency,
     tasks: TasksDependency,
+    wait_estimates: WaitEstimatesDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
     """Cancel a task that is not running, or request the cancellation of a running one."""
     await actions.cancel(task_id, caller)
-    return await _task_answer(tasks, task_id, caller)
+    return await _task_answer(tasks, wait_estimates, task_id, caller)
 
 
 @router.post(
@@ -281,12 +284,13 @@ async def retry_task(
     caller: TaskWriterCaller,
     actions: TaskActionsDependency,
     tasks: TasksDependency,
+    wait_estimates: WaitEstimatesDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
     """Queue the task again, with the attempts of its kind added."""
     await actions.retry(task_id, caller)
-    return await _task_answer(tasks, task_id, caller)
+    return await _task_answer(tasks, wait_estimates, task_id, caller)
 
 
 @router.delete(
@@ -422,10 +426,10 @@ def _read_last_event_id(value: str | None, pointer: str) -> int:
     return int(value)
 
 
-async def _task_answer(tasks: TaskReader, task_id: UUID, caller: Caller) -> Response:
+async def _task_answer(tasks: TaskReader, wait_estimates: WaitEstimates, task_id: UUID, caller: Caller) -> Response:
     """Return 202 with a task as it is now."""
     row = await tasks.get(task_id, caller)
     headers = {"ETag": row.etag}
     if not row.done:
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(wait_estimates.retry_after_seconds(row))
     return private_json(task_json(row), 202, headers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 from uuid import UUID
 
 import orjson
@@ -24,6 +24,7 @@ from api.following.task_reader import TaskReader
 from api.following.task_representation import TaskOrigin, new_task_json, task_json
 from api.http.headers import find_header
 from api.http.problems import FieldError, Problem, invalid
+from api.queues.wait_estimates import WaitEstimates
 from api.submitting.idempotency import IdempotencyKeys, KeyTaken, StoredAnswer, fingerprint, store_key
 from api.submitting.parsing import Parsed, ParsedBatch, read_traceparent
 from api.submitting.queue_bounds import QueueBounds
@@ -34,8 +35,6 @@ from shared.queries import submissions as queries
 from shared.queries.batches import INSERT_FOLLOW_UP, LIST_BATCH
 from shared.queries.files import find_files
 from shared.tasks.submission import NewTask, make_task, params_sha256, submission_document
-
-POLL_AFTER_SECONDS: Final = 1
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,13 @@ class Answer:
     location: str
     body: bytes
     replayed: bool = False
+    retry_after_seconds: int = 1
 
     def headers(self) -> dict[str, str]:
         """Return the headers of the answer, without `PRIVATE_HEADERS`."""
         headers = {"Location": self.location}
         if self.status == 202:
-            headers["Retry-After"] = str(POLL_AFTER_SECONDS)
+            headers["Retry-After"] = str(self.retry_after_seconds)
         if self.replayed:
             headers["Idempotency-Replayed"] = "true"
         return headers
@@ -113,6 +113,7 @@ class Submissions:
         batcher: SubmissionBatcher,
         queue_bounds: QueueBounds,
         keys: IdempotencyKeys,
+        wait_estimates: WaitEstimates,
     ) -> None:
         self._pool = pool
         self._reads = reads
@@ -120,6 +121,7 @@ class Submissions:
         self._batcher = batcher
         self._queue_bounds = queue_bounds
         self._keys = keys
+        self._wait_estimates = wait_estimates
 
     async def accept(self, parsed: Parsed, request: SubmissionRequest) -> Answer:
         """Store one task and return the answer once it is committed.
@@ -146,7 +148,9 @@ class Submissions:
         except psycopg.errors.ForeignKeyViolation:
             await self.check_files([parsed], request.caller)
             raise missing_file(parsed.files[0].pointer) from None
-        return Answer(202, f"/tasks/{task.id}", new_task_json(task, created_at, TaskOrigin.of_new_task(request.caller)))
+        body = new_task_json(task, created_at, TaskOrigin.of_new_task(request.caller))
+        retry_after_seconds = self._wait_estimates.retry_after_submission_seconds(task)
+        return Answer(202, f"/tasks/{task.id}", body, retry_after_seconds=retry_after_seconds)
 
     async def accept_batch(self, batch: ParsedBatch, request: SubmissionRequest) -> Answer:
         """Store all tasks or none, in one transaction, and return the answer once it is committed."""

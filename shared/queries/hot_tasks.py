@@ -110,7 +110,8 @@ _SHOWN_COLUMNS: Final = """
         WHERE artifact.task_id = task.id AND artifact.role = 'artifact')::text
     END,
     task.tags, task.metadata::text, task.batch_id, task.created_at, task.run_at, task.started_at, task.finished_at,
-    task.cancel_requested_at, task.purge_at, task.version, task.organization_id, task.workflow_id, task.workflow_step"""
+    task.cancel_requested_at, task.purge_at, task.version, task.organization_id, task.turn, task.workflow_id,
+    task.workflow_step"""
 
 _VISIBLE: Final = """
     unnest(%(ids)s::uuid[], %(organizations)s::uuid[]) AS asked (id, organization_id)
@@ -123,8 +124,12 @@ SELECT {_SHOWN_COLUMNS}
 FROM {_VISIBLE} JOIN task_payloads payload ON payload.task_id = ANY (ARRAY[task.id])"""
 """Read tasks by id, in the columns of `api.following.task_representation.TaskRow`, in no order."""
 
-READ_VERSIONS: Final = f"SELECT task.id, task.version, task.status, task.organization_id FROM {_VISIBLE}"
-"""Read the version and status of tasks, which are needed for a 304 or to see whether a task is done."""
+READ_VERSIONS: Final = f"""
+SELECT task.id, task.version, task.status, task.organization_id, task.queue, task.kind, task.turn, task.run_at,
+    task.next_attempt_at
+FROM {_VISIBLE}"""
+"""Read of tasks what is needed for a 304 or to see whether they are done, in the columns of
+`api.following.task_reader.TaskVersion`."""
 
 READ_CHANGES: Final = """
 SELECT known.id FROM unnest(%(ids)s::uuid[], %(versions)s::int[]) AS known (id, version)

@@ -63,6 +63,7 @@ def row(status: TaskStatus) -> TaskRow:
         purge_at=MOMENT,
         version=7,
         organization_id=new_id(),
+        turn=3.0,
     )
 
 
