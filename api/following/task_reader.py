@@ -41,6 +41,7 @@ class TaskVersion(NamedTuple):
     queue: str
     kind: str
     turn: float | None
+    created_at: datetime
     run_at: datetime | None
     next_attempt_at: datetime | None
 

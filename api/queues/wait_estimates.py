@@ -24,8 +24,9 @@ from shared.tasks.submission import NewTask
 
 LEAST_SECONDS: Final = 1
 MOST_SECONDS: Final = 60
-UNKNOWN_SECONDS: Final = 15
-"""The `Retry-After` of a task of which nobody knows when it will start: it is paused, or its queue has no worker."""
+UNKNOWN_SHARE: Final = 0.1
+"""Where it is not known when a task starts (it is paused, or its queue has no worker), it is worth asking again after this
+share of the time that it has waited."""
 REFRESH_SECONDS: Final = 2.0
 log = structlog.get_logger()
 
@@ -42,6 +43,8 @@ class WaitingTask(Protocol):
     @property
     def turn(self) -> float | None: ...
     @property
+    def created_at(self) -> datetime: ...
+    @property
     def run_at(self) -> datetime | None: ...
     @property
     def next_attempt_at(self) -> datetime | None: ...
@@ -57,13 +60,13 @@ class QueueEstimate(NamedTuple):
     is_paused: bool
     paused_kinds: frozenset[str]
 
-    def wait_seconds(self, kind: str, turn: float | None) -> float:
-        """Return how long a queued task waits at least."""
+    def wait_seconds(self, kind: str, turn: float | None) -> float | None:
+        """Return how long a queued task waits at least, or None if that is not known."""
         is_served = self.conditions.workers or self.conditions.has_unknown_workers
         if self.is_paused or kind in self.paused_kinds or not is_served:
-            return UNKNOWN_SECONDS
+            return None
         ahead = len(self.turns) if turn is None else bisect_left(self.turns, turn)
-        return self.conditions.predict_seconds(ahead) or 0
+        return self.conditions.predict_seconds(ahead)
 
 
 class WaitEstimates:
@@ -78,34 +81,39 @@ class WaitEstimates:
 
     def retry_after_seconds(self, task: WaitingTask) -> int:
         """Return after how many seconds a task that is not done is worth asking for again: 1 to 60."""
+        now = datetime.now(UTC)
+        if task.status == "running":
+            return LEAST_SECONDS
         if task.status == "queued":
-            return self._bound(self._wait_seconds(task.queue, task.kind, task.turn))
-        if task.status in {"scheduled", "retrying"}:
-            due_at = task.next_attempt_at or task.run_at
+            seconds = self._wait_seconds(task.queue, task.kind, task.turn)
+        else:
             # A step of a workflow that waits for other steps has no time.
-            return UNKNOWN_SECONDS if due_at is None else self._bound((due_at - datetime.now(UTC)).total_seconds())
-        return LEAST_SECONDS
+            due_at = task.next_attempt_at or task.run_at
+            seconds = None if due_at is None else (due_at - now).total_seconds()
+        if seconds is None:
+            seconds = UNKNOWN_SHARE * (now - task.created_at).total_seconds()
+        return _bound(seconds)
 
     def retry_after_submission_seconds(self, task: NewTask) -> int:
         """Return after how many seconds a task that was just submitted is worth asking for: 1 to 60."""
         if task.status == "queued":
-            return self._bound(self._wait_seconds(task.queue, task.kind, None))
+            return _bound(self._wait_seconds(task.queue, task.kind, None) or 0)
         if task.run_at is not None:
-            return self._bound((task.run_at - datetime.now(UTC)).total_seconds())
-        return self._bound(task.delay or 0)
+            return _bound((task.run_at - datetime.now(UTC)).total_seconds())
+        return _bound(task.delay or 0)
 
     async def close(self) -> None:
         """Wait until no estimate is being read."""
         await asyncio.gather(*self._refreshing.values())
 
-    def _wait_seconds(self, queue: str, kind: str, turn: float | None) -> float:
+    def _wait_seconds(self, queue: str, kind: str, turn: float | None) -> float | None:
         estimate = self._estimates.get(queue)
         if (
             estimate is None or time.monotonic() - estimate.read_at > REFRESH_SECONDS
         ) and queue not in self._refreshing:
             task = self._refreshing[queue] = asyncio.create_task(self._refresh(queue))
             task.add_done_callback(lambda _: self._refreshing.pop(queue))
-        return LEAST_SECONDS if estimate is None else estimate.wait_seconds(kind, turn)
+        return 0 if estimate is None else estimate.wait_seconds(kind, turn)
 
     async def _refresh(self, queue: str) -> None:
         try:
@@ -128,6 +136,6 @@ class WaitEstimates:
             paused_kinds=frozenset(row.name for row in paused if row.target == "kind"),
         )
 
-    @staticmethod
-    def _bound(seconds: float) -> int:
-        return max(LEAST_SECONDS, min(MOST_SECONDS, ceil(seconds)))
+
+def _bound(seconds: float) -> int:
+    return max(LEAST_SECONDS, min(MOST_SECONDS, ceil(seconds)))

@@ -125,8 +125,8 @@ FROM {_VISIBLE} JOIN task_payloads payload ON payload.task_id = ANY (ARRAY[task.
 """Read tasks by id, in the columns of `api.following.task_representation.TaskRow`, in no order."""
 
 READ_VERSIONS: Final = f"""
-SELECT task.id, task.version, task.status, task.organization_id, task.queue, task.kind, task.turn, task.run_at,
-    task.next_attempt_at
+SELECT task.id, task.version, task.status, task.organization_id, task.queue, task.kind, task.turn, task.created_at,
+    task.run_at, task.next_attempt_at
 FROM {_VISIBLE}"""
 """Read of tasks what is needed for a 304 or to see whether they are done, in the columns of
 `api.following.task_reader.TaskVersion`."""

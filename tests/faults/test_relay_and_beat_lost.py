@@ -55,3 +55,35 @@ def test_a_beat_that_dies_between_slot_and_task_has_stored_neither(room: Room, c
     room.start("beat")
     room.eventually(lambda: room.ask("SELECT count(*) FROM schedule_slots")[0][0] >= 3)
     room.settle(0)
+
+
+def test_two_beats_of_which_one_is_killed_submit_each_slot_of_a_schedule_once(
+    room: Room, client: httpx2.Client
+) -> None:
+    beats = [room.start("beat"), room.start("beat")]
+    ping = {"kind": "platform.ping", "missed": "run_all"}
+    for body in ({"name": "every", "every": 1, **ping}, {"name": "cron", "cron": "* * * * *", **ping}):
+        assert client.post("/schedules", json=body).status_code == 201
+    runs = "SELECT count(*) FROM schedule_slots slot JOIN schedules ON id = schedule_id WHERE name = 'every'"
+    for round_ in range(3):
+        seen = room.ask(runs)[0][0]
+        room.eventually(lambda before=seen: room.ask(runs)[0][0] > before)
+        beats[round_ % 2].kill()
+        beats[round_ % 2].wait()
+        beats[round_ % 2] = room.start("beat")
+    seen = room.ask(runs)[0][0]
+    room.eventually(lambda: room.ask(runs)[0][0] > seen + 1)
+
+    # In one statement, because the beats still run.
+    rows = room.ask(
+        """SELECT slot.slot, count(*), count(DISTINCT task.id),
+            slot.slot - lag(slot.slot) OVER (ORDER BY slot.slot) = interval '1 s'
+        FROM schedule_slots slot JOIN schedules ON id = slot.schedule_id LEFT JOIN tasks task ON task.id = slot.task_id
+        WHERE name = 'every' GROUP BY slot.slot ORDER BY slot.slot"""
+    )
+    assert {(slots, tasks) for _, slots, tasks, _ in rows} == {(1, 1)}
+    assert [follows for *_, follows in rows[1:]] == [True] * (len(rows) - 1), "a slot was lost"
+    assert room.ask(
+        "SELECT count(*) FROM tasks WHERE schedule_id IS NOT NULL"
+        " AND NOT EXISTS (SELECT FROM schedule_slots slot WHERE slot.task_id = tasks.id)"
+    ) == [(0,)]

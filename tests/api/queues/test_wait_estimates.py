@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from api.queues.queue_reader import QueueConditions
-from api.queues.wait_estimates import UNKNOWN_SECONDS, QueueEstimate
+from api.queues.wait_estimates import QueueEstimate
 from shared.queries.queues import ADD_ACTIVITY
 from shared.queries.signs_of_life import SHOW_WORKER_SIGN, WORKER_PREFIX
 from tests.api.conftest import HandWorker, Submit
@@ -43,8 +43,8 @@ def test_a_task_with_a_free_slot_does_not_wait() -> None:
 @pytest.mark.parametrize(
     "estimate", [_estimate(is_paused=True), _estimate(paused_kinds=("a.b",)), _estimate(workers=0, rate=None)]
 )
-def test_what_is_paused_or_has_no_worker_is_asked_for_seldom(estimate: QueueEstimate) -> None:
-    assert estimate.wait_seconds("a.b", None) == UNKNOWN_SECONDS
+def test_it_is_not_known_when_a_task_starts_that_is_paused_or_has_no_worker(estimate: QueueEstimate) -> None:
+    assert estimate.wait_seconds("a.b", None) is None
 
 
 def _retry_after(client: httpx2.Client, task_id: str, **headers: str) -> int:
@@ -79,6 +79,14 @@ def test_the_retry_after_of_a_queued_task_follows_from_its_queue(
 
     eventually(lambda: _retry_after(operator, ids[-1]) > 5)
     assert _retry_after(operator, ids[0]) < _retry_after(operator, ids[-1]) <= 60
+
+
+def test_a_paused_task_is_asked_for_after_a_tenth_of_the_time_that_it_has_waited(
+    operator: httpx2.Client, ping: Submit, hand: HandWorker, eventually: Eventually
+) -> None:
+    task_id = ping()
+    hand.connection.execute("UPDATE tasks SET created_at = now() - interval '5 minutes' WHERE id = %s", (task_id,))
     operator.post("/queues/files/pause")
-    eventually(lambda: _retry_after(operator, ids[0]) == UNKNOWN_SECONDS)
+
+    eventually(lambda: 30 <= _retry_after(operator, task_id) <= 45)
     operator.post("/queues/files/resume")
