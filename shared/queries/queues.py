@@ -23,19 +23,22 @@ FROM unnest(%(queues)s::text[], %(started)s::int[], %(ended)s::int[]) AS added (
 ON CONFLICT (queue, at) DO UPDATE SET started = activity.started + excluded.started, ended = activity.ended + excluded.ended"""
 """Add attempts that have started and ended to the counts of the current span: `started[n]` and `ended[n]` of `queues[n]`."""
 
-READ_ACTIVITY: Final = f"""
+READ_ACTIVITY: Final = """
 SELECT queue,
     coalesce(sum(started) FILTER (WHERE at > now() - interval '1 minute'), 0)::int AS started_last_minute,
     coalesce(sum(ended) FILTER (WHERE at > now() - interval '1 minute'), 0)::int AS ended_last_minute,
     sum(started)::int AS started_last_hour,
-    sum(ended)::int AS ended_last_hour,
-    (sum(started) FILTER (WHERE at > now() - interval '1 minute')
-        / greatest({SPAN_SECONDS}, extract(epoch FROM now() - min(at) FILTER (WHERE at > now() - interval '1 minute')))
-    )::float8 AS started_each_second
+    sum(ended)::int AS ended_last_hour
 FROM queue_activity WHERE at > now() - interval '1 hour' GROUP BY queue"""
-"""Return the activity of each queue that had any in the last hour.
+"""Return the activity of each queue that had any in the last hour."""
 
-`started_each_second` is the rate since the first start of the last minute; NULL if nothing started in it.
+READ_RATES: Final = f"""
+SELECT queue,
+    (sum(started) / greatest({SPAN_SECONDS}, extract(epoch FROM now() - min(at))))::float8 AS started_each_second
+FROM queue_activity WHERE at > now() - interval '1 minute' AND started > 0 GROUP BY queue"""
+"""Return how many attempts of each queue started each second, since the first start of the last minute.
+
+A queue that started nothing in the last minute has no row.
 """
 
 LIST_WORKERS: Final = f"""
