@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import uuid5
 
@@ -40,6 +40,8 @@ log = structlog.get_logger()
 
 BEAT_TICK_SECONDS: Final = 1.0
 DATABASE_RETRY_SECONDS: Final = 2.0
+UNKNOWN_ZONE_RETRY: Final = timedelta(minutes=1)
+"""When a schedule is tried again whose time zone this computer does not know."""
 DUE_TOGETHER: Final = 100
 """How many schedules are looked at in one transaction."""
 LONGEST_TURN_SECONDS: Final = 5.0
@@ -208,9 +210,12 @@ class SchedulePlan(NamedTuple):
 
 def _plan(schedule: Any) -> SchedulePlan:
     """Return the tasks of a due schedule's slots, or why it gets none."""
-    slots, next_at = plan_slots(
-        find_rule(schedule), schedule.next_at, schedule.planned_at, schedule.now, Missed(schedule.missed)
-    )
+    try:
+        rule = find_rule(schedule)
+    except UnusableSchedule as error:
+        # The next slot cannot be known. The zone's data may be installed by then.
+        return SchedulePlan([], schedule.now + UNKNOWN_ZONE_RETRY, error.error)
+    slots, next_at = plan_slots(rule, schedule.next_at, schedule.planned_at, schedule.now, Missed(schedule.missed))
     if schedule.overlap == "skip":
         # Tasks of several slots that are inserted together would run beside each other.
         slots = slots[-1:]

@@ -26,6 +26,8 @@ ATTEMPT_ERRORS: Final = {
     "worker-lost": "The worker stopped responding in the middle of the work, in the last attempt that was left.",
     "timed-out": "The work took longer than one attempt may. Submit less at once, or allow a longer `timeout`.",
     "out-of-memory": "The work needed more memory than one task may use. Submit less at once.",
+    "unknown-time-zone": "Beat has no data of a schedule's time zone. Update the package tzdata where it runs, or "
+    "change the time zone.",
     "unknown-kind": "The kind of a schedule's task does not exist any more. Change the schedule, or delete it.",
     "unreadable-params": "The stored params do not fit the kind any more. Submit the task again, or change the schedule.",
 }

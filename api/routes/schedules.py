@@ -55,6 +55,7 @@ from api.submitting.submissions import SubmissionRequest
 from shared.contracts.catalog import find_kind
 from shared.identifiers import new_id
 from shared.queries import schedules as queries
+from shared.schedules.rules import Rule
 from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled_task
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import PLATFORM_ID
@@ -199,7 +200,8 @@ async def get_schedule(
         row = await _get(connection, queries.find_schedule(schedule_id, caller.visible_organization_id))
         runs = (await connection.execute(queries.list_runs(schedule_id, LAST_RUNS))).all()
         now = await _read_clock(connection)
-    times = list(islice(find_rule(row).iterate_times(now), NEXT_TIMES)) if row.enabled else []
+    rule = _find_stored_rule(row)
+    times = list(islice(rule.iterate_times(now), NEXT_TIMES)) if row.enabled and rule is not None else []
     last_runs = [ScheduleRun(at=run.slot, task_id=run.task_id, status=run.status) for run in runs]
     return private_answer(_schedule(row, next_times=times, last_runs=last_runs), headers={"ETag": _etag(row)})
 
@@ -359,7 +361,7 @@ async def _plan_change(connection: AsyncConnection, stored: Any, parsed: ParsedS
 
     If its times have not changed, the next slot stays the same, so that a slot which has come but was not processed is not lost.
     """
-    if stored.enabled and parsed.fields.enabled and parsed.rule == find_rule(stored):
+    if stored.enabled and parsed.fields.enabled and parsed.rule == _find_stored_rule(stored):
         return {"next_at": stored.next_at, "planned_at": stored.planned_at}
     return {"next_at": await _find_next(connection, parsed)}
 
@@ -368,6 +370,14 @@ async def _read_clock(connection: AsyncConnection) -> datetime:
     """Return the time of the database, which beat uses too."""
     now: datetime = (await connection.execute(queries.NOW)).scalar_one()
     return now
+
+
+def _find_stored_rule(row: Any) -> Rule | None:
+    """Return the rule of a stored schedule, or None if this computer has no data of its time zone."""
+    try:
+        return find_rule(row)
+    except UnusableSchedule:
+        return None
 
 
 def _etag(row: Any) -> str:
@@ -395,6 +405,7 @@ def _as_body(row: Any) -> dict[str, Any]:
 
 def _schedule(row: Any, **more: Any) -> Schedule:
     options = TaskOptions.model_validate_json(orjson.dumps(row.options))
+    rule = _find_stored_rule(row)
     return Schedule(
         id=row.id,
         name=row.name,
@@ -407,7 +418,7 @@ def _schedule(row: Any, **more: Any) -> Schedule:
         missed=row.missed,
         overlap=row.overlap,
         jitter=row.jitter_seconds,
-        description=find_rule(row).describe(),
+        description=f"In the unknown time zone {row.timezone}" if rule is None else rule.describe(),
         kind=row.kind,
         params=row.params,
         priority=options.priority,

@@ -7,7 +7,7 @@ from datetime import datetime
 from math import ceil
 from typing import Any, Protocol
 from uuid import UUID
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
 from pydantic import ValidationError
@@ -38,7 +38,7 @@ class ScheduleRow(Protocol):
 
 
 class UnusableSchedule(Exception):
-    """A schedule from which no task can be created: its kind no longer exists, or its params or options no longer fit."""
+    """A schedule from which no task can be created: its kind or its time zone is not known, or its params or options do not fit."""
 
     def __init__(self, problem: str, title: str, detail: str) -> None:
         super().__init__(detail)
@@ -47,8 +47,18 @@ class UnusableSchedule(Exception):
 
 
 def find_rule(schedule: ScheduleRow) -> Rule:
-    """Return the rule of a stored schedule, which was checked before it was stored."""
-    zone = ZoneInfo(schedule.timezone)
+    """Return the rule of a stored schedule, which was checked before it was stored.
+
+    Raises `UnusableSchedule` if this computer has no data of its time zone, as with another release of the IANA database.
+    """
+    try:
+        zone = ZoneInfo(schedule.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        detail = (
+            f"The computer has no data of the time zone {schedule.timezone}. "
+            "Update the package tzdata where beat runs, or change the schedule's time zone."
+        )
+        raise UnusableSchedule("/problems/unknown-time-zone", "Unknown time zone", detail) from None
     return Rule(schedule.cron, schedule.every_seconds, zone, schedule.starts_at, schedule.ends_at)
 
 

@@ -176,6 +176,20 @@ def test_a_slot_that_gets_no_task_is_logged_once_with_the_reason(tasks: Tasks, e
     assert [row.type for row in rows] == ["/problems/unknown-kind", "/problems/unreadable-params"]
 
 
+def test_a_time_zone_that_beat_does_not_know_fails_its_schedule_alone(tasks: Tasks, engine: Engine) -> None:
+    _schedule(tasks, name="far", cron="0 9 * * *", timezone="Mars/Olympus_Mons")
+    _schedule(tasks, name="near", every_seconds=3600)
+
+    assert [insert_due_tasks(engine) for _ in range(2)] == [1, 0]
+
+    (row,) = tasks.connection.execute(
+        "SELECT last_error, next_at > now() + interval '30 s' AS is_tried_later FROM schedules WHERE name = 'far'"
+    ).fetchall()
+    assert row.last_error["type"] == "/problems/unknown-time-zone"
+    assert "Mars/Olympus_Mons" in row.last_error["detail"]
+    assert row.is_tried_later
+
+
 def test_a_schedule_whose_file_is_gone_does_not_delay_the_others(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, kind="files.inspect", params={"file_id": str(uuid4())})
     _schedule(tasks, every_seconds=3600)

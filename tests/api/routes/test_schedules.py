@@ -328,3 +328,17 @@ def test_a_schedule_can_only_be_made_with_the_scope_to_write(served: Api) -> Non
 
     assert create(reader).status_code == 403
     assert reader.get("/schedules").status_code == 200
+
+
+def test_a_schedule_in_a_time_zone_that_the_server_does_not_know_is_shown(
+    client: httpx2.Client, module_settings: Settings
+) -> None:
+    schedule = created(client, timezone="Europe/Berlin")
+    with psycopg.connect(module_settings.database_url, autocommit=True) as connection:
+        connection.execute("UPDATE schedules SET timezone = 'Mars/Olympus_Mons' WHERE id = %s", (schedule["id"],))
+
+    shown = client.get(schedule["links"]["self"])
+
+    assert (shown.status_code, shown.json()["timezone"], shown.json()["next_times"]) == (200, "Mars/Olympus_Mons", [])
+    assert client.get("/schedules").status_code == 200
+    assert change(client, shown.json(), timezone="Europe/Berlin").status_code == 200
