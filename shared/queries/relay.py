@@ -64,7 +64,7 @@ ended AS (
         finished_at = CASE WHEN task.cancel_requested_at IS NOT NULL OR task.attempt >= task.max_attempts THEN now() END,
         purge_at = CASE WHEN task.cancel_requested_at IS NOT NULL OR task.attempt >= task.max_attempts
             THEN now() + task.keep_seconds * interval '1 second' END
-    FROM lost WHERE task.id = lost.id RETURNING task.id, task.version, task.status, task.attempt
+    FROM lost WHERE task.id = lost.id RETURNING task.id, task.kind, task.version, task.status, task.attempt
 ),
 payload AS (
     UPDATE task_payloads payload SET error = CASE ended.status WHEN 'retrying' THEN '{_WORKER_LOST}'::jsonb
@@ -76,8 +76,14 @@ event AS (
     INSERT INTO task_events (task_id, seq, type, data)
     SELECT id, version, 'status', jsonb_build_object('status', status, 'attempt', attempt, 'reason', 'worker-lost') FROM ended
 )
-SELECT id, status FROM ended"""
-"""Sweep the tasks whose lease was lost: to retrying, failed or cancelled. The attempt counts. Returns (id, status)."""
+SELECT ended.id, ended.kind, ended.status, (
+    SELECT event.data->>'worker' FROM task_events event
+    WHERE event.task_id = ended.id AND event.data->>'status' = 'running' ORDER BY event.seq DESC LIMIT 1) AS worker
+FROM ended"""
+"""Sweep the tasks whose lease was lost: to retrying, failed or cancelled. The attempt counts.
+
+Returns (id, kind, status, worker). `worker` is the name of the worker process that claimed the attempt.
+"""
 
 EXPIRE: Final = f"""
 WITH late AS (

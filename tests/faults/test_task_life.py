@@ -30,6 +30,7 @@ from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from shared.verification import find_broken_rows
 from tests.claims import claim_tasks
+from workers.relay.chores import SweptTask
 
 DONE = {"succeeded", "failed", "cancelled", "expired"}
 ERROR = {"type": "/problems/internal-error", "title": "t", "detail": "d", "retryable": True, "attempt": 1, "data": {}}
@@ -177,7 +178,8 @@ class Life(RuleBasedStateMachine):
             " WHERE id = %s AND status = 'running'",
             (task_id,),
         )
-        swept = self.hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchall()
+        rows = self.hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchall()
+        swept = [(task.id, task.status) for task in map(SweptTask._make, rows)]
         model = self.models.get(task_id)
         if model is None or model.status != "running":
             assert swept == []

@@ -23,6 +23,7 @@ from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from shared.verification import verify
 from tests.claims import claim_tasks
+from workers.relay.chores import SweptTask
 
 Hot = psycopg.Connection[tuple[Any, ...]]
 PARAMS = b'{"to": ["a@example.com", "b@example.com"], "subject": "S", "text": "T"}'
@@ -57,17 +58,20 @@ def lose_an_email(hot: Hot, engine: Engine, *, max_attempts: int) -> UUID:
     return task.id
 
 
-def sweep(hot: Hot, task_id: UUID) -> None:
-    assert hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "failed")
+def sweep(hot: Hot, task_id: UUID, status: str = "failed") -> None:
+    row = hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchone()
+    assert row is not None
+    swept = SweptTask._make(row)
+    assert (swept.id, swept.status) == (task_id, status)
 
 
 def cancel_while_running(hot: Hot, task_id: UUID) -> None:
     hot.execute(queries.CANCEL, {"ids": [task_id]})
-    assert hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "cancelled")
+    sweep(hot, task_id, "cancelled")
 
 
 def cancel_before_the_next_attempt(hot: Hot, task_id: UUID) -> None:
-    assert hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "retrying")
+    sweep(hot, task_id, "retrying")
     hot.execute(queries.CANCEL, {"ids": [task_id]})
 
 
@@ -100,7 +104,7 @@ def fail_with_an_internal_error(hot: Hot, task_id: UUID) -> None:
 
 
 def expire_before_the_next_attempt(hot: Hot, task_id: UUID) -> None:
-    assert hot.execute(relay_queries.SWEEP, {"limit": 10}).fetchone() == (task_id, "retrying")
+    sweep(hot, task_id, "retrying")
     hot.execute("UPDATE tasks SET expires_at = now()")
     assert hot.execute(relay_queries.EXPIRE, {"limit": 10}).fetchone() == (task_id,)
 

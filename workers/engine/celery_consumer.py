@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-import redis
 import structlog
 from celery import Celery
 from celery.worker import state as worker_state
@@ -23,8 +22,10 @@ from celery.worker.request import Request, create_request_cls
 
 from shared.contracts.catalog import list_kinds
 from shared.queries.canaries import CANARY_KIND
+from workers.celery_events import find_end_event
 from workers.engine.attempt import Attempt
 from workers.engine.claiming import Claimer
+from workers.engine.event_receivers import EventReceivers
 
 log = structlog.get_logger()
 
@@ -43,10 +44,8 @@ _HEADERS: Final[dict[str, Any]] = {
     "ignore_result": True,
 }
 CONSUMER_TICK_SECONDS: Final = 1.0
-CELERY_EVENTS: Final = {"failed": "task-failed", "retrying": "task-retried", "queued": "task-retried"}
-"""Celery's names for attempts that do not succeed, by the status that the task has then."""
-REQUEUED: Final = "requeued"
-"""What Flower shows as the exception of an attempt that was requeued."""
+EVENT_TIMEOUT_SECONDS: Final = 1.0
+"""How long sending events may wait for the broker. Events that could not be sent are sent later."""
 
 
 class ClaimedMessage(NamedTuple):
@@ -71,18 +70,14 @@ class UnrevokedRequest(Request):  # type: ignore[misc]  # Celery has no types
     def send_event(self, type: str, **fields: Any) -> None:
         """Send an event that says how the attempt ended: to Celery each succeeds, since none raises an error.
 
-        Of an error only the type is sent. Nothing is sent of canaries, and nothing of an attempt that was requeued before it
+        Nothing is sent of canaries, and nothing of an attempt that was requeued before it
         began: `announce_requeue` has sent that, and another worker may run the task by now.
         """
         attempt = self.attempt
         if attempt is not None and (attempt.task.kind == CANARY_KIND or attempt.was_withdrawn):
             return
         if type == "task-succeeded" and attempt is not None:
-            status = attempt.end_status
-            if status in CELERY_EVENTS:
-                type, fields = CELERY_EVENTS[status], {"exception": attempt.error_type or REQUEUED, "traceback": None}
-            elif status == "cancelled":
-                type, fields = "task-revoked", {"terminated": True, "signum": None, "expired": False}
+            type, fields = find_end_event(attempt.end_status, attempt.error_type) or (type, fields)
         super().send_event(type, **fields)
 
 
@@ -142,8 +137,9 @@ class CeleryPool:
     def announce_requeue(self, attempt: Attempt) -> None:
         """Send the event that ends an attempt which was requeued before it began."""
         dispatcher = self._consumer.event_dispatcher if self._consumer is not None else None
-        if dispatcher and dispatcher.enabled and attempt.task.kind != CANARY_KIND:
-            dispatcher.send(CELERY_EVENTS["queued"], uuid=attempt.task_id, exception=REQUEUED, traceback=None)
+        event = find_end_event("queued")
+        if event and dispatcher and dispatcher.enabled and attempt.task.kind != CANARY_KIND:
+            dispatcher.send(event.type, uuid=attempt.task_id, **event.fields)
 
     def _make_request_class(self, kind: str) -> Any:
         consumer = self._consumer
@@ -158,10 +154,11 @@ class CeleryPool:
 
 
 class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer, for messages that announce tasks. `bind_consumer` sets its claimer and its pool."""
+    """Celery's consumer, for messages that announce tasks. `bind_consumer` sets its parts."""
 
     claimer: Claimer
     celery_pool: CeleryPool
+    receivers: EventReceivers
     _pipe: tuple[int, int] | None = None
     _has_timer = False
 
@@ -180,20 +177,22 @@ class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
         log.warning("message_dropped", error=type(exc).__name__)
 
     def _on_tick(self) -> None:
-        """Note that the loop runs, and send events of tasks if, and only if, a program such as Flower receives events."""
+        """Note that the loop runs, and switch the events of tasks on or off."""
         self.celery_pool.loop_ran_at = time.monotonic()
         if self.app.conf.worker_enable_remote_control:
             # Then the receiver of events switches them on itself, by a command.
             return
-        # The client of the channel itself is waiting for messages: it would take their reply for the reply of this command.
-        with (
-            contextlib.suppress(redis.RedisError, OSError),
-            self.connection.default_channel.conn_or_acquire() as client,
-        ):
-            if client.execute_command("PUBSUB", "NUMPAT"):
-                self.event_dispatcher.groups.add("task")
-            else:
-                self.event_dispatcher.groups.discard("task")
+        if self.receivers.exist:
+            self.event_dispatcher.groups.add("task")
+        else:
+            self.event_dispatcher.groups.discard("task")
+
+    def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
+        """Return a connection for sending events, with a short timeout: they are sent in the consumer's loop and in slots."""
+        connection = self.app.connection_for_write(url=url, heartbeat=heartbeat)
+        timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), EVENT_TIMEOUT_SECONDS)
+        connection.transport_options = {**connection.transport_options, **timeouts, "retry_on_timeout": False}
+        return self.ensure_connected(connection)
 
     def _on_message(self, message: Any) -> None:
         headers, delivery_info = message.headers, message.delivery_info
@@ -227,9 +226,10 @@ class AnnouncementConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
             os.read(self._pipe[0], 4096)
 
 
-def bind_consumer(claimer: Claimer, pool: CeleryPool) -> type[AnnouncementConsumer]:
-    """Return a class of consumers that work for this claimer and pool: Celery makes the consumer itself."""
-    return type("BoundConsumer", (AnnouncementConsumer,), {"claimer": claimer, "celery_pool": pool})
+def bind_consumer(claimer: Claimer, pool: CeleryPool, receivers: EventReceivers) -> type[AnnouncementConsumer]:
+    """Return a class of consumers that work with these parts: Celery makes the consumer itself."""
+    parts = {"claimer": claimer, "celery_pool": pool, "receivers": receivers}
+    return type("BoundConsumer", (AnnouncementConsumer,), parts)
 
 
 def _do_nothing(*_: Any, **__: Any) -> None:

@@ -33,6 +33,7 @@ from workers.engine.attempt_context import WorkerParts
 from workers.engine.celery_consumer import CeleryPool, bind_consumer
 from workers.engine.claiming import Claimer
 from workers.engine.consumer_watch import ConsumerWatch
+from workers.engine.event_receivers import EventReceivers
 from workers.engine.executor import Executor
 from workers.engine.finishing import Finisher
 from workers.engine.handler_catalog import load_handlers
@@ -75,6 +76,7 @@ class WorkerProcess:
                 lambda: connect_hot(settings, "worker-progress", durable=False), self._finisher.wake_waiters
             ),
         )
+        self._receivers = EventReceivers(settings)
         self._pool = CeleryPool(self._app, lambda task_id: self._executor.run(task_id))
         self._executor = Executor(
             parts,
@@ -99,7 +101,7 @@ class WorkerProcess:
             outage=outage,
         )
         self._watch = ConsumerWatch(settings, queues, self, self._end_for_another)
-        self._app.conf.worker_consumer = bind_consumer(self._claimer, self._pool)
+        self._app.conf.worker_consumer = bind_consumer(self._claimer, self._pool, self._receivers)
 
     def run(self) -> None:
         """Work until a signal: SIGTERM finishes short attempts and requeues the others."""
@@ -120,10 +122,13 @@ class WorkerProcess:
         )
         log.info("worker_started", queues=self._queues, concurrency=self._concurrency)
         self._watch.start()
+        if not self._settings.worker_remote_control:
+            self._receivers.start()
         try:
             worker.start()
         finally:
             self._watch.stop()
+            self._receivers.stop()
             self._claimer.stop()
             self._executor.requeue_all()
             self._heartbeat.stop()

@@ -17,10 +17,11 @@ import structlog
 from shared.contracts.kind import QUEUES
 from shared.database.connections import connect_hot
 from shared.queries import relay as queries
+from shared.queries.canaries import CANARY_KIND
 from shared.queries.publishing import UNMARK_UNCLAIMED
 from shared.queries.signs_of_life import IS_SILENT, SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
-from workers.relay.doorbell import BROKER_ERRORS, Doorbell
+from workers.relay.doorbell import BROKER_ERRORS, Doorbell, LostAttempt
 
 log = structlog.get_logger()
 
@@ -36,11 +37,13 @@ BROKER_AWAY_SECONDS: Final = 2.0
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
-class EndedTask(NamedTuple):
+class SweptTask(NamedTuple):
     """A row of `SWEEP`."""
 
     id: UUID
+    kind: str
     status: str
+    worker: str | None
 
 
 class Chores:
@@ -88,9 +91,9 @@ class Chores:
         """Do each chore once."""
         limit = {"limit": CHORE_LIMIT}
         rows = connection.execute(queries.SWEEP, limit).fetchall() if sweep else []
-        swept = [EndedTask._make(row) for row in rows]
+        swept = [SweptTask._make(row) for row in rows]
         for task in swept:
-            log.warning("lease_lost", task_id=str(task.id), status=task.status)
+            log.warning("lease_lost", task_id=str(task.id), kind=task.kind, status=task.status, worker=task.worker)
         expired = [task_id for (task_id,) in connection.execute(queries.EXPIRE, limit).fetchall()]
         connection.execute(queries.PROMOTE, limit)
         if time.monotonic() < self._broker_away_until:
@@ -98,6 +101,11 @@ class Chores:
         try:
             self._doorbell.wake_waiters([*(task.id for task in swept), *expired])
             self._republish(connection)
+            self._doorbell.send_events(
+                LostAttempt(task.id, task.worker, task.status)
+                for task in swept
+                if task.worker and task.kind != CANARY_KIND
+            )
             self._doorbell.outage.end()
         except BROKER_ERRORS as error:
             # The other chores need no broker, and must not wait for it each time.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import redis
@@ -18,6 +18,7 @@ from shared.errors import ConfigurationError
 from shared.outage_log import OutageLog
 from shared.settings import Settings
 from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, encode_task_ids
+from workers.celery_events import find_end_event
 
 BROKER_ERRORS: Final = (redis.RedisError, OSError)
 """What calls raise while the broker is away, full or frozen."""
@@ -26,8 +27,18 @@ LEAST_MESSAGES: Final = 2
 """Tasks that are published together come in so many messages at least, so that several workers share them."""
 MARKER_KEY: Final = "taskmill:rung-by"
 TIMEOUT_SECONDS: Final = 2.0
+WORKER_LOST: Final = "/problems/worker-lost"
 _ID: Final = "%TASK-ID%"
 _IDS: Final = '"%TASK-IDS%"'
+
+
+class LostAttempt(NamedTuple):
+    """An attempt whose lease was lost: its worker can send no event any more."""
+
+    task_id: UUID
+    worker: str
+    status: str
+    """The status of the task since the sweep."""
 
 
 class Doorbell:
@@ -121,6 +132,29 @@ class Doorbell:
         """Publish a wake-up for the requests that wait for one of these tasks. Raises one of `BROKER_ERRORS`."""
         if task_ids:
             self._redis.publish(WAKEUP_CHANNEL, encode_task_ids(task_ids))
+
+    def has_event_receivers(self) -> bool:
+        """Return whether a program receives Celery events: it subscribes to a pattern of channels. Raises `BROKER_ERRORS`."""
+        return bool(self._redis.pubsub_numpat())
+
+    def send_events(self, attempts: Iterable[LostAttempt]) -> None:
+        """Send the events with which lost attempts end, in the names of their workers, if a program such as Flower receives any.
+
+        Otherwise Flower would show their tasks as started for ever. Raises one of `BROKER_ERRORS`.
+        """
+        lost = list(attempts)
+        if not lost or not self.has_event_receivers():
+            return
+        with self._app.connection_for_write() as connection:
+            timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), TIMEOUT_SECONDS)
+            connection.transport_options = {**connection.transport_options, **timeouts, "retry_on_timeout": False}
+            for attempt in lost:
+                event = find_end_event(attempt.status, WORKER_LOST)
+                assert event is not None, "no lost attempt is a success"
+                with self._app.events.Dispatcher(
+                    connection, hostname=attempt.worker, buffer_while_offline=False
+                ) as dispatcher:
+                    dispatcher.send(event.type, uuid=str(attempt.task_id), **event.fields)
 
     def close(self) -> None:
         """Close the connections."""

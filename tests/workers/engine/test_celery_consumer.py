@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
-import threading
+import os
+import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from cli.local_stack.broker import BrokerServer
 from shared.settings import Settings
 from tests.conftest import Eventually, Parts
 from tests.workers.conftest import Tasks
+from tests.workers.received_events import received_events
 from workers.celery_app import make_celery_app
 from workers.engine.attempt import Attempt, ClaimedTask
 from workers.engine.celery_consumer import CeleryPool
+from workers.engine.event_receivers import EventReceivers
 from workers.outcomes import Requeued
 
-ENDS = {"task-succeeded", "task-failed", "task-retried", "task-revoked"}
 LONG = {"sleep_ms": 60_000, "echo": "a secret"}
-
-
-class Events:
-    """The events that were received so far."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Any]] = []
-
-    def of(self, task_id: UUID) -> list[dict[str, Any]]:
-        return [event for event in self.seen if event.get("uuid") == str(task_id)]
-
-    def end_of(self, task_id: UUID) -> dict[str, Any] | None:
-        return next((event for event in self.of(task_id) if event["type"] in ENDS), None)
-
-
-@contextmanager
-def received_events(settings: Settings) -> Iterator[Events]:
-    """Receive events in a thread, as Flower does."""
-    events, app = Events(), make_celery_app(settings)
-
-    def note(event: dict[str, Any]) -> None:
-        events.seen.append(event)
-
-    with app.connection() as connection:
-        receiver = app.events.Receiver(connection, handlers={"*": note})
-        thread = threading.Thread(target=receiver.capture, kwargs={"limit": None, "wakeup": False}, daemon=True)
-        thread.start()
-        try:
-            yield events
-        finally:
-            receiver.should_stop = True
-            thread.join(timeout=10)
-    app.close()
 
 
 def test_receivers_of_events_see_claimed_tasks_as_they_end_and_no_others(
@@ -100,6 +69,26 @@ def test_receivers_of_events_see_claimed_tasks_as_they_end_and_no_others(
     assert "secret" not in str(events.seen)
     # The worker looks for receivers while it waits for messages, and must not take one reply for the other.
     assert "message_dropped" not in engine_room.logs()
+
+
+def test_receivers_are_noticed_and_none_exist_while_the_broker_does_not_answer(
+    settings: Settings, tmp_path: Path, eventually: Eventually
+) -> None:
+    with BrokerServer(tmp_path / "own-broker") as broker:
+        settings = settings.model_copy(update={"broker_url": broker.url})
+        receivers = EventReceivers(settings)
+        receivers.start()
+        with received_events(settings):
+            eventually(lambda: receivers.exist)
+
+            os.kill(broker.pid, signal.SIGSTOP)
+            try:
+                eventually(lambda: not receivers.exist)
+            finally:
+                os.kill(broker.pid, signal.SIGCONT)
+            eventually(lambda: receivers.exist)
+        eventually(lambda: not receivers.exist)
+        receivers.stop()
 
 
 class StubPool:

@@ -30,8 +30,10 @@ from shared.queries.publishing import MARK_PUBLISHED, UNMARK
 from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
+from tests.claims import claim_tasks
 from tests.conftest import PATIENCE_SECONDS, Eventually, Parts, stays_true, wait_until_true
 from tests.workers.conftest import Bench, Tasks
+from tests.workers.received_events import received_events
 from workers.celery_app import make_celery_app
 from workers.relay import relay as relay_module
 from workers.relay.chores import SWEEPER_LOCK, Chores
@@ -621,6 +623,24 @@ def test_a_lost_attempt_of_a_task_to_be_cancelled_is_cancelled(
     make_relay().do_chores()
 
     assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == ("cancelled", "/problems/cancelled")
+
+
+@pytest.mark.parametrize(("max_attempts", "event"), [(1, "task-failed"), (2, "task-retried")])
+def test_a_swept_attempt_ends_for_receivers_of_events_in_the_name_of_its_worker(
+    tasks: Tasks, settings: Settings, make_relay: MakeRelay, eventually: Eventually, max_attempts: int, event: str
+) -> None:
+    relay, task_id = make_relay(), tasks.submit_one(max_attempts=max_attempts)
+    canary = tasks.submit_one("platform.canary", params={"queue": "files"})
+    claim_tasks(tasks.connection, [task_id, canary], lease_seconds=-1)
+    with received_events(settings) as events:
+        eventually(lambda: relay.doorbell.has_event_receivers())
+
+        relay.do_chores()
+
+        end = eventually(lambda: events.end_of(task_id))
+    assert (end["type"], end["exception"], end["hostname"]) == (event, "/problems/worker-lost", "a test")
+    assert tasks.status(canary) != "running"
+    assert events.of(canary) == []
 
 
 def test_after_an_outage_leases_can_be_renewed_before_the_sweep(
