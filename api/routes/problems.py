@@ -29,7 +29,8 @@ ATTEMPT_ERRORS: Final = {
     "unknown-time-zone": "Beat has no data of a schedule's time zone. Update the package tzdata where it runs, or "
     "change the time zone.",
     "unknown-kind": "The kind of a schedule's task does not exist any more. Change the schedule, or delete it.",
-    "unreadable-params": "The stored params do not fit the kind any more. Submit the task again, or change the schedule.",
+    "unreadable-params": "The stored params do not fit the kind any more, or those of a workflow's step do not with the values of "
+    "earlier steps. Submit the task or workflow again, or change the schedule.",
 }
 
 

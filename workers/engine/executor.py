@@ -140,7 +140,7 @@ class Executor:
                 raise Failed(
                     "/problems/unreadable-params",
                     "Unreadable params",
-                    "The stored params do not fit the kind any more.",
+                    _describe_misfit(error),
                 ) from None
             if kind.uses_files:
                 make_folder(folder)
@@ -310,3 +310,13 @@ def _document(attempt: Attempt, status: str, failed: Failed) -> dict[str, Any]:
         "data": failed.data or {},
     }
     return attempt.finish_document(status, error=error)
+
+
+def _describe_misfit(error: ValidationError) -> str:
+    """Return which params do not fit their kind, without their values."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    faults = "; ".join(f"/{'/'.join(map(str, one['loc']))}: {one['msg']}" for one in found[:5])
+    return (
+        f"The params do not fit the kind: {faults}. They were stored for another version of the kind, or are values of earlier "
+        "steps of a workflow."
+    )
