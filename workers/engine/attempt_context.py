@@ -85,7 +85,7 @@ class AttemptContext:
         """See `HandlerContext`."""
         self.check()
         with self._parts.engine.connect() as connection:
-            row = connection.execute(find_file(file_id, None)).one_or_none()
+            row = connection.execute(find_file(file_id, self._attempt.task.organization_id)).one_or_none()
         if row is None:
             raise _input_gone()
         try:

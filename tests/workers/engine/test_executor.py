@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -210,6 +210,27 @@ def test_params_that_the_kind_no_longer_accepts_fail_the_task_at_once(tasks: Tas
     bench.do(task_id)
 
     assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == ("failed", "/problems/unreadable-params")
+    assert "/old: Extra inputs are not permitted" in tasks.get(task_id).error["detail"]
+
+
+def test_an_attempt_reads_no_file_of_another_organization(tasks: Tasks, bench: Bench) -> None:
+    file_id = uuid4()
+    tasks.connection.execute(
+        """INSERT INTO files (id, organization_id, owner_id, name, media_type, size, sha256, origin, storage_key)
+           VALUES (%(id)s, gen_random_uuid(), gen_random_uuid(), 'a', 'text/plain', 1, sha256('a'), 'upload', 'key')""",
+        {"id": file_id},
+    )
+
+    def handle(params: InspectParams, context: HandlerContext) -> InspectResult:
+        context.input_file(params.file_id)
+        raise AssertionError("it was read")
+
+    bench.handlers["files.inspect"] = handle
+    task_id = tasks.submit_one("files.inspect", params={"file_id": str(file_id)})
+
+    bench.do(task_id)
+
+    assert (tasks.status(task_id), tasks.get(task_id).error["type"]) == ("failed", "/problems/input-gone")
 
 
 @pytest.mark.parametrize(
