@@ -139,7 +139,7 @@ class QueueReader:
         workers = (await connection.exec_driver_sql(queues.LIST_WORKERS)).all()
         alive = [row for row in workers if row.is_alive]
         running = {row.queue: row.tasks for row in await connection.exec_driver_sql(queues.COUNT_RUNNING)}
-        rates = {row.queue: row.started_each_second for row in await connection.exec_driver_sql(queues.READ_ACTIVITY)}
+        rates = {row.queue: row.started_each_second for row in await connection.exec_driver_sql(queues.READ_RATES)}
         return {name: _find_conditions(name, alive, running.get(name, 0), rates.get(name)) for name in QUEUES}
 
     async def _count(self, connection: AsyncConnection) -> _Counts:
