@@ -63,7 +63,11 @@ class HotPaths:
             return (
                 method == "POST"
                 if len(path) == 6
-                else method in {"GET", "HEAD"} and len(path) > 7 and path[6] == "/" and "/" not in path[7:]
+                else method in {"GET", "HEAD"}
+                and len(path) > 7
+                and path[6] == "/"
+                and "/" not in path[7:]
+                and path != "/tasks/failures"
             )
         return False
 

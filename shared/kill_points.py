@@ -28,6 +28,7 @@ Point = Literal[
     "after-intent",
     "after-smtp-accept",
     "after-receipt",
+    "after-bulk-step",
 ]
 """In this order:
 
@@ -36,7 +37,8 @@ Point = Literal[
 - between inserting a slot of a schedule and inserting its task;
 - after a claim;
 - after an attempt's work, with its artifacts stored, before its finish is written;
-- after an email's intent, after the mail server's answer, and after the receipt.
+- after an email's intent, after the mail server's answer, and after the receipt;
+- after a step of an action on many tasks.
 """
 
 

@@ -6,7 +6,7 @@ thread of a worker process, and reads untrusted bytes in a limited child only (`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,9 @@ class HandlerContext(Protocol):
 
     def add_artifact(self, path: Path, name: str, media_type: str) -> None:
         """Store a file of the scratch folder; the task shows it if the attempt succeeds."""
+
+    def wake(self, task_ids: Sequence[UUID]) -> None:
+        """Wake the requests that wait for tasks which the handler has changed."""
 
     def check(self) -> None:
         """Raise `Stopped` if the attempt must stop. Call it in every loop that may take long."""

@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import Field
 
 from api.http.answers import AnswerModel, Moment, Path
+from shared.tasks.filters import BulkAction
 from shared.tasks.states import TaskStatus
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The SHA-256 of the bytes, in hexadecimal.")]
@@ -58,6 +59,8 @@ class TaskLinks(AnswerModel):
     self: Path
     events: Path
     cancel: Path
+    rerun: Path
+    reruns: Annotated[Path, Field(description="The tasks that were submitted anew from this one.")]
 
 
 class TaskOwner(AnswerModel):
@@ -92,6 +95,7 @@ class Task(AnswerModel):
     batch_id: UUID | None
     workflow_id: Annotated[UUID | None, Field(description="The workflow that the task is a step of, if it is one.")]
     workflow_step: Annotated[str | None, Field(description="The name of that step.")]
+    rerun_of: Annotated[UUID | None, Field(description="The task that this one was submitted anew from.")]
     created_at: Moment
     run_at: Moment | None
     started_at: Moment | None
@@ -126,6 +130,35 @@ class TasksById(AnswerModel):
 
     items: list[Task]
     missing: Annotated[list[UUID], Field(description="The ids without a task that the caller may see.")]
+
+
+class FailureGroup(AnswerModel):
+    """Tasks of one kind that ended with one type of error."""
+
+    kind: str
+    error_type: Path
+    count: Annotated[int, Field(ge=1)]
+    first_at: Annotated[Moment, Field(description="When the first of them ended.")]
+    last_at: Annotated[Moment, Field(description="When the last of them ended.")]
+    example_id: Annotated[UUID, Field(description="The newest of them.")]
+
+
+class FailureGroups(AnswerModel):
+    """Failed tasks by kind and type of error."""
+
+    items: list[FailureGroup]
+    complete: Annotated[bool, Field(description="Whether `items` has every group; if not, narrow the filter.")]
+
+
+class TaskCount(AnswerModel):
+    """How many tasks an action on many is for."""
+
+    action: BulkAction
+    count: Annotated[
+        int | None,
+        Field(ge=0, description="null if they could not be counted in time: the action is possible all the same."),
+    ]
+    exact: Annotated[bool, Field(description="Whether there are exactly so many; if not, there are at least so many.")]
 
 
 class SubmittedBatch(AnswerModel):

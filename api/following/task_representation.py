@@ -63,6 +63,7 @@ class TaskRow(NamedTuple):
     turn: float | None
     workflow_id: UUID | None = None
     workflow_step: str | None = None
+    rerun_of: UUID | None = None
     origin: TaskOrigin | None = None
     """Not a column: `TaskReader` adds it for operators and admins."""
 
@@ -108,6 +109,7 @@ def task_json(row: TaskRow) -> bytes:
         "batch_id": row.batch_id,
         "workflow_id": row.workflow_id,
         "workflow_step": row.workflow_step,
+        "rerun_of": row.rerun_of,
         "created_at": timestamp(row.created_at),
         "run_at": timestamp(row.run_at),
         "started_at": timestamp(row.started_at),
@@ -156,6 +158,7 @@ def new_task_json(task: NewTask, created_at: datetime, origin: TaskOrigin | None
             version=1,
             organization_id=task.organization_id,
             turn=None,
+            rerun_of=task.rerun_of,
             origin=origin,
         )
     )
@@ -163,4 +166,11 @@ def new_task_json(task: NewTask, created_at: datetime, origin: TaskOrigin | None
 
 def task_links(task_id: str) -> dict[str, str]:
     """Return the routes of a task."""
-    return {"self": f"/tasks/{task_id}", "events": f"/tasks/{task_id}/events", "cancel": f"/tasks/{task_id}/cancel"}
+    path = f"/tasks/{task_id}"
+    return {
+        "self": path,
+        "events": path + "/events",
+        "cancel": path + "/cancel",
+        "rerun": path + "/rerun",
+        "reruns": "/tasks?rerun_of=" + task_id,
+    }

@@ -31,6 +31,15 @@ async def json_body(request: Request, limit_bytes: int) -> bytes:
     return await read_body(request.scope, request.receive, limit_bytes)
 
 
+async def optional_json_body(request: Request, limit_bytes: int) -> bytes:
+    """Return the body of a JSON request as `json_body` does, or an empty object for a request without a body."""
+    body = await read_body(request.scope, request.receive, limit_bytes)
+    if not body.strip():
+        return b"{}"
+    require_json(request)
+    return body
+
+
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     """Return the whole body.
 

@@ -46,13 +46,20 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
     "method-not-allowed": ProblemType(
         405, "Method not allowed", "The path exists, but not with this method. The header `Allow` lists its methods."
     ),
+    "not-acceptable": ProblemType(
+        406,
+        "Not acceptable",
+        "This route has no answer in a format that the header `Accept` names. Leave the header out for JSON.",
+    ),
     "request-timeout": ProblemType(
         408, "Request timeout", "The request arrived too slowly. Send its header fields and its body without pauses."
     ),
     "conflict": ProblemType(409, "Conflict", "The state of the task or file does not allow this."),
     "task-done": ProblemType(409, "Task is done", "A task that is done cannot be cancelled."),
     "task-not-done": ProblemType(
-        409, "Task is not done", "Only a task that is done can be deleted. Cancel it first, or wait until it is done."
+        409,
+        "Task is not done",
+        "Only a task that is done can be deleted or submitted anew. Cancel it first, or wait until it is done.",
     ),
     "task-not-retriable": ProblemType(
         409, "Task cannot be retried", "Only a failed, cancelled or expired task can be retried."

@@ -14,6 +14,8 @@ from api.http.problems import ProblemDocument
 from api.openapi.operations import TEXT
 from api.openapi.submission_schemas import COMPONENT, Schema, submission_components
 from api.scheduling.schedule_parsing import schedule_components
+from api.submitting.bulk import bulk_components
+from api.submitting.reruns import rerun_components
 from api.workflows.workflow_schemas import workflow_components
 
 OPEN_PATHS: Final = ("/health", "/problems", "/openapi.json", "/docs")
@@ -92,7 +94,13 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     answers: dict[str, Schema] = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         answers.pop(unused, None)
-    bodies = {**submission_components(), **schedule_components(), **workflow_components()}
+    bodies = {
+        **submission_components(),
+        **schedule_components(),
+        **workflow_components(),
+        **rerun_components(),
+        **bulk_components(),
+    }
     for body in bodies.values():
         _describe_defaults(body)
     components["schemas"] = _join(answers, {**bodies, **_problem_components()})

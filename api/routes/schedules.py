@@ -428,6 +428,7 @@ def _schedule(row: Any, **more: Any) -> Schedule:
         keep_for=options.keep_for,
         tags=options.tags,
         metadata=options.metadata,
+        backoff=options.backoff,
         next_at=row.next_at if row.enabled else None,
         last_error=ScheduleError(**row.last_error) if row.last_error is not None else None,
         created_at=row.created_at,

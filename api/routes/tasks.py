@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 from uuid import UUID
 
 import orjson
@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.auth.authentication import Caller
 from api.dependencies import (
+    EngineDependency,
     EventsDependency,
     NoBody,
     ReadsDependency,
@@ -28,13 +29,24 @@ from api.dependencies import (
     is_allowed,
 )
 from api.following.event_streams import EventStreamResponse
-from api.following.task_models import SubmittedBatch, TaskPage, TasksById, Valid
+from api.following.task_filters import METADATA_PARAMETER, TASK_COLUMNS, FilterQuery
+from api.following.task_models import (
+    FailureGroup,
+    FailureGroups,
+    SubmittedBatch,
+    Task,
+    TaskCount,
+    TaskPage,
+    TasksById,
+    Valid,
+)
 from api.following.task_reader import TaskReader
 from api.following.task_representation import task_json
-from api.http.answers import PRIVATE_HEADERS, json_page, private_answer, private_json
-from api.http.body import json_body
-from api.http.cursors import read_cursor, write_cursor
+from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
+from api.http.body import json_body, optional_json_body
+from api.http.cursors import read_cursor
 from api.http.headers import find_header
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list
 from api.http.problems import invalid
 from api.http.query_strings import (
     MAX_NUMBER_DIGITS,
@@ -49,6 +61,7 @@ from api.openapi.operations import (
     ANY_CALLER,
     ANY_SUBMISSION,
     FOLLOWING,
+    IDEMPOTENCY_KEY,
     problem_responses,
     submission_body,
     submission_responses,
@@ -57,17 +70,17 @@ from api.openapi.operations import (
 from api.openapi.submission_schemas import batch_examples, ref, submission_examples
 from api.queues.wait_estimates import WaitEstimates
 from api.queues.waiting import Waiting
+from api.submitting.bulk import count_tasks, parse_bulk
 from api.submitting.idempotency import read_idempotency_key
 from api.submitting.parsing import parse_batch
-from api.submitting.submissions import submission_request
-from shared.contracts.kind import QUEUES
+from api.submitting.reruns import parse_rerun, require_inputs
+from api.submitting.submissions import Answer, submission_request
 from shared.queries import tasks as queries
-from shared.tasks.options import Timestamp
-from shared.tasks.states import TaskStatus
+from shared.tasks.states import RETRIABLE, TaskStatus
 
 router = APIRouter(tags=["tasks"])
 MAX_IDS: Final = 100
-PAGE_SIZE: Final = 50
+MAX_GROUPS: Final = 1000
 
 
 class ThroughHotPath(Response):
@@ -90,6 +103,34 @@ class ThroughHotPath(Response):
 async def submit_task(request: Request) -> Response:
     """Store a task. The answer is 202 once the task is committed; from then on it cannot be lost."""
     return ThroughHotPath()
+
+
+@router.get(
+    "/tasks/failures",
+    summary="Group failed tasks by their kind and error",
+    response_model=FailureGroups,
+    response_description="The groups, the largest first.",
+    responses=problem_responses(*ANY_CALLER),
+    openapi_extra={"parameters": [METADATA_PARAMETER]},
+)
+@limited("read")
+async def list_failures(
+    request: Request, caller: TaskReaderCaller, reads: ReadsDependency, query: Annotated[FilterQuery, Query()]
+) -> Response:
+    """Return how many tasks failed with each type of error, by kind: those with the status `failed`, unless `status` names
+    others of `failed`, `cancelled` and `expired`.
+    """
+    which = query.require_known_names().read_filter()
+    if which.status is None:
+        which = which.model_copy(update={"status": (TaskStatus.FAILED,)})
+    elif not set(which.status) <= RETRIABLE:
+        raise invalid("query:status", "enum", "Must be of failed, cancelled and expired: no other task has failed.")
+    async with reads.connect() as connection:
+        rows = (
+            await connection.execute(queries.list_failures(caller.visible_organization_id, which, MAX_GROUPS + 1))
+        ).all()
+    groups = [FailureGroup(**row._mapping) for row in rows[:MAX_GROUPS]]
+    return private_answer(FailureGroups(items=groups, complete=len(rows) <= MAX_GROUPS))
 
 
 class WaitQuery(StrictQuery):
@@ -147,7 +188,7 @@ async def submit_batch(
     return private_json(answer.body, answer.status, answer.headers())
 
 
-class ListQuery(StrictQuery):
+class ListQuery(FilterQuery):
     """The filters of a list of tasks, and the page."""
 
     # The schema has no default, since generated clients send defaults, and `ids` allows no other parameter.
@@ -156,18 +197,6 @@ class ListQuery(StrictQuery):
     ids: Annotated[
         str | None,
         Field(description=f"Up to {MAX_IDS} ids, separated by commas. No other parameter can be used with it."),
-    ] = None
-    status: Annotated[str | None, Field(description="One or more statuses, separated by commas.")] = None
-    kind: Annotated[str | None, Field(max_length=100)] = None
-    queue: Literal[QUEUES] | None = None  # type: ignore[valid-type]
-    tag: Annotated[str | None, Field(max_length=64)] = None
-    batch_id: UUID | None = None
-    workflow_id: UUID | None = None
-    owner: Annotated[UUID | None, Field(description="The id of the caller who submitted the task.")] = None
-    created_after: Annotated[Timestamp | None, Field(description="Tasks created at this moment or later.")] = None
-    created_before: Annotated[
-        Timestamp | None,
-        Field(description="Tasks created earlier than this moment, so that adjoining windows share no task."),
     ] = None
 
 
@@ -178,9 +207,11 @@ class ListQuery(StrictQuery):
         200: {
             "model": TaskPage | TasksById,
             "description": "A page of tasks; or, with `ids`, the tasks with these ids.",
+            "content": FORMAT_RESPONSES,
         },
-        **problem_responses(*ANY_CALLER),
+        **problem_responses(*ANY_CALLER, "not-acceptable"),
     },
+    openapi_extra={"parameters": [ACCEPT, METADATA_PARAMETER]},
 )
 @limited("read")
 async def list_tasks(
@@ -192,41 +223,24 @@ async def list_tasks(
     query: Annotated[ListQuery, Query()],
 ) -> Response:
     """Return a page of the tasks that the caller may see, or those with the given ids."""
+    query.require_known_names()
     if query.ids is not None:
         return await _list_by_ids(query, caller, tasks)
-    limit = query.limit or PAGE_SIZE
-    statuses = None
-    if query.status is not None:
-        statuses = query.status.split(",")
-        if not set(statuses) <= set(TaskStatus):
-            raise invalid("query:status", "enum", f"Must be statuses separated by commas, of {', '.join(TaskStatus)}.")
-    for name in ("kind", "tag"):
-        if "\x00" in (getattr(query, name) or ""):
-            raise invalid(f"query:{name}", "nul_character", "A text must not contain the character U+0000.")
-    statement = queries.list_page(
-        caller.visible_organization_id,
-        before_id=read_cursor(settings, query.cursor) if query.cursor is not None else None,
-        limit=limit + 1,
-        status=statuses,
-        kind=query.kind,
-        queue=query.queue,
-        tag=query.tag,
-        batch_id=query.batch_id,
-        workflow_id=query.workflow_id,
-        owner_id=query.owner,
-        created_after=query.created_after,
-        created_before=query.created_before,
-    )
-    async with reads.connect() as connection:
-        ids = list((await connection.execute(statement)).scalars())
-    more = len(ids) > limit
-    rows = await tasks.find_many(ids[:limit], caller)
-    cursor = write_cursor(settings, ids[limit - 1]) if more else None
-    return private_json(json_page([orjson.Fragment(task_json(row)) for row in rows], cursor))
+    which = query.read_filter()
+
+    async def read(before_id: UUID | None, limit: int) -> Page:
+        statement = queries.list_page(caller.visible_organization_id, which, before_id=before_id, limit=limit + 1)
+        async with reads.connect() as connection:
+            ids = list((await connection.execute(statement)).scalars())
+        rows = await tasks.find_many(ids[:limit], caller)
+        return Page([task_json(row) for row in rows], ids[limit - 1] if len(ids) > limit else None)
+
+    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
+    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=TASK_COLUMNS)
 
 
 async def _list_by_ids(query: ListQuery, caller: Caller, tasks: TaskReader) -> Response:
-    if extra := query.model_fields_set - {"ids"}:
+    if extra := (query.model_fields_set | set(query.model_extra or {})) - {"ids"}:
         raise invalid(f"query:{min(extra)}", "not_with_ids", "No other parameter can be used with ids.")
     assert query.ids is not None
     try:
@@ -338,6 +352,123 @@ async def explain_waiting(
     if found is None:
         raise await tasks.gone_or_missing(task_id, caller)
     return private_answer(found)
+
+
+@router.post(
+    "/tasks/bulk",
+    status_code=202,
+    summary="Cancel, retry or delete many tasks",
+    responses={
+        200: {"model": TaskCount, "description": "How many tasks there are; nothing was changed (`dry_run`)."},
+        **task_response(202, "The task that does it: follow or cancel it as any other."),
+        **problem_responses(*ANY_SUBMISSION),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": ref("BulkRequest"),
+                    "examples": {
+                        "retry": {
+                            "summary": "Retry what timed out yesterday, ten tasks each second",
+                            "value": {
+                                "action": "retry",
+                                "filter": {
+                                    "error_type": "/problems/timed-out",
+                                    "created_after": "2030-01-31T00:00:00Z",
+                                    "created_before": "2030-02-01T00:00:00Z",
+                                },
+                                "per_second": 10,
+                            },
+                        }
+                    },
+                }
+            },
+        },
+        "parameters": [IDEMPOTENCY_KEY],
+    },
+)
+@limited("submit")
+async def submit_bulk(
+    request: Request,
+    caller: TaskWriterCaller,
+    settings: SettingsDependency,
+    engine: EngineDependency,
+    submissions: SubmissionsDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Count the tasks that fit a filter, and submit a task that cancels, retries or deletes them in small steps.
+
+    Tasks that are created later are left alone, and so are those that the caller could not cancel, retry or delete one by one.
+    """
+    key = read_idempotency_key(find_header(request, "idempotency-key"))
+    body = await json_body(request, settings.max_json_bytes)
+    bulk = parse_bulk(body, caller)
+    count = await count_tasks(engine, bulk)
+    if bulk.dry_run:
+        return private_answer(count)
+    answer = await submissions.accept(bulk.submission(count), submission_request(request, caller, body, key))
+    return private_json(answer.body, answer.status, answer.headers())
+
+
+@router.post(
+    "/tasks/{task_id}/rerun",
+    status_code=202,
+    summary="Submit a done task anew",
+    responses={
+        200: {"model": Task, "description": "A task that is not done and has the same params (`unique_for`)."},
+        **task_response(202, "The new task, which is committed."),
+        **problem_responses(*ANY_SUBMISSION, "not-found", "task-not-done", "input-gone", "conflict"),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": False,
+            "content": {
+                "application/json": {
+                    "schema": ref("Rerun"),
+                    "examples": {
+                        "change": {"summary": "Change one of its params", "value": {"params": {"width": 800}}}
+                    },
+                }
+            },
+        },
+        "parameters": [IDEMPOTENCY_KEY],
+    },
+)
+@limited("submit")
+async def rerun_task(
+    request: Request,
+    task_id: UUID,
+    caller: TaskWriterCaller,
+    settings: SettingsDependency,
+    reads: ReadsDependency,
+    tasks: TasksDependency,
+    submissions: SubmissionsDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Submit a new task with the kind, params and options of a done one, each of which the body may change.
+
+    `params` of the body are merged into those of the task (JSON Merge Patch, RFC 7396): a field that is null is left out. The
+    new task names the old one in `rerun_of`, and `links.reruns` of the old one lists the new ones.
+    """
+    key = read_idempotency_key(find_header(request, "idempotency-key"))
+    body = await optional_json_body(request, settings.max_json_bytes)
+    submission = submission_request(request, caller, body, key)
+
+    async def accept() -> Answer:
+        async with reads.connect() as connection:
+            stored = (
+                await connection.execute(queries.find_submission(task_id, caller.visible_organization_id))
+            ).one_or_none()
+        if stored is None:
+            raise await tasks.gone_or_missing(task_id, caller)
+        parsed = parse_rerun(body, stored, caller)
+        await require_inputs(submissions, parsed, caller)
+        return await submissions.accept(parsed, submission)
+
+    answer = await submissions.replay_or(submission, accept)
+    return private_json(answer.body, answer.status, answer.headers())
 
 
 STREAMED_EVENT: Final = {

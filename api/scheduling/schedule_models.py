@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.answers import AnswerModel, Moment, Path
 from shared.schedules.slots import Missed
-from shared.tasks.options import LONGEST_WAIT_SECONDS, Timestamp
+from shared.tasks.options import LONGEST_WAIT_SECONDS, Backoff
+from shared.tasks.timestamps import Timestamp
 
 Cron = Annotated[
     str,
@@ -117,6 +118,7 @@ class Schedule(AnswerModel):
     keep_for: int
     tags: list[str]
     metadata: dict[str, str]
+    backoff: Backoff | None
     next_at: Annotated[
         Moment | None, Field(description="When it runs next; null while it is disabled, or when it has ended.")
     ]

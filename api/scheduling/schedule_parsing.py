@@ -21,7 +21,7 @@ from shared.contracts.catalog import list_kinds
 from shared.schedules.rules import InvalidRule, Rule, parse_rule
 from shared.tasks.options import TaskOptions
 
-TASK_OPTIONS: Final = ("priority", "ttl", "max_attempts", "timeout", "keep_for", "tags", "metadata")
+TASK_OPTIONS: Final = ("priority", "ttl", "max_attempts", "timeout", "keep_for", "tags", "metadata", "backoff")
 """The options that a schedule may set for its tasks. Options that set the time of a task are left out."""
 MAX_PARAMS_BYTES: Final = 64 << 10
 """The largest params of a schedule, as compact JSON: beat reads those of a hundred schedules at a time, and a page of the
@@ -33,7 +33,7 @@ def schedule_components() -> dict[str, dict[str, Any]]:
     """Return the schemas of the bodies that hold a schedule, by component."""
     rule = RuleFields.model_json_schema()
     own = ScheduleFields.model_json_schema(ref_template="#/components/schemas/{model}")
-    options = TaskOptions.model_json_schema()["properties"]
+    options = TaskOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
     task = {
         "kind": {"enum": [name for name, kind in list_kinds().items() if kind.public]},
         "params": {

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -33,6 +34,8 @@ class Parsed:
     queue: str
     files: list[ReferredFile] = field(default_factory=list)
     """The files that the params refer to. Their pointers are JSON Pointers into the body."""
+    rerun_of: UUID | None = None
+    """The task that this submission repeats."""
 
 
 def read_traceparent(value: str | None) -> str | None:

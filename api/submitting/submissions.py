@@ -214,6 +214,7 @@ class Submissions:
         task.request_id = request.request_id
         task.traceparent = request.traceparent
         task.files = [file.file_id for file in parsed.files]
+        task.rerun_of = parsed.rerun_of
         return task
 
     async def check_files(self, batch: Sequence[Parsed], caller: Caller) -> None:
@@ -288,6 +289,23 @@ class Submissions:
             except KeyTaken:
                 return await self.replay(request, lambda: self.accept(parsed, request))
         return Answer(200, f"/tasks/{row.id}", task_json(row))
+
+    async def replay_or(self, request: SubmissionRequest, submit: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return the answer of `submit`. If it raises a problem, but the idempotency key was used before, return the earlier one.
+
+        Since the first request, what it refers to may have been deleted.
+        """
+        try:
+            return await submit()
+        except Problem as problem:
+            if request.idempotency_key is None:
+                raise
+            refusal = problem
+
+            async def refuse() -> NoReturn:
+                raise refusal
+
+            return await self.replay(request, refuse)
 
     async def replay(self, request: SubmissionRequest, submit_again: Callable[[], Awaitable[Answer]]) -> Answer:
         """Return the answer that was stored with the request's idempotency key. If the key is free, call `submit_again`.

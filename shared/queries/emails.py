@@ -63,14 +63,14 @@ def insert_receipts(intent_id: UUID, task_id: UUID, receipts: Sequence[ReceiptRo
     return postgresql_insert(email_receipts).values(rows).on_conflict_do_nothing()
 
 
-def mark_unknown_as_retriable(task_id: UUID) -> Update:
-    """Set `given_up_at` of the task's intents, so that the next attempt sends to the recipients whose outcome is unknown.
+def mark_unknown_as_retriable(task_ids: Sequence[UUID]) -> Update:
+    """Set `given_up_at` of the tasks' intents, so that the next attempt sends to the recipients whose outcome is unknown.
 
     It is executed when a person asks for a retry, in the transaction of that retry, so that no automatic attempt ever
     sends a second time.
     """
     return (
         update(email_intents)
-        .where(email_intents.c.task_id == task_id, email_intents.c.given_up_at.is_(None))
+        .where(email_intents.c.task_id.in_(task_ids), email_intents.c.given_up_at.is_(None))
         .values(given_up_at=func.now())
     )

@@ -35,16 +35,16 @@ _SUBMITTED_COLUMNS: Final = """
     id uuid, kind text, kind_version int2, queue text, status text, organization_id uuid, owner_id uuid, api_key_id uuid,
     priority int2, max_attempts int2, timeout_seconds int, keep_seconds int, run_at timestamptz, delay float8, ttl int,
     batch_id uuid, parent_id uuid, schedule_id uuid, traceparent text, request_id text, tags text, metadata jsonb,
-    params jsonb, files json, idempotency_key text, fingerprint text"""
+    params jsonb, files json, idempotency_key text, fingerprint text, backoff jsonb, rerun_of uuid"""
 
 _INSERT_TASKS: Final = """task AS (
     INSERT INTO tasks (id, kind, kind_version, queue, status, organization_id, owner_id, api_key_id, priority, max_attempts,
         timeout_seconds, keep_seconds, run_at, ttl, expires_at, batch_id, parent_id, schedule_id, traceparent, request_id,
-        tags, metadata)
+        tags, metadata, backoff, rerun_of)
     SELECT id, kind, kind_version, queue, status, organization_id, owner_id, api_key_id, priority, max_attempts,
         timeout_seconds, keep_seconds, coalesce(run_at, now() + delay * interval '1 second'), ttl,
         now() + ttl * interval '1 second', batch_id, parent_id, schedule_id, traceparent, request_id,
-        coalesce(tags, '{}')::text[], coalesce(metadata, '{}')
+        coalesce(tags, '{}')::text[], coalesce(metadata, '{}'), backoff, rerun_of
     FROM submitted
     RETURNING id
 ),
@@ -111,7 +111,7 @@ _SHOWN_COLUMNS: Final = """
     END,
     task.tags, task.metadata::text, task.batch_id, task.created_at, task.run_at, task.started_at, task.finished_at,
     task.cancel_requested_at, task.purge_at, task.version, task.organization_id, task.turn, task.workflow_id,
-    task.workflow_step"""
+    task.workflow_step, task.rerun_of"""
 
 _VISIBLE: Final = """
     unnest(%(ids)s::uuid[], %(organizations)s::uuid[]) AS asked (id, organization_id)
@@ -153,14 +153,15 @@ claimed AS (
     FROM next, task_payloads payload
     WHERE task.id = ANY (ARRAY[next.id]) AND payload.task_id = ANY (ARRAY[next.id])
     RETURNING task.id, task.claim, task.attempt, task.max_attempts, task.kind, task.queue, task.timeout_seconds,
-        task.organization_id, task.owner_id, task.request_id, payload.params::text, task.version, next.place
+        task.organization_id, task.owner_id, task.request_id, payload.params::text, task.version, task.backoff::text,
+            next.place
 ),
 event AS (
     INSERT INTO task_events (task_id, seq, type, data)
     SELECT id, version, 'status', jsonb_build_object('status', 'running', 'attempt', attempt, 'worker', %(worker)s::text)
     FROM claimed
 )
-SELECT id, claim, attempt, max_attempts, kind, queue, timeout_seconds, organization_id, owner_id, request_id, params
+SELECT id, claim, attempt, max_attempts, kind, queue, timeout_seconds, organization_id, owner_id, request_id, params, backoff
 FROM claimed ORDER BY place"""
 """Claim the next published tasks of some queues, by turn: of the queue `queues[n]`, up to `counts[n]`.
 

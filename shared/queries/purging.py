@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from shared.queries.submissions import IDEMPOTENCY_KEY_HOURS
 from shared.queries.workflows import is_kept_by_workflow
 from shared.tables.batches import batch_follow_ups
+from shared.tables.bulk_actions import bulk_actions
 from shared.tables.emails import email_intents, email_receipts
 from shared.tables.files import files
 from shared.tables.queues import queue_activity
@@ -86,6 +87,7 @@ def erase_tasks(task_ids: Sequence[UUID]) -> list[Executable]:
         insert(tombstones).from_select(buried, gone_tasks).on_conflict_do_nothing(),
         insert(tombstones).from_select(buried, gone_files).on_conflict_do_nothing(),
         delete(unique_tasks).where(unique_tasks.c.task_id.in_(ids)),
+        delete(bulk_actions).where(bulk_actions.c.task_id.in_(ids)),
         delete(email_receipts).where(email_receipts.c.task_id.in_(ids)),
         delete(email_intents).where(email_intents.c.task_id.in_(ids)),
         delete(task_events).where(task_events.c.task_id.in_(ids)),

@@ -32,6 +32,10 @@ _EXPIRED: Final = orjson.dumps(
     }
 ).decode()
 
+_SWEPT_BACKOFF_SECONDS: Final = """least(coalesce((task.backoff->>'longest_seconds')::float8, 60),
+                coalesce((task.backoff->>'first_seconds')::float8, 1) * power(2, least(task.attempt, 31) - 1))"""
+"""The backoff of a swept task, before jitter: its own, as `RetryPolicy` computes it, or from 1 to 60 seconds."""
+
 PROMOTE: Final = f"""
 WITH due AS (
     SELECT id FROM tasks WHERE status IN ('scheduled', 'retrying') AND coalesce(next_attempt_at, run_at) <= now()
@@ -60,7 +64,7 @@ ended AS (
         claim = NULL, lease_until = NULL, rung_at = NULL, turn = NULL, named_claim = {NAME_THE_CLAIM},
         version = task.version + 1,
         next_attempt_at = CASE WHEN task.cancel_requested_at IS NULL AND task.attempt < task.max_attempts
-            THEN now() + least(60, power(2, least(task.attempt, 10) - 1)) * (0.5 + random() / 2) * interval '1 second' END,
+            THEN now() + {_SWEPT_BACKOFF_SECONDS} * (0.5 + random() / 2) * interval '1 second' END,
         finished_at = CASE WHEN task.cancel_requested_at IS NOT NULL OR task.attempt >= task.max_attempts THEN now() END,
         purge_at = CASE WHEN task.cancel_requested_at IS NOT NULL OR task.attempt >= task.max_attempts
             THEN now() + task.keep_seconds * interval '1 second' END

@@ -7,11 +7,11 @@ connection); the others are SQLAlchemy statements.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Select, Text, func, select, text, type_coerce
+from sqlalchemy import Select, Text, Uuid, cast, func, literal_column, select, text, type_coerce
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from shared.identifiers import least_id
@@ -27,6 +27,7 @@ from shared.tables.tasks import (
     tasks,
     tombstones,
 )
+from shared.tasks.filters import TaskFilter
 
 MAX_CLOCK_DIFFERENCE: Final = timedelta(days=1)
 """How far the clock of an API process and that of the database may differ.
@@ -63,12 +64,18 @@ SELECT id FROM ended"""
 NOT_RETRIABLE: Final = "TM002"
 """The SQLSTATE of the error with which `RETRY` refuses a step of a workflow that cannot start yet. The message says why."""
 
+MOST_ATTEMPTS: Final = 1000
+"""The most attempts that a task may have, which a constraint of the table enforces."""
+
 RETRY: Final = f"""
 WITH queued AS (
-    UPDATE tasks task SET status = 'queued', max_attempts = task.max_attempts + %(kind_attempts)s, version = task.version + 1,
+    UPDATE tasks task SET status = 'queued', max_attempts = task.max_attempts + again.kind_attempts,
+        version = task.version + 1,
         run_at = NULL, ttl = NULL, expires_at = NULL, finished_at = NULL, purge_at = NULL, rung_at = NULL, turn = NULL,
         started_at = NULL, cancel_requested_at = NULL, progress_percent = NULL, progress_message = NULL
-    WHERE task.id = %(id)s AND task.status IN ('failed', 'cancelled', 'expired')
+    FROM unnest(%(ids)s::uuid[], %(kind_attempts)s::int[]) AS again (id, kind_attempts)
+    WHERE task.id = ANY(%(ids)s) AND task.id = again.id AND task.status IN ('failed', 'cancelled', 'expired')
+        AND task.max_attempts + again.kind_attempts <= {MOST_ATTEMPTS}
     RETURNING task.id, task.version
 ),
 payload AS (UPDATE task_payloads payload SET error = NULL FROM queued WHERE payload.task_id = queued.id),
@@ -76,8 +83,10 @@ event AS (
     INSERT INTO task_events (task_id, seq, type, data)
     SELECT id, version, 'status', jsonb_build_object('status', 'queued', 'retried', true) FROM queued
 )
-SELECT id, pg_notify('{DUE_CHANNEL}', '') FROM queued"""
-"""Move a failed, cancelled or expired task back to its queue. Returns its id, or no row."""
+SELECT id, CASE WHEN row_number() OVER () = 1 THEN pg_notify('{DUE_CHANNEL}', '') END FROM queued"""
+"""Move failed, cancelled or expired tasks back to their queues, each with the attempts of its kind added.
+
+Returns the ids of changed tasks: a task that would have more than `MOST_ATTEMPTS` is left as it is."""
 
 COUNT_QUEUED: Final = """
 SELECT owner_id, sum(tasks)::bigint AS queued FROM (
@@ -88,18 +97,82 @@ GROUP BY owner_id"""
 """Count the queued tasks of each caller. Each half reads one partial index; for both at once, Postgres reads the whole table."""
 
 
+_SHOWS_ERROR: Final = ("cancelled", "expired", "failed", "retrying")
+_ERROR_TYPE: Final = literal_column("(task_payloads.error ->> 'type')", Text)
+"""The type of a task's error, in the words of the index on it: with a parameter, the index could not be used."""
+
+
 def lock_task(task_id: UUID) -> Select[Any]:
     """Read the status, kind and owner of a task, and lock its row until the transaction ends."""
+    return lock_tasks([task_id])
+
+
+def lock_tasks(task_ids: Sequence[UUID], *, skip_locked: bool = False) -> Select[Any]:
+    """Read the status, kind and owner of tasks, and lock their rows in the order of ids until the transaction ends.
+
+    With `skip_locked`, tasks that another transaction has locked are left out instead of waited for.
+    """
     return (
         select(tasks.c.id, tasks.c.status, tasks.c.kind, tasks.c.organization_id, tasks.c.owner_id)
-        .where(tasks.c.id == task_id)
-        .with_for_update()
+        .where(tasks.c.id.in_(task_ids))
+        .order_by(tasks.c.id)
+        .with_for_update(skip_locked=skip_locked)
     )
 
 
-def read_params(task_id: UUID) -> Select[Any]:
-    """Read a task's params."""
-    return select(task_payloads.c.params).where(task_payloads.c.task_id == task_id)
+def list_stored(task_ids: Sequence[UUID]) -> Select[UUID]:
+    """List those of the ids that are tasks."""
+    return select(tasks.c.id).where(tasks.c.id.in_(task_ids))
+
+
+def list_next(
+    organization_id: UUID | None, which: TaskFilter, bulk_task_id: UUID, after_id: UUID | None, limit: int
+) -> Select[UUID]:
+    """List the next tasks of an action on many, in the order of their ids: those created before the task of the action."""
+    created_at = select(tasks.c.created_at).where(tasks.c.id == bulk_task_id).scalar_subquery()
+    statement = _where(select(tasks.c.id), organization_id, which).where(tasks.c.created_at < created_at)
+    statement = statement.order_by(tasks.c.id).limit(limit)
+    return statement if after_id is None else statement.where(tasks.c.id > after_id)
+
+
+def find_submission(task_id: UUID, organization_id: UUID | None) -> Select[Any]:
+    """Find how a task was submitted: its kind, params and options, its status, and how often a caller retried it."""
+    retried = task_events.c.data.has_key("retried")
+    retries = (
+        select(func.count())
+        .where(task_events.c.task_id == tasks.c.id, task_events.c.type == "status", retried)
+        .scalar_subquery()
+    )
+    statement = (
+        select(
+            *(
+                tasks.c.id,
+                tasks.c.organization_id,
+                tasks.c.status,
+                tasks.c.kind,
+                tasks.c.priority,
+                tasks.c.max_attempts,
+            ),
+            *(
+                tasks.c.timeout_seconds,
+                tasks.c.keep_seconds,
+                tasks.c.tags,
+                tasks.c.metadata,
+                tasks.c.backoff,
+                tasks.c.ttl,
+            ),
+            task_payloads.c.params,
+            retries.label("retries"),
+        )
+        .join(task_payloads, task_payloads.c.task_id == tasks.c.id)
+        .where(tasks.c.id == task_id)
+    )
+    return statement if organization_id is None else statement.where(tasks.c.organization_id == organization_id)
+
+
+def list_params(task_ids: Sequence[UUID]) -> Select[Any]:
+    """List the params of tasks: (task_id, params)."""
+    return select(task_payloads.c.task_id, task_payloads.c.params).where(task_payloads.c.task_id.in_(task_ids))
 
 
 def find_tombstone(task_id: UUID, organization_id: UUID | None) -> Select[UUID]:
@@ -135,61 +208,95 @@ def list_origins(task_ids: Sequence[UUID]) -> Select[Any]:
     )
 
 
-def list_page(
-    organization_id: UUID | None,
-    *,
-    before_id: UUID | None,
-    limit: int,
-    status: Sequence[str] | None = None,
-    kind: str | None = None,
-    queue: str | None = None,
-    tag: str | None = None,
-    batch_id: UUID | None = None,
-    workflow_id: UUID | None = None,
-    owner_id: UUID | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
-) -> Select[UUID]:
-    """List the ids of one page, newest first; without an organization, of all of them.
+def list_page(organization_id: UUID | None, which: TaskFilter, *, before_id: UUID | None, limit: int) -> Select[UUID]:
+    """List the ids of one page, newest first; without an organization, of all of them."""
+    statement = _where(select(tasks.c.id), organization_id, which).order_by(tasks.c.id.desc()).limit(limit)
+    return statement if before_id is None else statement.where(tasks.c.id < before_id)
+
+
+def count_tasks(organization_id: UUID | None, which: TaskFilter, limit: int) -> Select[int]:
+    """Count tasks, up to `limit`."""
+    found = _where(select(tasks.c.id), organization_id, which).limit(limit).subquery()
+    return select(func.count()).select_from(found)
+
+
+LIMIT_COUNTING: Final = "SET LOCAL statement_timeout = '2s'"
+"""End the transaction's statements after two seconds: a filter that few of many tasks fit may take long to count."""
+
+
+def list_failures(organization_id: UUID | None, which: TaskFilter, limit: int) -> Select[Any]:
+    """Group tasks by kind and type of error, the largest group first.
+
+    Returns (kind, error_type, count, first_at, last_at, example_id): the times are those of the ends of the first and the
+    last task, and the example is the newest task.
+    """
+    error_type = _ERROR_TYPE.label("error_type")
+    return (
+        _where(
+            select(
+                tasks.c.kind,
+                error_type,
+                func.count().label("count"),
+                func.min(tasks.c.finished_at).label("first_at"),
+                func.max(tasks.c.finished_at).label("last_at"),
+                cast(func.max(cast(tasks.c.id, Text)), Uuid).label("example_id"),
+            ).join(task_payloads, task_payloads.c.task_id == tasks.c.id),
+            organization_id,
+            which,
+            joined=True,
+        )
+        .group_by(tasks.c.kind, error_type)
+        .order_by(func.count().desc(), tasks.c.kind, error_type)
+        .limit(limit)
+    )
+
+
+def _where(
+    statement: Select[Any], organization_id: UUID | None, which: TaskFilter, *, joined: bool = False
+) -> Select[Any]:
+    """Add the conditions of a filter. `joined` is whether the statement reads `task_payloads` already.
 
     `created_after` includes its moment and `created_before` does not.
     """
-    statement = select(tasks.c.id).order_by(tasks.c.id.desc()).limit(limit)
     if organization_id is not None:
         statement = statement.where(tasks.c.organization_id == organization_id)
-    if before_id is not None:
-        statement = statement.where(tasks.c.id < before_id)
-    if status:
-        statement = statement.where(tasks.c.status.in_(status))
-    if kind is not None:
-        statement = statement.where(tasks.c.kind == kind)
-    if queue is not None:
-        statement = statement.where(tasks.c.queue == queue)
-    if tag is not None:
+    if which.ids is not None:
+        statement = statement.where(tasks.c.id.in_(which.ids))
+    if which.status is not None:
+        statement = statement.where(tasks.c.status.in_([status.value for status in which.status]))
+    for column in (tasks.c.kind, tasks.c.queue, tasks.c.parent_id, tasks.c.schedule_id, tasks.c.rerun_of):
+        if (value := getattr(which, column.name)) is not None:
+            statement = statement.where(column == value)
+    if which.tag is not None:
         # The second condition is that of the partial index on tags.
-        statement = statement.where(type_coerce(tasks.c.tags, ARRAY(Text)).contains([tag]), text("tags <> '{}'"))
-    if batch_id is not None:
-        statement = statement.where(tasks.c.batch_id == batch_id)
+        statement = statement.where(type_coerce(tasks.c.tags, ARRAY(Text)).contains([which.tag]), text("tags <> '{}'"))
+    if which.metadata is not None:
+        # The second condition is that of the partial index on metadata.
+        statement = statement.where(tasks.c.metadata.contains(which.metadata), text("metadata <> '{}'"))
+    if which.batch_id is not None:
+        statement = statement.where(tasks.c.batch_id == which.batch_id)
         if organization_id is not None:
             # Without this, a large batch of another organization would be read in vain.
-            statement = statement.where(is_batch_of(batch_id, organization_id))
-    if workflow_id is not None:
-        statement = statement.where(tasks.c.workflow_id == workflow_id)
+            statement = statement.where(is_batch_of(which.batch_id, organization_id))
+    if which.workflow_id is not None:
+        statement = statement.where(tasks.c.workflow_id == which.workflow_id)
         if organization_id is not None:
-            # As with a batch.
-            statement = statement.where(is_workflow_of(workflow_id, organization_id))
-    if owner_id is not None:
+            statement = statement.where(is_workflow_of(which.workflow_id, organization_id))
+    if which.owner is not None:
         # The organization leads to an index; there is none on owners.
-        organization = select(callers.c.organization_id).where(callers.c.id == owner_id).scalar_subquery()
-        statement = statement.where(tasks.c.owner_id == owner_id, tasks.c.organization_id == organization)
+        organization = select(callers.c.organization_id).where(callers.c.id == which.owner).scalar_subquery()
+        statement = statement.where(tasks.c.owner_id == which.owner, tasks.c.organization_id == organization)
+    if which.error_type is not None:
+        if not joined:
+            statement = statement.join(task_payloads, task_payloads.c.task_id == tasks.c.id)
+        # The second condition is that of the partial index; a task of another status does not show its error.
+        statement = statement.where(
+            _ERROR_TYPE.in_([which.error_type]), task_payloads.c.error.is_not(None), tasks.c.status.in_(_SHOWS_ERROR)
+        )
     # The API shows times in milliseconds, so the filters compare times rounded down to milliseconds.
     shown_at = func.date_trunc("milliseconds", tasks.c.created_at)
-    if created_after is not None:
-        statement = statement.where(
-            shown_at >= created_after, tasks.c.id >= least_id(created_after, -MAX_CLOCK_DIFFERENCE)
-        )
-    if created_before is not None:
-        statement = statement.where(
-            shown_at < created_before, tasks.c.id < least_id(created_before, MAX_CLOCK_DIFFERENCE)
-        )
+    if (after := which.created_after) is not None:
+        statement = statement.where(shown_at >= after, tasks.c.id >= least_id(after, -MAX_CLOCK_DIFFERENCE))
+    if (before := which.created_before) is not None:
+        statement = statement.where(shown_at < before, tasks.c.id < least_id(before, MAX_CLOCK_DIFFERENCE))
     return statement

@@ -161,6 +161,7 @@ FROM (
     UNION ALL SELECT task_id, 'its uniqueness' FROM unique_tasks WHERE task_id >= %(floor)s
     UNION ALL SELECT DISTINCT task_id, 'an intent' FROM email_intents WHERE task_id >= %(floor)s
     UNION ALL SELECT DISTINCT task_id, 'a receipt' FROM email_receipts WHERE task_id >= %(floor)s
+    UNION ALL SELECT task_id, 'its progress on many tasks' FROM bulk_actions WHERE task_id >= %(floor)s
     UNION ALL SELECT task_id, 'an artifact' FROM files WHERE task_id >= %(floor)s
 ) AS trace
 WHERE NOT EXISTS (SELECT FROM tasks AS task WHERE task.id = trace.task_id) GROUP BY trace.task_id""",
@@ -196,6 +197,17 @@ SELECT task.id AS subject, format('it is published although its %%s is paused si
 FROM tasks AS task JOIN pauses AS pause
     ON (pause.target, pause.name) IN (('queue', task.queue), ('kind', task.kind))
 WHERE task.id >= %(floor)s AND task.status = 'queued' AND task.rung_at IS NOT NULL AND task.kind <> 'platform.canary'""",
+    ),
+    Check(
+        "bulk-actions",
+        "A task that acted on many tasks and succeeded reports as many as its steps have stored.",
+        """
+SELECT task.id AS subject, format('it reports %%s changed tasks, and its steps stored %%s', coalesce(payload.result->>'changed',
+    'no'), bulk.changed) AS detail
+FROM bulk_actions AS bulk JOIN tasks AS task ON task.id = bulk.task_id JOIN task_payloads AS payload ON payload.task_id = task.id
+WHERE bulk.task_id >= %(floor)s AND task.status = 'succeeded'
+    AND (payload.result->>'changed' IS DISTINCT FROM bulk.changed::text
+        OR payload.result->'refused' IS DISTINCT FROM bulk.refused)""",
     ),
     Check(
         "idempotency-keys",

@@ -120,9 +120,9 @@ def is_kept_by_workflow() -> ColumnElement[bool]:
     return tasks.c.workflow_id.is_not(None) & unfinished.exists()
 
 
-def find_kept(task_id: UUID) -> Select[UUID]:
-    """Find a task if it belongs to a workflow that is not finished."""
-    return select(tasks.c.id).where(tasks.c.id == task_id, is_kept_by_workflow())
+def list_kept(task_ids: Sequence[UUID]) -> Select[UUID]:
+    """List those of the tasks that belong to a workflow that is not finished."""
+    return select(tasks.c.id).where(tasks.c.id.in_(task_ids), is_kept_by_workflow())
 
 
 def list_workflow_ids(task_ids: Sequence[UUID]) -> Select[Any]:
@@ -158,12 +158,15 @@ def list_task_ids(workflow_id: UUID) -> Select[UUID]:
     return select(tasks.c.id).where(tasks.c.workflow_id == workflow_id).order_by(tasks.c.id)
 
 
-def find_unstarted_step(task_id: UUID) -> Select[Any]:
-    """Find the step of a task if it has never been started, because it waited for others: its name and `error`."""
-    return select(workflow_steps.c.name, workflow_steps.c.error).where(
-        workflow_steps.c.workflow_id == select(tasks.c.workflow_id).where(tasks.c.id == task_id).scalar_subquery(),
-        workflow_steps.c.task_id == task_id,
-        workflow_steps.c.started_at.is_(None),
+def list_unstarted_steps(task_ids: Sequence[UUID]) -> Select[UUID]:
+    """List those of the tasks whose step has never been started, because it waited for others."""
+    return (
+        select(tasks.c.id)
+        .join(
+            workflow_steps,
+            (workflow_steps.c.workflow_id == tasks.c.workflow_id) & (workflow_steps.c.task_id == tasks.c.id),
+        )
+        .where(tasks.c.id.in_(task_ids), workflow_steps.c.started_at.is_(None))
     )
 
 

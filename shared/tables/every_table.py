@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from shared.tables import batches, callers, emails, files, queues, schedules, tasks, turns, workflows
+from shared.tables import (
+    batches,
+    bulk_actions,
+    callers,
+    emails,
+    files,
+    queues,
+    schedules,
+    tasks,
+    turns,
+    workflows,
+)
 
 EVERY_TABLE = (
     callers.organizations,
@@ -19,6 +30,7 @@ EVERY_TABLE = (
     batches.batch_follow_ups,
     workflows.workflows,
     workflows.workflow_steps,
+    bulk_actions.bulk_actions,
     emails.email_intents,
     emails.email_receipts,
     schedules.schedules,

@@ -73,6 +73,8 @@ tasks = Table(
     Column("request_id", Text),
     Column("tags", ARRAY(Text), nullable=False, server_default="{}"),
     Column("metadata", JSONB, nullable=False, server_default="{}"),
+    Column("backoff", JSONB),
+    Column("rerun_of", Uuid),
     Column("progress_percent", SmallInteger),
     Column("progress_message", Text),
     Column("created_at", moment, nullable=False, server_default=func.now()),
@@ -126,6 +128,22 @@ tasks = Table(
     Index("ix_tasks_batch", "batch_id", "id", postgresql_where=text("batch_id IS NOT NULL")),
     Index("ix_tasks_workflow", "workflow_id", "id", postgresql_where=text("workflow_id IS NOT NULL")),
     Index("ix_tasks_tags", "tags", postgresql_using="gin", postgresql_where=text("tags <> '{}'")),
+    Index(
+        "ix_tasks_metadata",
+        "metadata",
+        postgresql_using="gin",
+        postgresql_ops={"metadata": "jsonb_path_ops"},
+        postgresql_where=text("metadata <> '{}'"),
+    ),
+    Index("ix_tasks_parent", "parent_id", "id", postgresql_where=text("parent_id IS NOT NULL")),
+    Index("ix_tasks_schedule", "schedule_id", "id", postgresql_where=text("schedule_id IS NOT NULL")),
+    Index("ix_tasks_rerun_of", "rerun_of", "id", postgresql_where=text("rerun_of IS NOT NULL")),
+    Index(
+        "ix_tasks_unsuccessful",
+        "organization_id",
+        "id",
+        postgresql_where=text("status IN ('cancelled', 'expired', 'failed')"),
+    ),
     # Room in each page lets an update that changes no indexed column stay there (a heap-only tuple).
     postgresql_with={"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.02"},
 )
@@ -137,6 +155,9 @@ task_payloads = Table(
     Column("params", JSONB, nullable=False),
     Column("result", JSONB),
     Column("error", JSONB),
+    Index(
+        "ix_task_payloads_error_type", text("(error ->> 'type')"), "task_id", postgresql_where=text("error IS NOT NULL")
+    ),
     postgresql_with={"fillfactor": "85"},
 )
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Final, Literal, cast
 
 import orjson
 from pydantic import (
-    AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -24,39 +20,41 @@ from pydantic_core import PydanticCustomError
 
 from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import AnyKind, Params
+from shared.tasks.timestamps import Timestamp
 
 DAY_SECONDS: Final = 86_400
 DEFAULT_KEEP_SECONDS: Final = 7 * DAY_SECONDS
 LONGEST_KEEP_SECONDS: Final = 365 * DAY_SECONDS
 LONGEST_WAIT_SECONDS: Final = 3650 * DAY_SECONDS
+LONGEST_BACKOFF_SECONDS: Final = 7 * DAY_SECONDS
 MAX_METADATA_BYTES: Final = 4096
 
-_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
-
-
-def _read_timestamp(value: object) -> object:
-    """Parse a timestamp of RFC 3339 (section 5.6). Other forms that pydantic would accept, such as a number, are refused.
-
-    Returns it in UTC, because Postgres accepts no offset of 16 hours or more. A time that in UTC is outside of the years 1
-    to 9999 keeps its offset. Values that are not strings are returned unchanged.
-    """
-    if not isinstance(value, str):
-        return value
-    try:
-        if _RFC3339.fullmatch(value):
-            moment = datetime.fromisoformat(value.upper())
-            with suppress(OverflowError):
-                moment = moment.astimezone(UTC)
-            return moment
-    except ValueError:
-        pass
-    raise PydanticCustomError("timestamp", "Must be a timestamp of RFC 3339, such as 2030-01-31T09:00:00Z.")
-
-
-Timestamp = Annotated[AwareDatetime, BeforeValidator(_read_timestamp)]
-"""A time with its offset from UTC, written in the form of RFC 3339."""
-
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class Backoff(BaseModel):
+    """How long a task waits before its next attempt: `first_seconds` after the first one, then twice as long each time.
+
+    A random part of up to half of each wait is left out, so that tasks which failed together do not start together again.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first_seconds: Annotated[
+        float,
+        Field(ge=0, le=LONGEST_BACKOFF_SECONDS, allow_inf_nan=False, description="The wait after the first attempt."),
+    ]
+    longest_seconds: Annotated[
+        float, Field(ge=0, le=LONGEST_BACKOFF_SECONDS, allow_inf_nan=False, description="No wait is longer than this.")
+    ]
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Backoff:
+        if self.longest_seconds < self.first_seconds:
+            raise PydanticCustomError(
+                "longest_before_first", "Must be at least first_seconds.", {"pointer": "/longest_seconds"}
+            )
+        return self
 
 
 class TaskOptions(BaseModel):
@@ -118,6 +116,11 @@ class TaskOptions(BaseModel):
             description="If a task of the same owner, kind and params is not done and was created less than this many "
             "seconds ago, no new task is created and the response contains that one.",
         ),
+    ] = None
+
+    backoff: Annotated[
+        Backoff | None,
+        Field(description="How long the task waits before its next attempt. By default as its kind says."),
     ] = None
 
     @model_validator(mode="after")

@@ -50,6 +50,8 @@ class NewTask:
     idempotency_key: str | None = None
     fingerprint: str | None = None
     unique_for: int | None = None
+    backoff: dict[str, float] | None = None
+    rerun_of: UUID | None = None
     id: UUID = field(default_factory=new_id)
 
 
@@ -84,6 +86,7 @@ def make_task(
         tags=options.tags,
         metadata=options.metadata,
         unique_for=options.unique_for,
+        backoff=options.backoff.model_dump() if options.backoff is not None else None,
     )
 
 
@@ -135,6 +138,8 @@ _OPTIONAL: Final = (
     "request_id",
     "idempotency_key",
     "fingerprint",
+    "backoff",
+    "rerun_of",
 )
 
 

@@ -115,7 +115,7 @@ class Rows:
         retried = self.submit("retried")
         self.claim(retried)
         self.fail(retried)
-        self.hot.execute(queries.RETRY, {"id": retried, "kind_attempts": 3})
+        self.hot.execute(queries.RETRY, {"ids": [retried], "kind_attempts": [3]})
         running = self.submit("asked to stop")
         self.claim(running)
         self.hot.execute(queries.CANCEL, {"ids": [self.submit("cancelled"), running]})
@@ -279,6 +279,8 @@ CORRUPTIONS = [
      "VALUES ('queue', 'files', gen_random_uuid())) UPDATE tasks SET rung_at = now() WHERE id = {queued}"),
     ("a slot done twice", "slots", "queued", "UPDATE tasks SET schedule_id = (SELECT id FROM schedules) "
      "WHERE id = {queued}"),
+    ("an action that reports other tasks", "bulk-actions", "sent", "INSERT INTO bulk_actions (task_id, changed) "
+     "VALUES ({sent}, 5)"),
     ("uniqueness that points to nothing", "deleted-rows", "purged", "INSERT INTO unique_tasks (owner_id, kind, "
      "params_sha256, task_id) VALUES (gen_random_uuid(), 'y', '', {purged})"),
     ("a tombstone of what is there", "tombstones", "failed", "INSERT INTO tombstones (id, subject, organization_id, "

@@ -216,7 +216,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(task_id=tasks)
     def retry(self, task_id: UUID) -> None:
-        retried = self.hot.execute(queries.RETRY, {"id": task_id, "kind_attempts": 2}).fetchall()
+        retried = self.hot.execute(queries.RETRY, {"ids": [task_id], "kind_attempts": [2]}).fetchall()
         model = self.models.get(task_id)
         possible = model is not None and model.status in DONE - {"succeeded"}
         assert bool(retried) == possible

@@ -146,7 +146,7 @@ def test_an_unknown_delivery_is_the_error_however_the_task_ends(
 def test_an_intent_that_was_given_up_does_not_change_the_error(hot: Hot, engine: Engine) -> None:
     task_id = lose_an_email(hot, engine, max_attempts=1)
     with engine.begin() as connection:
-        connection.execute(emails.mark_unknown_as_retriable(task_id))
+        connection.execute(emails.mark_unknown_as_retriable([task_id]))
 
     sweep(hot, task_id)
 

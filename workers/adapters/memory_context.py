@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,7 @@ class MemoryContext:
         self.log = structlog.get_logger().bind(task_id=str(self.task_id))
         self.artifacts: list[KeptArtifact] = []
         self.progress_calls: list[tuple[int, str | None]] = []
+        self.woken: list[UUID] = []
         self.stop_with: Stopped | None = None
         self.stop_after_progress: Stopped | None = None
         self.memory_bytes = memory_bytes
@@ -95,6 +96,9 @@ class MemoryContext:
     def add_artifact(self, path: Path, name: str, media_type: str) -> None:
         self.check()
         self.artifacts.append(KeptArtifact(name, media_type, path.read_bytes()))
+
+    def wake(self, task_ids: Sequence[UUID]) -> None:
+        self.woken.extend(task_ids)
 
     def check(self) -> None:
         if self.stop_with is not None:

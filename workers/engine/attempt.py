@@ -25,6 +25,8 @@ class ClaimedTask(NamedTuple):
     owner_id: UUID
     request_id: str | None
     params: str
+    backoff: str | None = None
+    """The task's own `backoff` as JSON, or None for that of its kind."""
 
 
 class Attempt:

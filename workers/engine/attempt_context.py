@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +125,11 @@ class AttemptContext:
         self.artifacts.append(StoredArtifact(new_id(), safe_file_name(name), media_type, size, digest.hexdigest(), key))
         self._parts.store.put_file(key, path)
         self.check()
+
+    def wake(self, task_ids: Sequence[UUID]) -> None:
+        """See `HandlerContext`."""
+        if task_ids:
+            self._parts.progress.wake_waiters(list(task_ids))
 
     def check(self) -> None:
         """See `HandlerContext`."""

@@ -25,6 +25,7 @@ from structlog.contextvars import bound_contextvars
 
 from shared import kill_points
 from shared.contracts.catalog import list_kinds
+from shared.contracts.kind import RetryPolicy
 from shared.errors import is_no_room
 from shared.queries.files import list_known_keys
 from workers.engine.activity import Activity
@@ -296,7 +297,9 @@ def _failed(attempt: Attempt, failed: Failed) -> dict[str, Any]:
     delay = failed.after_seconds
     if delay is None:
         jitter = random.random()  # noqa: S311 (jitter is no secret)
-        delay = list_kinds()[attempt.task.kind].retry.delay_seconds(attempt.task.attempt, jitter)
+        own = attempt.task.backoff
+        policy = list_kinds()[attempt.task.kind].retry if own is None else RetryPolicy(**orjson.loads(own))
+        delay = policy.delay_seconds(attempt.task.attempt, jitter)
     return {**_document(attempt, "retrying", failed), "delay": delay}
 
 

@@ -20,7 +20,8 @@ class ProgressWriter:
         self, connect: Callable[[], psycopg.Connection[tuple[Any, ...]]], wake_waiters: Callable[[list[UUID]], None]
     ) -> None:
         self._connect = connect
-        self._wake_waiters = wake_waiters
+        self.wake_waiters = wake_waiters
+        """Wakes the requests that wait for tasks."""
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
@@ -41,7 +42,7 @@ class ProgressWriter:
                 return False
         if row is None:
             raise ClaimLost
-        self._wake_waiters([task_id])
+        self.wake_waiters([task_id])
         (is_cancel_requested,) = row
         return bool(is_cancel_requested)
 

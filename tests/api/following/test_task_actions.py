@@ -15,8 +15,8 @@ from tests.conftest import Api, Eventually, Parts
 
 FIELDS = [
     *("id", "kind", "queue", "status", "done", "progress", "attempt", "max_attempts", "next_attempt_at", "priority"),
-    *("params", "result", "error", "artifacts", "tags", "metadata", "batch_id", "created_at", "run_at", "started_at"),
-    *("finished_at", "cancel_requested_at", "purge_at", "links"),
+    *("params", "result", "error", "artifacts", "tags", "metadata", "batch_id", "workflow_id", "workflow_step"),
+    *("rerun_of", "created_at", "run_at", "started_at", "finished_at", "cancel_requested_at", "purge_at", "links"),
 ]
 TIMED_OUT = {
     "type": "/problems/timed-out",
@@ -43,6 +43,8 @@ def test_a_task_shows_a_client_exactly_what_the_contract_names(client: httpx2.Cl
         "self": f"/tasks/{task_id}",
         "events": f"/tasks/{task_id}/events",
         "cancel": f"/tasks/{task_id}/cancel",
+        "rerun": f"/tasks/{task_id}/rerun",
+        "reruns": f"/tasks?rerun_of={task_id}",
     }
 
 

@@ -31,7 +31,10 @@ SUBMITTING = READING | {200, 202, 409, 410, 415}
 
 STATUSES: dict[tuple[str, str], set[int]] = {
     ("post", "/tasks"): SUBMITTING,
-    ("get", "/tasks"): READING | {200},
+    ("get", "/tasks"): READING | {200, 406},
+    ("get", "/tasks/failures"): READING | {200},
+    ("post", "/tasks/bulk"): SUBMITTING,
+    ("post", "/tasks/{task_id}/rerun"): SUBMITTING | {404},
     ("get", "/tasks/{task_id}"): READING | {200, 304, 404, 410},
     ("delete", "/tasks/{task_id}"): READING | {204, 404, 409, 410},
     ("get", "/tasks/{task_id}/events"): READING | {200, 204, 404, 410},

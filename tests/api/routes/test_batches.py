@@ -17,10 +17,12 @@ from shared.identifiers import new_id
 from shared.queries.batches import count_batch
 from shared.queries.tasks import list_page
 from shared.settings import Settings
+from shared.tasks.filters import TaskFilter
 from tests.api.conftest import ErrorsOf, HandWorker
 from tests.conftest import Eventually
 
 PING = {"kind": "platform.ping"}
+BACKOFF = {"backoff": {"first_seconds": 1.0, "longest_seconds": 2.0}}
 
 
 def submit(client: httpx2.Client, count: int = 3, **options: Any) -> dict[str, Any]:
@@ -192,7 +194,7 @@ def test_a_foreign_batch_is_not_read_so_that_it_takes_no_longer_than_none(
     query = (
         count_batch(batch_id, stranger)
         if statement == "count"
-        else list_page(stranger, before_id=None, limit=50, batch_id=batch_id)
+        else list_page(stranger, TaskFilter(batch_id=batch_id), before_id=None, limit=50)
     )
 
     text = query.compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
@@ -206,7 +208,7 @@ def test_a_foreign_batch_is_not_read_so_that_it_takes_no_longer_than_none(
 def test_the_follow_up_of_a_batch_is_submitted_when_its_last_task_ends(
     operator: httpx2.Client, hand: HandWorker
 ) -> None:
-    tasks = {"tasks": [PING] * 2, "on_finished": {**PING, "params": {"echo": "all done"}, "tags": ["last"]}}
+    tasks = {"tasks": [PING] * 2, "on_finished": {**PING, "params": {"echo": "all done"}, "tags": ["last"], **BACKOFF}}
     batch = operator.post("/tasks/batch", json=tasks).json()
     path = f"/batches/{batch['batch_id']}"
     assert operator.get(path).json()["on_finished"] == {"kind": "platform.ping", "task_id": None}
@@ -219,6 +221,8 @@ def test_the_follow_up_of_a_batch_is_submitted_when_its_last_task_ends(
     task = operator.get(f"/tasks/{follow_up}").json()
     assert (task["status"], task["params"]["echo"], task["tags"]) == ("queued", "all done", ["last"])
     assert task["batch_id"] is None
+    (backoff,) = hand.connection.execute("SELECT backoff FROM tasks WHERE id = %s", (follow_up,)).fetchone() or ()
+    assert backoff == BACKOFF["backoff"]
 
 
 def test_an_invalid_follow_up_keeps_the_whole_batch_from_being_stored(

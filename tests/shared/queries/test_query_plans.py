@@ -24,7 +24,9 @@ from shared.queries import hot_tasks, publishing, submissions
 from shared.queries import relay as relay_queries
 from shared.queries import tasks as task_queries
 from shared.queries.batches import LIST_BATCH
+from shared.tasks.filters import TaskFilter
 from shared.tasks.options import TaskOptions
+from shared.tasks.states import TaskStatus
 from shared.tasks.submission import make_task, submission_document
 from tests.conftest import new_database
 
@@ -112,7 +114,7 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
         "FINISH_WITH_ARTIFACTS": (hot_tasks.FINISH_WITH_ARTIFACTS, finish),
         "FINISH_ANY": (hot_tasks.FINISH_ANY, finish),
         "CANCEL": (task_queries.CANCEL, {"ids": ids}),
-        "RETRY": (task_queries.RETRY, {"id": one, "kind_attempts": 3}),
+        "RETRY": (task_queries.RETRY, {"ids": [one], "kind_attempts": [3]}),
         "PROMOTE": (relay_queries.PROMOTE, chore),
         "SWEEP": (relay_queries.SWEEP, chore),
         "EXPIRE": (relay_queries.EXPIRE, chore),
@@ -280,7 +282,10 @@ def test_a_list_of_a_time_reads_the_ids_of_that_time(
 ) -> None:
     day = datetime(2020, 6, 1, tzinfo=UTC)
     statement = task_queries.list_page(
-        organization_id, before_id=None, limit=50, status=["failed"], created_after=day, created_before=day
+        organization_id,
+        TaskFilter(status=(TaskStatus.FAILED,), created_after=day, created_before=day),
+        before_id=None,
+        limit=50,
     )
 
     plan = _explain_once(ordinary, statement.compile(dialect=dialect(), compile_kwargs={"literal_binds": True}))

@@ -151,7 +151,7 @@ def test_a_retried_task_does_not_submit_what_follows_again(connection: Connectio
     _, (task,) = _submit_batch(connection, 1)
     connection.execute(task_queries.CANCEL, {"ids": [task]})
 
-    connection.execute(task_queries.RETRY, {"id": task, "kind_attempts": 1})
+    connection.execute(task_queries.RETRY, {"ids": [task], "kind_attempts": [1]})
     connection.execute(task_queries.CANCEL, {"ids": [task]})
 
     assert len(_list_following(connection)) == 1

@@ -264,7 +264,7 @@ def _parameters(task_id: UUID, claim: int) -> dict[str, dict[str, Any]]:
         "UNMARK_UNCLAIMED": {"queue": "files", "seconds": 0.0, "limit": 10},
         "UNMARK_NEXT": {"queue": "files", "tasks": 10},
         "UNMARK": {"ids": [task_id]},
-        "RETRY": {"id": task_id, "kind_attempts": 3},
+        "RETRY": {"ids": [task_id], "kind_attempts": [3]},
     }
 
 
@@ -313,7 +313,7 @@ def test_a_retry_by_a_caller_clears_the_columns_of_earlier_attempts(database: Co
     _update(database, task_id, "ttl = 5, expires_at = now(), run_at = now(), cancel_requested_at = now(), attempt = 3")
     database.execute("UPDATE task_payloads SET error = %s WHERE task_id = %s", (Jsonb({"type": "x"}), task_id))
 
-    database.execute(task_queries.RETRY, {"id": task_id, "kind_attempts": 3})
+    database.execute(task_queries.RETRY, {"ids": [task_id], "kind_attempts": [3]})
 
     row = database.execute(
         """SELECT status, attempt, max_attempts, ttl, expires_at, run_at, cancel_requested_at, finished_at, purge_at, error

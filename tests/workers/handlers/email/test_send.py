@@ -60,7 +60,7 @@ def count_open_intents(engine: Engine, task_id: UUID) -> int:
 
 def retry_as_a_person(engine: Engine, task_id: UUID) -> None:
     with engine.begin() as connection:
-        connection.execute(emails.mark_unknown_as_retriable(task_id))
+        connection.execute(emails.mark_unknown_as_retriable([task_id]))
 
 
 def lose_claim(context: MemoryContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,101 @@
+"""Submits done tasks anew: makes the submission from a stored task and the changes of a request."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from api.auth.authentication import Caller
+from api.http.json_text import load_json
+from api.http.problems import Problem, invalid
+from api.submitting.parsing import Parsed, dump_part, parse_submission
+from api.submitting.submissions import Submissions
+from shared.contracts.catalog import find_kind
+from shared.tasks.options import TaskOptions
+from shared.tasks.states import TaskStatus
+
+MOST_SUBMITTED_ATTEMPTS: Final = 25
+
+
+def rerun_components() -> dict[str, dict[str, Any]]:
+    """Return the schema of the body, by component."""
+    schema = TaskOptions.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs")
+    params = {
+        "type": "object",
+        "additionalProperties": True,
+        "description": "Params that change: they are merged into those of the task (JSON Merge Patch, RFC 7396).",
+    }
+    description = "What changes: params, and options. What is left out stays as it was; `run_at` and `delay` do not."
+    properties = {"params": params, **schema["properties"]}
+    return {
+        "Rerun": {**schema, "title": "Rerun", "description": description, "properties": properties},
+    }
+
+
+def parse_rerun(body: bytes, stored: Any, caller: Caller) -> Parsed:
+    """Return the submission that repeats a task, a row of `shared.queries.tasks.find_submission`, with a body's changes.
+
+    It is validated as any other submission, since the kind may have changed. Raises a problem.
+    """
+    changes = load_json(body)
+    if not isinstance(changes, dict):
+        raise invalid("", "dict_type", "Input should be an object")
+    if "kind" in changes:
+        raise invalid("/kind", "extra_forbidden", "A task is submitted anew as the kind that it has.")
+    if not isinstance(changes.get("params", {}), dict):
+        raise invalid("/params", "dict_type", "Input should be an object")
+    if stored.organization_id != caller.organization_id:
+        raise Problem("forbidden", "Only its own organization may submit a task anew.")
+    if not TaskStatus(stored.status).done:
+        raise Problem("task-not-done", f"The task is {stored.status}. Wait until it is done, or cancel it.")
+    kind = find_kind(stored.kind)
+    if kind is None or not kind.public:
+        raise Problem("conflict", f"Tasks of the kind {stored.kind} cannot be submitted by callers.")
+    options = {
+        "priority": stored.priority,
+        "ttl": stored.ttl,
+        "max_attempts": _first_attempts(stored, kind.max_attempts),
+        "timeout": min(stored.timeout_seconds, kind.timeout_seconds),
+        "keep_for": stored.keep_seconds,
+        "tags": stored.tags,
+        "metadata": stored.metadata,
+        "backoff": stored.backoff,
+    }
+    submission = {
+        "kind": stored.kind,
+        **{name: value for name, value in options.items() if value is not None},
+        **changes,
+        "params": merge_patch(stored.params, changes.get("params", {})),
+    }
+    parsed = parse_submission(dump_part(submission, ""), caller)
+    parsed.rerun_of = stored.id
+    return parsed
+
+
+async def require_inputs(submissions: Submissions, parsed: Parsed, caller: Caller) -> None:
+    """Raise `input-gone` if a file of a task that is submitted anew was deleted, and other problems with its files."""
+    try:
+        await submissions.check_files([parsed], caller)
+    except Problem as problem:
+        if any(error.code == "unknown_file" for error in problem.errors):
+            raise Problem("input-gone") from None
+        raise
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """Return a JSON value with the changes of a JSON Merge Patch (RFC 7396, section 2)."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+def _first_attempts(stored: Any, kind_attempts: int) -> int:
+    """Return how many attempts a task had when it was submitted: each retry by a caller has added those of its kind."""
+    attempts: int = stored.max_attempts - stored.retries * kind_attempts
+    return max(1, min(MOST_SUBMITTED_ATTEMPTS, attempts))

@@ -1,0 +1,355 @@
+"""Many tasks at once: filters of lists, failures by group, lists as NDJSON and CSV, and actions on what a filter finds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+from uuid import UUID
+
+import httpx2
+import orjson
+import pytest
+
+from shared.identifiers import new_id
+from tests.api.conftest import ErrorsOf, HandWorker, Submit
+from tests.conftest import Api
+
+TIMED_OUT = {
+    "type": "/problems/timed-out",
+    "title": "Timed out",
+    "detail": "It took too long.",
+    "retryable": True,
+    "attempt": 1,
+    "data": {},
+}
+
+
+@pytest.fixture
+def tag() -> str:
+    return new_id().hex
+
+
+def time_out(hand: HandWorker, task_id: str) -> str:
+    assert hand.claim(task_id)
+    assert hand.end(task_id, "failed", error=TIMED_OUT) == "failed"
+    return task_id
+
+
+def ids_of(answer: httpx2.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [task["id"] for task in answer.json()["items"]]
+
+
+def test_a_list_can_be_filtered_by_the_type_of_the_shown_error(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, tag: str
+) -> None:
+    timed_out, lost, again = ping(tags=[tag]), ping(tags=[tag]), ping(tags=[tag])
+    time_out(hand, timed_out)
+    hand.fail(lost)
+    time_out(hand, again)
+    operator.post(f"/tasks/{again}/retry")
+
+    found = operator.get("/tasks", params={"tag": tag, "error_type": "/problems/timed-out"})
+
+    assert ids_of(found) == [timed_out]
+
+
+def test_a_list_can_be_filtered_by_keys_of_metadata(operator: httpx2.Client, ping: Submit, tag: str) -> None:
+    both = ping(tags=[tag], metadata={"order": "7", "städt.e": "köln & co"})
+    ping(tags=[tag], metadata={"order": "8", "städt.e": "köln & co"})
+    ping(tags=[tag])
+
+    found = operator.get("/tasks", params={"tag": tag, "metadata.order": "7", "metadata.städt.e": "köln & co"})
+
+    assert ids_of(found) == [both]
+    assert ids_of(operator.get("/tasks", params={"tag": tag, "metadata.order": "9"})) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer", "code"),
+    [
+        ("metadata.=x", "query:metadata.", "extra_forbidden"),
+        ("metadata=x", "query:metadata", "extra_forbidden"),
+        ("meta.x=x", "query:meta.x", "extra_forbidden"),
+        ("metadata.x=%00", "query:metadata.x", "nul_character"),
+        ("error_type=a%00", "query:error_type", "nul_character"),
+        ("schedule_id=x", "query:schedule_id", "uuid_parsing"),
+        ("ids=x&metadata.x=y", "query:metadata.x", "not_with_ids"),
+    ],
+)
+def test_a_filter_that_is_invalid_is_refused_by_its_name(
+    operator: httpx2.Client, errors_of: ErrorsOf, query: str, pointer: str, code: str
+) -> None:
+    assert errors_of(operator.get(f"/tasks?{query}")) == {pointer: code}
+
+
+def test_failures_are_grouped_by_kind_and_type_of_error(
+    operator: httpx2.Client, stranger: httpx2.Client, hand: HandWorker, ping: Submit, tag: str
+) -> None:
+    first, last = time_out(hand, ping(tags=[tag])), time_out(hand, ping(tags=[tag]))
+    hand.fail(lost := ping(tags=[tag]))
+    operator.post(f"/tasks/{ping(tags=[tag])}/cancel")
+    ends = [operator.get(f"/tasks/{task_id}").json()["finished_at"] for task_id in (first, last, lost)]
+
+    answer = operator.get("/tasks/failures", params={"tag": tag})
+
+    assert answer.json() == {
+        "items": [
+            {
+                "kind": "platform.ping",
+                "error_type": "/problems/timed-out",
+                "count": 2,
+                "first_at": ends[0],
+                "last_at": ends[1],
+                "example_id": last,
+            },
+            {
+                "kind": "platform.ping",
+                "error_type": "/problems/worker-lost",
+                "count": 1,
+                "first_at": ends[2],
+                "last_at": ends[2],
+                "example_id": lost,
+            },
+        ],
+        "complete": True,
+    }
+    cancelled = operator.get("/tasks/failures", params={"tag": tag, "status": "cancelled"}).json()["items"]
+    assert [group["error_type"] for group in cancelled] == ["/problems/cancelled"]
+    assert stranger.get("/tasks/failures", params={"tag": tag}).json()["items"] == []
+
+
+def test_no_other_status_than_that_of_a_failure_is_grouped(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
+    assert errors_of(operator.get("/tasks/failures?status=failed,succeeded")) == {"query:status": "enum"}
+    assert errors_of(operator.get("/tasks/failures?limit=1")) == {"query:limit": "extra_forbidden"}
+
+
+def test_a_list_as_csv_has_all_tasks_and_is_safe_in_a_spreadsheet(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit, tag: str
+) -> None:
+    metadata = {"note": '=cmd|"/c calc"!A1, and\nmore'}
+    made = [ping(tags=[tag, "=1+1"], metadata=metadata) for _ in range(60)]
+    time_out(hand, made[-1])
+
+    answer = operator.get("/tasks", params={"tag": tag}, headers={"Accept": "text/csv"})
+
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8; header=present"
+    assert answer.headers["vary"].split(", ")[-1] == "Accept"
+    assert "link" not in answer.headers
+    rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+    assert [row["id"] for row in rows] == made[::-1]
+    assert (rows[0]["status"], rows[0]["error_type"], rows[0]["result"]) == ("failed", "/problems/timed-out", "")
+    assert orjson.loads(rows[0]["metadata"]) == metadata
+    assert orjson.loads(rows[0]["tags"]) == [tag, "=1+1"]
+
+
+def test_a_page_of_a_list_as_ndjson_links_to_the_next(operator: httpx2.Client, ping: Submit, tag: str) -> None:
+    made = [ping(tags=[tag]) for _ in range(3)]
+    accept = {"Accept": "application/x-ndjson"}
+
+    first = operator.get("/tasks", params={"tag": tag, "limit": 2}, headers=accept)
+    second = operator.get(first.headers["link"].removeprefix("<").removesuffix('>; rel="next"'), headers=accept)
+
+    lines = [orjson.loads(line) for answer in (first, second) for line in answer.content.splitlines()]
+    assert lines == [operator.get(f"/tasks/{task_id}").json() for task_id in made[::-1]]
+    assert first.headers["content-type"] == "application/x-ndjson"
+    assert "link" not in second.headers
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("*/*", "application/json"),
+        ("text/html, */*;q=0.1", "application/json"),
+        ("text/*", "text/csv"),
+        ("application/json;q=0.5, text/csv;q=0.9", "text/csv"),
+        ("*/*, application/json;q=0", "application/x-ndjson"),
+        ("text/csv;header=present;q=1.0, application/x-ndjson;q=oops", "text/csv"),
+        ("text/html", None),
+        ("text/csv;q=0", None),
+    ],
+)
+def test_the_format_of_a_list_is_that_of_the_highest_quality(
+    operator: httpx2.Client, accept: str, expected: str | None
+) -> None:
+    answer = operator.get("/tasks?limit=1", headers={"Accept": accept})
+
+    if expected is None:
+        assert (answer.status_code, answer.json()["type"]) == (406, "/problems/not-acceptable")
+    else:
+        assert answer.headers["content-type"].split(";")[0] == expected
+
+
+def test_a_done_task_is_submitted_anew_with_what_changes(operator: httpx2.Client, hand: HandWorker, tag: str) -> None:
+    options = {"priority": 7, "max_attempts": 2, "timeout": 30, "keep_for": 60, "tags": [tag], "metadata": {"a": "b"}}
+    backoff = {"first_seconds": 2, "longest_seconds": 9.5}
+    body = {"kind": "platform.ping", "params": {"echo": "old"}, "backoff": backoff, **options}
+    task = operator.post("/tasks", json=body).json()
+    hand.fail(task["id"])
+    operator.post(f"/tasks/{task['id']}/retry")
+    hand.fail(task["id"])
+
+    answer = operator.post(f"/tasks/{task['id']}/rerun", json={"params": {"echo": "new"}, "priority": 1})
+
+    again = answer.json()
+    assert (answer.status_code, answer.headers["location"]) == (202, f"/tasks/{again['id']}")
+    assert (again["rerun_of"], again["status"], again["attempt"]) == (task["id"], "queued", 0)
+    assert (again["params"]["echo"], again["priority"], again["max_attempts"]) == ("new", 1, 2)
+    assert (again["tags"], again["metadata"]) == ([tag], {"a": "b"})
+    stored = hand.connection.execute(
+        "SELECT timeout_seconds, keep_seconds, backoff FROM tasks WHERE id = %s", (again["id"],)
+    ).fetchone()
+    assert stored == (30, 60, backoff)
+    assert operator.get(f"/tasks/{again['id']}").json() == again
+    old = operator.get(f"/tasks/{task['id']}").json()
+    assert (old["rerun_of"], ids_of(operator.get(old["links"]["reruns"]))) == (None, [again["id"]])
+
+
+def test_a_rerun_without_a_body_repeats_the_task_once_for_each_key(
+    operator: httpx2.Client, hand: HandWorker, ping: Submit
+) -> None:
+    hand.succeed(task_id := ping())
+    key = {"Idempotency-Key": new_id().hex}
+
+    first, second = (operator.post(f"/tasks/{task_id}/rerun", headers=key) for _ in range(2))
+    operator.delete(f"/tasks/{task_id}")
+    third = operator.post(f"/tasks/{task_id}/rerun", headers=key)
+
+    assert [answer.status_code for answer in (first, second, third)] == [202, 202, 202]
+    assert {answer.json()["id"] for answer in (first, second, third)} == {first.json()["id"]}
+    assert third.headers["idempotency-replayed"] == "true"
+    assert operator.post(f"/tasks/{task_id}/rerun").status_code == 410
+
+
+def test_a_rerun_is_refused_with_the_reason(
+    operator: httpx2.Client,
+    client: httpx2.Client,
+    stranger: httpx2.Client,
+    hand: HandWorker,
+    ping: Submit,
+    email: Submit,
+) -> None:
+    queued, done = ping(), ping()
+    hand.succeed(done)
+    hand.fail(sent := email())
+
+    def refused(by: httpx2.Client, task_id: str, **body: Any) -> tuple[int, str]:
+        answer = by.post(f"/tasks/{task_id}/rerun", json=body)
+        problem = answer.json()
+        pointer = problem.get("errors", [{}])[0].get("pointer", "")
+        return answer.status_code, problem["type"].removeprefix("/problems/") + pointer
+
+    assert refused(operator, queued) == (409, "task-not-done")
+    assert refused(operator, sent) == (403, "forbidden")
+    assert refused(stranger, sent) == (404, "not-found")
+    assert refused(client, sent, kind="platform.ping") == (422, "validation/kind")
+    assert refused(client, sent, params={"to": []}) == (422, "validation/params/to")
+    assert refused(client, sent, params={"no": 1}) == (422, "validation/params/no")
+    assert refused(client, sent, params=[]) == (422, "validation/params")
+    assert refused(client, sent, no=1) == (422, "validation/no")
+
+
+@pytest.mark.parametrize(
+    ("backoff", "pointer", "code"),
+    [
+        ({"first_seconds": 5, "longest_seconds": 4}, "/backoff/longest_seconds", "longest_before_first"),
+        ({"first_seconds": -1, "longest_seconds": 4}, "/backoff/first_seconds", "greater_than_equal"),
+        ({"first_seconds": 1, "longest_seconds": 1e9}, "/backoff/longest_seconds", "less_than_equal"),
+        ({"first_seconds": 1}, "/backoff/longest_seconds", "missing"),
+        ({"first_seconds": "1", "longest_seconds": 2}, "/backoff/first_seconds", "float_type"),
+    ],
+)
+def test_a_backoff_that_makes_no_sense_is_refused(
+    operator: httpx2.Client, errors_of: ErrorsOf, backoff: dict[str, Any], pointer: str, code: str
+) -> None:
+    assert errors_of(operator.post("/tasks", json={"kind": "platform.ping", "backoff": backoff})) == {pointer: code}
+
+
+def test_schedules_have_a_backoff_too(client: httpx2.Client, tag: str) -> None:
+    backoff = {"first_seconds": 1.0, "longest_seconds": 60.0}
+    task = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "x"}, "backoff": backoff}
+
+    answer = client.post("/schedules", json={"name": tag, "every": 3600, **task})
+
+    assert (answer.status_code, answer.json()["backoff"]) == (201, backoff)
+
+
+def test_a_dry_run_counts_the_tasks_and_changes_nothing(
+    client: httpx2.Client, stranger: httpx2.Client, hand: HandWorker, email: Submit, tag: str
+) -> None:
+    failed, queued = email(tags=[tag]), email(tags=[tag])
+    time_out(hand, failed)
+
+    def count(by: httpx2.Client, action: str, **filters: Any) -> Any:
+        body = {"action": action, "filter": {"tag": tag, **filters}, "dry_run": True}
+        answer = by.post("/tasks/bulk", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    assert count(client, "cancel") == {"action": "cancel", "count": 1, "exact": True}
+    assert count(client, "retry", error_type="/problems/timed-out")["count"] == 1
+    assert count(client, "retry", error_type="/problems/worker-lost")["count"] == 0
+    assert count(client, "delete", status="failed,queued")["count"] == 1
+    assert count(client, "cancel", ids=[queued, failed])["count"] == 1
+    assert count(stranger, "cancel")["count"] == 0
+    assert [client.get(f"/tasks/{task_id}").json()["status"] for task_id in (failed, queued)] == ["failed", "queued"]
+
+
+def test_an_action_on_many_tasks_is_a_task_of_its_caller(client: httpx2.Client, email: Submit, tag: str) -> None:
+    email(tags=[tag])
+    body = {"action": "cancel", "filter": {"tag": tag}, "per_second": 5}
+    key = {"Idempotency-Key": new_id().hex}
+
+    answers = [client.post("/tasks/bulk", json=body, headers=key) for _ in range(2)]
+
+    task = answers[0].json()
+    assert (answers[0].status_code, answers[0].headers["location"]) == (202, f"/tasks/{task['id']}")
+    assert (task["kind"], task["queue"], task["status"]) == ("maintenance.bulk", "maintenance", "queued")
+    assert task["params"]["filter"] == {"status": ["scheduled", "queued", "running", "retrying"], "tag": tag}
+    assert (task["params"]["action"], task["params"]["count"], task["params"]["per_second"]) == ("cancel", 1, 5.0)
+    assert answers[1].json()["id"] == task["id"] == client.get(f"/tasks/{task['id']}").json()["id"]
+    assert answers[1].headers["idempotency-replayed"] == "true"
+    assert client.post("/tasks", json={"kind": "maintenance.bulk", "params": task["params"]}).status_code == 422
+
+
+def test_the_organization_of_an_action_is_that_of_what_its_caller_may_do(served: Api, tag: str) -> None:
+    def organization_of(role: str, action: str) -> str | None:
+        body = {"action": action, "filter": {"tag": tag}}
+        by = served.client(f"bulk-{role}", role)
+        task = by.post("/tasks/bulk", json=body).json()
+        own = str(UUID(task["params"]["organization_id"])) if task["params"]["organization_id"] else None
+        by.post(f"/tasks/{task['id']}/cancel")
+        return own
+
+    assert organization_of("client", "cancel") is not None
+    assert organization_of("operator", "retry") is None
+    assert organization_of("operator", "delete") is not None
+    assert organization_of("admin", "delete") is None
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code"),
+    [
+        ({"action": "cancel"}, "/filter", "missing"),
+        ({"action": "cancel", "filter": {}}, "/filter", "empty"),
+        ({"action": "retry", "filter": {"status": ["succeeded"]}}, "/filter/status", "impossible"),
+        ({"action": "erase", "filter": {"kind": "x"}}, "/action", "enum"),
+        ({"action": "cancel", "filter": {"colour": "x"}}, "/filter/colour", "extra_forbidden"),
+        ({"action": "cancel", "filter": {"kind": "a\x00"}}, "/filter/kind", "nul_character"),
+        ({"action": "cancel", "filter": {"metadata": {}}}, "/filter/metadata", "too_short"),
+        ({"action": "cancel", "filter": {"kind": "x"}, "per_second": 0}, "/per_second", "greater_than_equal"),
+        ({"action": "cancel", "filter": {"created_after": "yesterday"}}, "/filter/created_after", "timestamp"),
+        ([], "", "dict_type"),
+    ],
+)
+def test_an_action_that_is_not_clear_is_refused(
+    client: httpx2.Client, errors_of: ErrorsOf, body: Any, pointer: str, code: str
+) -> None:
+    assert errors_of(client.post("/tasks/bulk", json=body)) == {pointer: code}
+
+
+def test_every_task_is_meant_only_if_the_caller_says_so(client: httpx2.Client) -> None:
+    body = {"action": "delete", "filter": {}, "all": True, "dry_run": True}
+
+    assert client.post("/tasks/bulk", json=body).status_code == 200
