@@ -20,6 +20,7 @@ from api.routes import (
     batches,
     docs,
     emails,
+    events,
     files,
     health,
     index,
@@ -29,6 +30,7 @@ from api.routes import (
     queues,
     reports,
     schedules,
+    task_streams,
     tasks,
     workers,
     workflows,
@@ -40,11 +42,13 @@ from shared.version import VERSION
 
 ROUTERS: tuple[APIRouter, ...] = (
     tasks.router,
+    task_streams.router,
     files.router,
     reports.router,
     emails.router,
     batches.router,
     workflows.router,
+    events.router,
     schedules.router,
     kinds.router,
     queues.router,
@@ -70,7 +74,7 @@ def create_fastapi_app(settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[ServerState]:
         await services.open()
         # The connections call this when the server begins to stop; waiting requests are then answered at once.
-        yield {"on_stopping": [services.waiters.stop_waiting]}
+        yield {"on_stopping": [services.waiters.stop_waiting, services.feed.stop]}
         await services.close()
 
     app = FastAPI(

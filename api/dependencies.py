@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.requests import HTTPConnection
 
 from api.auth.authentication import Caller
-from api.following.event_streams import EventReader
 from api.following.task_actions import TaskActions
 from api.following.task_reader import TaskReader
-from api.following.waiters import Waiters
 from api.http.body import read_body, require_json
 from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
+from api.http.rate_limits import RateLimits
 from api.queues.queue_reader import QueueReader
 from api.queues.wait_estimates import WaitEstimates
 from api.queues.waiting import WaitingReader
 from api.readiness import ReadinessChecks
 from api.services import Services
+from api.streaming.stream_opener import StreamOpener
+from api.streaming.stream_tokens import read_token_key
+from api.streaming.streams import OpenStreams
 from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.parsing import unknown_fields
 from api.submitting.queue_bounds import QueueBounds
@@ -31,114 +36,151 @@ from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 
 
-def _services(request: Request) -> Services:
-    services: Services = request.app.state.services
+def _services(connection: HTTPConnection) -> Services:
+    services: Services = connection.app.state.services
     return services
 
 
-def get_settings(request: Request) -> Settings:
+def get_settings(connection: HTTPConnection) -> Settings:
     """Return the settings of the process."""
-    return _services(request).settings
+    return _services(connection).settings
 
 
-def get_engine(request: Request) -> AsyncEngine:
+def get_engine(connection: HTTPConnection) -> AsyncEngine:
     """Return the engine for transactions."""
-    return _services(request).engine
+    return _services(connection).engine
 
 
-def get_reads(request: Request) -> AsyncEngine:
+def get_reads(connection: HTTPConnection) -> AsyncEngine:
     """Return the engine for single reads, each committed by itself."""
-    return _services(request).reads
+    return _services(connection).reads
 
 
-def get_store(request: Request) -> ObjectStore:
+def get_store(connection: HTTPConnection) -> ObjectStore:
     """Return the storage of files."""
-    return _services(request).store
+    return _services(connection).store
 
 
-def get_readiness_checks(request: Request) -> ReadinessChecks:
+def get_readiness_checks(connection: HTTPConnection) -> ReadinessChecks:
     """Return the checks of what the API depends on."""
-    return _services(request).readiness
+    return _services(connection).readiness
 
 
-def get_task_reader(request: Request) -> TaskReader:
+def get_task_reader(connection: HTTPConnection) -> TaskReader:
     """Return the reader of tasks."""
-    return _services(request).reader
+    return _services(connection).reader
 
 
-def get_events(request: Request) -> EventReader:
-    """Return the reader of tasks' histories."""
-    return _services(request).events
+def get_streams(connection: HTTPConnection) -> StreamOpener:
+    """Return the object that opens streams."""
+    return _services(connection).streams
 
 
-def get_waiters(request: Request) -> Waiters:
-    """Return the waiting requests of the process."""
-    return _services(request).waiters
+def get_open_streams(connection: HTTPConnection) -> OpenStreams:
+    """Return the number of open streams of each caller."""
+    return _services(connection).open_streams
 
 
-def get_task_actions(request: Request) -> TaskActions:
+def get_limits(connection: HTTPConnection) -> RateLimits:
+    """Return the rate limits."""
+    return _services(connection).limits
+
+
+def get_task_actions(connection: HTTPConnection) -> TaskActions:
     """Return the object that cancels, retries and deletes tasks."""
-    return _services(request).task_actions
+    return _services(connection).task_actions
 
 
-def get_submissions(request: Request) -> Submissions:
+def get_submissions(connection: HTTPConnection) -> Submissions:
     """Return the object that stores submissions."""
-    return _services(request).submissions
+    return _services(connection).submissions
 
 
-def get_queue_bounds(request: Request) -> QueueBounds:
+def get_queue_bounds(connection: HTTPConnection) -> QueueBounds:
     """Return the bounds on queued tasks."""
-    return _services(request).queue_bounds
+    return _services(connection).queue_bounds
 
 
-def get_queues(request: Request) -> QueueReader:
+def get_queues(connection: HTTPConnection) -> QueueReader:
     """Return the reader of queues and workers."""
-    return _services(request).queues
+    return _services(connection).queues
 
 
-def get_wait_estimates(request: Request) -> WaitEstimates:
+def get_wait_estimates(connection: HTTPConnection) -> WaitEstimates:
     """Return the estimates of how long tasks wait."""
-    return _services(request).wait_estimates
+    return _services(connection).wait_estimates
 
 
-def get_waiting(request: Request) -> WaitingReader:
+def get_waiting(connection: HTTPConnection) -> WaitingReader:
     """Return the object that finds why tasks wait."""
-    return _services(request).waiting
+    return _services(connection).waiting
 
 
-def get_workflows(request: Request) -> WorkflowReader:
+def get_workflows(connection: HTTPConnection) -> WorkflowReader:
     """Return the reader of workflows."""
-    return _services(request).workflows
+    return _services(connection).workflows
 
 
-def get_workflow_actions(request: Request) -> WorkflowActions:
+def get_workflow_actions(connection: HTTPConnection) -> WorkflowActions:
     """Return the object that stores, cancels and deletes workflows."""
-    return _services(request).workflow_actions
+    return _services(connection).workflow_actions
 
 
-def get_idempotency_keys(request: Request) -> IdempotencyKeys:
+def get_idempotency_keys(connection: HTTPConnection) -> IdempotencyKeys:
     """Return the object that finds and reserves idempotency keys."""
-    return _services(request).idempotency_keys
+    return _services(connection).idempotency_keys
 
 
-async def authenticate(request: Request) -> Caller:
+async def authenticate(connection: HTTPConnection) -> Caller:
     """Return the caller, and store it in the request's state for the rate limits. Raises `unauthorized`."""
-    services = _services(request)
+    services = _services(connection)
+    authorization, api_key = find_header(connection, "authorization"), find_header(connection, "x-api-key")
+    return await _identify(connection, services.authenticator.caller(authorization, api_key))
+
+
+async def _identify(connection: HTTPConnection, identifying: Coroutine[None, None, Caller]) -> Caller:
     try:
-        caller = await services.authenticator.caller(
-            find_header(request, "authorization"), find_header(request, "x-api-key")
-        )
+        caller = await identifying
     except Problem as problem:
-        problem.headers |= services.limits.count_refused(request.client.host if request.client else "")
+        address = connection.client.host if connection.client else ""
+        problem.headers |= _services(connection).limits.count_refused(address)
         raise
-    request.state.caller = caller
+    connection.state.caller = caller
     return caller
 
 
-async def is_allowed(request: Request, *scopes: str) -> bool:
-    """Return whether the key of a request is valid now and has all of the scopes, for requests that last."""
+async def authenticate_stream(connection: HTTPConnection, task_id: UUID, *, is_open: bool = False) -> Caller:
+    """Return the caller of a task's stream, by a key or by a stream token in the query. Raises `unauthorized`."""
+    token = connection.query_params.get("token")
+    if token is None:
+        return await authenticate(connection)
+    services = _services(connection)
+
+    async def identify() -> Caller:
+        prefix = read_token_key(services.settings, token, task_id, is_open=is_open)
+        return await services.authenticator.caller_of_key(prefix)
+
+    return await _identify(connection, identify())
+
+
+async def stream_caller(connection: HTTPConnection, task_id: UUID) -> Caller:
+    """Return the caller of a task's stream. Raises `unauthorized` or `forbidden`."""
+    caller = await authenticate_stream(connection, task_id)
+    caller.require("tasks:read")
+    return caller
+
+
+async def is_allowed(connection: HTTPConnection, *scopes: str, task_id: UUID | None = None) -> bool:
+    """Return whether the key of a request is valid now and has all of the scopes, for requests that last.
+
+    With `task_id`, the request may have been opened with a stream token of this task.
+    """
     try:
-        (await authenticate(request)).require(*scopes)
+        if task_id is None:
+            caller = await authenticate(connection)
+        else:
+            caller = await authenticate_stream(connection, task_id, is_open=True)
+        caller.require(*scopes)
     except Problem:
         return False
     return True
@@ -176,8 +218,9 @@ ReadsDependency = Annotated[AsyncEngine, Depends(get_reads)]
 StoreDependency = Annotated[ObjectStore, Depends(get_store)]
 ReadinessDependency = Annotated[ReadinessChecks, Depends(get_readiness_checks)]
 TasksDependency = Annotated[TaskReader, Depends(get_task_reader)]
-EventsDependency = Annotated[EventReader, Depends(get_events)]
-WaitersDependency = Annotated[Waiters, Depends(get_waiters)]
+StreamsDependency = Annotated[StreamOpener, Depends(get_streams)]
+OpenStreamsDependency = Annotated[OpenStreams, Depends(get_open_streams)]
+LimitsDependency = Annotated[RateLimits, Depends(get_limits)]
 TaskActionsDependency = Annotated[TaskActions, Depends(get_task_actions)]
 SubmissionsDependency = Annotated[Submissions, Depends(get_submissions)]
 QueueBoundsDependency = Annotated[QueueBounds, Depends(get_queue_bounds)]
@@ -187,6 +230,7 @@ WaitingDependency = Annotated[WaitingReader, Depends(get_waiting)]
 WorkflowsDependency = Annotated[WorkflowReader, Depends(get_workflows)]
 WorkflowActionsDependency = Annotated[WorkflowActions, Depends(get_workflow_actions)]
 IdempotencyKeysDependency = Annotated[IdempotencyKeys, Depends(get_idempotency_keys)]
+TaskStreamCaller = Annotated[Caller, Depends(stream_caller)]
 TaskReaderCaller = Annotated[Caller, caller_with("tasks:read")]
 TaskWriterCaller = Annotated[Caller, caller_with("tasks:write")]
 FileReaderCaller = Annotated[Caller, caller_with("files:read")]

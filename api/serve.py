@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 import structlog
@@ -22,6 +22,16 @@ from shared.settings import Settings
 IDLE_CONNECTION_SECONDS = 75
 REQUEST_GRACE_SECONDS = 10
 """How long a stopping server waits for requests that have begun."""
+MAX_WEB_SOCKET_MESSAGE_BYTES: Final = 64 << 10
+"""A larger message closes its WebSocket. Routes answer smaller ones that they do not accept."""
+PROTOCOLS: Final[dict[str, Any]] = {
+    "http": HttpProtocol,
+    "ws": "websockets-sansio",
+    "ws_max_size": MAX_WEB_SOCKET_MESSAGE_BYTES,
+    # Compression would take some 300 KiB of memory for each connection, for messages of some hundred bytes.
+    "ws_per_message_deflate": False,
+}
+"""The arguments of uvicorn that say how connections are read and written."""
 BACKLOG = 2048
 ACCEPT_DRAIN_TICKS: Final = 3
 """How many turns of the event loop accept waiting connections before the listening socket is closed."""
@@ -87,8 +97,7 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
         port=port,
         workers=workers,
         loop="uvloop",
-        http=HttpProtocol,
-        ws="none",
+        **PROTOCOLS,
         lifespan="on",
         log_config=None,
         access_log=False,

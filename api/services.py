@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Authenticator
 from api.batcher import HotPool
-from api.following.event_streams import EventReader
 from api.following.task_actions import TaskActions
 from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
@@ -22,6 +21,9 @@ from api.queues.queue_reader import QueueReader
 from api.queues.wait_estimates import WaitEstimates
 from api.queues.waiting import WaitingReader
 from api.readiness import ReadinessChecks
+from api.streaming.event_feed import EventFeed
+from api.streaming.stream_opener import StreamOpener
+from api.streaming.streams import OpenStreams
 from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submission_batcher import SubmissionBatcher
@@ -51,7 +53,10 @@ class Services:
         self.authenticator = Authenticator(self.reads)
         self.reader = TaskReader(settings, self.reads)
         self.waiters = Waiters(settings, self.reader)
-        self.events = EventReader(settings)
+        self.feed = EventFeed(settings)
+        self.waiters.on_wake_up.append(self.feed.wake)
+        self.streams = StreamOpener(settings, self.reads, self.reader, self.waiters, self.feed)
+        self.open_streams = OpenStreams(settings)
         self.task_actions = TaskActions(self.engine, self.reader, self.waiters, self.store)
         self.readiness = ReadinessChecks(settings, self.reads, self.store)
         self.queues = QueueReader(self.engine, self.reads)
@@ -103,8 +108,9 @@ class Services:
         await self.reader.close()
         await self.authenticator.close()
         await self.readiness.close()
-        await self.events.close()
         await self.wait_estimates.close()
+        await self.streams.close()
+        await self.feed.close()
         await self._pool.close(timeout=2)
         await self.engine.dispose()
 

@@ -38,8 +38,7 @@ from psycopg import sql
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped] # xdist is without types.
 
 from api.app import create_app
-from api.http.protocol import HttpProtocol
-from api.serve import IDLE_CONNECTION_SECONDS
+from api.serve import IDLE_CONNECTION_SECONDS, PROTOCOLS
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.data_directory import remove_data_directory
 from cli.local_stack.postgres import PostgresServer
@@ -304,9 +303,8 @@ def serve_api(settings: Settings) -> Iterator[Api]:
     config = uvicorn.Config(
         create_app(settings),
         port=0,
-        http=HttpProtocol,
+        **PROTOCOLS,
         log_config=None,
-        ws="none",
         lifespan="on",
         # Longer than clients keep an idle connection, so that the server never closes one that a client begins to use.
         timeout_keep_alive=IDLE_CONNECTION_SECONDS,

@@ -114,21 +114,36 @@ class Authenticator:
             return known[1]
         return await self._look_up(token)
 
+    async def caller_of_key(self, prefix: str) -> Caller:
+        """Return the caller whose key has a prefix, for a token that this server signed on behalf of that key.
+
+        Raises the problem `unauthorized` when the key was revoked or has expired.
+        """
+        return await self._look_up_prefix(prefix, None)
+
     async def _look_up(self, token: str) -> Caller:
         self._cached.pop(token, None)
         prefix = key_prefix(token)
         if prefix is None or "\x00" in prefix:
             raise _refused()
+        caller = await self._look_up_prefix(prefix, key_digest(token))
+        if len(self._cached) >= MAX_CACHED_KEYS:
+            self._cached.clear()
+        self._cached[token] = (time.monotonic() + KEY_CACHE_SECONDS, caller)
+        return caller
+
+    async def _look_up_prefix(self, prefix: str, digest: bytes | None) -> Caller:
+        """Return the caller of a valid key. Its digest is compared, if one is given."""
         async with self._engine.connect() as connection:
             row = (await connection.execute(queries.find_api_key(prefix, LAST_USE_STORE_SECONDS))).one_or_none()
-        if row is None or not hmac.compare_digest(row.sha256, key_digest(token)):
+        if row is None or (digest is not None and not hmac.compare_digest(row.sha256, digest)):
             raise _refused()
         if row.is_last_use_due:
             # Stored in the background, so that the request does not wait for it.
             storing = asyncio.create_task(self._store_last_use(row.id))
             self._background.add(storing)
             storing.add_done_callback(self._background.discard)
-        caller = Caller(
+        return Caller(
             key_id=row.id,
             key_prefix=prefix,
             key_name=row.name,
@@ -139,10 +154,6 @@ class Authenticator:
             scopes=frozenset(row.scopes),
             rate_key=f"{'client' if row.role == 'client' else 'privileged'}:{row.caller_id}",
         )
-        if len(self._cached) >= MAX_CACHED_KEYS:
-            self._cached.clear()
-        self._cached[token] = (time.monotonic() + KEY_CACHE_SECONDS, caller)
-        return caller
 
     async def close(self) -> None:
         """Wait until the last uses of keys are stored."""

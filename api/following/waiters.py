@@ -89,6 +89,8 @@ class Waiters:
     def __init__(self, settings: Settings, reader: TaskReader) -> None:
         self._settings = settings
         self._reader = reader
+        self.on_wake_up: list[Callable[[], None]] = []
+        """Functions that are called with each wake-up, whichever tasks it is about."""
         self._waiting: dict[UUID, set[Waiter]] = {}
         self._seen: dict[UUID, int] = {}
         self._background: list[asyncio.Task[None]] = []
@@ -128,16 +130,20 @@ class Waiters:
         return self._stopping
 
     @contextmanager
-    def watch(self, task_id: UUID, receive: Receive) -> Iterator[Waiter]:
-        """Yield a waiter that is woken when the task may have changed, until the block ends."""
+    def watch(self, task_id: UUID, receive: Receive | None = None) -> Iterator[Waiter]:
+        """Yield a waiter that is woken when the task may have changed, until the block ends.
+
+        With `receive`, it is also woken when the client disconnects.
+        """
         waiter = Waiter(partial(self._seen.__setitem__, task_id))
-        watching = asyncio.create_task(waiter.watch(receive))
+        watching = None if receive is None else asyncio.create_task(waiter.watch(receive))
         waiting = self._waiting.setdefault(task_id, set())
         waiting.add(waiter)
         try:
             yield waiter
         finally:
-            watching.cancel()
+            if watching is not None:
+                watching.cancel()
             waiting.discard(waiter)
             if not waiting:
                 self._waiting.pop(task_id, None)
@@ -176,10 +182,17 @@ class Waiters:
         """
         for task_id in task_ids:
             self.wake(task_id)
-        if not task_ids or self._publisher is None:
+        if not task_ids:
+            return
+        self._call_on_wake_up()
+        if self._publisher is None:
             return
         with contextlib.suppress(redis.RedisError, OSError, TimeoutError):
             await self._publisher.publish(WAKEUP_CHANNEL, encode_task_ids(task_ids))
+
+    def _call_on_wake_up(self) -> None:
+        for callback in self.on_wake_up:
+            callback()
 
     async def _listen(self) -> None:
         while True:
@@ -193,9 +206,12 @@ class Waiters:
                     self._outage.end()
                     while True:
                         message = await channel.get_message(ignore_subscribe_messages=True, timeout=10)
-                        if message is not None and self._waiting:
+                        if message is None:
+                            continue
+                        if self._waiting:
                             for task_id in decode_task_ids(message["data"]):
                                 self.wake(task_id)
+                        self._call_on_wake_up()
             except (redis.RedisError, OSError, TimeoutError) as error:
                 self._outage.warn(error)
                 await asyncio.sleep(RECONNECT_SECONDS)

@@ -13,7 +13,7 @@ import psycopg
 import sqlalchemy.exc
 import structlog
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from psycopg.errors import UndefinedColumn, UndefinedFunction, UndefinedTable
 from psycopg_pool import PoolTimeout
 from slowapi.errors import RateLimitExceeded
@@ -51,7 +51,7 @@ def from_exception(error: Exception) -> Problem:
             return Problem("gone")
         case ClientDisconnect():
             return Problem("bad-request", "The client closed the connection before the end of the body.")
-        case RequestValidationError():
+        case RequestValidationError() | WebSocketRequestValidationError():
             return Problem("validation", errors=[_field_error(item) for item in error.errors()])
         case HTTPException(status_code=404):
             return Problem("not-found", "There is no such route.")
@@ -126,6 +126,7 @@ def install_error_responses(app: FastAPI, allowed_methods: Callable[[str], Seque
         sqlalchemy.exc.SQLAlchemyError,
         TimeoutError,
         RequestValidationError,
+        WebSocketRequestValidationError,
         HTTPException,
         Exception,
     ):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 
 RawHeaders = list[tuple[bytes, bytes]]
 """Header fields as ASGI has them: lower-case names and values, in the order of the request."""
 
 
-def find_header(request: Request, name: str) -> str | None:
+def find_header(request: HTTPConnection, name: str) -> str | None:
     """Return a header's value, or None. Repeated fields are joined into one list (RFC 9110, section 5.3)."""
     lines = request.headers.getlist(name)
     return ", ".join(lines) if lines else None

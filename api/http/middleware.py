@@ -57,7 +57,10 @@ class Frame:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application for one request. Scopes that are not HTTP, such as the lifespan, are passed on unchanged."""
+        """Run the application for one request. Other scopes than HTTP and WebSockets are passed on unchanged."""
+        if scope["type"] == "websocket":
+            await self._accept_or_refuse(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -116,6 +119,45 @@ class Frame:
             if has_started:
                 raise
             await _send_problem(from_exception(error), request_id, send_framed)
+
+    async def _accept_or_refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application for one WebSocket. A handshake that it refuses is answered like a request."""
+        started_at = time.perf_counter()
+        request_id, hosts, _, _ = _read_headers(scope["headers"])
+        if request_id is None or not SANE_REQUEST_ID(request_id):
+            request_id = str(new_id())
+        scope.setdefault("state", {})["request_id"] = request_id
+        is_answered = False
+
+        async def send_framed(message: Message) -> None:
+            nonlocal is_answered
+            if message["type"] == "websocket.close" and not is_answered:
+                # Without a route, Starlette closes the socket before it is accepted.
+                raise Problem("not-found", "There is no such route.")
+            if message["type"] in {"websocket.accept", "websocket.http.response.start"}:
+                is_answered = True
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                if message["type"] == "websocket.http.response.start":
+                    headers += [CONTENT_SECURITY_POLICY, *SECURITY_HEADERS]
+                message = {**message, "headers": headers}
+                status = message.get("status", 101)
+                self._log.write({**scope, "method": "GET"}, status, headers, time.perf_counter() - started_at)
+            await send(message)
+
+        async def send_as_http(message: Message) -> None:
+            await send_framed({**message, "type": f"websocket.{message['type']}"})
+
+        try:
+            self._require_host(hosts)
+            await self._app(scope, receive, send_framed)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            problem = from_exception(error)
+            if is_answered:
+                await send({"type": "websocket.close", "code": 1011})
+            else:
+                await _send_problem(problem, request_id, send_as_http)
 
     def _require_host(self, hosts: Sequence[bytes]) -> None:
         """Raise a problem unless there is one valid `Host` (RFC 9112, section 3.2), and it is one of the allowed ones."""

@@ -4,7 +4,8 @@ The differences from `HttpToolsProtocol`:
 
 - Header fields have limits (431), and so has the request target (414), while they arrive.
 - Header fields have a deadline (408), and so have bodies, whether a route reads them or not.
-- An offer to upgrade to a protocol that is not served, such as h2c, is ignored, as RFC 9110, section 7.8, allows.
+- Only the handshake of a WebSocket upgrades a connection. An offer to upgrade to a protocol that is not served, such as h2c,
+  is ignored, as RFC 9110, section 7.8, allows; so is a handshake that is incomplete, or sent before its connection is idle.
 - Trailer fields of a chunked body are discarded, and do not become header fields (RFC 9110, section 6.5.1).
 - Bytes that are not HTTP are answered with a problem document.
 - A stopping server answers requests that were sent before it began to stop.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, TypedDict, cast
+from typing import Final, NotRequired, TypedDict, cast
 
 import httptools
 import structlog
@@ -36,6 +37,7 @@ REQUEST_LINE_BYTES: Final = 32
 MAX_CHUNK_OVERHEAD: Final = 16
 """How many bytes of chunk headers and trailers may come with each byte of a body, beyond `MAX_HEADER_BYTES`."""
 MAX_DISCARDED_BYTES: Final = 4 << 20
+MAX_HANDSHAKE_LINE_BYTES: Final = 8000
 TCP_KEEPALIVE_IDLE_SECONDS: Final = 60
 TCP_KEEPALIVE_INTERVAL_SECONDS: Final = 15
 TCP_KEEPALIVE_PROBES: Final = 4
@@ -45,6 +47,8 @@ log = structlog.get_logger()
 class ServerState(TypedDict):
     """The lifespan state of an application that this server runs (ASGI's `scope["state"]`)."""
 
+    abort_connection: NotRequired[Callable[[], None]]
+    """Closes the connection without sending what is buffered. Each connection adds its own."""
     on_stopping: Sequence[Callable[[], None]]
     """Functions that are called when the server begins to stop, to end waiting requests. Each may be called several times."""
 
@@ -70,7 +74,9 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Set up the connection: joined writes, TCP keepalive, and a deadline for the first request."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
+        self.app_state = {**self.app_state, "abort_connection": transport.abort}
         self._is_refused = False
+        self._is_upgraded = False
         self._discarded_bytes = 0
         self._is_in_head = True
         self._has_begun = False
@@ -118,7 +124,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._body_wire_bytes += len(data)
         try:
             self._feed(data)
-            if not self._is_in_head:
+            if self._is_upgraded:
+                self._cancel_deadline()
+            elif not self._is_in_head:
                 self._require_little_overhead()
                 if self._deadline is None or heads_read != self._heads_read:
                     self._body_started_at = self.loop.time()
@@ -141,7 +149,10 @@ class HttpProtocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 if self._should_upgrade():
+                    self._is_upgraded = True
                     self.handle_websocket_upgrade()
+                    if rest := data[upgrade.args[0] :]:
+                        cast(asyncio.Protocol, self.transport.get_protocol()).data_received(rest)
                     return
                 self._ignore_upgrade()
                 data = data[upgrade.args[0] :]
@@ -151,6 +162,23 @@ class HttpProtocol(HttpToolsProtocol):
                 raise Problem("bad-request") from None
             else:
                 return
+
+    def _should_upgrade(self) -> bool:
+        """Return whether the request is the handshake of a WebSocket (RFC 6455, section 4.2.1) that can be answered now."""
+        if not super()._should_upgrade() or not self._is_idle() or self.stopping:
+            return False
+        names = [name for name, _ in self.headers]
+        return (
+            self.scope["method"] == "GET"
+            and self.scope["http_version"] == "1.1"
+            and names.count(b"sec-websocket-key") == names.count(b"sec-websocket-version") == 1
+            and b"content-length" not in names
+            and b"transfer-encoding" not in names
+            # Limits of the package `websockets`, which would not answer a handshake beyond them.
+            and len(self.url) <= MAX_HANDSHAKE_LINE_BYTES
+            and self.url.isascii()
+            and all(len(name) + len(value) <= MAX_HANDSHAKE_LINE_BYTES for name, value in self.headers)
+        )
 
     def _ignore_upgrade(self) -> None:
         """Continue with a new parser, which gets the same framing of the body but not the offer to upgrade.

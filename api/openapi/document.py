@@ -26,6 +26,7 @@ TAGS: Final = [
     {"name": "reports", "description": "Request a report: one SQL query over uploaded tables."},
     {"name": "emails", "description": "Send an email to several recipients, with attachments."},
     {"name": "batches", "description": "Follow and cancel tasks that were submitted together."},
+    {"name": "events", "description": "Follow all of your tasks as they change."},
     {
         "name": "workflows",
         "description": "Submit tasks that are steps: each starts when the steps before it have ended, and may read what they made.",

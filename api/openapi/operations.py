@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import Field
 
 from api.following.task_models import Task, Valid
 from api.http.problems import PROBLEMS
@@ -110,3 +112,28 @@ FOLLOWING: Final[dict[str, Any]] = {
     ]
 }
 """The headers that `GET /tasks/<id>` reads."""
+
+LAST_EVENT_ID = Annotated[
+    str | None,
+    Field(
+        max_length=4096,
+        description="The same as the header `Last-Event-ID`, which a browser does not send with its first connection.",
+    ),
+]
+"""The query parameter of streams that names the message after which a stream begins."""
+LAST_EVENT_ID_HEADER: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "required": False,
+            "schema": TEXT,
+            "description": "The `id` of the last message that was received.",
+        }
+    ]
+}
+
+
+def stream_response(event: Schema, description: str) -> Responses:
+    """Return the response of a route that streams events with a schema."""
+    return {200: {"description": description, "content": {"text/event-stream": {"schema": event}}}}

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Caller
-from api.dependencies import NoBody, ReadsDependency, TaskActionsDependency, TaskReaderCaller, TaskWriterCaller
+from api.dependencies import (
+    NoBody,
+    OpenStreamsDependency,
+    ReadsDependency,
+    StreamsDependency,
+    TaskActionsDependency,
+    TaskReaderCaller,
+    TaskWriterCaller,
+    is_allowed,
+)
+from api.following.batch_states import batch_state
 from api.following.task_models import BatchFollowUp, BatchState
-from api.http.answers import private_answer
+from api.http.answers import PRIVATE_HEADERS, private_answer
+from api.http.headers import find_header
 from api.http.problems import Problem
-from api.http.query_strings import NoQuery
+from api.http.query_strings import NoQuery, StrictQuery
 from api.http.rate_limits import limited
-from api.openapi.operations import ANY_CALLER, problem_responses
+from api.openapi.operations import ANY_CALLER, LAST_EVENT_ID, LAST_EVENT_ID_HEADER, problem_responses, stream_response
+from api.openapi.submission_schemas import ref
+from api.streaming.streams import EventStreamResponse
 from shared.queries import batches as queries
-from shared.tasks.states import LIVE, TaskStatus
 
 router = APIRouter(tags=["batches"])
 
@@ -73,12 +86,66 @@ async def _count(reads: AsyncEngine, caller: Caller, batch_id: UUID) -> BatchSta
         follow_up = (await connection.execute(queries.find_follow_up(batch_id))).one_or_none()
     if not rows:
         raise Problem("not-found")
-    is_live = any(row.status in LIVE for row in rows)
-    return BatchState(
-        id=batch_id,
-        total=sum(row.count for row in rows),
-        counts={TaskStatus(row.status): row.count for row in rows},
-        created_at=min(row.created_at for row in rows),
-        finished_at=None if is_live else max(row.finished_at for row in rows),
-        **({"on_finished": BatchFollowUp(kind=follow_up.kind, task_id=follow_up.task_id)} if follow_up else {}),
-    )
+    state = batch_state(batch_id, rows)
+    if follow_up is None:
+        return state
+    return state.model_copy(update={"on_finished": BatchFollowUp(kind=follow_up.kind, task_id=follow_up.task_id)})
+
+
+STREAMED_COUNTS: Final = {
+    "type": "object",
+    "description": "One server-sent event.",
+    "properties": {
+        "id": {
+            "type": "string",
+            "description": "The version of the batch, which rises with every change of its tasks.",
+        },
+        "event": {"const": "counts"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": ref("BatchState"),
+            "description": "The batch, as `GET /batches/<id>` returns it, without `on_finished`.",
+        },
+    },
+    "required": ["id", "event", "data"],
+}
+
+
+class BatchEventsQuery(StrictQuery):
+    """The message after which a stream begins."""
+
+    last_event_id: LAST_EVENT_ID = None
+
+
+@router.get(
+    "/batches/{batch_id}/events",
+    summary="Stream the counts of a batch",
+    response_class=Response,
+    responses={
+        **stream_response(
+            STREAMED_COUNTS,
+            "Server-sent events: the counts now, and again whenever they have changed, at most five times a second. The stream "
+            "ends when all tasks are done.",
+        ),
+        204: {"description": "All tasks are done, and the counts are those of the `Last-Event-ID`."},
+        **problem_responses(*ANY_CALLER, "not-found"),
+    },
+    openapi_extra=LAST_EVENT_ID_HEADER,
+)
+@limited("read")
+async def stream_batch(
+    request: Request,
+    batch_id: UUID,
+    caller: TaskReaderCaller,
+    streams: StreamsDependency,
+    open_streams: OpenStreamsDependency,
+    query: Annotated[BatchEventsQuery, Query()],
+) -> Response:
+    """Return how many of the batch's tasks have each status, whenever that changes, as server-sent events."""
+    header = find_header(request, "last-event-id")
+    last_id, pointer = (header, "header:Last-Event-ID") if header else (query.last_event_id, "query:last_event_id")
+    stream = await streams.open_batch(batch_id, caller, last_id, pointer)
+    if stream is None:
+        return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
+    return EventStreamResponse(stream, caller, open_streams, partial(is_allowed, request, "tasks:read"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -14,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 from api.auth.authentication import Caller
 from api.dependencies import (
     EngineDependency,
-    EventsDependency,
     NoBody,
     ReadsDependency,
     SettingsDependency,
@@ -23,12 +21,9 @@ from api.dependencies import (
     TaskReaderCaller,
     TasksDependency,
     TaskWriterCaller,
-    WaitersDependency,
     WaitEstimatesDependency,
     WaitingDependency,
-    is_allowed,
 )
-from api.following.event_streams import EventStreamResponse
 from api.following.task_filters import METADATA_PARAMETER, TASK_COLUMNS, FilterQuery
 from api.following.task_models import (
     FailureGroup,
@@ -49,7 +44,6 @@ from api.http.headers import find_header
 from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list
 from api.http.problems import invalid
 from api.http.query_strings import (
-    MAX_NUMBER_DIGITS,
     MAX_WAIT_SECONDS,
     NoQuery,
     PageLimit,
@@ -469,92 +463,6 @@ async def rerun_task(
 
     answer = await submissions.replay_or(submission, accept)
     return private_json(answer.body, answer.status, answer.headers())
-
-
-STREAMED_EVENT: Final = {
-    "type": "object",
-    "description": "One server-sent event.",
-    "properties": {
-        "id": {"type": "string", "description": "The event's sequence number within its task."},
-        "event": {"enum": ["status", "progress", "log"]},
-        "data": {"type": "string", "contentMediaType": "application/json"},
-    },
-    "required": ["id", "event", "data"],
-}
-
-
-class EventsQuery(StrictQuery):
-    """The event after which a stream begins."""
-
-    last_event_id: Annotated[
-        str | None,
-        Field(
-            description="The same as the header `Last-Event-ID`, which a browser does not send with its first connection."
-        ),
-    ] = None
-
-
-@router.get(
-    "/tasks/{task_id}/events",
-    summary="Stream the events of a task",
-    response_class=Response,
-    responses={
-        200: {
-            "description": "Server-sent events. The past events come first, and the stream ends with the event that "
-            "ends the task. `id` is the sequence number, `event` is `status`, `progress` or `log`, and `data` is a JSON "
-            "object. To continue after a lost connection, send the last `id` in `Last-Event-ID`.",
-            "content": {"text/event-stream": {"schema": STREAMED_EVENT}},
-        },
-        204: {
-            "description": "The task is done, and nothing has happened since the `Last-Event-ID`. A browser stops connecting."
-        },
-        **problem_responses(*ANY_CALLER, "not-found", "gone"),
-    },
-    openapi_extra={
-        "parameters": [
-            {
-                "name": "Last-Event-ID",
-                "in": "header",
-                "required": False,
-                "schema": {"type": "integer", "minimum": 0},
-                "description": "The sequence number of the last event that was received.",
-            }
-        ]
-    },
-)
-@limited("read")
-async def stream_events(
-    request: Request,
-    task_id: UUID,
-    caller: TaskReaderCaller,
-    tasks: TasksDependency,
-    events: EventsDependency,
-    waiters: WaitersDependency,
-    query: Annotated[EventsQuery, Query()],
-) -> Response:
-    """Return the past events of the task, and then its new events as they happen, as server-sent events."""
-    header = find_header(request, "last-event-id")
-    after_seq = _read_last_event_id(header, "header:Last-Event-ID") or _read_last_event_id(
-        query.last_event_id, "query:last_event_id"
-    )
-    task = await tasks.find_version(task_id, caller)
-    if task is None:
-        raise await tasks.gone_or_missing(task_id, caller)
-    if after_seq and task.done and task.version <= after_seq:
-        # A browser's EventSource connects again after every end of a stream, until it is answered 204 (HTML Living
-        # Standard, section 9.2.3).
-        return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
-    is_still_allowed = partial(is_allowed, request, "tasks:read")
-    return EventStreamResponse(task_id, caller, after_seq, events, tasks, waiters, is_still_allowed)
-
-
-def _read_last_event_id(value: str | None, pointer: str) -> int:
-    """Return the sequence number after which a stream begins, or 0 for the beginning of the history."""
-    if not value:
-        return 0
-    if not value.isascii() or not value.isdigit() or len(value) > MAX_NUMBER_DIGITS:
-        raise invalid(pointer, "int_parsing", "Must be the id of an event: a whole number")
-    return int(value)
 
 
 async def _task_answer(tasks: TaskReader, wait_estimates: WaitEstimates, task_id: UUID, caller: Caller) -> Response:

@@ -13,6 +13,16 @@ from shared.tables.tasks import tasks
 LIST_BATCH: Final = "SELECT id FROM tasks WHERE batch_id = %(batch_id)s ORDER BY id"
 """List the ids of a batch's tasks, in the order in which they were submitted."""
 
+COUNT_BATCHES: Final = """
+SELECT asked.batch_id, task.organization_id, task.status, count(*) AS tasks, min(task.created_at), max(task.finished_at),
+    sum(task.version)
+FROM unnest(%(ids)s::uuid[]) AS asked (batch_id) JOIN tasks task ON task.batch_id = ANY (ARRAY[asked.batch_id])
+GROUP BY asked.batch_id, task.organization_id, task.status"""
+"""Count the tasks of several batches by status.
+
+Returns (batch_id, organization_id, status, tasks, first created_at, last finished_at, sum of the tasks' versions).
+"""
+
 INSERT_FOLLOW_UP: Final = """
 INSERT INTO batch_follow_ups (batch_id, on_finished) VALUES (%(batch_id)s, (%(submissions)s::jsonb)->0)"""
 """Store the task that is submitted when the last task of a batch has ended, the first of a `submission_document`."""
@@ -26,7 +36,7 @@ def find_follow_up(batch_id: UUID) -> Select[Any]:
 
 
 def count_batch(batch_id: UUID, organization_id: UUID | None) -> Select[Any]:
-    """Count a batch's tasks by status: (status, count, first created_at, last finished_at).
+    """Count a batch's tasks by status: (status, tasks, first created_at, last finished_at).
 
     Returns no row unless the batch belongs to the organization, if one is given. A foreign batch takes as long as one that
     does not exist, however large it is: its organization is read from one task, before the others are counted.
@@ -34,7 +44,7 @@ def count_batch(batch_id: UUID, organization_id: UUID | None) -> Select[Any]:
     statement = (
         select(
             tasks.c.status,
-            func.count().label("count"),
+            func.count().label("tasks"),
             func.min(tasks.c.created_at).label("created_at"),
             func.max(tasks.c.finished_at).label("finished_at"),
         )

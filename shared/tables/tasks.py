@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.tables.base import metadata
+from shared.tables.base import TransactionId, metadata
 from shared.tasks.states import DONE, TaskStatus
 
 
@@ -169,8 +169,11 @@ task_events = Table(
     Column("at", moment, nullable=False, server_default=func.now()),
     Column("type", Text, nullable=False),
     Column("data", JSONB, nullable=False),
+    # NULL for events that were stored before this column existed.
+    Column("transaction_id", TransactionId, server_default=text("pg_current_xact_id()")),
     CheckConstraint("type IN ('status', 'progress', 'log')", name="known_type"),
     CheckConstraint("seq >= 1", name="seq_from_one"),
+    Index("ix_task_events_transaction", "transaction_id", postgresql_where=text("transaction_id IS NOT NULL")),
 )
 
 task_files = Table(

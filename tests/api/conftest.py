@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import secrets
 import socket
@@ -9,17 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
+from uuid import UUID
 
 import httpx2
 import psycopg
 import pytest
+import redis
 
+from api.following.waiters import Waiter
 from cli.local_stack.broker import BrokerServer
 from cli.local_stack.postgres import PostgresServer
 from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.queries.relay import PROMOTE
 from shared.settings import Settings
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, encode_task_ids
 from tests.claims import claim_tasks
 from tests.conftest import Api, ServeApi, new_database, serve_api
 
@@ -275,3 +280,24 @@ def hand_on() -> HandOn:
             worker.connection.close()
 
     return connect
+
+
+PublishWakeup = Callable[[str], None]
+"""The fixture `publish_wakeup`."""
+
+
+@pytest.fixture
+def publish_wakeup(broker_server: BrokerServer) -> PublishWakeup:
+    """Publishes a wake-up for the task with the given id, as workers do."""
+
+    def publish(task_id: str) -> None:
+        with redis.Redis.from_url(broker_server.url) as broker:
+            broker.publish(WAKEUP_CHANNEL, encode_task_ids([UUID(task_id)]))
+
+    return publish
+
+
+def count_waiters() -> int:
+    """Return how many requests wait in the API, which is served by this process."""
+    gc.collect()
+    return sum(isinstance(thing, Waiter) for thing in gc.get_objects())

@@ -16,8 +16,7 @@ import pytest
 from api.following import waiters as wakeups
 from api.following.waiters import LISTENING_POLL_SECONDS
 from shared.settings import Settings
-from tests.api.conftest import ErrorsOf, HandOn, HandWorker, Submit
-from tests.api.following.conftest import PublishWakeup, count_waiters
+from tests.api.conftest import ErrorsOf, HandOn, HandWorker, PublishWakeup, Submit, count_waiters
 from tests.conftest import Eventually, ServeApi
 
 SOON_SECONDS = 30

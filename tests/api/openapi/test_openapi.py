@@ -38,6 +38,9 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("get", "/tasks/{task_id}"): READING | {200, 304, 404, 410},
     ("delete", "/tasks/{task_id}"): READING | {204, 404, 409, 410},
     ("get", "/tasks/{task_id}/events"): READING | {200, 204, 404, 410},
+    ("post", "/tasks/{task_id}/stream-token"): READING | {200, 404, 410, 415},
+    ("get", "/events"): READING | {200},
+    ("get", "/batches/{batch_id}/events"): READING | {200, 204, 404},
     ("get", "/tasks/{task_id}/waiting"): READING | {200, 404, 410},
     ("post", "/tasks/{task_id}/cancel"): READING | {202, 404, 409, 410, 415},
     ("post", "/tasks/{task_id}/retry"): READING | {202, 404, 409, 410, 415},
@@ -76,6 +79,9 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("get", "/health/ready"): ANY | {200, 422, 503},
 }
 """Every route of the contract, with every status that it may answer with."""
+
+ENDLESS = {("get", "/events"), ("get", "/batches/{batch_id}/events")}
+"""Streams that last as long as their client wishes. `tests/api/streaming` reads them; here their requests are refused."""
 
 ONE_CANARY = """
 WITH schedule AS (
@@ -242,6 +248,7 @@ def subjects(client: httpx2.Client, operator: httpx2.Client, hand: HandWorker, d
     hand.succeed(uploads[0]["id"])
     return {
         "task_id": cycle([*tasks, str(new_id())]),
+        "done_task_id": cycle([*tasks[1::5], *tasks[2::5], str(new_id())]),
         "batch_id": cycle([batch["batch_id"], *batches, str(new_id())]),
         "file_id": cycle([*files, str(new_id())]),
         "workflow_id": cycle([*workflows, str(new_id())]),
@@ -278,6 +285,10 @@ def test_the_application_conforms_to_the_schema(
         if mode is GenerationMode.POSITIVE:
             for name in case.path_parameters:
                 case.path_parameters[name] = next(subjects[name])
+            if path == "/tasks/{task_id}/events":
+                case.path_parameters["task_id"] = next(subjects["done_task_id"])
+        if (method, path) in ENDLESS:
+            case.query["last_event_id"] = "x"
         if str(case.query.get("wait", "")) in map(str, range(1, 61)):
             case.query["wait"] = 1
         if path == "/files" and mode is GenerationMode.NEGATIVE:

@@ -13,11 +13,11 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from api.following import event_streams, waiters
+from api.following import waiters
+from api.streaming import streams, task_stream
 from shared.api_keys import revoke_key
 from shared.settings import Settings
-from tests.api.conftest import ErrorsOf, HandWorker, Submit
-from tests.api.following.conftest import PublishWakeup, count_waiters
+from tests.api.conftest import ErrorsOf, HandWorker, PublishWakeup, Submit, count_waiters
 from tests.conftest import Api, Eventually, ServeApi
 
 
@@ -137,7 +137,7 @@ def test_the_stream_of_a_retried_task_continues_past_the_earlier_end(
 def test_more_events_than_are_read_at_once_come_in_order(
     operator: httpx2.Client, hand: HandWorker, ping: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_streams, "EVENTS_AT_ONCE", 3)
+    monkeypatch.setattr(task_stream, "EVENTS_AT_ONCE", 3)
     task_id = ping()
     hand.claim(task_id)
     for percent in range(1, 9):
@@ -176,7 +176,7 @@ def test_many_listeners_each_see_the_whole_history(
 def test_a_stream_without_events_sends_comments(
     operator: httpx2.Client, ping: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_streams, "KEEP_ALIVE_COMMENT_SECONDS", 0.05)
+    monkeypatch.setattr(streams, "KEEP_ALIVE_COMMENT_SECONDS", 0.05)
     task_id = ping()
 
     with operator.stream("GET", f"/tasks/{task_id}/events") as answer:
@@ -236,8 +236,8 @@ def test_the_stream_of_a_task_that_is_deleted_meanwhile_ends(
 def test_a_stream_ends_soon_after_its_key_was_revoked(
     served: Api, module_settings: Settings, email: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_streams, "KEEP_ALIVE_COMMENT_SECONDS", 0.1)
-    monkeypatch.setattr(event_streams, "CHECK_KEY_SECONDS", 0.2)
+    monkeypatch.setattr(streams, "KEEP_ALIVE_COMMENT_SECONDS", 0.1)
+    monkeypatch.setattr(streams, "CHECK_KEY_SECONDS", 0.2)
     key = served.key("leaver")
     client = served.client_with(key.key)
 
@@ -259,11 +259,13 @@ def test_a_caller_has_no_more_streams_open_than_configured(
             for by in (ada, bob)
         )
         with ada.stream("GET", path) as first:
-            next(first.iter_lines())
+            lines = first.iter_lines()
+            next(lines)
 
             refused = ada.get(path)
 
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+            assert next(lines) == ""
             with bob.stream("GET", of_bob) as other:
                 assert other.status_code == 200
 
