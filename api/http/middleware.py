@@ -123,7 +123,7 @@ class Frame:
     async def _accept_or_refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for one WebSocket. A handshake that it refuses is answered like a request."""
         started_at = time.perf_counter()
-        request_id, hosts, _, _ = _read_headers(scope["headers"])
+        request_id, hosts, *_ = _read_headers(scope["headers"])
         if request_id is None or not SANE_REQUEST_ID(request_id):
             request_id = str(new_id())
         scope.setdefault("state", {})["request_id"] = request_id
