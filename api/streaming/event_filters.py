@@ -12,8 +12,8 @@ from api.http.problems import invalid
 from api.http.query_strings import StrictQuery
 from api.streaming.feed_stream import EventFilter
 from shared.contracts.kind import QUEUES
-from shared.tasks.options import Timestamp
 from shared.tasks.states import TaskStatus
+from shared.tasks.timestamps import Timestamp
 
 _ALL_STATUSES: Final = ", ".join(TaskStatus)
 
