@@ -216,6 +216,16 @@ def test_a_page_with_nothing_but_annotations_has_their_text(extract: Extract) ->
     assert extract(form(b"", annotations=notes)) == "note 300\nnote 100"
 
 
+@pytest.mark.parametrize("fields", [[], [field("Tx", (200, 240, 380, 265), "Value")]], ids=["content", "with a field"])
+def test_actual_text_stands_in_the_place_of_what_is_drawn(extract: Extract, fields: list[Dictionary]) -> None:
+    content = (
+        b"BT /F1 12 Tf 20 250 Td (e) Tj /Span <</ActualText (ffi)>> BDC (x) Tj EMC (cient in ) Tj "
+        b"/Span <</ActualText <FEFF6771 4EAC>>> BDC (a) Tj (b) Tj EMC ET"
+    )
+
+    assert extract(form(content, fields)).startswith("efficient in 東京")
+
+
 def test_damaged_annotations_cost_nothing_but_themselves(extract: Extract) -> None:
     pdf = pikepdf.new()
     page = add_page(pdf, lines_at((30, 350, "Words")))
