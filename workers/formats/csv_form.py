@@ -1,4 +1,4 @@
-"""How a CSV file is laid out: its separator, the lines before its table, and the lines that do not fit.
+"""Finds how a CSV file is laid out: its separator, the lines before its table, and the lines that do not fit.
 
 DuckDB chooses the layout that fits most lines, and so may skip a title, or read a header as a row. Here no line is skipped
 silently: each line must have as many cells as the first one, which is the header unless the caller says that there is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,26 +148,37 @@ class _Count:
     """What was counted while a text was decoded."""
 
     letters_beyond_ascii: int = 0
+    replacements: int = 0
     replaced_bytes: int = 0
 
 
 def _count_replaced(path: Path, codec: str) -> _Count:
-    count, replacements = _Count(), 0
-
-    def replace(error: UnicodeError) -> tuple[str, int]:
-        nonlocal replacements
-        assert isinstance(error, UnicodeDecodeError), "nothing is encoded here"
-        count.replaced_bytes += error.end - error.start
-        replacements += 1
-        return "\ufffd", error.end
-
-    name = "taskmill-count-replaced"
-    codecs.register_error(name, replace)
-    for piece in _decode(path, codec, name):
-        if not piece.isascii():
-            count.letters_beyond_ascii += len(piece) - len(piece.encode("ascii", "ignore"))
-    count.letters_beyond_ascii -= replacements
+    count = _Count()
+    before = _COUNT.set(count)
+    try:
+        for piece in _decode(path, codec, _COUNT_AND_REPLACE):
+            if not piece.isascii():
+                count.letters_beyond_ascii += len(piece) - len(piece.encode("ascii", "ignore"))
+    finally:
+        _COUNT.reset(before)
+    count.letters_beyond_ascii -= count.replacements
     return count
+
+
+_COUNT: ContextVar[_Count] = ContextVar("count")
+"""Where the error handler of a thread counts: handlers are registered for the whole process, in which threads decode."""
+_COUNT_AND_REPLACE = "taskmill-count-and-replace"
+
+
+def _count_and_replace(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError), "nothing is encoded with it"
+    count = _COUNT.get()
+    count.replaced_bytes += error.end - error.start
+    count.replacements += 1
+    return "\ufffd", error.end
+
+
+codecs.register_error(_COUNT_AND_REPLACE, _count_and_replace)
 
 
 def _decode(path: Path, codec: str, errors: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Where a JSON file is not valid, by the line.
+"""Finds the line and column at which a JSON file is not valid.
 
 DuckDB counts lines otherwise, quotes the object that has a key twice, and accepts some of what RFC 8259 does not allow.
 """

@@ -1,4 +1,4 @@
-"""Which readings of a short text in Latin letters are words of a language, mostly one of Europe.
+"""Rates which readings of a short text in Latin letters are words of a language, mostly one of Europe.
 
 An encoding of one byte per character reads every text, and statistics need more than a name or two to tell them apart.
 Two facts help where there is little text. A language has few letters beyond ASCII, so a reading whose letters belong to

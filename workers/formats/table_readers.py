@@ -1,4 +1,4 @@
-"""How DuckDB reads CSV and JSON that callers uploaded: with as little guessing as they allow.
+"""Chooses how DuckDB reads CSV and JSON that callers uploaded: with as little guessing as they allow.
 
 Only what begins with the four digits of a year becomes a date. DuckDB finds one format of dates for a file, by what can
 be read and not by what is likely, and takes `31.12.24` for the 24th of December 2031; and what `1/2/2024` means depends

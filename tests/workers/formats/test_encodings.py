@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,15 @@ def test_a_byte_order_mark_that_agrees_with_the_request_is_no_text(tmp_path: Pat
     path.write_bytes("Grüße".encode(codec))
 
     assert "".join(read_text(path, find_encoding(path, codec.removesuffix("-sig")))) == "Grüße"
+
+
+def test_texts_are_counted_apart_in_several_threads(tmp_path: Path) -> None:
+    paths = [tmp_path / f"text-{number}" for number in range(4)]
+    for number, path in enumerate(paths):
+        # Several pieces, so that the threads take turns while each decodes its text.
+        path.write_bytes("ü".encode() * 2_000_000 + b"\xff" * number)
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(find_encoding, paths * 2))
+
+    assert [encoding.replaced_bytes for encoding in found] == [0, 1, 2, 3] * 2

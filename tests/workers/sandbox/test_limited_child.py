@@ -204,9 +204,10 @@ def test_memory_is_bounded(run: Run) -> None:
 
 def test_processor_time_is_bounded(run: Run) -> None:
     started = time.monotonic()
-    failed = failure_of(run, "while True: pass", cpu_seconds=1)
+    failed = failure_of(run, "while True: pass", cpu_seconds=1, wall_seconds=120)
     assert failed.type == "/problems/timed-out"
-    assert time.monotonic() - started < 30
+    # Well before its wall time is over, which has the same error.
+    assert time.monotonic() - started < 60
 
 
 def test_wall_time_is_bounded(run: Run) -> None:

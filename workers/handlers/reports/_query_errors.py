@@ -1,4 +1,4 @@
-"""Which named error an error of DuckDB's is."""
+"""Turns an error of DuckDB's into the `Failed` of a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.handlers.reports._sources import Source
 from workers.outcomes import Failed
 
 
-def failure_of(error: duckdb.Error, query: str, sources: Sequence[Source], limits: ReportLimits) -> Failed:
+def explain_query_error(error: duckdb.Error, query: str, sources: Sequence[Source], limits: ReportLimits) -> Failed:
     """Return the `Failed` that explains what was wrong: the query, a source, or the space that they needed."""
     if is_spill_limit_reached(error):
         return _problems.spill_too_large(limits.spill_bytes)

@@ -17,9 +17,16 @@ from workers.handlers.reports._csv_writer import CsvWriter
 from workers.handlers.reports._json_writer import JsonWriter
 from workers.handlers.reports._limits import ReportLimits
 from workers.handlers.reports._query_check import check_query
-from workers.handlers.reports._query_errors import failure_of
+from workers.handlers.reports._query_errors import explain_query_error
 from workers.handlers.reports._sources import FOLDER, Source, create_view
-from workers.handlers.reports._values import ColumnConverter, cast_nanoseconds, find_converters, name_columns
+from workers.handlers.reports._values import (
+    ColumnConverter,
+    ResultColumn,
+    cast_nanoseconds,
+    describe_result,
+    find_converters,
+    name_columns,
+)
 from workers.handlers.reports._xlsx_writer import XlsxWriter
 
 BATCH_ROWS = 2_000
@@ -33,8 +40,9 @@ WRITERS: dict[str, type[Writer]] = {"csv": CsvWriter, "json": JsonWriter, "xlsx"
 def run_in_child(request: dict[str, Any], report_progress: ReportProgress) -> dict[str, Any]:
     """Write `report.<format>` into the working folder and return `{rows, columns, sources}`.
 
-    The request is `{title, sources: [{name, path, media_type, header, encoding}], query, formats, limits}`. The working folder is
-    the attempt's scratch folder; DuckDB knows only paths relative to it, so that its messages cannot show where it is.
+    The request is `{title, sources: [{name, path, media_type, header, encoding}], query, formats, limits}`. The working
+    folder is the attempt's scratch folder; DuckDB knows only paths relative to it, so that its messages cannot show
+    where it is.
     """
     limits = ReportLimits(**request["limits"])
     tables: dict[str, Table] = {}
@@ -60,7 +68,7 @@ def run_in_child(request: dict[str, Any], report_progress: ReportProgress) -> di
         check_query(connection, request["query"], list(tables))
         answer = _run(connection, request, limits, report_progress)
     except duckdb.Error as error:
-        raise failure_of(error, request["query"], sources, limits) from error
+        raise explain_query_error(error, request["query"], sources, limits) from error
     return answer | {"sources": [_describe_source(source) for source in sources]}
 
 
@@ -83,9 +91,9 @@ def _run(
     connection.execute("BEGIN TRANSACTION READ ONLY")
     with _reporting(connection, report_progress) as set_message, ExitStack() as cleanup:
         connection.execute(request["query"])
-        description = connection.description or []
-        _run_again_for_nanoseconds(connection, request["query"], description)
-        columns = name_columns(description)
+        described = describe_result(connection)
+        _run_again_for_nanoseconds(connection, request["query"], described)
+        columns = name_columns(described)
         if len(columns) > limits.max_columns:
             raise _problems.too_many_columns(len(columns), limits.max_columns)
         writers = [
@@ -98,7 +106,7 @@ def _run(
             for name in request["formats"]
         ]
         count = 0
-        for rows in _fetch(connection, find_converters(description)):
+        for rows in _fetch(connection, find_converters(described)):
             count += len(rows)
             if count > limits.max_rows:
                 raise _problems.too_many_rows(limits.max_rows)
@@ -113,10 +121,10 @@ def _run(
 
 
 def _run_again_for_nanoseconds(
-    connection: duckdb.DuckDBPyConnection, query: str, description: Sequence[Sequence[Any]]
+    connection: duckdb.DuckDBPyConnection, query: str, described: Sequence[ResultColumn]
 ) -> None:
     """Run the query again with its nanoseconds as text if it has any: the types are known only once it has run."""
-    casts = [cast_nanoseconds(column[1]) for column in description]
+    casts = [cast_nanoseconds(column.type) for column in described]
     if not any(casts):
         return
     columns = ", ".join(

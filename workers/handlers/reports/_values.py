@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
+import duckdb
 import orjson
 from duckdb.sqltypes import DuckDBPyType
 
@@ -37,23 +38,35 @@ class Column:
     """As DuckDB writes it, cut to `LONGEST_TYPE` characters."""
 
 
-def name_columns(description: Sequence[Sequence[Any]]) -> list[Column]:
-    """Return the columns of a result, from its DB-API description; the second of a name `a` is called `a_2`.
+class ResultColumn(NamedTuple):
+    """A column as DuckDB describes it."""
+
+    name: str
+    type: DuckDBPyType
+
+
+def describe_result(connection: duckdb.DuckDBPyConnection) -> list[ResultColumn]:
+    """Return the columns of the query that has run."""
+    return [ResultColumn(str(name), column_type) for name, column_type, *_ in connection.description or ()]
+
+
+def name_columns(described: Sequence[ResultColumn]) -> list[Column]:
+    """Return the columns of a report; the second of a name `a` is called `a_2`.
 
     Names that differ in case alone count as the same, as they do in SQL. A name longer than `LONGEST_NAME`, such as
     that of a long expression without an alias, is cut. U+FFFD stands for U+0000, here as in the task's result.
     """
-    given = [_cut(str(row[0]).replace("\0", "\ufffd"), LONGEST_NAME) for row in description]
+    given = [_cut(column.name.replace("\0", "\ufffd"), LONGEST_NAME) for column in described]
     taken: set[str] = set()
     reserved = {name.lower() for name in given}
     columns = []
-    for name, row in zip(given, description, strict=True):
+    for name, column in zip(given, described, strict=True):
         unique, count = name, 1
         while unique.lower() in taken or (count > 1 and unique.lower() in reserved):
             count += 1
             unique = f"{name}_{count}"
         taken.add(unique.lower())
-        columns.append(Column(unique, _cut(str(row[1]).replace('"NULL"', "NULL"), LONGEST_TYPE)))
+        columns.append(Column(unique, _cut(str(column.type).replace('"NULL"', "NULL"), LONGEST_TYPE)))
     return columns
 
 
@@ -95,14 +108,14 @@ class ColumnConverter:
         return [(*row[:position], convert(row[position]), *row[position + 1 :]) for row in rows]
 
 
-def find_converters(description: Sequence[Sequence[Any]]) -> list[ColumnConverter]:
+def find_converters(described: Sequence[ResultColumn]) -> list[ColumnConverter]:
     """Return the converters of the columns of which DuckDB returns values in a form that depends on their type.
 
     These are FLOAT, of which Python would show digits that it does not have; JSON, which comes as its source text; and
     dates, times and timestamps that Python has no type for, which come as text: those of nanoseconds, as
     `cast_nanoseconds` has them read.
     """
-    found = ((position, _find_converter(column[1])) for position, column in enumerate(description))
+    found = ((position, _find_converter(column.type)) for position, column in enumerate(described))
     return [
         ColumnConverter(position, convert, only_texts=convert is _parse_far_moment)
         for position, convert in found

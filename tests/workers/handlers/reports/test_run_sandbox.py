@@ -12,7 +12,7 @@ from workers.adapters.memory_context import MemoryContext
 from workers.formats.duckdb_sandbox import open_sandbox
 from workers.handlers.reports._limits import ReportLimits
 from workers.handlers.reports._query_check import check_query
-from workers.handlers.reports._query_errors import failure_of
+from workers.handlers.reports._query_errors import explain_query_error
 from workers.handlers.reports.run import handle
 from workers.outcomes import Failed
 
@@ -87,7 +87,7 @@ def test_the_check_and_the_sandbox_refuse_every_escape(
                 check_query(connection, query, ["t"])
                 connection.execute(query).fetchall()
             except duckdb.Error as error:
-                raise failure_of(error, query, [], ReportLimits()) from error
+                raise explain_query_error(error, query, [], ReportLimits()) from error
 
     assert caught.value.type == "/problems/invalid-query"
     assert SECRET not in str(caught.value)

@@ -15,7 +15,7 @@ import pytest
 
 from workers.handlers.reports._csv_writer import CsvWriter
 from workers.handlers.reports._json_writer import JsonWriter
-from workers.handlers.reports._values import find_converters, name_columns, shortest_double
+from workers.handlers.reports._values import describe_result, find_converters, name_columns, shortest_double
 from workers.handlers.reports._xlsx_writer import XlsxWriter
 
 
@@ -38,10 +38,10 @@ def write(expression: str) -> Written:
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute(f"SELECT {expression} AS v")
-    description = connection.description or []
-    columns = name_columns(description)
+    described = describe_result(connection)
+    columns = name_columns(described)
     rows: Sequence[Sequence[object]] = connection.fetchall()
-    for converter in find_converters(description):
+    for converter in find_converters(described):
         rows = converter.convert_batch(rows)
     in_csv, in_json, in_xlsx = io.BytesIO(), io.BytesIO(), io.BytesIO()
     for writer in (
