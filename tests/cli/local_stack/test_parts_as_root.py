@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_a_copy_of_a_data_directory_does_not_take_the_folders_of_the_original(
         assert PartFolders(moved, STRANGER).folder("objects") == objects
 
 
-def test_a_python_that_the_account_cannot_reach_is_copied_once(
+def test_a_python_that_the_account_cannot_reach_is_copied_once_for_all_checkouts(
     open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach = unprivileged_account.can_reach
@@ -153,6 +154,27 @@ def test_a_python_that_the_account_cannot_reach_is_copied_once(
     assert Path(python.program).is_relative_to(open_folder / "state")
     assert outcome.stdout == f"{account.uid}\n", outcome.stderr
     assert find_python(account) == python
+    get_path = sysconfig.get_path
+    other = open_folder / "packages-of-another-checkout"
+    other.symlink_to(get_path("purelib"))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(other) if name == "purelib" else get_path(name))
+    assert find_python(account) != python
+    assert len(list((open_folder / "state").glob("python-*"))) == 1
+
+
+def test_a_copy_of_python_that_no_checkout_uses_is_removed_after_a_day(open_folder: Path) -> None:
+    packages = open_folder / "packages"
+    packages.mkdir()
+    homes = {name: open_folder / f"python-{name}" for name in ("used", "unused", "recent")}
+    for name, home in homes.items():
+        library = home / "environments" / "one" / "lib" / "python3"
+        library.mkdir(parents=True)
+        (library / "site-packages").symlink_to(packages if name == "used" else open_folder / "gone")
+        os.utime(home, None if name == "recent" else (0, 0))
+
+    account_python.remove_unused_copies(open_folder)
+
+    assert {name for name, home in homes.items() if home.exists()} == {"used", "recent"}
 
 
 def test_a_project_that_the_account_cannot_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
