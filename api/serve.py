@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import sys
 from typing import Any, Final
@@ -89,6 +90,7 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
     Raises `SchemaTooNew`. Starts even if the database is away or not migrated: until then, requests are answered with 503.
     """
     set_up_logs(settings, "api")
+    raise_open_file_limit()
     _check_schema(settings)
     config = uvicorn.Config(
         "api.app:create_app_from_environment",
@@ -118,6 +120,18 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
         server.run()
     if not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def raise_open_file_limit() -> None:
+    """Raise the soft limit of open files to the hard limit, because each connection of a client is an open file.
+
+    Systems set the soft limit to 1,024 for programs that call `select`, which the API does not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # macOS refuses more than the kernel's own limit, which it does not show as the hard one.
+        with contextlib.suppress(ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _check_schema(settings: Settings) -> None:
