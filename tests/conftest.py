@@ -480,10 +480,20 @@ def stack_client(stack: LocalStack) -> Iterator[httpx2.Client]:
 def wait_until_true(question: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
     """Call the function until its result is true, and return that result. Fail when it is not true in time."""
     deadline = time.monotonic() + seconds
-    while not (answer := question()):
+    for pause_seconds in growing_pauses():
+        if answer := question():
+            return answer
         assert time.monotonic() < deadline, f"the condition was not true within {seconds} s"
-        time.sleep(0.05)
-    return answer
+        time.sleep(pause_seconds)
+    raise AssertionError("the pauses never end")
+
+
+def growing_pauses() -> Iterator[float]:
+    """Yield pauses in seconds, from short ones to those that leave the processor to what is waited for."""
+    pause_seconds = 0.01
+    while True:
+        yield pause_seconds
+        pause_seconds = min(pause_seconds * 1.3, 0.2)
 
 
 def stays_true(question: Callable[[], object], seconds: float) -> bool:

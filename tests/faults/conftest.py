@@ -27,7 +27,7 @@ from cli.local_stack.free_ports import choose_port
 from shared.api_keys import create_key
 from shared.settings import Settings
 from shared.verification import verify
-from tests.conftest import PATIENCE_SECONDS, Api, Parts
+from tests.conftest import PATIENCE_SECONDS, Api, Parts, wait_until_true
 from tests.forked_parts import Part
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -256,12 +256,10 @@ class Room:
 
     def eventually(self, question: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
         """Call the function until its result is true and return that result. Fail with the logs of the parts otherwise."""
-        deadline = time.monotonic() + seconds
-        while not (answer := question()):
-            if time.monotonic() > deadline:
-                pytest.fail(f"not within {seconds} s: {self.statuses()}\n{self.parts.logs()[-6000:]}")
-            time.sleep(0.03)
-        return answer
+        try:
+            return wait_until_true(question, seconds)
+        except AssertionError as error:
+            pytest.fail(f"{error}: {self.statuses()}\n{self.parts.logs()[-6000:]}")
 
     def wait_for_death(self, process: Part) -> None:
         """Wait until a process has been killed at its kill point."""

@@ -9,17 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import httpx2
 import psycopg
 import pytest
 import redis
 from psycopg.rows import TupleRow
 
-from cli.local_stack.postgres import PostgresServer
-from cli.local_stack.stack import BUILT_IN_SERVERS, LocalStack
 from shared.database.connections import make_engine
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
@@ -279,35 +275,3 @@ def test_a_worker_that_loses_messages_ends_when_its_canary_is_lost(
     assert losing.returncode == 1, logs.decode()
     assert b'"sign":"canary_not_claimed"' in logs.replace(b" ", b"")
     assert client.get(second, params={"wait": 30}).json()["status"] == "succeeded"
-
-
-def test_the_supervisor_restarts_a_worker_whose_canary_is_lost(tmp_path: Path, eventually: Eventually) -> None:
-    # Named here, because servers in the environment of the user would replace the built-in ones.
-    environment = {
-        **BUILT_IN_SERVERS,
-        "TASKMILL_LEASE_SECONDS": "2",
-        "TASKMILL_RERING_SECONDS": "2",
-        "TASKMILL_WORKER_REMOTE_CONTROL": "true",
-    }
-    with LocalStack(tmp_path / "stack", environment=environment) as stack:
-        ready = stack.ready
-        headers = {"Authorization": f"Bearer {ready['api_key']}"}
-        with httpx2.Client(base_url=ready["api_url"], headers=headers, timeout=70) as client:
-
-            def canary() -> dict[str, Any]:
-                return dict(client.get("/health/ready").json()["checks"].get("queue:files", {}))
-
-            eventually(lambda: canary().get("round_trip_seconds"))
-            stop_consuming(ready["broker_url"])
-            # Nothing is submitted: only the next canary can show the loss.
-            eventually(lambda: stack.ready["pids"]["worker-files"] not in (None, ready["pids"]["worker-files"]))
-            restarted_at = time.monotonic()
-            task = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
-
-            assert client.get(task, params={"wait": 30}).json()["status"] == "succeeded"
-            eventually(lambda: canary()["age_seconds"] < time.monotonic() - restarted_at)
-            assert canary()["status"] == "ok"
-        logs = stack.log_path.read_text(errors="replace")
-    PostgresServer(stack.data_dir / "postgres").remove()
-    assert "consumer_lost" in logs
-    assert "worker-files ended with exit code 1; it is started again" in logs
