@@ -1,8 +1,7 @@
 """Reads what waits and runs in queues, which workers there are, and what is paused.
 
-Concurrent requests share one reading of the counts, and a reading is used again for ten times as long as it took. So on a
-backlog of a million tasks, counting takes at most a tenth of one connection's time, and counts of an ordinary backlog are
-milliseconds old.
+Counting a backlog of a million tasks takes half a second. A reading that took long is used again for ten times as long, so that
+counting never takes more than about a tenth of one connection's time. An ordinary backlog is counted for each request.
 """
 
 from __future__ import annotations
@@ -23,8 +22,10 @@ from shared.queries import pauses, publishing, queues
 from shared.queries.hot_tasks import DUE_CHANNEL
 from shared.queries.schedules import NOW
 
+SLOW_SECONDS: Final = 0.1
+"""How long a reading of counts takes at least for its counts to be used again."""
 COUNTS_CACHE_FACTOR: Final = 10
-"""For how many times the duration of a reading its counts are used."""
+"""For how many times the duration of such a reading its counts are used."""
 MAX_RUNNING_LISTED: Final = 5000
 
 
@@ -150,7 +151,8 @@ class QueueReader:
                 scheduled = await connection.exec_driver_sql(queues.COUNT_SCHEDULED)
                 self._counts = _Counts({row.queue: row for row in waiting}, {row.queue: row for row in scheduled})
                 now = time.monotonic()
-                self._counts_expire_at = now + COUNTS_CACHE_FACTOR * (now - started)
+                is_slow = now - started >= SLOW_SECONDS
+                self._counts_expire_at = now + (COUNTS_CACHE_FACTOR * (now - started) if is_slow else 0)
             return self._counts
 
 

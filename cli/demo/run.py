@@ -264,7 +264,7 @@ To go on:
 
   ./taskmill up        runs the same stack until Ctrl-C, and prints its addresses and the key
   <API address>/docs   shows every route, and lets you try it
-  docs/guide.md        shows twelve common jobs, with curl and Python""",
+  docs/guide.md        shows common jobs, with curl and Python""",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -20,7 +20,8 @@ KEY_FILE = "~/.local/share/taskmill/api_key"
 def read_blocks(language: str, stack: LocalStack) -> str:
     """Return the blocks of a language as one program, with the address and the key file of the stack."""
     blocks = re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
-    assert len(blocks) == 13, "each job has one block of each language, after the one that prepares them"
+    jobs = re.findall(r"^## \d+\. ", GUIDE, re.MULTILINE)
+    assert len(blocks) == 1 + len(jobs), "each job has one block of each language, after the one that prepares them"
     program = "\n".join(blocks)
     return program.replace(URL, stack.ready["api_url"]).replace(KEY_FILE, str(stack.data_dir / "api_key"))
 
