@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
@@ -18,6 +18,8 @@ from structlog.typing import FilteringBoundLogger
 
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,13 @@ class HandlerContext(Protocol):
 
     def progress(self, percent: int, message: str | None = None) -> None:
         """Report how far the work is, 0 to 100. It may be called often: at most two reports a second are stored."""
+
+    def write_log(self, level: LogLevel, text: str, **fields: Any) -> None:
+        """Write a line into the task's log, for the owner of the task; `fields` are JSON values.
+
+        It may be called often: lines are written together, some ten times a second. A task keeps 1,000 lines and 256 KiB,
+        and then one that says so. `log` is another log, for the operators.
+        """
 
     def add_artifact(self, path: Path, name: str, media_type: str) -> None:
         """Store a file of the scratch folder; the task shows it if the attempt succeeds."""

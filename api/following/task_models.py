@@ -192,6 +192,25 @@ class BatchState(AnswerModel):
     ] = None
 
 
+class TaskLogLine(AnswerModel):
+    """A line that the handler of a task wrote for the task's owner."""
+
+    seq: Annotated[int, Field(ge=1, description="The number of the event within the task's history.")]
+    at: Moment
+    level: Literal["debug", "info", "warning", "error"]
+    text: str
+    fields: Annotated[dict[str, Any], Field(description="What the handler added for programs.")]
+
+
+class TaskLogPage(AnswerModel):
+    """Lines of a task's log, oldest first."""
+
+    items: list[TaskLogLine]
+    next_after: Annotated[
+        int | None, Field(description="The `after` of the next lines; null if there are none at the moment.")
+    ]
+
+
 class Valid(AnswerModel):
     """The request is valid, and nothing was stored (`validate_only`)."""
 

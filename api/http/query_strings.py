@@ -25,14 +25,15 @@ class NoQuery(StrictQuery):
     """The query of a route that takes no parameters."""
 
 
-def _require_digits(value: object) -> object:
+def require_digits(value: object) -> object:
+    """Return a value unchanged. Raises an error of pydantic for a text that is not a short whole number."""
     if isinstance(value, str) and not _is_short_number(value):
         raise PydanticCustomError("int_parsing", "Must be a whole number, in digits")
     return value
 
 
 PageLimit = Annotated[
-    int, BeforeValidator(_require_digits), Field(ge=1, le=200, description="How many items a page has at most.")
+    int, BeforeValidator(require_digits), Field(ge=1, le=200, description="How many items a page has at most.")
 ]
 
 

@@ -1,4 +1,4 @@
-"""`/tasks/<id>/events`, `/tasks/<id>/ws`, and the tokens with which a browser opens them."""
+"""`/tasks/<id>/events`, `/tasks/<id>/ws` and the tokens with which a browser opens them; `/tasks/<id>/log`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response, WebSocket
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from api.dependencies import (
     LimitsDependency,
     NoBody,
     OpenStreamsDependency,
+    ReadsDependency,
     SettingsDependency,
     StreamsDependency,
     TaskReaderCaller,
@@ -20,14 +21,16 @@ from api.dependencies import (
     TaskStreamCaller,
     is_allowed,
 )
+from api.following.task_models import TaskLogLine, TaskLogPage
 from api.http.answers import PRIVATE_HEADERS, private_answer
 from api.http.headers import find_header
-from api.http.query_strings import NoQuery, StrictQuery
+from api.http.query_strings import NoQuery, PageLimit, StrictQuery, require_digits
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, LAST_EVENT_ID, LAST_EVENT_ID_HEADER, problem_responses, stream_response
 from api.streaming.stream_tokens import StreamToken, make_token
 from api.streaming.streams import EventStreamResponse
 from api.streaming.web_sockets import send_stream
+from shared.queries.events import LIST_LOG
 
 router = APIRouter(tags=["tasks"])
 
@@ -142,3 +145,44 @@ async def create_token(
     """
     await tasks.require(task_id, caller)
     return private_answer(make_token(settings, task_id, caller.key_prefix), headers={"Cache-Control": "no-store"})
+
+
+class LogQuery(StrictQuery):
+    """Which lines of a log are returned."""
+
+    after: Annotated[
+        int, BeforeValidator(require_digits), Field(ge=0, description="The `seq` of the last line that you have.")
+    ] = 0
+    limit: PageLimit = 200
+
+
+@router.get(
+    "/tasks/{task_id}/log",
+    summary="Read the log of a task",
+    response_model=TaskLogPage,
+    response_description="The lines, oldest first.",
+    responses=problem_responses(*ANY_CALLER, "not-found", "gone"),
+)
+@limited("read")
+async def read_log(
+    request: Request,
+    task_id: UUID,
+    caller: TaskReaderCaller,
+    tasks: TasksDependency,
+    reads: ReadsDependency,
+    query: Annotated[LogQuery, Query()],
+) -> Response:
+    """Return the lines that the handler wrote for the owner of the task. The stream of the task has them as `log` events.
+
+    A task keeps 1,000 lines and 256 KiB, and then one line that says so.
+    """
+    await tasks.require(task_id, caller)
+    parameters = {"id": task_id, "after": query.after, "limit": query.limit + 1}
+    async with reads.connect() as connection:
+        rows = (await connection.exec_driver_sql(LIST_LOG, parameters)).all()
+    lines = [
+        TaskLogLine(seq=row.seq, at=row.at, level=row.level, text=row.text, fields=row.fields)
+        for row in rows[: query.limit]
+    ]
+    next_after = lines[-1].seq if len(rows) > query.limit else None
+    return private_answer(TaskLogPage(items=lines, next_after=next_after))

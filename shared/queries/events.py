@@ -70,3 +70,14 @@ Returns one row for each event, by task and `seq`, and a row without an event if
 ended; whether `since` is a snapshot of the past of this database; whether the step ended early; task's id, seq, type, at, data
 as JSON text, and the task's kind, queue, tags, batch_id, owner_id, organization_id, created_at).
 """
+
+COUNT_LOG: Final = """
+SELECT count(*) FILTER (WHERE NOT data ? 'is_full'), coalesce(sum(octet_length(data::text)), 0)::bigint,
+    count(*) FILTER (WHERE data ? 'is_full') > 0
+FROM task_events WHERE task_id = %(id)s AND type = 'log'"""
+"""Count the log lines of a task. Returns (lines, bytes, whether a line says that the log is full)."""
+
+LIST_LOG: Final = """
+SELECT seq, at, data->>'level' AS level, data->>'text' AS text, data->'fields' AS fields
+FROM task_events WHERE task_id = %(id)s AND type = 'log' AND seq > %(after)s ORDER BY seq LIMIT %(limit)s"""
+"""List the log lines of a task that follow an event, oldest first: (seq, at, level, text, fields)."""

@@ -197,6 +197,27 @@ event AS (
 SELECT is_cancel_requested FROM reported"""
 """Write an attempt's progress. Returns whether a cancel is requested, or no row if the claim is lost."""
 
+WRITE_LOG: Final = f"""
+WITH line AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(document)s::json) AS line (position int, age float8, data jsonb)
+),
+logged AS (
+    UPDATE tasks task SET version = task.version + %(count)s::int, named_claim = {NAME_THE_CLAIM}
+    WHERE task.id = %(id)s AND task.claim = %(claim)s
+    RETURNING task.id, task.version, task.cancel_requested_at IS NOT NULL AS is_cancel_requested
+),
+event AS (
+    INSERT INTO task_events (task_id, seq, at, type, data)
+    SELECT logged.id, logged.version - %(count)s::int + line.position, clock_timestamp() - line.age * interval '1 second',
+        'log', line.data
+    FROM logged CROSS JOIN line
+)
+SELECT is_cancel_requested FROM logged"""
+"""Write log lines of an attempt: `count` of them, each with its position from 1 and its age in seconds.
+
+Returns whether a cancel is requested, or no row if the claim is lost.
+"""
+
 CANCELLED_ERROR: Final = orjson.dumps(
     {
         "type": "/problems/cancelled",

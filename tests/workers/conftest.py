@@ -33,6 +33,7 @@ from workers.engine.finishing import Finish, Finisher, FinishWriter
 from workers.engine.handler_catalog import Handler
 from workers.engine.heartbeat import Heartbeat
 from workers.engine.progress_writer import ProgressWriter
+from workers.engine.task_log_writer import TaskLogWriter
 
 SOMEONE = uuid4()
 
@@ -201,6 +202,7 @@ class Bench:
         self._claims = connect_hot(settings, "bench", durable=False)
         self._engine = make_engine(settings, "bench")
         self._progress = ProgressWriter(lambda: connect_hot(settings, "bench"), self.finisher.wake_waiters)
+        self.task_log = TaskLogWriter(lambda: connect_hot(settings, "bench"), self.finisher.wake_waiters)
         self._pool = WaitingPool()
         self._activity = Activity()
         self.executor = self.make_executor(self.finisher)
@@ -218,7 +220,7 @@ class Bench:
         self.on_waiting: Callable[[Iterable[Attempt]], None] = self.waiting.extend
 
     def make_executor(self, finisher: Finisher) -> Executor:
-        parts = WorkerParts(self.settings, self._engine, self.store, self._progress)
+        parts = WorkerParts(self.settings, self._engine, self.store, self._progress, self.task_log)
         return Executor(
             parts,
             self.handlers,
@@ -256,6 +258,7 @@ class Bench:
         self.heartbeat.stop()
         self.finisher.close()
         self._progress.close()
+        self.task_log.close()
         self._claims.close()
         self._engine.dispose()
 

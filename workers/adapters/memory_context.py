@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import structlog
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from shared.settings import Settings
 from shared.storage.open_store import open_object_store
-from workers.handler_context import InputFile
+from workers.handler_context import InputFile, LogLevel
 from workers.outcomes import Failed, Stopped, TimedOut
 from workers.sandbox.limited_child import DEFAULT_FILE_BYTES, ChildLimits, run_limited_child
 
@@ -30,10 +30,18 @@ class KeptArtifact:
     content: bytes
 
 
+class LogLine(NamedTuple):
+    """A line that a handler wrote into its task's log."""
+
+    level: LogLevel
+    text: str
+    fields: dict[str, Any]
+
+
 class MemoryContext:
     """Implements `HandlerContext` without a database or an object store. Limited children are real.
 
-    A test reads `artifacts` and `progress_calls`, and may set
+    A test reads `artifacts`, `progress_calls` and `log_lines`, and may set
 
     - `stop_with`: what the next method raises, as when the task is cancelled;
     - `stop_after_progress`: the same, from the first progress on;
@@ -62,6 +70,7 @@ class MemoryContext:
         self.log = structlog.get_logger().bind(task_id=str(self.task_id))
         self.artifacts: list[KeptArtifact] = []
         self.progress_calls: list[tuple[int, str | None]] = []
+        self.log_lines: list[LogLine] = []
         self.woken: list[UUID] = []
         self.stop_with: Stopped | None = None
         self.stop_after_progress: Stopped | None = None
@@ -92,6 +101,10 @@ class MemoryContext:
         self.check()
         self.progress_calls.append((percent, message))
         self.stop_with = self.stop_with or self.stop_after_progress
+
+    def write_log(self, level: LogLevel, text: str, **fields: Any) -> None:
+        self.check()
+        self.log_lines.append(LogLine(level, text, fields))
 
     def add_artifact(self, path: Path, name: str, media_type: str) -> None:
         self.check()

@@ -24,7 +24,8 @@ from shared.settings import Settings
 from shared.storage.object_store import COPY_BYTES, ObjectStore, new_object_key
 from workers.engine.attempt import Attempt
 from workers.engine.progress_writer import ProgressWriter
-from workers.handler_context import InputFile
+from workers.engine.task_log_writer import TaskLog, TaskLogWriter
+from workers.handler_context import InputFile, LogLevel
 from workers.outcomes import Cancelled, ClaimLost, Failed
 from workers.sandbox.limited_child import DEFAULT_FILE_BYTES, ChildLimits, run_limited_child
 
@@ -57,6 +58,7 @@ class WorkerParts:
     engine: Engine
     store: ObjectStore
     progress: ProgressWriter
+    task_log: TaskLogWriter
 
 
 class AttemptContext:
@@ -73,6 +75,7 @@ class AttemptContext:
         self.artifacts: list[StoredArtifact] = []
         self._parts = parts
         self._attempt = attempt
+        self._task_log = TaskLog(attempt)
         self._progress_due = 0.0
         self._last_progress: tuple[int, str | None] | None = None
 
@@ -108,9 +111,19 @@ class AttemptContext:
             return
         self._progress_due = now + PROGRESS_PAUSE_SECONDS
         self._last_progress = current
+        self._parts.task_log.flush(self._task_log)
         if self._parts.progress.write(self.task_id, self._attempt.task.claim, *current):
             self._attempt.stop(Cancelled())
             self.check()
+
+    def write_log(self, level: LogLevel, text: str, **fields: Any) -> None:
+        """See `HandlerContext`."""
+        self.check()
+        self._parts.task_log.add(self._task_log, level, text, fields)
+
+    def finish_log(self) -> None:
+        """Write the log lines that are not written yet, because the attempt ends."""
+        self._parts.task_log.finish(self._task_log)
 
     def add_artifact(self, path: Path, name: str, media_type: str) -> None:
         """See `HandlerContext`."""

@@ -115,6 +115,7 @@ class Executor:
                 finally:
                     if list_kinds()[task.kind].uses_files:
                         remove_folder(folder)
+                context.finish_log()
                 attempt.end(document)
             self._finish(attempt, context, document)
         except Exception:

@@ -40,6 +40,7 @@ from workers.engine.handler_catalog import load_handlers
 from workers.engine.heartbeat import Heartbeat
 from workers.engine.progress_writer import ProgressWriter
 from workers.engine.scratch_folder import ScratchFolder
+from workers.engine.task_log_writer import TaskLogWriter
 from workers.sandbox.memory_dumps import forbid_memory_dumps
 
 log = structlog.get_logger()
@@ -75,6 +76,7 @@ class WorkerProcess:
             ProgressWriter(
                 lambda: connect_hot(settings, "worker-progress", durable=False), self._finisher.wake_waiters
             ),
+            TaskLogWriter(lambda: connect_hot(settings, "worker-log", durable=False), self._finisher.wake_waiters),
         )
         self._receivers = EventReceivers(settings)
         self._pool = CeleryPool(self._app, lambda task_id: self._executor.run(task_id))

@@ -40,6 +40,7 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("delete", "/tasks/{task_id}"): READING | {204, 404, 409, 410},
     ("get", "/tasks/{task_id}/events"): READING | {200, 204, 404, 410},
     ("post", "/tasks/{task_id}/stream-token"): READING | {200, 404, 410, 415},
+    ("get", "/tasks/{task_id}/log"): READING | {200, 404, 410},
     ("get", "/events"): READING | {200},
     ("get", "/batches/{batch_id}/events"): READING | {200, 204, 404},
     ("get", "/tasks/{task_id}/waiting"): READING | {200, 404, 410},
