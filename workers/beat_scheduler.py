@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 import structlog
 from celery.apps.beat import Beat
@@ -30,10 +30,12 @@ from shared.queries import schedules as queries
 from shared.queries.canaries import CANARY_KIND, LIST_CANARIES
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.queries.tasks import COUNT_QUEUED
+from shared.queries.workflows import INSERT_WORKFLOW
 from shared.schedules.slots import Missed, plan_slots
-from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled_task
+from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled
 from shared.settings import Settings
 from shared.tasks.submission import PLATFORM_ID, NewTask, submission_document
+from shared.workflows.submission import NewWorkflow
 from workers.celery_app import make_celery_app
 
 log = structlog.get_logger()
@@ -160,7 +162,7 @@ def insert_due_tasks(engine: Engine, bounds: QueueBounds = QueueBounds()) -> int
             return inserted
 
 
-def _insert_together(engine: Engine, limit: int, bounds: QueueBounds) -> tuple[int, list[NewTask]]:
+def _insert_together(engine: Engine, limit: int, bounds: QueueBounds) -> tuple[int, list[NewTask | NewWorkflow]]:
     """Insert the tasks of up to `limit` schedules in one transaction; return how many were due, and the tasks.
 
     A refusal by the database becomes the last error of a schedule that is alone, and is raised for several.
@@ -171,7 +173,7 @@ def _insert_together(engine: Engine, limit: int, bounds: QueueBounds) -> tuple[i
         if any(bounds):
             plans = _keep_within_bounds(connection, bounds, due, plans)
         wanted = [task for plan in plans for task in plan.tasks]
-        inserted: list[NewTask] = []
+        inserted: list[NewTask | NewWorkflow] = []
         try:
             with connection.begin_nested():
                 inserted = _take_slots(connection, wanted)
@@ -194,10 +196,20 @@ def _insert_together(engine: Engine, limit: int, bounds: QueueBounds) -> tuple[i
 
 
 class SlotTask(NamedTuple):
-    """A slot, and the task that it gets."""
+    """A slot, and the task or workflow that it gets."""
 
     slot: datetime
-    task: NewTask
+    task: NewTask | NewWorkflow
+
+    @property
+    def task_id(self) -> UUID:
+        """The task, or that of the first step of the workflow."""
+        return self.task.id if isinstance(self.task, NewTask) else self.task.first_task_id
+
+    @property
+    def size(self) -> int:
+        """How many tasks it is."""
+        return 1 if isinstance(self.task, NewTask) else len(self.task.plans)
 
 
 class SchedulePlan(NamedTuple):
@@ -223,7 +235,7 @@ def _plan(schedule: Any) -> SchedulePlan:
         log.info("slot_skipped", schedule=schedule.name, reason="overlap")
         return SchedulePlan([], next_at)
     try:
-        return SchedulePlan([SlotTask(slot, make_scheduled_task(schedule, slot)) for slot in slots], next_at)
+        return SchedulePlan([SlotTask(slot, make_scheduled(schedule, slot)) for slot in slots], next_at)
     except UnusableSchedule as error:
         return SchedulePlan([], next_at, error.error)
 
@@ -239,7 +251,7 @@ def _keep_within_bounds(
     total = queued.total()
     kept = []
     for schedule, plan in zip(due, plans, strict=True):
-        tasks = len(plan.tasks)
+        tasks = sum(slot.size for slot in plan.tasks)
         is_full = bool(bounds.max_queued) and total + tasks > bounds.max_queued
         if bounds.max_queued_per_caller and queued[schedule.owner_id] + tasks > bounds.max_queued_per_caller:
             is_full = True
@@ -252,18 +264,23 @@ def _keep_within_bounds(
     return kept
 
 
-def _take_slots(connection: Connection, wanted: Sequence[SlotTask]) -> list[NewTask]:
-    """Insert the tasks of those slots that no other beat has taken, and return them."""
+def _take_slots(connection: Connection, wanted: Sequence[SlotTask]) -> list[NewTask | NewWorkflow]:
+    """Insert the tasks and workflows of those slots that no other beat has taken, and return them."""
     if not wanted:
         return []
-    rows = [{"schedule_id": task.schedule_id, "slot": slot, "task_id": task.id} for slot, task in wanted]
+    rows = [{"schedule_id": one.task.schedule_id, "slot": one.slot, "task_id": one.task_id} for one in wanted]
     taken = set(connection.execute(queries.insert_slots(rows)).scalars())
-    tasks = [task for _, task in wanted if task.id in taken]
-    if tasks:
+    new = [one.task for one in wanted if one.task_id in taken]
+    if new:
         kill_points.reach("beat-after-slot")
+    tasks = [task for task in new if isinstance(task, NewTask)]
+    if tasks:
         statement = hot_tasks.SUBMIT_KEYED if any(task.files for task in tasks) else hot_tasks.SUBMIT
         connection.exec_driver_sql(statement, {"document": submission_document(tasks)})
-    return tasks
+    for workflow in new:
+        if isinstance(workflow, NewWorkflow):
+            connection.exec_driver_sql(INSERT_WORKFLOW, {"document": workflow.document()})
+    return new
 
 
 def log_canaries(engine: Engine) -> None:

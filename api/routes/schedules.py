@@ -24,7 +24,9 @@ from api.dependencies import (
     SubmissionsDependency,
     TaskReaderCaller,
     TaskWriterCaller,
+    WorkflowActionsDependency,
 )
+from api.following.task_models import Task
 from api.following.task_representation import new_task_json
 from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body
@@ -34,7 +36,7 @@ from api.http.headers import find_header
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery, PageLimit, StrictQuery
 from api.http.rate_limits import limited
-from api.openapi.operations import ANY_CALLER, ANY_SUBMISSION, problem_responses, task_response
+from api.openapi.operations import ANY_CALLER, ANY_SUBMISSION, problem_responses
 from api.openapi.submission_schemas import ref
 from api.scheduling.schedule_models import (
     Schedule,
@@ -52,13 +54,14 @@ from api.scheduling.schedule_parsing import (
     refuse_platform_change,
 )
 from api.submitting.submissions import SubmissionRequest
+from api.workflows.workflow_models import Workflow
 from shared.contracts.catalog import find_kind
 from shared.identifiers import new_id
 from shared.queries import schedules as queries
 from shared.schedules.rules import Rule
-from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled_task
+from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled
 from shared.tasks.options import TaskOptions
-from shared.tasks.submission import PLATFORM_ID
+from shared.tasks.submission import PLATFORM_ID, NewTask
 
 NEXT_TIMES: Final = 5
 PREVIEWED_TIMES: Final = 10
@@ -107,7 +110,7 @@ async def create_schedule(
 ) -> Response:
     """Store a schedule. It submits its task at each time of its rule, for as long as it is enabled."""
     parsed = parse_schedule(await json_body(request, settings.max_json_bytes), caller)
-    await submissions.check_files([parsed.submission], caller)
+    await submissions.check_files(parsed.submissions, caller)
     values = {
         "id": new_id(),
         "organization_id": caller.organization_id,
@@ -202,7 +205,9 @@ async def get_schedule(
         now = await _read_clock(connection)
     rule = _find_stored_rule(row)
     times = list(islice(rule.iterate_times(now), NEXT_TIMES)) if row.enabled and rule is not None else []
-    last_runs = [ScheduleRun(at=run.slot, task_id=run.task_id, status=run.status) for run in runs]
+    last_runs = [
+        ScheduleRun(at=run.slot, task_id=run.task_id, workflow_id=run.workflow_id, status=run.status) for run in runs
+    ]
     return private_answer(_schedule(row, next_times=times, last_runs=last_runs), headers={"ETag": _etag(row)})
 
 
@@ -241,7 +246,7 @@ async def change_schedule(
                 values = {"enabled": refuse_platform_change(body), "next_at": stored.now}
             else:
                 parsed = parse_schedule(apply_patch(_as_body(stored), body), caller)
-                await submissions.check_files([parsed.submission], caller)
+                await submissions.check_files(parsed.submissions, caller)
                 values = {**parsed.columns(), **await _plan_change(connection, stored, parsed)}
             row = (await connection.execute(queries.change_schedule(schedule_id, values))).one()
     except IntegrityError:
@@ -278,7 +283,7 @@ async def delete_schedule(
     status_code=202,
     summary="Run a schedule now",
     responses={
-        **task_response(202, "The task, which is committed."),
+        202: {"model": Task | Workflow, "description": "The task or workflow, which is committed."},
         **problem_responses(*ANY_SUBMISSION, "not-found", "input-gone", "conflict"),
     },
 )
@@ -289,29 +294,35 @@ async def run_schedule(
     caller: TaskWriterCaller,
     reads: ReadsDependency,
     submissions: SubmissionsDependency,
+    workflows: WorkflowActionsDependency,
     queue_bounds: QueueBoundsDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
-    """Submit the schedule's task now, whether it is enabled or not. Its times stay as they are."""
+    """Submit the schedule's task or workflow now, whether it is enabled or not. Its times stay as they are."""
     async with reads.connect() as connection:
         schedule = await _get(connection, queries.find_schedule(schedule_id, caller.visible_organization_id))
         now = await _read_clock(connection)
     caller.require_may_change(schedule.organization_id)
-    kind = find_kind(schedule.kind)
-    if kind is not None and kind.privileged and not caller.privileged:
-        raise Problem("forbidden", "Only operators and admins may submit this kind.")
     try:
-        task = make_scheduled_task(schedule, now)
+        task = make_scheduled(schedule, now)
     except UnusableSchedule as error:
         raise Problem("conflict", str(error)) from None
-    await queue_bounds.admit(schedule.owner_id, 1)
+    kind_names = [task.kind] if isinstance(task, NewTask) else [plan.submission["kind"] for plan in task.plans]
+    for kind in map(find_kind, kind_names):
+        if kind is not None and kind.privileged and not caller.privileged:
+            raise Problem("forbidden", "Only operators and admins may submit this kind.")
+    await queue_bounds.admit(schedule.owner_id, len(kind_names))
     task.api_key_id, task.request_id = caller.key_id, request.state.request_id
 
     async def insert_slot(connection: HotConnection) -> None:
-        await connection.execute(queries.INSERT_SLOT_NOW, {"schedule_id": schedule_id, "task_id": task.id})
+        task_id = task.id if isinstance(task, NewTask) else task.first_task_id
+        await connection.execute(queries.INSERT_SLOT_NOW, {"schedule_id": schedule_id, "task_id": task_id})
 
     try:
+        if not isinstance(task, NewTask):
+            answer = await workflows.store(task, caller, insert_slot)
+            return private_json(answer.body, answer.status, answer.headers())
         created_at = await submissions.store_together(
             [task], SubmissionRequest(caller, request.state.request_id), insert_slot
         )
@@ -386,6 +397,7 @@ def _etag(row: Any) -> str:
 
 def _as_body(row: Any) -> dict[str, Any]:
     """Return a stored schedule as the body that would create it."""
+    task = {"kind": row.kind, "params": row.params, **row.options}
     return {
         "name": row.name,
         "enabled": row.enabled,
@@ -397,9 +409,7 @@ def _as_body(row: Any) -> dict[str, Any]:
         "missed": row.missed,
         "overlap": row.overlap,
         "jitter": row.jitter_seconds,
-        "kind": row.kind,
-        "params": row.params,
-        **row.options,
+        **(task if row.workflow is None else {"workflow": row.workflow["definition"]}),
     }
 
 
@@ -419,8 +429,9 @@ def _schedule(row: Any, **more: Any) -> Schedule:
         overlap=row.overlap,
         jitter=row.jitter_seconds,
         description=f"In the unknown time zone {row.timezone}" if rule is None else rule.describe(),
-        kind=row.kind,
+        kind=row.kind if row.workflow is None else None,
         params=row.params,
+        workflow=row.workflow["definition"] if row.workflow is not None else None,
         priority=options.priority,
         ttl=options.ttl,
         max_attempts=options.max_attempts,

@@ -75,8 +75,9 @@ class ScheduleRun(AnswerModel):
     """One time at which a schedule submitted a task."""
 
     at: Moment
-    task_id: UUID
-    status: Annotated[str | None, Field(description="The status of the task; null once it was purged.")]
+    task_id: Annotated[UUID, Field(description="The task; for a workflow, that of its first step.")]
+    workflow_id: Annotated[UUID | None, Field(description="The workflow, if it is one, until it is purged.")]
+    status: Annotated[str | None, Field(description="The status of the task or workflow; null once it was purged.")]
 
 
 class ScheduleError(AnswerModel):
@@ -109,8 +110,11 @@ class Schedule(AnswerModel):
     overlap: Literal["allow", "skip"]
     jitter: int
     description: Annotated[str, Field(description="The rule in plain words.")]
-    kind: str
+    kind: Annotated[str | None, Field(description="The kind of the task; null for a workflow.")]
     params: dict[str, Any]
+    workflow: Annotated[
+        dict[str, Any] | None, Field(description="The workflow that it submits, as `POST /workflows` takes it.")
+    ]
     priority: int
     ttl: int | None
     max_attempts: int | None

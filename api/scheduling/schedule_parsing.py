@@ -11,21 +11,26 @@ from typing import Any, Final
 
 import orjson
 from pydantic import ValidationError
+from sqlalchemy import null
 
 from api.auth.authentication import Caller
 from api.http.json_text import load_json
-from api.http.problems import Problem, invalid, invalid_body
+from api.http.problems import FieldError, Problem, invalid, invalid_body
+from api.openapi.submission_schemas import ref
 from api.scheduling.schedule_models import RuleFields, ScheduleFields
 from api.submitting.parsing import Parsed, dump_part, parse_submission
+from api.workflows.workflow_parsing import ParsedWorkflow, parse_workflow_content
 from shared.contracts.catalog import list_kinds
 from shared.schedules.rules import InvalidRule, Rule, parse_rule
 from shared.tasks.options import TaskOptions
+from shared.workflows.submission import SCHEDULED_KIND, dump_plans
 
 TASK_OPTIONS: Final = ("priority", "ttl", "max_attempts", "timeout", "keep_for", "tags", "metadata", "backoff")
 """The options that a schedule may set for its tasks. Options that set the time of a task are left out."""
 MAX_PARAMS_BYTES: Final = 64 << 10
 """The largest params of a schedule, as compact JSON: beat reads those of a hundred schedules at a time, and a page of the
 list shows those of two hundred."""
+_TASK_FIELDS: Final = frozenset({"kind", "params", *TASK_OPTIONS})
 _OTHER_OPTIONS: Final = ("run_at", "delay", "unique_for", "webhook")
 
 
@@ -43,9 +48,10 @@ def schedule_components() -> dict[str, dict[str, Any]]:
         },
         **{name: options[name] for name in TASK_OPTIONS},
     }
+    workflow = {"allOf": [ref("WorkflowSubmission")], "description": "A workflow, instead of `kind` and `params`."}
     schedule = {
         "type": "object",
-        "properties": {**own["properties"], **task},
+        "properties": {**own["properties"], **task, "workflow": workflow},
         "additionalProperties": False,
     }
     return {
@@ -53,8 +59,9 @@ def schedule_components() -> dict[str, dict[str, Any]]:
         "NewSchedule": {
             **schedule,
             "title": "NewSchedule",
-            "description": "When the schedule runs, and the task that it submits.",
-            "required": ["name", "kind"],
+            "description": "When the schedule runs, and the task or workflow that it submits.",
+            "required": ["name"],
+            "oneOf": [{"required": ["kind"]}, {"required": ["workflow"]}],
         },
         "ScheduleChange": {
             **schedule,
@@ -72,16 +79,21 @@ class ParsedSchedule:
 
     fields: ScheduleFields
     rule: Rule
-    submission: Parsed
+    submission: Parsed | ParsedWorkflow
+    workflow: dict[str, Any] | None = None
+    """The workflow as it was submitted, if it is one."""
+
+    @property
+    def submissions(self) -> list[Parsed]:
+        """The submissions of the task, or of the steps of the workflow."""
+        return [self.submission] if isinstance(self.submission, Parsed) else self.submission.submissions
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of `schedules` that the schedule sets."""
-        fields, options = self.fields, self.submission.options
+        fields = self.fields
         return {
             "name": fields.name,
-            "kind": self.submission.kind_name,
-            "params": orjson.loads(self.submission.params),
-            "options": options.model_dump(mode="json", include=set(TASK_OPTIONS), exclude_defaults=True),
+            **self._submission_columns(),
             "cron": self.rule.cron,
             "every_seconds": fields.every,
             "timezone": fields.timezone,
@@ -91,6 +103,18 @@ class ParsedSchedule:
             "missed": fields.missed.value,
             "overlap": fields.overlap,
             "enabled": fields.enabled,
+        }
+
+    def _submission_columns(self) -> dict[str, Any]:
+        if isinstance(self.submission, ParsedWorkflow):
+            workflow = {"definition": self.workflow, "plans": dump_plans(self.submission.plans)}
+            return {"kind": SCHEDULED_KIND, "params": {}, "options": {}, "workflow": workflow}
+        options = self.submission.options
+        return {
+            "kind": self.submission.kind_name,
+            "params": orjson.loads(self.submission.params),
+            "options": options.model_dump(mode="json", include=set(TASK_OPTIONS), exclude_defaults=True),
+            "workflow": null(),
         }
 
 
@@ -110,12 +134,28 @@ def parse_schedule(body: bytes, caller: Caller) -> ParsedSchedule:
         raise invalid_body(error) from None
     if "\x00" in fields.name:
         raise invalid("/name", "nul_character", "Text must not contain U+0000")
+    if task.get("workflow") is not None:
+        return _parse_scheduled_workflow(task, fields, caller)
+    task.pop("workflow", None)
     submission = parse_submission(dump_part(task, ""), caller)
     if len(submission.params) > MAX_PARAMS_BYTES:
         raise invalid(
             "/params", "too_long", f"The params of a schedule are at most {MAX_PARAMS_BYTES:,} bytes as compact JSON."
         )
     return ParsedSchedule(fields, find_rule_of(fields), submission)
+
+
+def _parse_scheduled_workflow(task: dict[str, Any], fields: ScheduleFields, caller: Caller) -> ParsedSchedule:
+    workflow = task["workflow"]
+    if other := [name for name in task if name != "workflow"]:
+        message = "A schedule has a workflow or a task; the options of a workflow's tasks belong to its steps."
+        raise Problem("validation", errors=[FieldError(f"/{name}", "not_with_workflow", message) for name in other])
+    if not isinstance(workflow, dict):
+        raise invalid("/workflow", "dict_type", "Input should be an object")
+    if len(dump_part(workflow, "/workflow")) > MAX_PARAMS_BYTES:
+        message = f"The workflow of a schedule is at most {MAX_PARAMS_BYTES:,} bytes as compact JSON."
+        raise invalid("/workflow", "too_long", message)
+    return ParsedSchedule(fields, find_rule_of(fields), parse_workflow_content(workflow, caller, "/workflow"), workflow)
 
 
 def parse_preview(body: bytes) -> Rule:
@@ -139,6 +179,10 @@ def apply_patch(stored: dict[str, Any], body: bytes) -> bytes:
     if not patch:
         raise invalid("", "empty", "The body has no field to change.")
     changed = {**stored, **patch}
+    if patch.get("workflow") is not None:
+        changed = {name: value for name, value in changed.items() if name in patch or name not in _TASK_FIELDS}
+    elif patch.get("kind") is not None:
+        changed.pop("workflow", None)
     for one, other in (("cron", "every"), ("every", "cron")):
         if patch.get(one) is not None and other not in patch:
             changed.pop(other, None)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Caller
-from api.batcher import HotPool
+from api.batcher import HotConnection, HotPool
 from api.following.waiters import Waiters
 from api.http.problems import Problem
 from api.storage_threads import in_storage_thread
@@ -77,16 +77,26 @@ class WorkflowActions:
             request_id=request.request_id,
             traceparent=request.traceparent,
         )
+
+        async def insert_key(connection: HotConnection) -> None:
+            if request.idempotency_key is not None:
+                stored = StoredAnswer(workflow.id, 202)
+                owner_id = request.caller.owner_id
+                await store_key(connection, owner_id, request.idempotency_key, request.fingerprint, stored)
+
         try:
-            async with self._pool.connection() as connection, connection.transaction():
-                if request.idempotency_key is not None:
-                    stored = StoredAnswer(workflow.id, 202)
-                    owner_id = request.caller.owner_id
-                    await store_key(connection, owner_id, request.idempotency_key, request.fingerprint, stored)
-                await connection.execute(queries.INSERT_WORKFLOW, {"document": workflow.document()})
+            return await self.store(workflow, request.caller, insert_key)
         except KeyTaken:
             return await self._replay(request) or await self.submit(parsed, request)
-        return await self._answer(workflow.id, request.caller)
+
+    async def store(
+        self, workflow: NewWorkflow, caller: Caller, before: Callable[[HotConnection], Awaitable[None]]
+    ) -> Answer:
+        """Store a workflow and what `before` writes in one transaction, and return the answer."""
+        async with self._pool.connection() as connection, connection.transaction():
+            await before(connection)
+            await connection.execute(queries.INSERT_WORKFLOW, {"document": workflow.document()})
+        return await self._answer(workflow.id, caller)
 
     async def _replay(self, request: SubmissionRequest) -> Answer | None:
         """Return the answer that was stored with the request's idempotency key, or None."""

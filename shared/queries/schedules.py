@@ -7,11 +7,12 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Executable, Select, bindparam, case, delete, false, func, select, tuple_, update
+from sqlalchemy import Executable, Select, bindparam, case, delete, false, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from shared.tables.schedules import schedule_slots, schedules
 from shared.tables.tasks import tasks
+from shared.tables.workflows import workflows
 
 NOW: Final = select(func.now())
 """Return the time of the database."""
@@ -35,7 +36,7 @@ def ensure_schedule(
 def lock_due_schedules(limit: int) -> Select[Any]:
     """Lock enabled schedules whose next slot has come, passing over those that another beat has locked.
 
-    Returns every column of `schedules`, `now`, and `is_running`: whether a task of one of its latest slots is not done. That
+    Returns every column of `schedules`, `now`, and `is_running`: whether a task or workflow of its latest slots is not done. That
     is computed only for schedules with `overlap = 'skip'`, and is False for others.
     """
     latest = (
@@ -47,7 +48,11 @@ def lock_due_schedules(limit: int) -> Select[Any]:
         .lateral("latest")
     )
     live = select(tasks.c.id).where(tasks.c.id == latest.c.task_id, tasks.c.finished_at.is_(None)).exists()
-    is_running = case((schedules.c.overlap == "skip", select(latest.c.task_id).where(live).exists()), else_=false())
+    live_workflow = select(workflows.c.id).where(
+        workflows.c.schedule_id == schedules.c.id, workflows.c.finished_at.is_(None)
+    )
+    is_live = or_(select(latest.c.task_id).where(live).exists(), live_workflow.exists())
+    is_running = case((schedules.c.overlap == "skip", is_live), else_=false())
     return (
         select(schedules, func.now().label("now"), is_running.label("is_running"))
         .where(schedules.c.enabled, schedules.c.next_at.is_not(None), schedules.c.next_at <= func.now())
@@ -126,10 +131,22 @@ def delete_schedule(schedule_id: UUID) -> Executable:
 
 
 def list_runs(schedule_id: UUID, limit: int) -> Select[Any]:
-    """List the latest slots of a schedule, newest first: `slot`, `task_id`, and the task's `status`, None once purged."""
+    """List the latest slots of a schedule, newest first: `slot`, `task_id`, `workflow_id`, and `status`, None once purged.
+
+    For a workflow, `task_id` is the task of its first step, and `status` that of the workflow.
+    """
     return (
-        select(schedule_slots.c.slot, schedule_slots.c.task_id, tasks.c.status)
-        .select_from(schedule_slots.outerjoin(tasks, tasks.c.id == schedule_slots.c.task_id))
+        select(
+            schedule_slots.c.slot,
+            schedule_slots.c.task_id,
+            tasks.c.workflow_id,
+            func.coalesce(workflows.c.status, tasks.c.status).label("status"),
+        )
+        .select_from(
+            schedule_slots.outerjoin(tasks, tasks.c.id == schedule_slots.c.task_id).outerjoin(
+                workflows, workflows.c.id == tasks.c.workflow_id
+            )
+        )
         .where(schedule_slots.c.schedule_id == schedule_id)
         .order_by(schedule_slots.c.slot.desc())
         .limit(limit)

@@ -1,4 +1,4 @@
-"""Creates the task of one slot of a schedule, both for beat and for `POST /schedules/<id>/run`."""
+"""Creates the task or workflow of one slot of a schedule, both for beat and for `POST /schedules/<id>/run`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from shared.contracts.kind import list_referred_files
 from shared.schedules.rules import Rule, find_jitter
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import NewTask, make_task
+from shared.workflows.submission import NewWorkflow, load_plans
 
 
 class ScheduleRow(Protocol):
@@ -29,6 +30,7 @@ class ScheduleRow(Protocol):
     kind: str
     params: Any
     options: Mapping[str, Any]
+    workflow: Mapping[str, Any] | None
     cron: str | None
     every_seconds: int | None
     timezone: str
@@ -60,6 +62,32 @@ def find_rule(schedule: ScheduleRow) -> Rule:
         )
         raise UnusableSchedule("/problems/unknown-time-zone", "Unknown time zone", detail) from None
     return Rule(schedule.cron, schedule.every_seconds, zone, schedule.starts_at, schedule.ends_at)
+
+
+def make_scheduled(schedule: ScheduleRow, slot: datetime) -> NewTask | NewWorkflow:
+    """Return the task or workflow of a slot, which starts at the slot or, with jitter, later. Raises `UnusableSchedule`."""
+    return make_scheduled_task(schedule, slot) if schedule.workflow is None else make_scheduled_workflow(schedule, slot)
+
+
+def make_scheduled_workflow(schedule: ScheduleRow, slot: datetime) -> NewWorkflow:
+    """Return the workflow of a slot. Raises `UnusableSchedule`."""
+    assert schedule.workflow is not None
+    plans = load_plans(schedule.workflow["plans"])
+    for plan in plans:
+        if plan.submission["kind"] not in list_kinds():
+            detail = f"The kind {plan.submission['kind']} no longer exists. Change or delete the schedule."
+            raise UnusableSchedule("/problems/unknown-kind", "Unknown kind", detail)
+    starts_at = None
+    if schedule.jitter_seconds:
+        starts_at = slot + find_jitter(schedule.id, slot, schedule.jitter_seconds)
+    return NewWorkflow(
+        schedule.organization_id,
+        schedule.owner_id,
+        plans,
+        name=schedule.workflow["definition"].get("name"),
+        schedule_id=schedule.id,
+        starts_at=starts_at,
+    )
 
 
 def make_scheduled_task(schedule: ScheduleRow, slot: datetime) -> NewTask:

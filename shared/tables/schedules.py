@@ -34,6 +34,8 @@ schedules = Table(
     Column("kind", Text, nullable=False),
     Column("params", JSONB, nullable=False),
     Column("options", JSONB, nullable=False, server_default="{}"),
+    # {"definition": as it was submitted, "plans": of `shared.workflows.submission`}. Then `kind` is "workflow".
+    Column("workflow", JSONB),
     Column("cron", Text),
     Column("every_seconds", Integer),
     Column("timezone", Text, nullable=False, server_default="UTC"),

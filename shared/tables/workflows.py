@@ -39,6 +39,11 @@ workflows = Table(
     CheckConstraint("status IN ('running', 'succeeded', 'failed', 'cancelled')", name="known_status"),
     CheckConstraint("(status = 'running') = (finished_at IS NULL)", name="finished_iff_done"),
     Index("ix_workflows_organization", "organization_id", text("id DESC")),
+    Index(
+        "ix_workflows_schedule",
+        "schedule_id",
+        postgresql_where=text("schedule_id IS NOT NULL AND finished_at IS NULL"),
+    ),
 )
 
 workflow_steps = Table(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 import orjson
@@ -14,7 +15,8 @@ from shared.identifiers import new_id
 from shared.tasks.states import TaskStatus
 
 MAX_STEPS: Final = 100
-MAX_FANNED_OUT: Final = 1000
+SCHEDULED_KIND: Final = "workflow"
+"""What `schedules.kind` is for a schedule of a workflow. The name of a kind has a dot."""
 
 
 @dataclass
@@ -64,7 +66,19 @@ class NewWorkflow:
     api_key_id: UUID | None = None
     request_id: str | None = None
     traceparent: str | None = None
+    starts_at: datetime | None = None
+    """When the steps without others before them start at the earliest."""
     id: UUID = field(default_factory=new_id)
+    kind: ClassVar[str] = SCHEDULED_KIND
+
+    def __post_init__(self) -> None:
+        self._task_ids = {plan.name: new_id() for plan in self.plans if plan.for_each is None}
+
+    @property
+    def first_task_id(self) -> UUID:
+        """The task of the first step that starts at once."""
+        first = next(plan for plan in self.plans if not plan.waits)
+        return self._task_ids[first.name]
 
     def document(self) -> str:
         """Return the JSON document that `shared.queries.workflows.INSERT_WORKFLOW` inserts from."""
@@ -79,7 +93,9 @@ class NewWorkflow:
         steps, tasks = [], []
         for plan in self.plans:
             submission = {**plan.submission, **owner, "workflow_id": self.id, "workflow_step": plan.name}
-            task_id = new_id() if plan.for_each is None else None
+            if self.starts_at is not None and not plan.waits and not {"run_at", "delay"} & submission.keys():
+                submission |= {"run_at": self.starts_at, "status": TaskStatus.SCHEDULED}
+            task_id = self._task_ids.get(plan.name)
             if task_id is not None:
                 tasks.append({**(_without_start(submission) if plan.waits else submission), "task_id": task_id})
             steps.append(

@@ -23,7 +23,9 @@ from shared.database.connections import make_engine
 from shared.database.schema_migrations import migrate
 from shared.queries import hot_tasks
 from shared.settings import Settings
-from shared.tasks.submission import PLATFORM_ID
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import PLATFORM_ID, make_task, submission_document
+from shared.workflows.submission import SCHEDULED_KIND, StepPlan, dump_plans
 from tests.conftest import PATIENCE_SECONDS, Eventually, Parts, wait_until_true
 from tests.workers.conftest import Tasks
 from workers import beat_scheduler
@@ -272,6 +274,28 @@ def test_a_schedule_without_overlap_makes_up_for_one_missed_slot_at_once(tasks: 
     tasks.connection.execute("UPDATE schedules SET next_at = now() - interval '5 hours'")
 
     assert insert_due_tasks(engine) == 1
+
+
+def test_a_slot_of_a_workflow_gets_one_and_none_while_it_runs_if_overlap_is_skipped(
+    tasks: Tasks, engine: Engine
+) -> None:
+    kind = list_kinds()["platform.ping"]
+    (submission,) = orjson.loads(
+        submission_document([make_task("platform.ping", kind, b"{}", "files", TaskOptions(), PLATFORM_ID, PLATFORM_ID)])
+    )
+    submission.pop("id")
+    plans = [StepPlan("a", 0, 0, [], "cancel", submission), StepPlan("b", 1, 1, ["a"], "cancel", submission)]
+    workflow = {"definition": {"steps": []}, "plans": dump_plans(plans)}
+    columns = {"every_seconds": 60, "overlap": "skip", "jitter_seconds": 3600}
+    _schedule(tasks, kind=SCHEDULED_KIND, workflow=orjson.dumps(workflow).decode(), **columns)
+
+    assert insert_due_tasks(engine) == 1
+    _look_again(tasks)
+    assert insert_due_tasks(engine) == 0
+
+    rows = tasks.connection.execute("SELECT workflow_step, status, run_at FROM tasks ORDER BY workflow_step").fetchall()
+    assert [(row.workflow_step, row.status) for row in rows] == [("a", "scheduled"), ("b", "scheduled")]
+    assert rows[0].run_at is not None and rows[1].run_at is None
 
 
 def test_jitter_delays_the_start_of_a_task_within_its_bound(tasks: Tasks, engine: Engine) -> None:

@@ -335,3 +335,38 @@ def test_an_invalid_workflow_is_refused_at_the_pointer(
     found = errors_of(operator.post("/workflows", json={"steps": steps}))
 
     assert found.get(pointer) == code, found
+
+
+def test_a_schedule_submits_a_workflow(operator: httpx2.Client, hand: HandWorker) -> None:
+    definition = {"name": "nightly", "steps": [_step("a"), _step("b", after=["a"])]}
+    answer = operator.post("/schedules", json={"name": "flow", "every": 3600, "workflow": definition})
+    assert answer.status_code == 201, answer.text
+    schedule = answer.json()
+    assert (schedule["kind"], schedule["workflow"]) == (None, definition)
+    path = schedule["links"]["self"]
+
+    workflow = operator.post(f"{path}/run")
+
+    assert workflow.headers["location"] == workflow.json()["links"]["self"]
+    assert (workflow.json()["name"], workflow.json()["schedule_id"]) == ("nightly", schedule["id"])
+    (run,) = operator.get(path).json()["last_runs"]
+    assert (run["workflow_id"], run["status"]) == (workflow.json()["id"], "running")
+    headers = {"If-Match": answer.headers["etag"]}
+    changed = operator.patch(path, json={"workflow": {"steps": [_step("c")]}}, headers=headers)
+    assert changed.json()["workflow"]["steps"][0]["name"] == "c"
+    headers = {"If-Match": changed.headers["etag"]}
+    assert operator.patch(path, json=PING, headers=headers).json()["workflow"] is None
+
+
+def test_a_schedule_has_a_workflow_or_a_task(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
+    rule = {"name": "x", "every": 60}
+    bodies: list[dict[str, Any]] = [
+        {**rule, **PING, "workflow": {"steps": [_step("a")]}},
+        {**rule, "workflow": {"steps": [_step("a")]}, "ttl": 5},
+        {**rule, "workflow": {"steps": [_step("a", after=["b"])]}},
+        {**rule, "workflow": []},
+    ]
+
+    found = [set(errors_of(operator.post("/schedules", json=body))) for body in bodies]
+
+    assert found == [{"/kind"}, {"/ttl"}, {"/workflow/steps/0/after/0"}, {"/workflow"}]
