@@ -18,8 +18,9 @@ from workers.handlers.files._png import (
     HLG_PEAK_NITS,
     REFERENCE_WHITE_NITS,
     SRGB,
-    Chromaticities,
+    Chromaticity,
     PngColours,
+    Primaries,
     read_colours,
 )
 from workers.handlers.files._tiff import ICC_LAB, MIN_IS_WHITE, TiffTags
@@ -145,7 +146,7 @@ def _decode_png_colours(image: Any, png: PngColours) -> Any:
     if light.bands == 1:
         light = light.bandjoin([light, light])
     if png.is_scene_light:
-        luminance = light.recomb(pyvips.Image.new_from_array([_to_xyz(png.primaries)[1]]))
+        luminance = light.recomb(pyvips.Image.new_from_array([_to_xyz(png.primaries)[_LUMINANCE]]))
         light = light * (luminance**0.2) * (HLG_PEAK_NITS / REFERENCE_WHITE_NITS)
     if png.primaries != SRGB and colours.bands == 3:
         light = light.recomb(pyvips.Image.new_from_array(_to_linear_srgb(png.primaries)))
@@ -157,27 +158,30 @@ def _decode_png_colours(image: Any, png: PngColours) -> Any:
 
 
 Matrix = list[list[float]]
+_LUMINANCE = 1
+"""The row of Y in a matrix to CIE XYZ."""
 _BRADFORD: Matrix = [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
 
 
-def _to_linear_srgb(primaries: Chromaticities) -> Matrix:
+def _to_linear_srgb(primaries: Primaries) -> Matrix:
     """Return the matrix from linear light of these primaries to that of sRGB, with an adaptation of white (Bradford)."""
-    source, target = (_multiply_vector(_BRADFORD, _xyz_of(*each[:2])) for each in (primaries, SRGB))
+    source, target = (_multiply_vector(_BRADFORD, _xyz_of(each.white)) for each in (primaries, SRGB))
     scaling = [[target[i] / source[i] if i == j else 0.0 for j in range(3)] for i in range(3)]
     adapt = _multiply(_invert(_BRADFORD), _multiply(scaling, _BRADFORD))
     return _multiply(_invert(_to_xyz(SRGB)), _multiply(adapt, _to_xyz(primaries)))
 
 
-def _to_xyz(primaries: Chromaticities) -> Matrix:
+def _to_xyz(primaries: Primaries) -> Matrix:
     """Return the matrix from linear light of these primaries to CIE XYZ, in which white has the luminance 1."""
-    columns = [_xyz_of(*primaries[at : at + 2]) for at in (2, 4, 6)]
+    columns = [_xyz_of(colour) for colour in (primaries.red, primaries.green, primaries.blue)]
     matrix = [[column[row] for column in columns] for row in range(3)]
-    amounts = _multiply_vector(_invert(matrix), _xyz_of(*primaries[:2]))
+    amounts = _multiply_vector(_invert(matrix), _xyz_of(primaries.white))
     return [[value * amount for value, amount in zip(row, amounts, strict=True)] for row in matrix]
 
 
-def _xyz_of(x: float, y: float) -> list[float]:
-    return [x / y, 1.0, (1 - x - y) / y]
+def _xyz_of(colour: Chromaticity) -> list[float]:
+    """Return the colour at the luminance 1 in CIE XYZ."""
+    return [colour.x / colour.y, 1.0, (1 - colour.x - colour.y) / colour.y]
 
 
 def _multiply(left: Matrix, right: Matrix) -> Matrix:

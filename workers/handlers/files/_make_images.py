@@ -27,11 +27,18 @@ OVERSAMPLING = 2
 WHITE = "#ffffff"
 
 
+class Size(NamedTuple):
+    """A size in pixels."""
+
+    width: int
+    height: int
+
+
 class Plan(NamedTuple):
     """How a variant is made: resized to `size`, then cropped or padded to `box` around its centre."""
 
-    size: tuple[int, int]
-    box: tuple[int, int]
+    size: Size
+    box: Size
 
 
 def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | None], None]) -> dict[str, Any]:
@@ -61,18 +68,18 @@ def plan_variant(variant: dict[str, Any], width: int, height: int) -> Plan:
     fit, enlarge = variant["fit"], variant["enlarge"]
     box_width, box_height = variant["width"], variant["height"]
     if fit == "fill":
-        size = (box_width, box_height) if enlarge else (min(box_width, width), min(box_height, height))
+        size = Size(box_width, box_height) if enlarge else Size(min(box_width, width), min(box_height, height))
         return Plan(size, size)
     scales = [box / side for box, side in ((box_width, width), (box_height, height)) if box is not None]
     if not scales:
-        return Plan((width, height), (width, height))
+        return Plan(Size(width, height), Size(width, height))
     scale = max(scales) if fit == "cover" else min(scales)
     if not enlarge:
         scale = min(scale, 1.0)
-    size = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
+    size = Size(max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
     if fit == "cover":
-        return Plan(size, (min(box_width, size[0]), min(box_height, size[1])))
-    return Plan(size, (box_width, box_height) if fit == "contain" else size)
+        return Plan(size, Size(min(box_width, size.width), min(box_height, size.height)))
+    return Plan(size, Size(box_width, box_height) if fit == "contain" else size)
 
 
 def _refuse_too_large(variant: dict[str, Any], plan: Plan) -> None:
@@ -85,6 +92,7 @@ def _refuse_too_large(variant: dict[str, Any], plan: Plan) -> None:
 
 
 def _decode(header: Header, plans: list[Plan]) -> Any:
+    """Return the picture in memory, upright and in sRGB, no larger than the variants need."""
     width, height = header.upright_size
     largest = max(side / of for plan in plans for side, of in zip(plan.size, (width, height), strict=True))
     spare = max(1, int(1 / (largest * OVERSAMPLING)))
@@ -112,11 +120,12 @@ def _shrink(image: Any, factor: int) -> Any:
 
 
 def _render(source: Any, plan: Plan, variant: dict[str, Any]) -> Any:
+    """Return the variant as it is written: resized, cropped, and on its background."""
     image = source
     if (image.width, image.height) != plan.size:
-        image = image.thumbnail_image(plan.size[0], height=plan.size[1], size="force", no_rotate=True)
-    if plan.box[0] < plan.size[0] or plan.box[1] < plan.size[1]:
-        left, top = (plan.size[0] - plan.box[0]) // 2, (plan.size[1] - plan.box[1]) // 2
+        image = image.thumbnail_image(plan.size.width, height=plan.size.height, size="force", no_rotate=True)
+    if plan.box.width < plan.size.width or plan.box.height < plan.size.height:
+        left, top = (plan.size.width - plan.box.width) // 2, (plan.size.height - plan.box.height) // 2
         image = image.crop(left, top, *plan.box)
     background = variant["background"]
     if image.hasalpha() and (background or variant["format"] == "jpeg"):

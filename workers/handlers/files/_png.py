@@ -8,22 +8,52 @@ from pathlib import Path
 from typing import NamedTuple
 
 _SIGNATURE_BYTES, _CHECKSUM_BYTES = 8, 4
-_LONGEST_COLOUR_CHUNK = 32
+_CHRM_BYTES = 32
+"""The longest of the chunks that are read here."""
+_UNIT = 100_000
+"""What the integers in `gAMA` and `cHRM` are divided by."""
+_SAME = 0.001
+"""Up to this difference, x and y are those of the same colour."""
 
-Chromaticities = tuple[float, float, float, float, float, float, float, float]
-"""x and y of white, red, green and blue (CIE 1931)."""
-_D65 = (0.3127, 0.3290)
-SRGB: Chromaticities = (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
-_PRIMARIES: dict[int, Chromaticities] = {
+
+class Chromaticity(NamedTuple):
+    """A colour without its brightness (CIE 1931)."""
+
+    x: float
+    y: float
+
+
+class Primaries(NamedTuple):
+    """What white and full red, green and blue are."""
+
+    white: Chromaticity
+    red: Chromaticity
+    green: Chromaticity
+    blue: Chromaticity
+
+
+def _primaries(
+    red: tuple[float, float],
+    green: tuple[float, float],
+    blue: tuple[float, float],
+    white: tuple[float, float] = (0.3127, 0.3290),
+) -> Primaries:
+    """Return primaries from their x and y. The white is D65 by default."""
+    return Primaries(Chromaticity(*white), Chromaticity(*red), Chromaticity(*green), Chromaticity(*blue))
+
+
+SRGB = _primaries((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
+_SMPTE_170M = _primaries((0.630, 0.340), (0.310, 0.595), (0.155, 0.070))
+_PRIMARIES: dict[int, Primaries] = {
     1: SRGB,
-    4: (0.310, 0.316, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
-    5: (*_D65, 0.64, 0.33, 0.29, 0.60, 0.15, 0.06),
-    6: (*_D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),
-    7: (*_D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),
-    9: (*_D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
-    11: (0.314, 0.351, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
-    12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
-    22: (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),
+    4: _primaries((0.67, 0.33), (0.21, 0.71), (0.14, 0.08), white=(0.310, 0.316)),
+    5: _primaries((0.64, 0.33), (0.29, 0.60), (0.15, 0.06)),
+    6: _SMPTE_170M,
+    7: _SMPTE_170M,
+    9: _primaries((0.708, 0.292), (0.170, 0.797), (0.131, 0.046)),
+    11: _primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), white=(0.314, 0.351)),
+    12: _primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
+    22: _primaries((0.630, 0.340), (0.295, 0.605), (0.155, 0.077)),
 }
 """By their code point in ITU-T H.273, table 2."""
 
@@ -34,7 +64,7 @@ HLG_PEAK_NITS, REFERENCE_WHITE_NITS = 1000.0, 203.0
 class PngColours(NamedTuple):
     """What the samples of a PNG mean, where that is not sRGB."""
 
-    primaries: Chromaticities
+    primaries: Primaries
     decode: Callable[[float], float]
     """Linear light of a sample between 0 and 1; white is 1."""
     is_scene_light: bool = False
@@ -112,7 +142,7 @@ def _list_chunks(path: str) -> Iterator[tuple[bytes, bytes]]:
         file.seek(_SIGNATURE_BYTES)
         while len(head := file.read(8)) == 8:
             length = int.from_bytes(head[:4], "big")
-            content = file.read(min(length, _LONGEST_COLOUR_CHUNK))
+            content = file.read(min(length, _CHRM_BYTES))
             yield head[4:], content
             file.seek(length - len(content) + _CHECKSUM_BYTES, SEEK_CUR)
 
@@ -120,6 +150,7 @@ def _list_chunks(path: str) -> Iterator[tuple[bytes, bytes]]:
 def _read_code_points(content: bytes) -> PngColours | None:
     if len(content) != 4:
         return None
+    # Iterating over bytes yields the numbers.
     primaries, transfer, matrix, is_full_range = content
     if matrix != 0 or primaries not in _PRIMARIES or transfer not in _TRANSFERS:
         return None
@@ -132,26 +163,28 @@ def _read_code_points(content: bytes) -> PngColours | None:
 
 
 def _read_gamma(gamma: bytes, chromaticities: bytes) -> PngColours | None:
-    exponent = int.from_bytes(gamma, "big") / 100_000 if len(gamma) == 4 else 0.0
-    primaries = _read_chromaticities(chromaticities)
-    has_other_primaries = primaries is not None and any(
-        abs(one - other) > 0.001 for one, other in zip(primaries, SRGB, strict=True)
+    exponent = int.from_bytes(gamma, "big") / _UNIT if len(gamma) == 4 else 0.0
+    primaries = _read_primaries(chromaticities) or SRGB
+    has_other_primaries = any(
+        abs(one.x - other.x) > _SAME or abs(one.y - other.y) > _SAME for one, other in zip(primaries, SRGB, strict=True)
     )
     # Programs write 1/2.2 for sRGB, which it is close to.
     is_srgb_curve = exponent <= 0 or (abs(exponent - 0.45455) < 0.001 and not has_other_primaries)
     if is_srgb_curve and not has_other_primaries:
         return None
     decode = decode_srgb if is_srgb_curve else _power(1 / exponent)
-    return PngColours(primaries if primaries is not None and has_other_primaries else SRGB, decode)
+    return PngColours(primaries if has_other_primaries else SRGB, decode)
 
 
-def _read_chromaticities(content: bytes) -> Chromaticities | None:
-    if len(content) != 32:
+def _read_primaries(content: bytes) -> Primaries | None:
+    """Return the content of a chunk `cHRM` (PNG, third edition, 11.3.2.1), None if no colours can be made of it."""
+    if len(content) != _CHRM_BYTES:
         return None
-    white_x, white_y, red_x, red_y, green_x, green_y, blue_x, blue_y = (
-        int.from_bytes(content[at : at + 4], "big") / 100_000 for at in range(0, 32, 4)
+    white, red, green, blue = (
+        Chromaticity(*(int.from_bytes(content[at : at + 4], "big") / _UNIT for at in (start, start + 4)))
+        for start in range(0, _CHRM_BYTES, 8)
     )
-    area = (green_x - red_x) * (blue_y - red_y) - (blue_x - red_x) * (green_y - red_y)
-    if min(white_y, red_y, green_y, blue_y) <= 0 or abs(area) < 0.001:
+    area = (green.x - red.x) * (blue.y - red.y) - (blue.x - red.x) * (green.y - red.y)
+    if min(white.y, red.y, green.y, blue.y) <= 0 or abs(area) < 0.001:
         return None
-    return white_x, white_y, red_x, red_y, green_x, green_y, blue_x, blue_y
+    return Primaries(white, red, green, blue)
