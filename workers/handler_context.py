@@ -44,12 +44,14 @@ class HandlerContext(Protocol):
     """1 for the first."""
     max_attempts: int
     settings: Settings
-    scratch: Path
-    """An empty folder of this attempt, erased when it ends."""
     store: ObjectStore
     """The object store, for the platform's own chores."""
     log: FilteringBoundLogger
     """Bears the task's id already. Never log params, results or anything of a person's."""
+
+    @property
+    def scratch(self) -> Path:
+        """An empty folder of this attempt, erased when it ends."""
 
     @property
     def engine(self) -> Engine:

@@ -47,7 +47,8 @@ class Attempt:
         self._first = threading.Lock()
         self._began_at = 0.0
         self._stop: Stopped | None = None
-        self._stop_requested = threading.Event()
+        self._stop_requested: threading.Event | None = None
+        """Set by `stop`. Created by the first `wait`, since most attempts never wait."""
         self._deadline = float("inf")
 
     def begin(self) -> bool:
@@ -80,7 +81,8 @@ class Attempt:
         """Request that the attempt stops at its next check. The first reason is kept, but a lost claim replaces any other."""
         if self._stop is None or isinstance(reason, ClaimLost):
             self._stop = reason
-        self._stop_requested.set()
+        if self._stop_requested is not None:
+            self._stop_requested.set()
 
     def check(self) -> None:
         """Raise `Stopped` if the attempt must stop."""
@@ -92,7 +94,10 @@ class Attempt:
     def wait(self, seconds: float) -> None:
         """Wait for so many seconds. Raises `Stopped` as soon as the attempt must stop."""
         end = time.monotonic() + seconds
+        if self._stop_requested is None:
+            self._stop_requested = threading.Event()
         while True:
+            # After the event exists, so that a `stop` is seen here or sets it.
             self.check()
             left = min(end, self._deadline) - time.monotonic()
             if left <= 0:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -28,6 +29,8 @@ from workers.engine.task_log_writer import TaskLog, TaskLogWriter
 from workers.handler_context import InputFile, LogLevel
 from workers.outcomes import Cancelled, ClaimLost, Failed
 from workers.sandbox.limited_child import DEFAULT_FILE_BYTES, ChildLimits, run_limited_child
+
+log = structlog.get_logger()
 
 PROGRESS_PAUSE_SECONDS: Final = 0.5
 """At most one progress is written in so long, but the first and the last of each step are."""
@@ -64,20 +67,39 @@ class WorkerParts:
 class AttemptContext:
     """One attempt as its handler uses it; the methods are described in `HandlerContext`."""
 
-    def __init__(self, parts: WorkerParts, attempt: Attempt, scratch: Path) -> None:
+    def __init__(self, parts: WorkerParts, attempt: Attempt, root: Path) -> None:
+        """Create a context whose files are in a folder of its own in `root`."""
         self.task_id = attempt.task.id
         self.attempt = attempt.task.attempt
         self.max_attempts = attempt.task.max_attempts
         self.settings = parts.settings
         self.store = parts.store
-        self.scratch = scratch
-        self.log = structlog.get_logger()
+        self.log = log
+        self._root = root
         self.artifacts: list[StoredArtifact] = []
         self._parts = parts
         self._attempt = attempt
         self._task_log = TaskLog(attempt)
         self._progress_due = 0.0
         self._last_progress: tuple[int, str | None] | None = None
+
+    @cached_property
+    def _folder(self) -> Path:
+        return self._root / f"{self._attempt.task_id}-{self._attempt.task.claim:x}"
+
+    @cached_property
+    def scratch(self) -> Path:
+        """See `HandlerContext`."""
+        return self._folder / "scratch"
+
+    def make_folders(self) -> None:
+        """Create the folder of the attempt and its scratch folder, which only this user can enter."""
+        self._folder.mkdir(mode=0o700, parents=True)
+        self.scratch.mkdir(mode=0o700)
+
+    def remove_folders(self) -> None:
+        """Delete the folder of the attempt with its content."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def engine(self) -> Engine:
@@ -94,7 +116,7 @@ class AttemptContext:
         try:
             path = self._parts.store.local_path(row.storage_key)
             if path is None:
-                path = self.scratch.parent / "inputs" / str(file_id)
+                path = self._folder / "inputs" / str(file_id)
                 if not path.exists():
                     path.parent.mkdir(exist_ok=True)
                     self._parts.store.fetch(row.storage_key, path)
@@ -188,19 +210,6 @@ class AttemptContext:
             if connection.exec_driver_sql(hot_tasks.HOLD_CLAIM, parameters).first() is None:
                 raise ClaimLost
             yield connection
-
-
-def make_folder(path: Path) -> Path:
-    """Create an attempt's folders, which only this user can enter; return its scratch folder."""
-    scratch = path / "scratch"
-    path.mkdir(mode=0o700, parents=True)
-    scratch.mkdir(mode=0o700)
-    return scratch
-
-
-def remove_folder(path: Path) -> None:
-    """Delete an attempt's folders with their content."""
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _input_gone() -> Failed:

@@ -21,16 +21,16 @@ from typing import Any, Protocol
 import orjson
 import structlog
 from pydantic import ValidationError
-from structlog.contextvars import bound_contextvars
 
 from shared import kill_points
 from shared.contracts.catalog import list_kinds
 from shared.contracts.kind import RetryPolicy
 from shared.errors import is_no_room
+from shared.log_setup import log_fields
 from shared.queries.files import list_known_keys
 from workers.engine.activity import Activity
 from workers.engine.attempt import Attempt, ClaimedTask
-from workers.engine.attempt_context import AttemptContext, WorkerParts, make_folder, remove_folder
+from workers.engine.attempt_context import AttemptContext, WorkerParts
 from workers.engine.attempt_log import LOG_EVENTS, log_attempt
 from workers.engine.finishing import REFUSED, UNKNOWN, Finisher
 from workers.engine.handler_catalog import Handler
@@ -107,14 +107,13 @@ class Executor:
         task = attempt.task
         self._activity.note_start(task)
         try:
-            with bound_contextvars(task_id=task_id, kind=task.kind, attempt=task.attempt, request_id=task.request_id):
-                folder = self._folder / f"{task_id}-{task.claim:x}"
-                context = AttemptContext(self._parts, attempt, folder / "scratch")
+            with log_fields(task_id=task_id, kind=task.kind, attempt=task.attempt, request_id=task.request_id):
+                context = AttemptContext(self._parts, attempt, self._folder)
                 try:
-                    document = self._handle(attempt, context, folder)
+                    document = self._handle(attempt, context)
                 finally:
                     if list_kinds()[task.kind].uses_files:
-                        remove_folder(folder)
+                        context.remove_folders()
                 context.finish_log()
                 attempt.end(document)
             self._finish(attempt, context, document)
@@ -127,7 +126,7 @@ class Executor:
             self._activity.note_end(task)
             self._free_slot(attempt.ran_seconds)
 
-    def _handle(self, attempt: Attempt, context: AttemptContext, folder: Path) -> dict[str, Any] | None:
+    def _handle(self, attempt: Attempt, context: AttemptContext) -> dict[str, Any] | None:
         """Call the handler, and return the document of the finish, or None if the claim is lost.
 
         The one broad `except` of an attempt is here.
@@ -145,7 +144,7 @@ class Executor:
                     _describe_misfit(error),
                 ) from None
             if kind.uses_files:
-                make_folder(folder)
+                context.make_folders()
             result = self._handlers[attempt.task.kind](params, context)
             kill_points.reach("before-finish")
             artifacts = [artifact.document(position) for position, artifact in enumerate(context.artifacts)]
