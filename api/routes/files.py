@@ -32,8 +32,9 @@ from api.following.task_models import Sha256, Valid
 from api.http.answers import PRIVATE_HEADERS, AnswerModel, Moment, private_answer, private_json
 from api.http.byte_ranges import ByteRange, RangeNotSatisfiable, attachment, find_range, http_date, range_applies
 from api.http.conditional import matches_etag
-from api.http.cursors import read_cursor, write_cursor
+from api.http.cursors import read_cursor
 from api.http.headers import find_header
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery, PageLimit, StrictQuery, read_validate_only
 from api.http.rate_limits import limited
@@ -170,16 +171,18 @@ class FilePage(AnswerModel):
 class ListQuery(StrictQuery):
     """The page of a list."""
 
-    limit: PageLimit = 50
+    limit: PageLimit | None = None
     cursor: str | None = None
 
 
 @router.get(
     "/files",
     summary="List files, newest first",
-    response_model=FilePage,
-    response_description="A page of files.",
-    responses=problem_responses(*ANY_CALLER),
+    responses={
+        200: {"model": FilePage, "description": "A page of files.", "content": FORMAT_RESPONSES},
+        **problem_responses(*ANY_CALLER, "not-acceptable"),
+    },
+    openapi_extra={"parameters": [ACCEPT]},
 )
 @limited("read")
 async def list_files(
@@ -190,13 +193,17 @@ async def list_files(
     query: Annotated[ListQuery, Query()],
 ) -> Response:
     """Return a page of the files that the caller may see."""
-    before = read_cursor(settings, query.cursor) if query.cursor is not None else None
-    statement = queries.list_files(caller.visible_organization_id, before, query.limit + 1)
-    async with reads.connect() as connection:
-        rows = (await connection.execute(statement)).all()
-    page = rows[: query.limit]
-    cursor = write_cursor(settings, page[-1].id) if len(rows) > query.limit else None
-    return private_answer(FilePage(items=[_file(row) for row in page], next_cursor=cursor))
+
+    async def read(before_id: UUID | None, limit: int) -> Page:
+        async with reads.connect() as connection:
+            statement = queries.list_files(caller.visible_organization_id, before_id, limit + 1)
+            rows = (await connection.execute(statement)).all()
+        items = [_file(row).model_dump_json().encode() for row in rows[:limit]]
+        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+
+    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
+    columns = {name: (name,) for name in File.model_fields}
+    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
 
 
 @router.get(

@@ -31,8 +31,9 @@ from api.following.task_representation import new_task_json
 from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body
 from api.http.conditional import matches_etag
-from api.http.cursors import read_cursor, write_cursor
+from api.http.cursors import read_cursor
 from api.http.headers import find_header
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery, PageLimit, StrictQuery
 from api.http.rate_limits import limited
@@ -130,16 +131,18 @@ async def create_schedule(
 class ListQuery(StrictQuery):
     """The page of a list."""
 
-    limit: PageLimit = 50
+    limit: PageLimit | None = None
     cursor: str | None = None
 
 
 @router.get(
     "/schedules",
     summary="List schedules, newest first",
-    response_model=SchedulePage,
-    response_description="A page of schedules.",
-    responses=problem_responses(*ANY_CALLER),
+    responses={
+        200: {"model": SchedulePage, "description": "A page of schedules.", "content": FORMAT_RESPONSES},
+        **problem_responses(*ANY_CALLER, "not-acceptable"),
+    },
+    openapi_extra={"parameters": [ACCEPT]},
 )
 @limited("read")
 async def list_schedules(
@@ -150,13 +153,17 @@ async def list_schedules(
     query: Annotated[ListQuery, Query()],
 ) -> Response:
     """Return the schedules that the caller may see; operators and admins see all, the platform's own too."""
-    before = read_cursor(settings, query.cursor) if query.cursor is not None else None
-    async with reads.connect() as connection:
-        statement = queries.list_schedules(caller.visible_organization_id, before, query.limit + 1)
-        rows = (await connection.execute(statement)).all()
-    page = rows[: query.limit]
-    next_cursor = write_cursor(settings, page[-1].id) if len(rows) > len(page) else None
-    return private_answer(SchedulePage(items=[_schedule(row) for row in page], next_cursor=next_cursor))
+
+    async def read(before_id: UUID | None, limit: int) -> Page:
+        async with reads.connect() as connection:
+            statement = queries.list_schedules(caller.visible_organization_id, before_id, limit + 1)
+            rows = (await connection.execute(statement)).all()
+        items = [_schedule(row).model_dump_json(exclude_unset=True).encode() for row in rows[:limit]]
+        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+
+    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
+    columns = {name: (name,) for name in Schedule.model_fields if name not in {"next_times", "last_runs", "links"}}
+    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
 
 
 @router.post(

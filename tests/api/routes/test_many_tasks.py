@@ -157,6 +157,18 @@ def test_a_page_of_a_list_as_ndjson_links_to_the_next(operator: httpx2.Client, p
     assert "link" not in second.headers
 
 
+def test_lists_of_files_and_schedules_are_csv_too(client: httpx2.Client, tag: str) -> None:
+    task = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "x"}}
+    client.post("/schedules", json={"name": f"=1+{tag}", "every": 3600, **task})
+    client.post("/files", files={"file": ("a,b.txt", b"hello")})
+
+    for path, column, value in (("/files", "name", "a,b.txt"), ("/schedules", "name", f"'=1+{tag}")):
+        answer = client.get(path, headers={"Accept": "text/csv"})
+        rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+        assert rows[0][column] == value
+        assert client.get(f"{path}?limit=1").json()["items"][0]["id"] == rows[0]["id"]
+
+
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
