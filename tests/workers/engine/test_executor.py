@@ -21,6 +21,7 @@ from shared.contracts.platform.ping import PingParams, PingResult
 from shared.errors import StorageFull
 from shared.queries.relay import SWEEP
 from shared.settings import Settings
+from shared.tasks.options import Backoff
 from tests.conftest import PATIENCE_SECONDS, Eventually, wait_until_true
 from tests.workers.conftest import Bench, MakeDue, Tasks
 from workers.engine import heartbeat as heartbeat_module
@@ -139,6 +140,30 @@ def test_retries_wait_exponentially_longer_up_to_a_bound() -> None:
     spans = [(policy.delay_seconds(attempt, 0.0), policy.delay_seconds(attempt, 1.0)) for attempt in (1, 2, 3, 12, 500)]
 
     assert spans == [(2.5, 5.0), (5.0, 10.0), (10.0, 20.0), (1800.0, 3600.0), (1800.0, 3600.0)]
+
+
+def test_a_task_with_a_backoff_of_its_own_waits_as_that_says(tasks: Tasks, bench: Bench) -> None:
+    def fail(params: PingParams, context: HandlerContext) -> PingResult:
+        raise Failed("/problems/busy", "Busy", retryable=True)
+
+    bench.handlers[PING] = fail
+    backoff = Backoff(first_seconds=600, longest_seconds=900)
+    failed, lost = tasks.submit(count=2, max_attempts=5, backoff=backoff)
+
+    bench.do(failed)
+    bench.claim(lost)
+    tasks.connection.execute(
+        "UPDATE tasks SET lease_until = now() - interval '1 s', named_claim = claim WHERE id = %s", (lost,)
+    )
+    _sweep(tasks)
+    waits = []
+    for task_id in (failed, lost):
+        (wait,) = tasks.connection.execute(
+            "SELECT extract(epoch FROM next_attempt_at - now())::float8 FROM tasks WHERE id = %s", (task_id,)
+        ).fetchone()
+        waits.append(wait)
+
+    assert [299 < wait <= 600 for wait in waits] == [True, True], waits
 
 
 def test_a_retry_waits_as_long_as_the_kind_or_the_failure_requires(tasks: Tasks, bench: Bench) -> None:
