@@ -93,10 +93,10 @@ class TextFacts(Result):
     encoding: Annotated[
         str,
         Field(
-            description="The character encoding, as IANA names it in small letters; ASCII is `utf-8` too. Without a byte "
-            "order mark, a text is UTF-8 if all of its bytes are, or most of those beyond ASCII. If whole words are beyond "
-            "ASCII, it is the likeliest encoding of another script. Otherwise it is `windows-1250` where that makes the "
-            "likelier words, and else `windows-1252`, which contains Latin-1."
+            description="The character encoding, as IANA names it in small letters; ASCII is `utf-8` too. A byte order mark "
+            "decides, or the null bytes of UTF-16 and UTF-32. Otherwise a text is UTF-8 if all of its bytes are, or most of "
+            "those beyond ASCII. Any other text is in the encoding in which its letters are the likeliest words, and in "
+            "doubt in `windows-1252`, which contains Latin-1."
         ),
     ]
     lines: Annotated[int, Field(description="How many lines there are. The last one may have no line end.")]

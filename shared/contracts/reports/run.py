@@ -148,14 +148,14 @@ begins as JSON, or whose file name ends in `.json`, `.jsonl` or `.ndjson`, is JS
 
 The encoding of a text is found from its bytes, or given by `encoding`: a byte order mark decides; text that is UTF-8,
 except for fewer damaged bytes than it has letters beyond ASCII, is UTF-8, with U+FFFD for these bytes; other text is in the
-likeliest encoding of its script, and in doubt in windows-1252, which contains Latin-1. The result names under `sources`
-the encoding that was used and how many bytes were replaced.
+encoding in which its letters are the likeliest words, and in doubt in windows-1252, which contains Latin-1. The result names
+under `sources` the encoding that was used and how many bytes were replaced.
 
 In CSV, the first line is the header, unless `header` is false, and every line must have as many cells as it. Empty lines
 before it, and a line such as `sep=;`, are skipped. An empty cell and the cell `NA` are NULL, so that a column of numbers
-with gaps is a column of numbers. Fields are quoted with `"`. A row may have 128 MiB (2 MB behind the first 100,000 rows of
-a file of more than 256 MiB), and so may one value of JSON, such as a line or an object of an array (16 MiB behind the first
-100,000 in such a file).
+with gaps is a column of numbers. Fields are quoted with `"`. A row may have 128 MiB, and so may one value of JSON, such as
+a line or an object of an array. Behind the first 100,000 of a file of more than 256 MiB, a value of JSON may have 16 MiB, and
+a row of many short lines 2 MB.
 
 **Types.** A Parquet file defines its types. In CSV and JSON, a column has the narrowest type that all of its values fit,
 or, in a file of more than 256 MiB, its first 100,000. `DESCRIBE` shows them. In JSON only numbers are numbers and only
@@ -171,7 +171,8 @@ look like another type become it:
 - A column with a leading zero (`00123`), a plus sign, a decimal comma or a separator of thousands in it is text.
 - A column is of dates only if each begins with the four digits of its year, such as `2024-12-31`. Others, such as
   `31.12.24` or `1/2/2024`, are text, since nothing in the file says which number is the day: `strptime(day, '%d.%m.%y')`
-  reads them. A JSON file that has such dates keeps all of its dates as text. `1:30` is a time of the day.
+  reads them. A column of times or timestamps with digits beyond microseconds is text too, which a cast to TIMESTAMP_NS reads.
+  A JSON file that has such dates or times keeps all of them as text. `1:30` is a time of the day.
 
 **Query.** DuckDB's SQL: `SELECT`, `WITH … SELECT`, `FROM … SELECT`, `VALUES`, `DESCRIBE`, `SUMMARIZE`, and `PIVOT`
 with its values listed (`IN (…)`). It can read the sources and nothing else: no file, no network, no setting. A cast that
@@ -189,12 +190,13 @@ to 16 digits. Beyond 1,048,575 rows a further sheet begins.
 string with all its digits, if it had them when it was read (see Types).
 
 Everywhere, FLOAT is the shortest number that reads back as the same FLOAT; dates and times are ISO 8601, TIMESTAMP WITH
-TIME ZONE is in UTC, and times are to the microsecond (to the millisecond in XLSX); BLOB is Base64; lists, structs and maps
-are JSON; a value of type JSON or VARIANT is written as what it is, so that a text has no quotes in a cell; INTERVAL is an ISO
-8601 duration, in which a month has 30 days; NaN and the infinities of DOUBLE are `NaN`, `Infinity` and `-Infinity`. Years
-beyond 9999 are written with all of their digits, and years before 1 as XML Schema 1.1 writes them: `-0043-03-15` is in 44 BC.
-The dates and timestamps `infinity` and `-infinity` are the last and the first of the calendar, `9999-12-31` and
-`0001-01-01`, unless the query casts them to VARCHAR. Control characters stay what they are, in XLSX as `_x0001_`.
+TIME ZONE is in UTC, and times have every digit that their type has (in XLSX, to the millisecond, or as a text); BLOB is
+Base64; lists, structs and maps are JSON; a value of type JSON or VARIANT is written as what it is, so that a text has no
+quotes in a cell; INTERVAL is an ISO 8601 duration, in which a month has 30 days; NaN and the infinities of DOUBLE are
+`NaN`, `Infinity` and `-Infinity`. Years beyond 9999 are written with all of their digits, and years before 1 as XML Schema
+1.1 writes them: `-0043-03-15` is in 44 BC. The dates and timestamps `infinity` and `-infinity` are the last and the first
+of the calendar, `9999-12-31` and `0001-01-01`, unless the query casts them to VARCHAR. Control characters stay what they
+are, in XLSX as `_x0001_`.
 
 Errors: `/problems/invalid-query` (`data`: `{line, column}`, from 1, where known), `/problems/unreadable-table`
 (`data`: `{source}`), `/problems/report-too-large` (`data`: `{limit, maximum}`), `/problems/out-of-memory`,
