@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from api.auth.authentication import Caller
 from api.following.task_actions import TaskActions
 from api.following.task_reader import TaskReader
+from api.following.waiters import Waiters
 from api.http.body import read_body, require_json
 from api.http.headers import find_header
 from api.http.json_text import load_json
@@ -30,10 +31,12 @@ from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.parsing import unknown_fields
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submissions import Submissions
+from api.webhooks.receiver_hosts import ReceiverHosts
 from api.workflows.workflow_actions import WorkflowActions
 from api.workflows.workflow_reader import WorkflowReader
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
+from shared.stored_secrets import SecretCipher
 
 
 def _services(connection: HTTPConnection) -> Services:
@@ -94,6 +97,21 @@ def get_task_actions(connection: HTTPConnection) -> TaskActions:
 def get_submissions(connection: HTTPConnection) -> Submissions:
     """Return the object that stores submissions."""
     return _services(connection).submissions
+
+
+def get_waiters(connection: HTTPConnection) -> Waiters:
+    """Return the waiting requests of the process."""
+    return _services(connection).waiters
+
+
+def get_receiver_hosts(connection: HTTPConnection) -> ReceiverHosts:
+    """Return the check of the hosts of webhooks."""
+    return _services(connection).receiver_hosts
+
+
+def get_cipher(connection: HTTPConnection) -> SecretCipher:
+    """Return what encrypts stored secrets."""
+    return _services(connection).cipher
 
 
 def get_queue_bounds(connection: HTTPConnection) -> QueueBounds:
@@ -231,6 +249,9 @@ WorkflowsDependency = Annotated[WorkflowReader, Depends(get_workflows)]
 WorkflowActionsDependency = Annotated[WorkflowActions, Depends(get_workflow_actions)]
 IdempotencyKeysDependency = Annotated[IdempotencyKeys, Depends(get_idempotency_keys)]
 TaskStreamCaller = Annotated[Caller, Depends(stream_caller)]
+WaitersDependency = Annotated[Waiters, Depends(get_waiters)]
+ReceiverHostsDependency = Annotated[ReceiverHosts, Depends(get_receiver_hosts)]
+CipherDependency = Annotated[SecretCipher, Depends(get_cipher)]
 TaskReaderCaller = Annotated[Caller, caller_with("tasks:read")]
 TaskWriterCaller = Annotated[Caller, caller_with("tasks:write")]
 FileReaderCaller = Annotated[Caller, caller_with("files:read")]

@@ -28,6 +28,7 @@ from api.submitting.idempotency import IdempotencyKeys
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submission_batcher import SubmissionBatcher
 from api.submitting.submissions import Submissions
+from api.webhooks.receiver_hosts import ReceiverHosts
 from api.workflows.workflow_actions import WorkflowActions
 from api.workflows.workflow_reader import WorkflowReader
 from shared.database.connections import (
@@ -39,6 +40,7 @@ from shared.database.connections import (
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 from shared.storage.open_store import open_object_store
+from shared.stored_secrets import SecretCipher
 
 
 class Services:
@@ -63,6 +65,8 @@ class Services:
         self.waiting = WaitingReader(settings, self.reads, self.queues)
         self.wait_estimates = WaitEstimates(settings, self.reads, self.queues)
         self.queue_bounds = QueueBounds(settings, self.reads)
+        self.receiver_hosts = ReceiverHosts()
+        self.cipher = SecretCipher(settings)
         self._pool = _make_pool(settings)
         self._batcher = SubmissionBatcher(settings)
         self.idempotency_keys = IdempotencyKeys(self._pool)
@@ -74,6 +78,8 @@ class Services:
             queue_bounds=self.queue_bounds,
             keys=self.idempotency_keys,
             wait_estimates=self.wait_estimates,
+            hosts=self.receiver_hosts,
+            cipher=self.cipher,
         )
         self.workflows = WorkflowReader(self.reads)
         self.workflow_actions = WorkflowActions(

@@ -34,7 +34,7 @@ from shared.queries.workflows import INSERT_WORKFLOW
 from shared.schedules.slots import Missed, plan_slots
 from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled
 from shared.settings import Settings
-from shared.tasks.submission import PLATFORM_ID, NewTask, submission_document
+from shared.tasks.submission import PLATFORM_ID, NewTask, needs_keyed_form, submission_document
 from shared.workflows.submission import NewWorkflow
 from workers.celery_app import make_celery_app
 
@@ -275,7 +275,7 @@ def _take_slots(connection: Connection, wanted: Sequence[SlotTask]) -> list[NewT
         kill_points.reach("beat-after-slot")
     tasks = [task for task in new if isinstance(task, NewTask)]
     if tasks:
-        statement = hot_tasks.SUBMIT_KEYED if any(task.files for task in tasks) else hot_tasks.SUBMIT
+        statement = hot_tasks.SUBMIT_KEYED if any(needs_keyed_form(task) for task in tasks) else hot_tasks.SUBMIT
         connection.exec_driver_sql(statement, {"document": submission_document(tasks)})
     for workflow in new:
         if isinstance(workflow, NewWorkflow):

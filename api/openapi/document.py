@@ -16,6 +16,7 @@ from api.openapi.submission_schemas import COMPONENT, Schema, submission_compone
 from api.scheduling.schedule_parsing import schedule_components
 from api.submitting.bulk import bulk_components
 from api.submitting.reruns import rerun_components
+from api.webhooks.webhook_models import webhook_components
 from api.workflows.workflow_schemas import workflow_components
 
 OPEN_PATHS: Final = ("/health", "/problems", "/openapi.json", "/docs")
@@ -34,6 +35,10 @@ TAGS: Final = [
     {
         "name": "schedules",
         "description": "Submit tasks at set times: by a cron rule in a time zone, or at an interval.",
+    },
+    {
+        "name": "webhooks",
+        "description": "Have your server called when a task, a batch or a workflow ends, or a schedule fails.",
     },
     {
         "name": "kinds",
@@ -101,6 +106,7 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
         **workflow_components(),
         **rerun_components(),
         **bulk_components(),
+        **webhook_components(),
     }
     for body in bodies.values():
         _describe_defaults(body)
@@ -183,7 +189,7 @@ def _list_headers(method: str, path: str, status: int, is_closed: bool) -> list[
         or status == 304
     ):
         names.append("Retry-After")
-    if method == "post" and status == 202 and not path.endswith(("/cancel", "/retry")):
+    if method == "post" and status == 202 and not path.endswith(("/cancel", "/retry", "/test", "/redeliver")):
         names += ["Location", "Idempotency-Replayed"]
     if status in {200, 206, 304} and path in {"/tasks/{task_id}", "/files/{file_id}/content"}:
         names.append("ETag")

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.auth.authentication import Caller
 from api.batcher import HotConnection
 from api.dependencies import (
+    CipherDependency,
     EngineDependency,
     NoBody,
     QueueBoundsDependency,
@@ -43,9 +44,11 @@ from api.scheduling.schedule_models import (
     Schedule,
     ScheduleError,
     ScheduleLinks,
+    ScheduleNotify,
     SchedulePage,
     SchedulePreview,
     ScheduleRun,
+    ScheduleWebhook,
 )
 from api.scheduling.schedule_parsing import (
     ParsedSchedule,
@@ -61,6 +64,8 @@ from shared.identifiers import new_id
 from shared.queries import schedules as queries
 from shared.schedules.rules import Rule
 from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled
+from shared.stored_secrets import SecretCipher
+from shared.tasks.follow_ups import read_follow_up
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import PLATFORM_ID, NewTask
 
@@ -106,6 +111,7 @@ async def create_schedule(
     caller: TaskWriterCaller,
     settings: SettingsDependency,
     submissions: SubmissionsDependency,
+    cipher: CipherDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -116,7 +122,7 @@ async def create_schedule(
         "id": new_id(),
         "organization_id": caller.organization_id,
         "owner_id": caller.owner_id,
-        **parsed.columns(),
+        **parsed.columns(cipher, caller.organization_id, caller.owner_id),
     }
     try:
         async with engine.begin() as connection:
@@ -240,6 +246,7 @@ async def change_schedule(
     caller: TaskWriterCaller,
     settings: SettingsDependency,
     submissions: SubmissionsDependency,
+    cipher: CipherDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -252,9 +259,10 @@ async def change_schedule(
             if stored.owner_id == PLATFORM_ID:
                 values = {"enabled": refuse_platform_change(body), "next_at": stored.now}
             else:
-                parsed = parse_schedule(apply_patch(_as_body(stored), body), caller)
+                parsed = parse_schedule(apply_patch(_as_body(stored, cipher), body), caller)
                 await submissions.check_files(parsed.submissions, caller)
-                values = {**parsed.columns(), **await _plan_change(connection, stored, parsed)}
+                columns = parsed.columns(cipher, stored.organization_id, stored.owner_id)
+                values = {**columns, **await _plan_change(connection, stored, parsed)}
             row = (await connection.execute(queries.change_schedule(schedule_id, values))).one()
     except IntegrityError:
         raise Problem("name-taken") from None
@@ -402,7 +410,7 @@ def _etag(row: Any) -> str:
     return f'"{row.version}"'
 
 
-def _as_body(row: Any) -> dict[str, Any]:
+def _as_body(row: Any, cipher: SecretCipher) -> dict[str, Any]:
     """Return a stored schedule as the body that would create it."""
     task = {"kind": row.kind, "params": row.params, **row.options}
     return {
@@ -417,12 +425,15 @@ def _as_body(row: Any) -> dict[str, Any]:
         "overlap": row.overlap,
         "jitter": row.jitter_seconds,
         **(task if row.workflow is None else {"workflow": row.workflow["definition"]}),
+        **read_follow_up(row.follow_up, cipher),
     }
 
 
 def _schedule(row: Any, **more: Any) -> Schedule:
     options = TaskOptions.model_validate_json(orjson.dumps(row.options))
     rule = _find_stored_rule(row)
+    follow_up = row.follow_up or {}
+    notify = follow_up.get("notify")
     return Schedule(
         id=row.id,
         name=row.name,
@@ -447,6 +458,8 @@ def _schedule(row: Any, **more: Any) -> Schedule:
         tags=options.tags,
         metadata=options.metadata,
         backoff=options.backoff,
+        webhook=ScheduleWebhook(url=follow_up["webhook_url"]) if "webhook_url" in follow_up else None,
+        notify=ScheduleNotify(email=notify["submission"]["params"]["to"], on=notify["on"]) if notify else None,
         next_at=row.next_at if row.enabled else None,
         last_error=ScheduleError(**row.last_error) if row.last_error is not None else None,
         created_at=row.created_at,

@@ -88,6 +88,19 @@ class ScheduleError(AnswerModel):
     detail: str
 
 
+class ScheduleWebhook(AnswerModel):
+    """Where each task of a schedule is posted when it has ended. The secret is not shown."""
+
+    url: str
+
+
+class ScheduleNotify(AnswerModel):
+    """Who is told by email when a task of a schedule has ended, and after which statuses."""
+
+    email: list[str]
+    on: list[str]
+
+
 class ScheduleLinks(AnswerModel):
     """The routes of a schedule."""
 
@@ -123,6 +136,8 @@ class Schedule(AnswerModel):
     tags: list[str]
     metadata: dict[str, str]
     backoff: Backoff | None
+    webhook: ScheduleWebhook | None
+    notify: ScheduleNotify | None
     next_at: Annotated[
         Moment | None, Field(description="When it runs next; null while it is disabled, or when it has ended.")
     ]

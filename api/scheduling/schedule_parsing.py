@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 from pydantic import ValidationError
@@ -22,16 +23,20 @@ from api.submitting.parsing import Parsed, dump_part, parse_submission
 from api.workflows.workflow_parsing import ParsedWorkflow, parse_workflow_content
 from shared.contracts.catalog import list_kinds
 from shared.schedules.rules import InvalidRule, Rule, parse_rule
+from shared.stored_secrets import SecretCipher
+from shared.tasks.follow_ups import make_follow_up
 from shared.tasks.options import TaskOptions
 from shared.workflows.submission import SCHEDULED_KIND, dump_plans
 
 TASK_OPTIONS: Final = ("priority", "ttl", "max_attempts", "timeout", "keep_for", "tags", "metadata", "backoff")
+FOLLOW_UP_OPTIONS: Final = ("webhook", "notify")
+"""The options about the end of each task, which are stored apart from the others because one may hold a secret."""
 """The options that a schedule may set for its tasks. Options that set the time of a task are left out."""
 MAX_PARAMS_BYTES: Final = 64 << 10
 """The largest params of a schedule, as compact JSON: beat reads those of a hundred schedules at a time, and a page of the
 list shows those of two hundred."""
-_TASK_FIELDS: Final = frozenset({"kind", "params", *TASK_OPTIONS})
-_OTHER_OPTIONS: Final = ("run_at", "delay", "unique_for", "webhook")
+_TASK_FIELDS: Final = frozenset({"kind", "params", *TASK_OPTIONS, *FOLLOW_UP_OPTIONS})
+_OTHER_OPTIONS: Final = ("run_at", "delay", "unique_for")
 
 
 def schedule_components() -> dict[str, dict[str, Any]]:
@@ -46,7 +51,7 @@ def schedule_components() -> dict[str, dict[str, Any]]:
             "additionalProperties": True,
             "description": "The params of the kind: see `GET /kinds`.",
         },
-        **{name: options[name] for name in TASK_OPTIONS},
+        **{name: options[name] for name in (*TASK_OPTIONS, *FOLLOW_UP_OPTIONS)},
     }
     workflow = {"allOf": [ref("WorkflowSubmission")], "description": "A workflow, instead of `kind` and `params`."}
     schedule = {
@@ -88,8 +93,8 @@ class ParsedSchedule:
         """The submissions of the task, or of the steps of the workflow."""
         return [self.submission] if isinstance(self.submission, Parsed) else self.submission.submissions
 
-    def columns(self) -> dict[str, Any]:
-        """Return the columns of `schedules` that the schedule sets."""
+    def columns(self, cipher: SecretCipher, organization_id: UUID, owner_id: UUID) -> dict[str, Any]:
+        """Return the columns of `schedules` that the schedule sets, for an owner."""
         fields = self.fields
         return {
             "name": fields.name,
@@ -103,6 +108,9 @@ class ParsedSchedule:
             "missed": fields.missed.value,
             "overlap": fields.overlap,
             "enabled": fields.enabled,
+            "follow_up": None
+            if isinstance(self.submission, ParsedWorkflow)
+            else make_follow_up(self.submission.options, cipher, organization_id, owner_id),
         }
 
     def _submission_columns(self) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class Parsed:
     """The files that the params refer to. Their pointers are JSON Pointers into the body."""
     rerun_of: UUID | None = None
     """The task that this submission repeats."""
+    pointer: str = ""
+    """The JSON Pointer of the submission within the body."""
 
 
 def read_traceparent(value: str | None) -> str | None:
@@ -104,7 +106,7 @@ def _parsed(
         _refuse_nul(options.tags, f"{prefix}/tags")
         _refuse_nul(options.metadata, f"{prefix}/metadata")
     files = list(list_referred_files(params, params_pointer))
-    return Parsed(name, kind, options, text, kind.queue_for(params), files)
+    return Parsed(name, kind, options, text, kind.queue_for(params), files, pointer=prefix)
 
 
 def _refuse_nul(value: object, pointer: str) -> None:

@@ -13,7 +13,7 @@ from api.batcher import Batcher, HotConnection
 from shared import kill_points
 from shared.queries import hot_tasks
 from shared.settings import Settings
-from shared.tasks.submission import NewTask, submission_document
+from shared.tasks.submission import NewTask, needs_keyed_form, submission_document
 
 
 class StoredTasks(NamedTuple):
@@ -45,7 +45,7 @@ class SubmissionBatcher:
     async def _flush(
         self, connection: HotConnection, tasks: Sequence[NewTask]
     ) -> Sequence[datetime | Exception | None]:
-        keyed = any(task.idempotency_key is not None or task.files for task in tasks)
+        keyed = any(needs_keyed_form(task) for task in tasks)
         statement = hot_tasks.SUBMIT_KEYED if keyed else hot_tasks.SUBMIT
         kill_points.reach("api-before-commit")
         try:

@@ -29,12 +29,21 @@ from api.submitting.idempotency import IdempotencyKeys, KeyTaken, StoredAnswer, 
 from api.submitting.parsing import Parsed, ParsedBatch, read_traceparent
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.submission_batcher import StoredTasks, SubmissionBatcher
+from api.webhooks.receiver_hosts import ReceiverHosts
 from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.queries import submissions as queries
 from shared.queries.batches import INSERT_FOLLOW_UP, LIST_BATCH
 from shared.queries.files import find_files
-from shared.tasks.submission import NewTask, make_task, params_sha256, submission_document
+from shared.stored_secrets import SecretCipher
+from shared.tasks.follow_ups import make_follow_up
+from shared.tasks.submission import (
+    NewTask,
+    make_task,
+    needs_keyed_form,
+    params_sha256,
+    submission_document,
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,8 @@ class Submissions:
         queue_bounds: QueueBounds,
         keys: IdempotencyKeys,
         wait_estimates: WaitEstimates,
+        hosts: ReceiverHosts,
+        cipher: SecretCipher,
     ) -> None:
         self._pool = pool
         self._reads = reads
@@ -122,6 +133,8 @@ class Submissions:
         self._queue_bounds = queue_bounds
         self._keys = keys
         self._wait_estimates = wait_estimates
+        self._hosts = hosts
+        self._cipher = cipher
 
     async def accept(self, parsed: Parsed, request: SubmissionRequest) -> Answer:
         """Store one task and return the answer once it is committed.
@@ -215,10 +228,20 @@ class Submissions:
         task.traceparent = request.traceparent
         task.files = [file.file_id for file in parsed.files]
         task.rerun_of = parsed.rerun_of
+        if parsed.options.webhook is not None or parsed.options.notify is not None:
+            task.follow_up = make_follow_up(parsed.options, self._cipher, caller.organization_id, caller.owner_id)
         return task
 
     async def check_files(self, batch: Sequence[Parsed], caller: Caller) -> None:
-        """Raise a problem unless every input file exists, belongs to the caller's organization, and suits its kind."""
+        """Raise a problem unless every input file exists, belongs to the caller's organization, and suits its kind.
+
+        The host of every webhook must resolve, too.
+        """
+        webhooks = {
+            f"{parsed.pointer}/webhook/url": parsed.options.webhook.url for parsed in batch if parsed.options.webhook
+        }
+        if webhooks:
+            await self._hosts.require(webhooks)
         referred = [file for parsed in batch for file in parsed.files]
         if not referred:
             return
@@ -257,7 +280,7 @@ class Submissions:
                     await self._claim_uniqueness(connection, task)
             if before is not None:
                 await before(connection)
-            statement = hot_tasks.SUBMIT_KEYED if any(task.files for task in tasks) else hot_tasks.SUBMIT
+            statement = hot_tasks.SUBMIT_KEYED if any(needs_keyed_form(task) for task in tasks) else hot_tasks.SUBMIT
             row = await (await connection.execute(statement, {"document": submission_document(tasks)})).fetchone()
             assert row is not None
         return StoredTasks._make(row).created_at

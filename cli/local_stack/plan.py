@@ -26,7 +26,7 @@ from shared.errors import ConfigurationError
 from shared.ready_notice import NOTIFY_SOCKET_VARIABLE
 
 _CORES = os.cpu_count() or 1
-_CONCURRENCY = {"files": max(2, _CORES), "email": 4}
+_CONCURRENCY = {"files": max(2, _CORES), "email": 4, "webhooks": 16}
 _DEFAULT_CONCURRENCY = 2
 """How many attempts the worker of any other queue runs at a time."""
 _WORKERS = tuple(f"worker-{queue}" for queue in QUEUES)

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-Queue = Literal["email", "files", "reports", "maintenance"]
+Queue = Literal["email", "files", "reports", "webhooks", "maintenance"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 
 

@@ -65,11 +65,11 @@ WITH submitted AS MATERIALIZED (
 ),
 {_INSERT_TASKS}
 {_ANSWER_SUBMISSION}"""
-"""Insert tasks without idempotency keys or input files. Returns (created_at, notified, ids)."""
+"""Insert tasks without idempotency keys, input files or follow-ups. Returns (created_at, notified, ids)."""
 
 SUBMIT_KEYED: Final = f"""
 WITH asked AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(%(document)s::json) AS asked ({_SUBMITTED_COLUMNS})
+    SELECT * FROM json_to_recordset(%(document)s::json) AS asked ({_SUBMITTED_COLUMNS}, follow_up jsonb)
 ),
 kept_key AS (
     INSERT INTO idempotency_keys (owner_id, key, fingerprint, subject_id, status_code)
@@ -89,9 +89,14 @@ input_file AS (
     SELECT submitted.id, input.file_id::uuid, 'input', min(input.position)
     FROM submitted CROSS JOIN LATERAL json_array_elements_text(submitted.files) WITH ORDINALITY AS input (file_id, position)
     GROUP BY submitted.id, input.file_id
+),
+follow_up AS (
+    INSERT INTO task_follow_ups (task_id, webhook_url, webhook_secret, notify)
+    SELECT id, follow_up->>'webhook_url', follow_up->>'webhook_secret', follow_up->'notify' FROM submitted
+    WHERE follow_up IS NOT NULL
 )
 {_ANSWER_SUBMISSION}"""
-"""Insert tasks that may have an idempotency key or input files; a task whose key is taken is left out.
+"""Insert tasks that may have an idempotency key, input files or follow-ups; a task whose key is taken is left out.
 
 Returns (created_at, notified, ids), the ids of those inserted.
 

@@ -11,6 +11,7 @@ from sqlalchemy import Executable, Select, delete, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.queries.submissions import IDEMPOTENCY_KEY_HOURS
+from shared.queries.webhooks import erase_data_of_tasks
 from shared.queries.workflows import is_kept_by_workflow
 from shared.tables.batches import batch_follow_ups
 from shared.tables.bulk_actions import bulk_actions
@@ -27,6 +28,7 @@ from shared.tables.tasks import (
     unique_tasks,
 )
 from shared.tables.turns import caller_turns
+from shared.tables.webhooks import task_follow_ups
 
 
 def list_purgeable(limit: int) -> Select[Any]:
@@ -86,6 +88,8 @@ def erase_tasks(task_ids: Sequence[UUID]) -> list[Executable]:
     return [
         insert(tombstones).from_select(buried, gone_tasks).on_conflict_do_nothing(),
         insert(tombstones).from_select(buried, gone_files).on_conflict_do_nothing(),
+        erase_data_of_tasks(ids),
+        delete(task_follow_ups).where(task_follow_ups.c.task_id.in_(ids)),
         delete(unique_tasks).where(unique_tasks.c.task_id.in_(ids)),
         delete(bulk_actions).where(bulk_actions.c.task_id.in_(ids)),
         delete(email_receipts).where(email_receipts.c.task_id.in_(ids)),

@@ -163,6 +163,7 @@ FROM (
     UNION ALL SELECT DISTINCT task_id, 'a receipt' FROM email_receipts WHERE task_id >= %(floor)s
     UNION ALL SELECT task_id, 'its progress on many tasks' FROM bulk_actions WHERE task_id >= %(floor)s
     UNION ALL SELECT task_id, 'an artifact' FROM files WHERE task_id >= %(floor)s
+    UNION ALL SELECT task_id, 'what follows its end' FROM task_follow_ups WHERE task_id >= %(floor)s
 ) AS trace
 WHERE NOT EXISTS (SELECT FROM tasks AS task WHERE task.id = trace.task_id) GROUP BY trace.task_id""",
     ),
@@ -208,6 +209,37 @@ FROM bulk_actions AS bulk JOIN tasks AS task ON task.id = bulk.task_id JOIN task
 WHERE bulk.task_id >= %(floor)s AND task.status = 'succeeded'
     AND (payload.result->>'changed' IS DISTINCT FROM bulk.changed::text
         OR payload.result->'refused' IS DISTINCT FROM bulk.refused)""",
+    ),
+    Check(
+        "webhooks",
+        "The end of a task is told to each endpoint that matches it, and to the webhook of its submission.",
+        f"""
+SELECT task.id AS subject, format('it is %%s, and no delivery tells the endpoint %%s', task.status, endpoint.id) AS detail
+FROM webhook_endpoints AS endpoint JOIN tasks AS task ON task.organization_id = endpoint.organization_id
+WHERE task.id >= %(floor)s AND task.status IN ({_DONE}) AND endpoint.enabled AND endpoint.updated_at < task.finished_at
+    AND task.finished_at > now() - interval '29 days' AND ('task.' || task.status) = ANY (endpoint.event_types)
+    AND (endpoint.kinds = '{{}}' OR task.kind = ANY (endpoint.kinds)) AND (endpoint.tags = '{{}}' OR endpoint.tags && task.tags)
+    AND NOT EXISTS (SELECT FROM webhook_deliveries AS delivery
+        WHERE delivery.task_id = task.id AND delivery.endpoint_id = endpoint.id)
+UNION ALL
+SELECT task.id, format('it is %%s, and no delivery goes to the webhook of its submission', task.status)
+FROM task_follow_ups AS follow_up JOIN tasks AS task ON task.id = follow_up.task_id
+WHERE task.id >= %(floor)s AND task.status IN ({_DONE}) AND task.finished_at > now() - interval '29 days'
+    AND follow_up.webhook_url IS NOT NULL AND NOT EXISTS (SELECT FROM webhook_deliveries AS delivery
+        WHERE delivery.task_id = task.id AND delivery.url = follow_up.webhook_url)""",
+    ),
+    Check(
+        "webhook-deliveries",
+        "A delivery that has not ended has a task that sends it, or waits for others that are on their way to its receiver.",
+        """
+SELECT coalesce(delivery.task_id, delivery.id) AS subject,
+    format('the delivery %%s is %%s, and no task will send it', delivery.id, delivery.state) AS detail
+FROM webhook_deliveries AS delivery LEFT JOIN tasks AS task ON task.id = delivery.send_task_id
+WHERE delivery.id >= %(floor)s AND delivery.finished_at IS NULL AND CASE
+    WHEN delivery.state <> 'waiting' THEN task.id IS NULL OR task.finished_at IS NOT NULL
+    ELSE NOT EXISTS (SELECT FROM webhook_deliveries AS other JOIN tasks AS sender ON sender.id = other.send_task_id
+        WHERE other.receiver_id = delivery.receiver_id AND other.finished_at IS NULL AND other.next_try_at IS NULL
+            AND other.state IN ('pending', 'sending') AND sender.finished_at IS NULL) END""",
     ),
     Check(
         "idempotency-keys",

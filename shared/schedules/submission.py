@@ -37,6 +37,7 @@ class ScheduleRow(Protocol):
     starts_at: datetime | None
     ends_at: datetime | None
     jitter_seconds: int
+    follow_up: dict[str, Any] | None
 
 
 class UnusableSchedule(Exception):
@@ -117,5 +118,6 @@ def make_scheduled_task(schedule: ScheduleRow, slot: datetime) -> NewTask:
         schedule.owner_id,
     )
     task.schedule_id = schedule.id
+    task.follow_up = schedule.follow_up
     task.files = [file.file_id for file in list_referred_files(params)]
     return task

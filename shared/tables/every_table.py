@@ -12,6 +12,7 @@ from shared.tables import (
     schedules,
     tasks,
     turns,
+    webhooks,
     workflows,
 )
 
@@ -38,6 +39,11 @@ EVERY_TABLE = (
     schedules.signs_of_life,
     queues.pauses,
     queues.queue_activity,
+    webhooks.webhook_endpoints,
+    webhooks.webhook_secrets,
+    webhooks.webhook_deliveries,
+    webhooks.webhook_tries,
+    webhooks.task_follow_ups,
     turns.queue_turns,
     turns.caller_turns,
 )

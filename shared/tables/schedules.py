@@ -51,6 +51,8 @@ schedules = Table(
     Column("planned_at", moment, nullable=False, server_default=func.now()),
     # Why the last slot has no task, as a problem; NULL when it has one.
     Column("last_error", JSONB),
+    # What each of its tasks asks for when it ends, in the form of `FollowUp.document`.
+    Column("follow_up", JSONB(none_as_null=True)),
     Column("version", Integer, nullable=False, server_default="1"),
     Column("created_at", moment, nullable=False, server_default=func.now()),
     Column("updated_at", moment, nullable=False, server_default=func.now()),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, cast
 
 import orjson
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -19,8 +20,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from shared.contracts.catalog import list_kinds
+from shared.contracts.email.send import MailboxText
 from shared.contracts.kind import AnyKind, Params
 from shared.tasks.timestamps import Timestamp
+from shared.webhooks.signing import normalize_secret
+from shared.webhooks.urls import MAX_URL_CHARACTERS, InvalidUrl, normalize_url
 
 DAY_SECONDS: Final = 86_400
 DEFAULT_KEEP_SECONDS: Final = 7 * DAY_SECONDS
@@ -55,6 +59,65 @@ class Backoff(BaseModel):
                 "longest_before_first", "Must be at least first_seconds.", {"pointer": "/longest_seconds"}
             )
         return self
+
+
+def _check_url(value: str) -> str:
+    try:
+        return normalize_url(value)
+    except InvalidUrl as error:
+        raise PydanticCustomError("invalid_url", "{message}", {"message": str(error)}) from None
+
+
+def _check_secret(value: str) -> str:
+    try:
+        return normalize_secret(value)
+    except ValueError as error:
+        raise PydanticCustomError("invalid_secret", "{message}", {"message": str(error)}) from None
+
+
+ReceiverUrl = Annotated[
+    str,
+    Field(
+        max_length=MAX_URL_CHARACTERS,
+        description="The URL of the receiver, `https` or `http`, without credentials and without a fragment.",
+        examples=["https://example.com/hooks"],
+    ),
+    AfterValidator(_check_url),
+]
+"""The URL that a webhook is sent to, with its host in ASCII."""
+SigningSecret = Annotated[
+    str,
+    Field(max_length=200, description="The secret that signs: `whsec_` and the base64 of 24 to 64 random bytes."),
+    AfterValidator(_check_secret),
+]
+
+
+class WebhookOption(BaseModel):
+    """A webhook for the end of one task."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    url: ReceiverUrl
+    secret: Annotated[
+        SigningSecret | None,
+        Field(description="The secret that signs; without it, the organization's default one (`GET /webhook-secret`)."),
+    ] = None
+
+
+NotifiedStatus = Literal["succeeded", "failed", "cancelled", "expired"]
+
+
+class NotifyOption(BaseModel):
+    """Whom to tell by email when a task has ended."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    email: Annotated[
+        list[MailboxText], Field(min_length=1, max_length=20, description="The mailboxes that receive the message.")
+    ]
+    on: Annotated[
+        list[NotifiedStatus], Field(min_length=1, max_length=4, description="The statuses that are told.")
+    ] = ["failed"]
 
 
 class TaskOptions(BaseModel):
@@ -117,6 +180,13 @@ class TaskOptions(BaseModel):
             "seconds ago, no new task is created and the response contains that one.",
         ),
     ] = None
+    webhook: Annotated[
+        WebhookOption | None, Field(description="Where the task is posted when it has ended, as a signed webhook.")
+    ] = None
+    notify: Annotated[
+        NotifyOption | None,
+        Field(description="Who is told by email when the task has ended, and after which statuses."),
+    ] = None
 
     backoff: Annotated[
         Backoff | None,
@@ -141,7 +211,7 @@ class TaskOptions(BaseModel):
         return self
 
 
-OPTION_NAMES: Final = frozenset(TaskOptions.model_fields) | {"webhook"}
+OPTION_NAMES: Final = frozenset(TaskOptions.model_fields)
 
 
 @cache

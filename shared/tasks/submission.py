@@ -52,6 +52,8 @@ class NewTask:
     unique_for: int | None = None
     backoff: dict[str, float] | None = None
     rerun_of: UUID | None = None
+    follow_up: dict[str, Any] | None = None
+    """What it asks for when it ends: see `shared/tasks/follow_ups.py`."""
     id: UUID = field(default_factory=new_id)
 
 
@@ -88,6 +90,11 @@ def make_task(
         unique_for=options.unique_for,
         backoff=options.backoff.model_dump() if options.backoff is not None else None,
     )
+
+
+def needs_keyed_form(task: NewTask) -> bool:
+    """Return whether only `hot_tasks.SUBMIT_KEYED` stores everything of a task."""
+    return bool(task.idempotency_key is not None or task.files or task.follow_up)
 
 
 def submission_document(new_tasks: Sequence[NewTask]) -> str:
@@ -140,6 +147,7 @@ _OPTIONAL: Final = (
     "fingerprint",
     "backoff",
     "rerun_of",
+    "follow_up",
 )
 
 

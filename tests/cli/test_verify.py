@@ -27,6 +27,7 @@ from shared.queries import tasks as queries
 from shared.queries.batches import INSERT_FOLLOW_UP
 from shared.queries.purging import erase_tasks
 from shared.queries.relay import EXPIRE
+from shared.queries.webhooks import insert_endpoint
 from shared.queries.workflows import INSERT_WORKFLOW
 from shared.settings import Settings
 from shared.storage.object_store import new_object_key
@@ -96,6 +97,15 @@ class Rows:
         return intent_id
 
     def fill(self, folder: Path) -> None:
+        endpoint = {
+            "id": new_id(),
+            "organization_id": OWNER,
+            "owner_id": OWNER,
+            "url": "http://a.example/",
+            "secret": "x",
+        }
+        with self.engine.begin() as connection:
+            connection.execute(insert_endpoint({**endpoint, "event_types": ["task.cancelled"]}))
         self.submit("queued")
         self.submit("scheduled", status="scheduled", delay=3600)
         self.claim(self.submit("running"))
@@ -281,6 +291,8 @@ CORRUPTIONS = [
      "WHERE id = {queued}"),
     ("an action that reports other tasks", "bulk-actions", "sent", "INSERT INTO bulk_actions (task_id, changed) "
      "VALUES ({sent}, 5)"),
+    ("an end that an endpoint is not told", "webhooks", "cancelled", "DELETE FROM webhook_deliveries"),
+    ("a delivery that no task sends", "webhook-deliveries", "cancelled", "UPDATE webhook_deliveries SET send_task_id = NULL"),
     ("uniqueness that points to nothing", "deleted-rows", "purged", "INSERT INTO unique_tasks (owner_id, kind, "
      "params_sha256, task_id) VALUES (gen_random_uuid(), 'y', '', {purged})"),
     ("a tombstone of what is there", "tombstones", "failed", "INSERT INTO tombstones (id, subject, organization_id, "

@@ -16,6 +16,7 @@ class DropOldRowsResult(Result):
     tombstones: int
     slots: int
     turns: int = 0
+    webhook_deliveries: int = 0
     batch_follow_ups: int = 0
     activity: int = 0
 
@@ -25,7 +26,7 @@ KIND = Kind(
     result=DropOldRowsResult,
     title="Drop old rows",
     description="Deletes idempotency keys after a day, tombstones after 30 days, old schedule slots, what erased batches "
-    "would submit, callers' old turns, and old counts of the activity of queues.",
+    "would submit, deliveries of webhooks 30 days after they ended, callers' old turns, and old counts of the activity of queues.",
     queue="maintenance",
     max_attempts=2,
     timeout_seconds=1800,

@@ -68,6 +68,18 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("patch", "/schedules/{schedule_id}"): READING | {200, 404, 409, 412, 415, 428},
     ("delete", "/schedules/{schedule_id}"): READING | {204, 404},
     ("post", "/schedules/{schedule_id}/run"): (SUBMITTING - {200}) | {404},
+    ("post", "/webhook-endpoints"): READING | {201, 409, 415},
+    ("get", "/webhook-endpoints"): READING | {200},
+    ("get", "/webhook-endpoints/{endpoint_id}"): READING | {200, 404},
+    ("patch", "/webhook-endpoints/{endpoint_id}"): READING | {200, 404, 412, 415, 428},
+    ("delete", "/webhook-endpoints/{endpoint_id}"): READING | {204, 404},
+    ("post", "/webhook-endpoints/{endpoint_id}/rotate"): READING | {200, 404, 415},
+    ("post", "/webhook-endpoints/{endpoint_id}/test"): READING | {200, 202, 404, 415},
+    ("get", "/webhook-deliveries"): READING | {200},
+    ("get", "/webhook-deliveries/{delivery_id}"): READING | {200, 404},
+    ("post", "/webhook-deliveries/{delivery_id}/redeliver"): READING | {202, 404, 409, 410, 415},
+    ("get", "/webhook-secret"): READING | {200},
+    ("post", "/webhook-secret/rotate"): READING | {200, 415},
     ("get", "/kinds"): READING | {200},
     ("post", "/kinds/{kind}/pause"): READING | {200, 404, 409, 415},
     ("post", "/kinds/{kind}/resume"): READING | {200, 404, 415},
@@ -246,6 +258,13 @@ def subjects(client: httpx2.Client, operator: httpx2.Client, hand: HandWorker, d
     steps = [{"name": "a", "kind": "platform.ping"}, {"name": "b", "kind": "platform.ping", "after": ["a"]}]
     workflows = [operator.post("/workflows", json={"steps": steps}).json()["id"] for _ in range(4)]
     operator.post(f"/workflows/{workflows[0]}/cancel")
+    hook = {"url": "http://127.0.0.1:9/", "event_types": ["task.failed"]}
+    endpoints = [client.post("/webhook-endpoints", json=hook).json()["id"] for _ in range(3)]
+    hand.fail(client.post("/tasks", json=message).json()["id"])
+    deliveries = [item["id"] for item in client.get("/webhook-deliveries").json()["items"]]
+    hand.connection.execute(
+        "UPDATE webhook_deliveries SET state = 'failed', finished_at = now() WHERE id = %s", [deliveries[0]]
+    )
     files = [upload["params"]["file_id"] for upload in uploads]
     hand.succeed(uploads[0]["id"])
     return {
@@ -255,6 +274,8 @@ def subjects(client: httpx2.Client, operator: httpx2.Client, hand: HandWorker, d
         "file_id": cycle([*files, str(new_id())]),
         "workflow_id": cycle([*workflows, str(new_id())]),
         "schedule_id": cycle([*schedules, str(new_id())]),
+        "endpoint_id": cycle([*endpoints, str(new_id())]),
+        "delivery_id": cycle([*deliveries, str(new_id())]),
         "queue": cycle(["files", "email", "nope"]),
         "kind": cycle(["files.inspect", "platform.canary", "nope"]),
         "name": cycle(["validation", "unreadable-image", "timed-out", "nope"]),
@@ -291,6 +312,9 @@ def test_the_application_conforms_to_the_schema(
                 case.path_parameters["task_id"] = next(subjects["done_task_id"])
         if (method, path) in ENDLESS:
             case.query["last_event_id"] = "x"
+        if path.endswith("/test"):
+            # No worker runs here, so that the test of an endpoint would wait for long.
+            case.path_parameters["endpoint_id"] = str(new_id())
         if str(case.query.get("wait", "")) in map(str, range(1, 61)):
             case.query["wait"] = 1
         if path == "/files" and mode is GenerationMode.NEGATIVE:

@@ -40,7 +40,13 @@ def test_queues_show_what_waits_and_runs(
     answer = operator.get("/queues")
 
     assert answer.status_code == 200
-    assert [queue["name"] for queue in answer.json()["items"]][:4] == ["email", "files", "reports", "maintenance"]
+    assert [queue["name"] for queue in answer.json()["items"]][:5] == [
+        "email",
+        "files",
+        "reports",
+        "webhooks",
+        "maintenance",
+    ]
     files = next(queue for queue in answer.json()["items"] if queue["name"] == "files")
     assert (files["depth"], files["scheduled"], files["running"]) == (1, 1, 1)
     assert (files["started_last_minute"], files["ended_last_hour"]) == (7, 5)

@@ -10,11 +10,13 @@ from sqlalchemy import Executable
 from shared.contracts.maintenance.drop_old_rows import DropOldRowsParams, DropOldRowsResult
 from shared.queries import purging
 from shared.queries import schedules as schedule_queries
+from shared.queries import webhooks as webhook_queries
 from shared.queries.files import TOMBSTONE_DAYS
 from workers.handler_context import HandlerContext
 
 ROWS_TOGETHER: Final = 5000
 SLOT_DAYS: Final = 7
+DELIVERY_DAYS: Final = 30
 TURN_DAYS: Final = 7
 ACTIVITY_HOURS: Final = 2
 
@@ -26,6 +28,7 @@ def handle(params: DropOldRowsParams, context: HandlerContext) -> DropOldRowsRes
         tombstones=_repeat(context, lambda: purging.drop_old_tombstones(ROWS_TOGETHER, TOMBSTONE_DAYS)),
         slots=_repeat(context, lambda: schedule_queries.drop_old_slots(ROWS_TOGETHER, SLOT_DAYS)),
         batch_follow_ups=_repeat(context, lambda: purging.drop_old_batch_follow_ups(ROWS_TOGETHER)),
+        webhook_deliveries=_repeat(context, lambda: webhook_queries.drop_old_deliveries(ROWS_TOGETHER, DELIVERY_DAYS)),
         turns=_repeat(context, lambda: purging.drop_old_turns(ROWS_TOGETHER, TURN_DAYS)),
         activity=_repeat(context, lambda: purging.drop_old_activity(ROWS_TOGETHER, ACTIVITY_HOURS)),
     )

@@ -33,6 +33,11 @@ def test_old_keys_tombstones_slots_and_turns_are_deleted_and_younger_ones_kept(t
             (uuid4(), age),
         )
         tasks.connection.execute(
+            "INSERT INTO webhook_deliveries (id, organization_id, event_type, url, receiver_id, give_up_at, state, finished_at)"
+            " VALUES (gen_random_uuid(), %s, 'ping', 'http://a.example/', %s, now(), 'failed', now() - %s::interval)",
+            (uuid4(), uuid4(), age),
+        )
+        tasks.connection.execute(
             "INSERT INTO queue_activity (queue, at, started, ended) VALUES ('files', now() - %s::interval, 1, 1)",
             (age,),
         )
@@ -43,6 +48,7 @@ def test_old_keys_tombstones_slots_and_turns_are_deleted_and_younger_ones_kept(t
         "slots": 3,
         "turns": 3,
         "batch_follow_ups": 0,
+        "webhook_deliveries": 1,
         "activity": 6,
     }
 

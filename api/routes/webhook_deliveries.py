@@ -1,0 +1,134 @@
+"""`/webhook-deliveries`: the messages that were sent or are to be sent, and each try of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.dependencies import (
+    EngineDependency,
+    NoBody,
+    ReadsDependency,
+    SettingsDependency,
+    TaskReaderCaller,
+    TaskWriterCaller,
+)
+from api.http.answers import private_answer
+from api.http.cursors import read_cursor, write_cursor
+from api.http.problems import Problem
+from api.http.query_strings import NoQuery, PageLimit, StrictQuery
+from api.http.rate_limits import limited
+from api.openapi.operations import ANY_CALLER, problem_responses
+from api.webhooks.representations import delivery_model
+from api.webhooks.webhook_models import Outcome, WebhookDelivery, WebhookDeliveryPage
+from shared.queries import webhooks as queries
+
+_STATES: Final[dict[Outcome, tuple[str, ...]]] = {
+    "pending": ("pending", "waiting", "sending"),
+    "delivered": ("delivered",),
+    "failed": ("failed",),
+}
+router = APIRouter(tags=["webhooks"])
+
+
+class ListQuery(StrictQuery):
+    """The page of a list, and its filters."""
+
+    limit: PageLimit = 50
+    cursor: str | None = None
+    endpoint_id: Annotated[UUID | None, Query(description="Only deliveries to this endpoint.")] = None
+    task_id: Annotated[UUID | None, Query(description="Only deliveries about this task.")] = None
+    outcome: Annotated[Outcome | None, Query(description="Only deliveries with this outcome.")] = None
+
+
+@router.get(
+    "/webhook-deliveries",
+    summary="List deliveries, newest first",
+    response_model=WebhookDeliveryPage,
+    response_description="A page of deliveries.",
+    responses=problem_responses(*ANY_CALLER),
+)
+@limited("read")
+async def list_deliveries(
+    request: Request,
+    caller: TaskReaderCaller,
+    settings: SettingsDependency,
+    reads: ReadsDependency,
+    query: Annotated[ListQuery, Query()],
+) -> Response:
+    """Return the deliveries that the caller may see. A delivery is kept for 30 days after it ended."""
+    before = read_cursor(settings, query.cursor) if query.cursor is not None else None
+    statement = queries.list_deliveries(
+        caller.visible_organization_id,
+        before,
+        query.limit + 1,
+        endpoint_id=query.endpoint_id,
+        task_id=query.task_id,
+        states=_STATES[query.outcome] if query.outcome is not None else None,
+    )
+    async with reads.connect() as connection:
+        rows = (await connection.execute(statement)).all()
+    page = rows[: query.limit]
+    next_cursor = write_cursor(settings, page[-1].id) if len(rows) > len(page) else None
+    return private_answer(WebhookDeliveryPage(items=[delivery_model(row) for row in page], next_cursor=next_cursor))
+
+
+@router.get(
+    "/webhook-deliveries/{delivery_id}",
+    summary="Get a delivery with its tries",
+    response_model=WebhookDelivery,
+    response_description="The delivery.",
+    responses=problem_responses(*ANY_CALLER, "not-found"),
+)
+@limited("read")
+async def get_delivery(
+    request: Request,
+    delivery_id: UUID,
+    caller: TaskReaderCaller,
+    reads: ReadsDependency,
+    query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Return a delivery, and the status, duration and beginning of the answer of each try."""
+    async with reads.connect() as connection:
+        statement = queries.find_delivery(delivery_id, caller.visible_organization_id)
+        row = (await connection.execute(statement)).one_or_none()
+        if row is None:
+            raise Problem("not-found")
+        tries = (await connection.execute(queries.list_tries(delivery_id))).all()
+    return private_answer(delivery_model(row, tries))
+
+
+@router.post(
+    "/webhook-deliveries/{delivery_id}/redeliver",
+    status_code=202,
+    summary="Send a delivery again",
+    response_model=WebhookDelivery,
+    response_description="The delivery, which is pending again.",
+    responses=problem_responses(*ANY_CALLER, "not-found", "gone", "conflict", "unsupported-media-type"),
+)
+@limited("submit")
+async def redeliver_webhook(
+    request: Request,
+    delivery_id: UUID,
+    caller: TaskWriterCaller,
+    engine: EngineDependency,
+    query: Annotated[NoQuery, Query()],
+    body: NoBody,
+) -> Response:
+    """Send a delivery that has ended once more, with the same `webhook-id` and body, for up to three days."""
+    async with engine.begin() as connection:
+        statement = queries.lock_delivery(delivery_id, caller.visible_organization_id)
+        row = (await connection.execute(statement)).one_or_none()
+        if row is None:
+            raise Problem("not-found")
+        caller.require_may_change(row.organization_id)
+        if row.finished_at is None:
+            raise Problem("conflict", "The delivery has not ended yet: it is still tried.")
+        if not row.has_data:
+            raise Problem("gone", "What the delivery contained was erased with its task.")
+        await connection.exec_driver_sql(queries.SEND_AGAIN, {"id": delivery_id})
+        await connection.exec_driver_sql(queries.START_DELIVERY, {"id": delivery_id})
+        row = (await connection.execute(queries.find_delivery(delivery_id, None))).one()
+    return private_answer(delivery_model(row), 202)
