@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NotRequired, TypedDict, cast
 
 import httptools
@@ -74,7 +76,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Set up the connection: joined writes, TCP keepalive, and a deadline for the first request."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
-        self.app_state = {**self.app_state, "abort_connection": transport.abort}
+        self.app_state = {**self.app_state, "abort_connection": partial(_reset, transport)}
         self._is_refused = False
         self._is_upgraded = False
         self._discarded_bytes = 0
@@ -377,6 +379,14 @@ class _SecondParserCallbacks:
         if not self._is_first_head:
             self._protocol.on_headers_complete()
         self._is_first_head = False
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Close a connection at once, without what is buffered in this process and in the kernel."""
+    connection: socket.socket | None = transport.get_extra_info("socket")
+    if connection is not None and connection.family in {socket.AF_INET, socket.AF_INET6}:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def _enable_tcp_keepalive(transport: asyncio.Transport) -> None:

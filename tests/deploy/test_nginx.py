@@ -367,13 +367,41 @@ def test_a_body_is_passed_on_while_it_is_being_sent(door: FrontDoor, path: str) 
     assert json.loads(connection.getresponse().read()) == {"bytes": 10}
 
 
-def test_events_are_passed_on_one_by_one(door: FrontDoor) -> None:
+@pytest.mark.parametrize("path", ["/tasks/0199c0de/events", "/batches/0199c0de/events", "/events"])
+def test_events_are_passed_on_one_by_one(door: FrontDoor, path: str) -> None:
     door.upstream.may_go_on.clear()
-    response = door.get("/tasks/0199c0de/events")
+    response = door.get(path)
 
     assert response.readline() == b"data: first\n"
     door.upstream.may_go_on.set()
     assert response.read().endswith(b"data: last\n\n")
+
+
+@pytest.mark.parametrize("path", ["/tasks/0199c0de/ws", "/events/ws"])
+def test_the_handshake_of_a_web_socket_is_passed_on(door: FrontDoor, path: str) -> None:
+    handshake = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+
+    passed = json.loads(door.get(path, handshake).read())["headers"]
+
+    assert passed["connection"] == "upgrade"
+    assert {name.lower(): value for name, value in handshake.items() if name != "Connection"}.items() <= passed.items()
+
+
+@pytest.mark.parametrize("path", ["/tasks/0199c0de/events", "/tasks/0199c0de/ws"])
+def test_a_stream_token_is_in_no_log(tmp_path: Path, path: str) -> None:
+    with run_nginx(tmp_path, f"127.0.0.1:{choose_port(None)}") as port:
+        connection = HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", f"{path}?token=secret-token")
+        assert connection.getresponse().status == 503
+        connection.close()
+
+    assert path in (tmp_path / "access.log").read_text()
+    assert "secret-token" not in (tmp_path / "access.log").read_text() + (tmp_path / "error.log").read_text()
 
 
 def test_a_slow_answer_is_passed_on(door: FrontDoor) -> None:
