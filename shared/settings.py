@@ -370,9 +370,9 @@ class LimitSettings(Subject):
     title: ClassVar[str] = "Limits"
 
     max_json_bytes: Annotated[int, Field(ge=1024, description="The largest JSON body.")] = MEBIBYTE
-    max_batch_bytes: Annotated[int, Field(ge=1024, description="The largest body of `POST /tasks/batch`.")] = (
-        16 * MEBIBYTE
-    )
+    max_batch_bytes: Annotated[
+        int, Field(ge=1024, description="The largest body of `POST /tasks/batch` and `POST /workflows`.")
+    ] = 16 * MEBIBYTE
     max_upload_bytes: Annotated[int, Field(ge=1, description="The largest upload.")] = 5 * GIBIBYTE
     rate_limit_client: Annotated[
         int,
