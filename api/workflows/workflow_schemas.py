@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from api.openapi.submission_schemas import Schema, ref
+from api.openapi.submission_schemas import COMPONENT, Schema, ref
 from api.workflows.workflow_models import StepFields
 from api.workflows.workflow_parsing import MAX_NAME_CHARACTERS
 from shared.contracts.catalog import list_kinds
@@ -55,5 +55,5 @@ def workflow_components() -> dict[str, Schema]:
 
 
 def _fields(model: type[StepFields] | type[TaskOptions]) -> dict[str, Any]:
-    properties: dict[str, Any] = model.model_json_schema()["properties"]
+    properties: dict[str, Any] = model.model_json_schema(ref_template=COMPONENT)["properties"]
     return properties
