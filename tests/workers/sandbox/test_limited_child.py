@@ -473,6 +473,13 @@ def test_the_child_has_a_low_priority_and_is_killed_first(run: Run) -> None:
     assert answer["score"] == "1000"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has no such flag")
+def test_the_child_cannot_gain_rights_by_another_program(run: Run) -> None:
+    answer = run("return {'status': open('/proc/self/status').read()}")
+
+    assert "NoNewPrivs:\t1" in answer["status"]
+
+
 WORKER = """
 import sys, threading
 from pathlib import Path
@@ -492,7 +499,7 @@ threading.Thread(target=work).start()
 def test_the_child_ends_when_its_worker_is_killed_and_not_before(tmp_path: Path) -> None:
     (tmp_path / "work_of_a_child.py").write_text(
         "import os, time\ndef run_in_child(request, report_progress):\n"
-        "    report_progress(os.getpid())\n    time.sleep(60)\n"
+        "    report_progress(os.getpid())\n    time.sleep(600)\n"
     )
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER, str(tmp_path)],
