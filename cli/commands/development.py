@@ -58,8 +58,8 @@ def bench(
     part: Annotated[
         str,
         typer.Argument(
-            help="What to measure, separated by commas: submit, poll, drain, latency, fairness, waiters, size, workers, "
-            "files, reports, email, steady, or all."
+            help="What to measure, separated by commas: submit, poll, drain, latency, fairness, schedules, waiters, "
+            "size, workers, files, reports, email, steady, or all."
         ),
     ] = "all",
     rounds: Annotated[int | None, typer.Option(min=1, help="How often each system is measured. Default: 3.")] = None,

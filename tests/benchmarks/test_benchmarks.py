@@ -34,6 +34,7 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
     "drain": {"taskmill": TASKS, "taskmill_batch": TASKS, "naive": TASKS},
     "latency": {"taskmill": {"p50_ms", "p99_ms"}, "naive": {"p50_ms", "p99_ms"}},
     "fairness": {"taskmill": {"wait_p50_ms", "wait_max_ms", "slot_is_free_every_ms", "backlog_after"}},
+    "schedules": {"taskmill": {"last_submitted_ms", "last_finished_ms"}},
     "waiters": {"taskmill": {"waiters", "api_mib", "api_core_percent"}},
     "size": {"taskmill": RATES, "taskmill_full": RATES},
     "workers": {"taskmill": {"linear_share_1", "per_second_1"}},

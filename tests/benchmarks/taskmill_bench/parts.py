@@ -6,6 +6,7 @@ from taskmill_bench.fairness_part import FAIRNESS
 from taskmill_bench.family_parts import EMAIL, FILES, REPORTS
 from taskmill_bench.http_parts import POLL, SUBMIT
 from taskmill_bench.run import Part
+from taskmill_bench.schedules_part import SCHEDULES_PART
 from taskmill_bench.size_part import SIZE
 from taskmill_bench.steady_part import STEADY
 from taskmill_bench.task_parts import DRAIN, LATENCY, WORKERS
@@ -13,5 +14,19 @@ from taskmill_bench.waiters_part import WAITERS
 
 PARTS: dict[str, Part] = {
     part.name: part
-    for part in (SUBMIT, POLL, DRAIN, LATENCY, FAIRNESS, WAITERS, SIZE, WORKERS, FILES, REPORTS, EMAIL, STEADY)
+    for part in (
+        SUBMIT,
+        POLL,
+        DRAIN,
+        LATENCY,
+        FAIRNESS,
+        SCHEDULES_PART,
+        WAITERS,
+        SIZE,
+        WORKERS,
+        FILES,
+        REPORTS,
+        EMAIL,
+        STEADY,
+    )
 }
