@@ -46,6 +46,7 @@ COPY --from=builder /opt/venv /opt/venv
 WORKDIR /app
 COPY api ./api
 COPY cli ./cli
+COPY docs/examples ./docs/examples
 COPY migrations ./migrations
 COPY shared ./shared
 COPY taskmill_kinds ./taskmill_kinds

@@ -1,12 +1,14 @@
-"""`/openapi.json`, and `/docs`: the schema as a page in which requests can be tried.
+"""`/openapi.json`; `/docs`, the schema as a page in which requests can be tried; and `/docs/examples`.
 
 The page loads everything from this server, because browsers may have no access to the internet.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from functools import cached_property
+import re
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Final
@@ -14,7 +16,7 @@ from typing import Annotated, Final
 import orjson
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 
 from api.http.conditional import matches_etag
 from api.http.headers import find_header
@@ -29,6 +31,7 @@ ASSETS: Final = {
     "favicon.png": "image/png",
 }
 """The files that the page loads, and the type of each."""
+EXAMPLES: Final = Path(__file__).parents[2] / "docs" / "examples"
 _FOLDER: Final = Path(str(files("fastapi_offline"))) / "static"
 """That package contains Swagger UI. Its code is not used."""
 
@@ -70,6 +73,32 @@ async def show_docs(request: Request, query: Annotated[NoQuery, Query()]) -> Res
         swagger_js_url="/docs/swagger-ui-bundle.js",
         swagger_css_url="/docs/swagger-ui.css",
         swagger_favicon_url="/docs/favicon.png",
+    )
+
+
+@router.get("/docs/examples/follow.html")
+async def show_example(request: Request, query: Annotated[NoQuery, Query()]) -> Response:
+    """Return a page that follows a task in a browser."""
+    return HTMLResponse(_read_example(), headers={"Content-Security-Policy": _example_policy()})
+
+
+@cache
+def _read_example() -> str:
+    return (EXAMPLES / "follow.html").read_text(encoding="utf-8")
+
+
+@cache
+def _example_policy() -> str:
+    """Return a policy that allows the script and the style of the page, by their hashes, and requests to this server."""
+
+    def source_of(element: str) -> str:
+        found = re.search(f"<{element}>(.*?)</{element}>", _read_example(), re.DOTALL)
+        assert found is not None
+        return f"'sha256-{base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()}'"
+
+    return (
+        f"default-src 'none'; script-src {source_of('script')}; style-src {source_of('style')}; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
 

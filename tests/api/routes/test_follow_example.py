@@ -1,0 +1,130 @@
+"""`docs/examples/follow.html` in headless Chromium: it follows a task by `EventSource`, with a stream token."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from shared.queries.hot_tasks import WRITE_LOG
+from tests.api.conftest import HandWorker, Submit
+from tests.conftest import PATIENCE_SECONDS, Api, Eventually
+from tests.needed_programs import find_program
+
+PAGE = "/docs/examples/follow.html"
+
+
+class Browser:
+    """One page in Chromium, driven over the DevTools protocol."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._ids = itertools.count(1)
+
+    def call(self, method: str, **parameters: Any) -> Any:
+        """Call a method of the protocol and return its result."""
+        number = next(self._ids)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(self._socket.recv(timeout=PATIENCE_SECONDS))
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def evaluate(self, script: str) -> Any:
+        """Return the value of an expression on the page."""
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    program = find_program("chromium")
+    assert program is not None
+    argv = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    argv += ["--remote-debugging-port=0", f"--user-data-dir={tmp_path}/profile", "--window-size=900,700", "about:blank"]
+    with (tmp_path / "chromium.log").open("wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        port_file = tmp_path / "profile" / "DevToolsActivePort"
+        for _ in range(600):
+            if port_file.exists() and port_file.read_text().count("\n") >= 1:
+                break
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        port = port_file.read_text().splitlines()[0]
+        (page, *_) = (
+            one
+            for one in httpx2.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
+            if one["type"] == "page"
+        )
+        with connect(page["webSocketDebuggerUrl"], proxy=None, max_size=None) as socket:
+            yield Browser(socket)
+    finally:
+        process.terminate()
+        process.wait(20)
+        shutil.rmtree(tmp_path / "profile", ignore_errors=True)
+
+
+@pytest.mark.needs_program("chromium", debian="chromium")
+def test_the_page_follows_a_task_in_a_browser(
+    served: Api,
+    client: httpx2.Client,
+    hand: HandWorker,
+    email: Submit,
+    browser: Browser,
+    eventually: Eventually,
+    tmp_path: Path,
+) -> None:
+    task_id = email(client)
+    key = client.headers["authorization"].removeprefix("Bearer ")
+    browser.call("Page.enable")
+    browser.call("Page.navigate", url=served.url + PAGE)
+    assert eventually(lambda: browser.evaluate("document.readyState === 'complete' && !!document.forms.length"))
+
+    browser.evaluate(
+        f"document.getElementById('task').value = {json.dumps(task_id)};"
+        f"document.getElementById('key').value = {json.dumps(key)};"
+        "document.getElementById('form').requestSubmit()"
+    )
+    assert eventually(lambda: browser.evaluate("document.getElementById('status').textContent") == "queued")
+    hand.claim(task_id)
+    hand.report(task_id, 40, "2 of 5")
+    line = [{"position": 1, "age": 0.0, "data": {"level": "info", "text": "<b>hello</b>", "fields": {}}}]
+    claim = hand.count("SELECT claim FROM tasks WHERE id = %s", task_id)
+    hand.connection.execute(WRITE_LOG, {"id": task_id, "claim": claim, "count": 1, "document": json.dumps(line)})
+    hand.end(task_id, "succeeded", result={"recipients": []})
+    assert eventually(lambda: browser.evaluate("document.getElementById('status').textContent") == "succeeded")
+
+    screenshot = base64.b64decode(browser.call("Page.captureScreenshot")["data"])
+    (tmp_path / "follow.png").write_bytes(screenshot)
+    lines = browser.evaluate("[...document.querySelectorAll('#history li')].map(line => line.innerText)")
+    assert [line.split("\n")[1:] for line in lines] == [
+        ["status", "queued"],
+        ["status", "running"],
+        ["progress", "40 % 2 of 5"],
+        ["log", "info: <b>hello</b>"],
+        ["status", "succeeded"],
+    ]
+    assert browser.evaluate("document.getElementById('progress').value") == 100
+    assert len(screenshot) > 5000
+
+
+def test_the_page_may_run_its_own_script_only(nobody: httpx2.Client) -> None:
+    answer = nobody.get(PAGE)
+
+    policy = answer.headers["content-security-policy"]
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "connect-src 'self'" in policy
