@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import psycopg
 import typer
+from psycopg.rows import namedtuple_row
 
 from cli.chaos.faults import FaultThrower, NothingHit
 from cli.chaos.mail_server import MailServer
@@ -22,6 +23,8 @@ from shared.settings import Settings
 from shared.verification import Report, verify
 
 SETTLE_SECONDS: Final = 180.0
+LISTENERS_SECONDS: Final = 30.0
+"""How long the listeners of event streams may take to receive the last events, once every task is done."""
 MOST_SLOW_HEALTH: Final = 2
 """How many answers of `/health` may take over a second, as one machine runs the servers, the work and the faults."""
 _CLAIM_SECONDS: Final = 2.0
@@ -123,6 +126,7 @@ class _Run:
         )
 
     def go(self) -> None:
+        self._schedule_id, self._slots = self.workload.create_schedule(self.options.seconds)
         self.workload.start()
         began = time.monotonic()
         for fault in self.outcome.schedule:
@@ -136,6 +140,7 @@ class _Run:
         time.sleep(max(0.0, began + self.options.seconds - time.monotonic()))
         self.workload.stop()
         self._settle(last_fault_ended)
+        self.workload.listeners.stop(LISTENERS_SECONDS)
         self._check()
 
     def _find_api_pid(self) -> int | None:
@@ -146,26 +151,27 @@ class _Run:
         """Wait until no task is due or running, then make retries due at once, until every task is done."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
-            under_way, later = self._ask(queries.COUNT_LIVE)[0]
-            if under_way == 0 and self.outcome.backlog_seconds is None:
+            live = self._ask(queries.COUNT_LIVE)[0]
+            if live.under_way == 0 and self.outcome.backlog_seconds is None:
                 self.outcome.backlog_seconds = time.monotonic() - since
-            if under_way == later == 0 and self._ask(queries.COUNT_NOT_DONE)[0][0] == 0:
+            if live.not_done == 0 and self._ask(queries.IS_SCHEDULE_DONE, self._of_schedule)[0].is_done:
                 self.outcome.settled = True
                 return
-            if under_way == 0:
+            if live.under_way == 0:
                 self._ask(queries.MAKE_RETRIES_DUE)
             time.sleep(0.1)
 
     def _ask(self, statement: str, parameters: Any = None) -> list[Any]:
-        with psycopg.connect(self._settings.database_url, autocommit=True, connect_timeout=10) as connection:
+        with psycopg.connect(
+            self._settings.database_url, autocommit=True, connect_timeout=10, row_factory=namedtuple_row
+        ) as connection:
             cursor = connection.execute(statement.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
 
     def _check(self) -> None:
         outcome, broken = self.outcome, self.outcome.broken
-        ends = {
-            row[0]: (row[1], row[2]) for row in self._ask(queries.LIST_OUTCOMES, {"ids": list(self.workload.accepted)})
-        }
+        rows = self._ask(queries.LIST_OUTCOMES, {"ids": list(self.workload.accepted)})
+        ends = {row.id: (row.status, row.error_type) for row in rows}
         outcome.statuses.update(status for status, _ in ends.values())
         outcome.errors.update(error for status, error in ends.values() if error and status != "succeeded")
         outcome.report = verify(self._settings, deep=True)
@@ -189,6 +195,32 @@ class _Run:
                 f"an attempt was swept {outcome.swept_after_seconds[-1]:.1f} s after its worker was lost, later than {limit:.0f} s"
             )
         broken += self._check_clients()
+        broken += self._check_slots() + self._check_streams()
+
+    @property
+    def _of_schedule(self) -> dict[str, str]:
+        return {"schedule_id": self._schedule_id}
+
+    def _check_slots(self) -> list[str]:
+        """Return which slots of the schedule did not get exactly one task."""
+        tasks = {slot.at: slot.tasks for slot in self._ask(queries.LIST_SLOTS, self._of_schedule)}
+        wrong = [f"the slot {at} has {tasks.get(at, 0)} tasks" for at in self._slots if tasks.get(at) != 1]
+        wrong += [f"the schedule has no slot {at}, and it ran" for at in sorted(set(tasks) - set(self._slots))]
+        total = self._ask(queries.COUNT_TASKS_OF_SCHEDULE, self._of_schedule)[0].tasks
+        if total != len(tasks):
+            wrong.append(f"the schedule has {total} tasks and {len(tasks)} slots")
+        return wrong
+
+    def _check_streams(self) -> list[str]:
+        """Return which listeners did not receive each event of their task once, in order."""
+        listeners = self.workload.listeners
+        rows = self._ask(queries.LIST_HISTORIES, {"ids": list(listeners.histories)})
+        histories = {row.task_id: row.seqs for row in rows}
+        return listeners.wrong + [
+            f"the stream of {task_id} had the events {received} of {histories.get(task_id)}"
+            for task_id, received in listeners.histories.items()
+            if received != histories.get(task_id)
+        ]
 
     def _check_clients(self) -> list[str]:
         """Return what clients saw and no fault excuses."""
@@ -221,13 +253,14 @@ class _Run:
         A fault before the start of the attempt did not lose it. A claim may be stored a moment after its worker died.
         """
         return sorted(
-            swept_at - max(hits)
-            for queue, began_at, swept_at in self._ask(queries.LIST_SWEPT_ATTEMPTS)
+            attempt.swept_at - max(hits)
+            for attempt in self._ask(queries.LIST_SWEPT_ATTEMPTS)
             if (
                 hits := [
                     at
                     for fault, at in self.outcome.thrown
-                    if _loses_leases(fault, queue) and began_at - _CLAIM_SECONDS <= at <= swept_at
+                    if _loses_leases(fault, attempt.queue)
+                    and attempt.claimed_at - _CLAIM_SECONDS <= at <= attempt.swept_at
                 ]
             )
         )
@@ -252,6 +285,9 @@ def _print_outcome(run: _Run) -> None:
     print(f"Faults: {len(outcome.thrown)} of {len(outcome.schedule)} hit something")
     print(f"Accepted: {len(workload.accepted)} ({', '.join(f'{n} {work}' for work, n in accepted.most_common())})")
     print(f"Answers: {dict(workload.answers.most_common())}; without an answer in the end: {workload.given_up}")
+    listeners = workload.listeners
+    events = sum(map(len, listeners.histories.values()))
+    print(f"Listeners: {len(listeners.histories)}, with {listeners.connections} connections and {events} events")
     print(f"Ends: {dict(outcome.statuses)}; errors: {dict(outcome.errors)}")
     print(f"Messages accepted by the mail server: {run.mail.accepted.total()} for {len(run.mail.accepted)} recipients")
     if outcome.backlog_seconds is not None:

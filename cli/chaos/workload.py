@@ -11,15 +11,21 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from cli.chaos.listeners import Listeners
 
 _DATA: Final = Path(__file__).resolve().parents[1] / "demo" / "data"
 _CLIENTS: Final = 16
 TRY_SECONDS: Final = 45.0
 """How long a client repeats a request before it counts as given up."""
 _SLOW_SECONDS: Final = 1.0
+_LISTEN_EACH: Final = 10
+"""Of how many accepted tasks one is listened to."""
+SLOT_SECONDS: Final = 2
 _MIX: Final = {"ping": 60, "email": 18, "inspect": 10, "images": 6, "report": 4, "text": 2}
 Headers = dict[str, str]
 
@@ -40,6 +46,7 @@ class Workload:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
         self._table: str | None = None
+        self.listeners = Listeners(self._host, self._port, api_key)
         self.accepted: dict[str, str] = {}
         self.recipients: dict[str, str] = {}
         """The recipient of each email, by task id. Each recipient gets one."""
@@ -60,6 +67,24 @@ class Workload:
         self._table = self._submit("/files", *self._file("penguins.csv", "text/csv", None), "upload")
         self._thread.start()
         threading.Thread(target=self._note_failure, args=[self._watch_health], name="health", daemon=True).start()
+
+    def create_schedule(self, seconds: float) -> tuple[str, list[datetime]]:
+        """Create a schedule that runs for so many seconds; return its id and the slots that must each get one task."""
+        begin = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=SLOT_SECONDS)
+        slots = [begin + timedelta(seconds=after) for after in range(0, max(1, int(seconds)), SLOT_SECONDS)]
+        body = {
+            "name": "chaos",
+            "kind": "platform.ping",
+            "params": {},
+            "every": SLOT_SECONDS,
+            "missed": "run_all",
+            "starts_at": slots[0].isoformat(),
+            "ends_at": slots[-1].isoformat(),
+        }
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        status, answer = self._request("POST", "/schedules", json.dumps(body).encode(), headers)
+        assert status == 201, f"the schedule was not created: {status}: {answer.decode(errors='replace')}"
+        return str(json.loads(answer)["id"]), slots
 
     def stop(self) -> None:
         """Stop submitting, and wait for requests that are under way."""
@@ -144,6 +169,8 @@ class Workload:
                 task = json.loads(answer)
                 with self._lock:
                     self.accepted[task["id"]] = work
+                    if len(self.accepted) % _LISTEN_EACH == 1:
+                        self.listeners.listen(task["id"])
                 return str(task["params"]["file_id"] if work == "upload" else task["id"])
             if status not in {409, 429, 503}:
                 with self._lock:

@@ -1,32 +1,55 @@
-"""Statements by which a chaos run observes its stack, as plain SQL for psycopg."""
+"""Statements by which a chaos run observes its stack, as plain SQL for psycopg. All columns are named."""
 
 from __future__ import annotations
 
 from typing import Final
 
 COUNT_LIVE: Final = """
-SELECT count(*) FILTER (WHERE status IN ('queued', 'running')),
-    count(*) FILTER (WHERE status IN ('scheduled', 'retrying') AND coalesce(next_attempt_at, run_at) > now() + interval '2 s')
-FROM tasks WHERE finished_at IS NULL AND schedule_id IS NULL"""
-"""Count (tasks that are queued or running, tasks that are due in more than two seconds), without tasks of schedules."""
+SELECT count(*) FILTER (WHERE task.status IN ('queued', 'running')) AS under_way,
+    count(*) FILTER (WHERE task.status IN ('scheduled', 'retrying')
+        AND coalesce(task.next_attempt_at, task.run_at) > now() + interval '2 s') AS later,
+    count(*) AS not_done
+FROM tasks task WHERE task.finished_at IS NULL AND task.schedule_id IS NULL"""
+"""Count the tasks that are not done: `under_way` (queued or running), `later` (due in more than two seconds), and all.
 
-COUNT_NOT_DONE: Final = "SELECT count(*) FROM tasks WHERE finished_at IS NULL AND schedule_id IS NULL"
-"""Count the tasks that are not done, without tasks of schedules."""
+Tasks of schedules do not count.
+"""
 
 MAKE_RETRIES_DUE: Final = """
 UPDATE tasks SET next_attempt_at = now() WHERE status = 'retrying' AND next_attempt_at > now() + interval '1 s'"""
 """Set the next attempt of each retrying task to now."""
 
 LIST_OUTCOMES: Final = """
-SELECT t.id::text, t.status, p.error->>'type' FROM tasks t JOIN task_payloads p ON p.task_id = t.id
-WHERE t.id = ANY(%(ids)s::uuid[])"""
-"""List (id, status, error type) of tasks."""
+SELECT task.id::text, task.status, payload.error->>'type' AS error_type
+FROM tasks task JOIN task_payloads payload ON payload.task_id = task.id
+WHERE task.id = ANY(%(ids)s::uuid[])"""
+"""List `id`, `status` and `error_type` of tasks."""
 
 LIST_SWEPT_ATTEMPTS: Final = """
-SELECT t.queue,
-    (SELECT extract(epoch FROM max(b.at))::float8 FROM task_events b
-     WHERE b.task_id = e.task_id AND b.seq < e.seq AND b.data->>'status' = 'running'),
-    extract(epoch FROM e.at)::float8
-FROM task_events e JOIN tasks t ON t.id = e.task_id
-WHERE e.data->>'reason' = 'worker-lost' ORDER BY e.at"""
-"""List (queue, Unix time of the claim, Unix time of the sweep) of each attempt whose lease was lost."""
+SELECT task.queue,
+    (SELECT extract(epoch FROM max(claim.at))::float8 FROM task_events claim
+     WHERE claim.task_id = sweep.task_id AND claim.seq < sweep.seq AND claim.data->>'status' = 'running') AS claimed_at,
+    extract(epoch FROM sweep.at)::float8 AS swept_at
+FROM task_events sweep JOIN tasks task ON task.id = sweep.task_id
+WHERE sweep.data->>'reason' = 'worker-lost' ORDER BY sweep.at"""
+"""List `queue`, `claimed_at` and `swept_at`, as Unix times, of each attempt whose lease was lost."""
+
+LIST_HISTORIES: Final = """
+SELECT event.task_id::text, array_agg(event.seq ORDER BY event.seq) AS seqs
+FROM task_events event WHERE event.task_id = ANY(%(ids)s::uuid[]) GROUP BY event.task_id"""
+"""List the sequence numbers of the events of tasks."""
+
+IS_SCHEDULE_DONE: Final = """
+SELECT schedule.next_at IS NULL AND NOT EXISTS (
+    SELECT FROM tasks task WHERE task.schedule_id = schedule.id AND task.finished_at IS NULL) AS is_done
+FROM schedules schedule WHERE schedule.id = %(schedule_id)s::uuid"""
+"""Return whether a schedule has no further slot, and every task of it is done."""
+
+LIST_SLOTS: Final = """
+SELECT slot.slot AS at, count(task.id) AS tasks
+FROM schedule_slots slot LEFT JOIN tasks task ON task.id = slot.task_id AND task.schedule_id = slot.schedule_id
+WHERE slot.schedule_id = %(schedule_id)s::uuid GROUP BY slot.slot ORDER BY slot.slot"""
+"""List the slots of a schedule, and how many tasks each has."""
+
+COUNT_TASKS_OF_SCHEDULE: Final = "SELECT count(*) AS tasks FROM tasks WHERE schedule_id = %(schedule_id)s::uuid"
+"""Count the tasks of a schedule."""

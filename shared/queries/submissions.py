@@ -10,11 +10,11 @@ from typing import Final
 IDEMPOTENCY_KEY_HOURS: Final = 24
 
 STORE_KEY: Final = f"""
-INSERT INTO idempotency_keys AS k (owner_id, key, fingerprint, subject_id, status_code)
+INSERT INTO idempotency_keys AS stored (owner_id, key, fingerprint, subject_id, status_code)
 VALUES (%(owner_id)s, %(key)s, %(fingerprint)s, %(subject_id)s, %(status_code)s)
 ON CONFLICT (owner_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, subject_id = excluded.subject_id,
     status_code = excluded.status_code, in_flight_until = NULL, created_at = now()
-WHERE k.created_at < now() - interval '{IDEMPOTENCY_KEY_HOURS} hours' OR k.in_flight_until < now()
+WHERE stored.created_at < now() - interval '{IDEMPOTENCY_KEY_HOURS} hours' OR stored.in_flight_until < now()
 RETURNING key"""
 """Store a key together with what this transaction stores. Returns no row if the key is taken."""
 
@@ -30,11 +30,11 @@ DELETE FROM idempotency_keys WHERE owner_id = %(owner_id)s AND key = %(key)s
 """Delete a key that is older than `IDEMPOTENCY_KEY_HOURS` or whose reservation has ended."""
 
 RESERVE_KEY: Final = f"""
-INSERT INTO idempotency_keys AS k (owner_id, key, in_flight_until)
+INSERT INTO idempotency_keys AS stored (owner_id, key, in_flight_until)
 VALUES (%(owner_id)s, %(key)s, now() + %(seconds)s * interval '1 second')
 ON CONFLICT (owner_id, key) DO UPDATE SET fingerprint = NULL, subject_id = NULL, status_code = NULL,
     in_flight_until = excluded.in_flight_until, created_at = now()
-WHERE k.created_at < now() - interval '{IDEMPOTENCY_KEY_HOURS} hours' OR k.in_flight_until < now()
+WHERE stored.created_at < now() - interval '{IDEMPOTENCY_KEY_HOURS} hours' OR stored.in_flight_until < now()
 RETURNING key"""
 """Reserve a key for an upload that takes long. Returns no row if the key is taken."""
 
@@ -55,11 +55,11 @@ DELETE FROM idempotency_keys WHERE owner_id = %(owner_id)s AND key = %(key)s AND
 """Delete a reserved key, because its request failed."""
 
 CLAIM_UNIQUENESS: Final = """
-INSERT INTO unique_tasks AS u (owner_id, kind, params_sha256, task_id)
+INSERT INTO unique_tasks AS earlier (owner_id, kind, params_sha256, task_id)
 VALUES (%(owner_id)s, %(kind)s, %(params_sha256)s, %(task_id)s)
 ON CONFLICT (owner_id, kind, params_sha256) DO UPDATE SET task_id = excluded.task_id, created_at = now()
-WHERE u.created_at <= now() - %(unique_for)s * interval '1 second'
-    OR (SELECT t.finished_at IS NOT NULL FROM tasks t WHERE t.id = u.task_id)
+WHERE earlier.created_at <= now() - %(unique_for)s * interval '1 second'
+    OR (SELECT task.finished_at IS NOT NULL FROM tasks task WHERE task.id = earlier.task_id)
 RETURNING task_id"""
 """Store a task as the unique one of its owner, kind and params. Returns no row while another is live and young enough.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from itertools import pairwise
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from cli.chaos.schedule import FAULTS, Fault, plan_faults
 from cli.chaos.workload import Workload
 from cli.local_stack.ready_file import PARTS
 from cli.main import app
+from shared.queries import chaos as queries
 from workers.sandbox import limited_child
 
 
@@ -136,9 +138,38 @@ def test_a_fault_without_a_process_to_hit_is_reported(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("hit_at", "expected"), [(100.0, [8.0]), (40.0, []), (110.0, [])])
 def test_a_sweep_is_measured_from_a_fault_within_the_attempt(hit_at: float, expected: list[float]) -> None:
     thrown = [(Fault(1.0, "kill-worker", "files"), hit_at)]
-    run: Any = SimpleNamespace(outcome=SimpleNamespace(thrown=thrown), _ask=lambda _: [("files", 99.0, 108.0)])
+    swept = SimpleNamespace(queue="files", claimed_at=99.0, swept_at=108.0)
+    run: Any = SimpleNamespace(outcome=SimpleNamespace(thrown=thrown), _ask=lambda _: [swept])
 
     assert _Run._measure_sweeps(run) == expected
+
+
+def test_slots_without_a_task_with_two_and_of_no_rule_are_reported() -> None:
+    one, two, three, strange = (datetime(2030, 1, 1, 0, 0, second, tzinfo=UTC) for second in (0, 2, 4, 5))
+    answers = {
+        queries.LIST_SLOTS: [SimpleNamespace(at=at, tasks=tasks) for at, tasks in ((one, 1), (two, 0), (strange, 1))],
+        queries.COUNT_TASKS_OF_SCHEDULE: [SimpleNamespace(tasks=4)],
+    }
+    run: Any = SimpleNamespace(_slots=[one, two, three], _of_schedule={}, _ask=lambda statement, _: answers[statement])
+
+    assert _Run._check_slots(run) == [
+        f"the slot {two} has 0 tasks",
+        f"the slot {three} has 0 tasks",
+        f"the schedule has no slot {strange}, and it ran",
+        "the schedule has 4 tasks and 3 slots",
+    ]
+
+
+def test_streams_that_lost_or_repeated_an_event_are_reported() -> None:
+    received = {"whole": [1, 2, 3], "cut": [1, 2], "doubled": [1, 2, 2, 3]}
+    rows = [SimpleNamespace(task_id=task_id, seqs=[1, 2, 3]) for task_id in received]
+    listeners = SimpleNamespace(histories=received, wrong=[])
+    run: Any = SimpleNamespace(workload=SimpleNamespace(listeners=listeners), _ask=lambda *_: rows)
+
+    assert _Run._check_streams(run) == [
+        "the stream of cut had the events [1, 2] of [1, 2, 3]",
+        "the stream of doubled had the events [1, 2, 2, 3] of [1, 2, 3]",
+    ]
 
 
 def test_percentiles_use_the_nearest_rank() -> None:
