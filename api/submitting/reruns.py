@@ -25,7 +25,10 @@ def rerun_components() -> dict[str, dict[str, Any]]:
         "additionalProperties": True,
         "description": "Params that change: they are merged into those of the task (JSON Merge Patch, RFC 7396).",
     }
-    description = "What changes: params, and options. What is left out stays as it was; `run_at` and `delay` do not."
+    description = (
+        "What changes: params, and options. What is left out stays as it was, but for `run_at`, `delay`, `unique_for`, "
+        "`webhook` and `notify`, which the new task has only if the body has them."
+    )
     properties = {"params": params, **schema["properties"]}
     return {
         "Rerun": {**schema, "title": "Rerun", "description": description, "properties": properties},
