@@ -12,6 +12,7 @@ Cron rules have five fields (minute, hour, day of month, month, day of week), as
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -45,6 +46,10 @@ LATEST_END: Final = datetime.max.replace(tzinfo=UTC)
 
 VALUES_OF_FIELDS: Final = (60, 24, 31, 12, 7)
 """How many values the fields of a cron rule have: minute, hour, day of month, month, day of week."""
+
+
+_ORDINAL: Final = re.compile(r"\b(?P<tens>[2-5])(?P<ones>[123])th\b")
+_ENDINGS: Final = {"1": "1st", "2": "2nd", "3": "3rd"}
 
 
 class InvalidRule(ValueError):
@@ -209,7 +214,8 @@ def _describe_cron(cron: str) -> str:
         # A day has to fit one of the two fields, and one of them fits every day: `1-31 * 1` does not mean Mondays.
         minute, hour, _, month, _ = cron.split()
         rule = _read_cron(f"{minute} {hour} * {month} *")
-    return rule.explain()
+    # The library writes `31th`.
+    return _ORDINAL.sub(lambda found: found["tens"] + _ENDINGS[found["ones"]], rule.explain())
 
 
 def _find_moments(local: datetime, zone: ZoneInfo) -> tuple[datetime, datetime | None]:

@@ -20,7 +20,7 @@ from shared.contracts.catalog import list_kinds
 from shared.database.connections import hot_connection_arguments
 from shared.identifiers import new_id
 from shared.queries import files as file_queries
-from shared.queries import hot_tasks, publishing, submissions
+from shared.queries import hot_tasks, pauses, publishing, submissions, waiting
 from shared.queries import relay as relay_queries
 from shared.queries import tasks as task_queries
 from shared.queries.batches import LIST_BATCH
@@ -31,6 +31,8 @@ from shared.tasks.submission import make_task, submission_document
 from tests.conftest import new_database
 
 OWNER = UUID(int=7)
+BACKLOG = 20_000
+WINDOW = 100
 BIG = {"tasks", "task_payloads", "task_events", "task_files", "files", "email_intents", "email_receipts"}
 LIVE_INDEXES = {
     "MARK_PUBLISHED": {"ix_tasks_due_by_kind", "ix_tasks_published"},
@@ -40,6 +42,8 @@ LIVE_INDEXES = {
     "EXPIRE": {"ix_tasks_expiring"},
     "UNMARK_UNCLAIMED": {"ix_tasks_published"},
     "UNMARK_NEXT": {"ix_tasks_published"},
+    "UNMARK_PAUSED": {"ix_tasks_published"},
+    "COUNT_AHEAD_OF_DUE": {"ix_tasks_due_by_kind", "ix_tasks_published"},
 }
 """By statement, the indexes of live rows only that it may read from the beginning: it asks for what is live."""
 
@@ -121,6 +125,19 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
         "UNMARK_UNCLAIMED": (publishing.UNMARK_UNCLAIMED, {"queue": "files", "seconds": 15.0, "limit": 1000}),
         "UNMARK_NEXT": (publishing.UNMARK_NEXT, {"queue": "files", "tasks": 5}),
         "UNMARK": (publishing.UNMARK, {"ids": ids}),
+        "UNMARK_PAUSED": (pauses.UNMARK_PAUSED, {"queues": ["files"], "kind": None}),
+        "READ_WAITING": (waiting.READ_WAITING, {"id": one, "organization": None}),
+        "COUNT_AHEAD_OF_PUBLISHED": (
+            waiting.COUNT_AHEAD_OF_PUBLISHED,
+            {"queue": "files", "turn": 5.0, "id": one, "limit": WINDOW},
+        ),
+        "COUNT_AHEAD_OF_DUE": (
+            waiting.COUNT_AHEAD_OF_DUE,
+            {
+                **{"queue": "files", "turn": None, "id": "ffffffff-ffff-ffff-ffff-ffffffffffff", "limit": WINDOW},
+                **{"owner": OWNER, "priority": 5, "window": WINDOW, "pairs": 100},
+            },
+        ),
         "INSERT_UPLOAD": (
             file_queries.INSERT_UPLOAD,
             {
@@ -294,14 +311,8 @@ def test_a_list_of_a_time_reads_the_ids_of_that_time(
     assert [node for node in _nodes(plan) if node["Node Type"] == "Seq Scan"] == []
 
 
-BACKLOG = 20_000
-WINDOW = 100
-
-
-@pytest.mark.parametrize("name", ["LIST_DUE_QUEUES", "MARK_PUBLISHED"])
-def test_periodic_statements_of_the_relay_do_not_read_a_long_backlog(
-    postgres_server: PostgresServer, name: str
-) -> None:
+@pytest.mark.parametrize("name", ["LIST_DUE_QUEUES", "MARK_PUBLISHED", "COUNT_AHEAD_OF_DUE"])
+def test_statements_on_a_queue_do_not_read_its_long_backlog(postgres_server: PostgresServer, name: str) -> None:
     statement, parameters = _statements()[name]
     if "window" in parameters:
         parameters["window"] = WINDOW

@@ -193,6 +193,18 @@ def test_a_rule_that_fits_every_day_is_described_as_such(days: str) -> None:
     assert rule.describe() == "At 00:00 every day (UTC)"
 
 
+@pytest.mark.parametrize(
+    ("cron", "words"),
+    [
+        ("0 0 31 * *", "on the 31st day"),
+        ("0 0 11,22 * *", "on the 11th and the 22nd day"),
+        ("*/23 * * * *", "Every 23rd minute"),
+    ],
+)
+def test_ordinal_numbers_have_their_english_endings(cron: str, words: str) -> None:
+    assert words in parse_rule(cron, None).describe()
+
+
 def test_an_end_that_is_later_than_the_calendar_by_utc_is_refused() -> None:
     with pytest.raises(InvalidRule, match="9999") as caught:
         parse_rule(None, 1, ends_at=datetime.fromisoformat("9999-12-31T23:59:59-05:00"))
