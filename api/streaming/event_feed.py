@@ -22,6 +22,7 @@ from uuid import UUID
 import structlog
 
 from api.batcher import Batcher, HotConnection
+from api.streaming.messages import Message
 from shared.queries.events import LIST_EVENTS_BETWEEN
 from shared.settings import Settings
 
@@ -73,6 +74,8 @@ class Step(NamedTuple):
     is_early: bool
     """Whether the step ended before the snapshot that was asked for, because there are many events."""
     events: Sequence[FeedEvent]
+    messages: dict[Place, Message]
+    """The messages that streams have made of the events: the same for all of them, and made once."""
 
 
 class _Wanted(NamedTuple):
@@ -216,7 +219,7 @@ class EventFeed:
             if event.batch_id is not None:
                 changed_batches.add(event.batch_id)
         for owner_id, events in by_owner.items():
-            part = step._replace(events=events)
+            part = step._replace(events=events, messages={})
             for follower in self._owners.get(owner_id, ()):
                 if follower.joined_at is not None:
                     follower.add(part)
@@ -248,4 +251,4 @@ class EventFeed:
                 latest = at if latest is None else max(latest, at)
                 found.append(FeedEvent(Place(latest, task_id, seq), type_, at, data, *about_task))
         found.sort(key=lambda event: event.place)
-        return Step(since, until, is_past, is_early, found)
+        return Step(since, until, is_past, is_early, found, {})

@@ -190,11 +190,16 @@ class FeedStream(Stream):
 
     def _messages_of(self, step: Step, after: Place | None) -> list[Message]:
         return [
-            Message(
-                Cursor(step.since, step.until, event.place).write(self._settings),
-                event.type,
-                event_data(event.at, event.data, task_id=event.place.task_id, seq=event.place.seq, kind=event.kind),
-            )
+            self._message_of(step, event)
             for event in step.events
             if (after is None or event.place > after) and self._filter.matches(event)
         ]
+
+    def _message_of(self, step: Step, event: FeedEvent) -> Message:
+        message = step.messages.get(event.place)
+        if message is None:
+            _, task_id, seq = event.place
+            data = event_data(event.at, event.data, task_id=task_id, seq=seq, kind=event.kind)
+            message_id = Cursor(step.since, step.until, event.place).write(self._settings)
+            message = step.messages[event.place] = Message(message_id, event.type, data)
+        return message

@@ -34,10 +34,8 @@ class TaskEvent(NamedTuple):
     at: datetime
     data: str
     """A JSON object."""
-
-    def as_message(self) -> Message:
-        """Return the event as a message, whose id is its sequence number."""
-        return Message(self.seq, self.type, event_data(self.at, self.data))
+    message: Message
+    """The event as a message, whose id is its sequence number."""
 
 
 class _Wanted(NamedTuple):
@@ -60,15 +58,19 @@ class EventReader:
         await self._events.close()
 
     async def _read(self, connection: HotConnection, wanted: Sequence[_Wanted]) -> Sequence[list[TaskEvent]]:
+        # The listeners of one task usually want the same events.
+        distinct = list(dict.fromkeys(wanted))
         parameters = {
-            "ids": "{" + ",".join(str(item.task_id) for item in wanted) + "}",
-            "after": "{" + ",".join(str(item.after_seq) for item in wanted) + "}",
+            "ids": "{" + ",".join(str(item.task_id) for item in distinct) + "}",
+            "after": "{" + ",".join(str(item.after_seq) for item in distinct) + "}",
             "limit": EVENTS_AT_ONCE,
         }
-        found: defaultdict[int, list[TaskEvent]] = defaultdict(list)
+        found: defaultdict[_Wanted, list[TaskEvent]] = defaultdict(list)
         for position, *event in await (await connection.execute(LIST_EVENTS_AFTER, parameters)).fetchall():
-            found[position].append(TaskEvent._make(event))
-        return [found[position] for position in range(1, len(wanted) + 1)]
+            seq, event_type, at, data = event
+            message = Message(seq, event_type, event_data(at, data))
+            found[distinct[position - 1]].append(TaskEvent(seq, event_type, at, data, message))
+        return [found[item] for item in wanted]
 
 
 class TaskStream(Stream):
@@ -108,7 +110,7 @@ class TaskStream(Stream):
             if events:
                 self._seq = events[-1].seq
                 self._is_over = len(events) < EVENTS_AT_ONCE and is_end(events[-1].type, events[-1].data)
-                return [event.as_message() for event in events]
+                return [event.message for event in events]
             if await self._has_ended():
                 break
             if not await self._waiter.wait(seconds, self._seq):

@@ -75,7 +75,7 @@ def test_the_feed_keeps_few_events_for_a_slow_stream(monkeypatch: pytest.MonkeyP
     follower = Follower(owner_id=task_id, joined_at="1:1:")
 
     for number in range(4):
-        follower.add(Step(f"{number}:{number}:", f"{number + 1}:{number + 1}:", True, False, [event]))
+        follower.add(Step(f"{number}:{number}:", f"{number + 1}:{number + 1}:", True, False, [event], {}))
 
     assert follower.pending == []
     assert follower.joined_at is None
