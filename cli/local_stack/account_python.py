@@ -154,5 +154,5 @@ def _check(account: Account, python: PartPython, environment: Path) -> None:
     )
     if outcome.returncode != 0:
         shutil.rmtree(environment, ignore_errors=True)
-        said = outcome.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise PythonUnreachable(f"it cannot read {sys.base_prefix}, and a copy of that Python does not work ({said})")
+        error = outcome.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise PythonUnreachable(f"it cannot read {sys.base_prefix}, and a copy of that Python does not work ({error})")

@@ -19,7 +19,7 @@ from shared.errors import ConfigurationError
 class BrokerServer(ServerProcess):
     """Valkey on loopback, with a password and an append-only file that is flushed to the disk once a second.
 
-    It runs as `account`, which must own the directory, or as whoever runs this.
+    It runs as `account`, which must own the directory, or as the user of this process.
     """
 
     def __init__(self, directory: Path, promised: Container[int] = (), account: Account | None = None) -> None:

@@ -58,7 +58,7 @@ def find_place(folder: Path) -> str | None:
 def write_atomically(path: Path, text: str, mode: int = 0o600, owner: Account | None = None) -> None:
     """Replace the file in one step, so that a reader sees the old text or this one.
 
-    The file is readable for those whom `mode` allows, and belongs to `owner`, or else to whoever runs this.
+    The file has the permissions `mode`. Its owner is `owner`, or the user of this process.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     draft = Path(name)

@@ -24,7 +24,7 @@ _OWNERS_KEY = "part_folder_owners"
 
 
 class PartFolders:
-    """The folders of the parts of one stack. `account` is None when the parts run as whoever started the stack."""
+    """The folders of the parts of one stack. `account` is None when the parts run as the user who started the stack."""
 
     def __init__(self, directory: DataDirectory, account: Account | None) -> None:
         self._directory = directory

@@ -180,7 +180,7 @@ class StackPlan:
         arguments = ["--api-key-file", str(self.api_key_file)]
         if self.postgres:
             arguments += ["--postgres-directory", str(self.postgres.directory)]
-        # It keeps the key of the admin in the data directory, so it runs as whoever started the stack.
+        # It keeps the key of the admin in the data directory, so it runs as the user who started the stack.
         environment = dict(self._environment) | ({_OWNER_URL: self._owner_url} if self._owner_url else {})
         argv = (sys.executable, "-m", "cli.local_stack.first_steps", *arguments)
         return self._part("migrate", Command(argv, environment, directory=self._directory.path))

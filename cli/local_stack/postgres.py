@@ -74,11 +74,11 @@ _UNSAFE_BUT_FAST = {
 class PostgresServer(ServerProcess):
     """Postgres on loopback and on a Unix socket, both with a password, holding the database `taskmill`.
 
-    Started by root it runs as the account `postgres` or `nobody`, and when that account cannot reach the folder the
-    cluster lies elsewhere; where, is remembered in the folder. A cluster within the folder goes where the folder goes,
-    and a copy of the folder has its own; one that lies elsewhere serves a single folder, and no copy of it. `fast`
-    gives up what survives a power cut, and throws a cluster that lies elsewhere away at the end of the `with` block:
-    for tests.
+    Started by root, it runs as the account `postgres` or `nobody`. When that account cannot reach the folder, the cluster is
+    stored outside of it, and a file in the folder has its path. A cluster inside the folder is moved and copied with the
+    folder; one outside belongs to this folder only, and to no copy of it.
+
+    `fast` is for tests: it turns off durability, and deletes a cluster outside of the folder at the end of the `with` block.
     """
 
     def __init__(self, directory: Path, promised: Container[int] = (), *, fast: bool = False) -> None:
@@ -328,8 +328,8 @@ class PostgresServer(ServerProcess):
         finally:
             password_file.unlink()
         if outcome.returncode != 0:
-            said = (outcome.stdout + outcome.stderr).decode(errors="replace")[-2000:].strip()
-            raise ServerFailed(f"initdb failed in {self.cluster}:\n{said}")
+            output = (outcome.stdout + outcome.stderr).decode(errors="replace")[-2000:].strip()
+            raise ServerFailed(f"initdb failed in {self.cluster}:\n{output}")
 
 
 def _environment() -> dict[str, str]:

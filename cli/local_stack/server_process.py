@@ -111,8 +111,8 @@ class ServerProcess(ABC):
         try:
             wait_until(lambda: process.poll() is not None or self.is_ready(), limit_seconds)
             if process.poll() is not None or not self.is_ready():
-                said = self.log_path.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
-                raise ServerFailed(f"{type(self).__name__} in {self.directory} did not start:\n{said}")
+                output = self.log_path.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+                raise ServerFailed(f"{type(self).__name__} in {self.directory} did not start:\n{output}")
             self.complete()
         except BaseException:
             self.kill()

@@ -86,8 +86,8 @@ class LocalStack:
         wait_until(lambda: process.poll() is not None or ready_path.exists(), limit_seconds, pause_seconds=0.01)
         if process.poll() is not None or not ready_path.exists():
             self.stop()
-            said = self.log_path.read_text(encoding="utf-8", errors="replace")[-4000:]
-            raise ServerFailed(f"The local stack in {self.data_dir} did not get ready:\n{said}")
+            output = self.log_path.read_text(encoding="utf-8", errors="replace")[-4000:]
+            raise ServerFailed(f"The local stack in {self.data_dir} did not get ready:\n{output}")
 
     def stop(self) -> int | None:
         """Stop all parts in order, and return the exit code of the supervisor. The data are kept."""

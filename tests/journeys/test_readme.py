@@ -36,8 +36,8 @@ def test_the_example_in_python_sends_an_email(stack: LocalStack, capsys: pytest.
 
 @pytest.mark.needs_program("curl", debian="curl")
 def test_the_example_with_curl_makes_an_image(stack: LocalStack) -> None:
-    said = subprocess.run(["sh", "-euc", example("sh", stack)], cwd=ROOT, capture_output=True, text=True, check=True)
+    outcome = subprocess.run(["sh", "-euc", example("sh", stack)], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    task: dict[str, Any] = json.loads(said.stdout)
+    task: dict[str, Any] = json.loads(outcome.stdout)
     assert (task["kind"], task["status"]) == ("files.make_images", "succeeded")
     assert [artifact["name"] for artifact in task["artifacts"]] == ["small.webp"]

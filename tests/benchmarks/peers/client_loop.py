@@ -19,7 +19,7 @@ def take_order() -> dict[str, Any]:
 def wait_for_go() -> None:
     print("ready", flush=True)
     if sys.stdin.readline().strip() != "go":
-        sys.exit("not told to begin")
+        sys.exit("the input ended before the line that starts the load")
 
 
 def answer_with(result: dict[str, Any]) -> None:
@@ -27,7 +27,7 @@ def answer_with(result: dict[str, Any]) -> None:
 
 
 def run_blocking(send: Callable[[], object], send_and_wait: Callable[[], object]) -> None:
-    """Do what the order says with a blocking client: send many, or one at a time until each is seen to be done."""
+    """Run an order with a blocking client: send many tasks, or one at a time and wait for the end of each."""
     order = take_order()
     if order["mode"] == "send":
         wait_for_go()

@@ -70,7 +70,7 @@ def find_end(data: bytes) -> int:
 def wait_for_go() -> None:
     print("ready", flush=True)
     if sys.stdin.readline().strip() != "go":
-        sys.exit("not told to begin")
+        sys.exit("the input ended before the line that starts the load")
 
 
 class Load:

@@ -48,8 +48,8 @@ class Server:
     def require_running(self) -> None:
         """Raise `BenchFailed`, with the end of its log, if the process has ended."""
         if self._process.poll() is not None:
-            said = self._log.read_text(encoding="utf-8", errors="replace")[-3000:].strip()
-            raise BenchFailed(f"a process ended with {self._process.returncode}:\n{said}")
+            output = self._log.read_text(encoding="utf-8", errors="replace")[-3000:].strip()
+            raise BenchFailed(f"a process ended with {self._process.returncode}:\n{output}")
 
     def wait_for_port(self, port: int, limit_seconds: float = 60) -> None:
         """Wait until something listens on the port on loopback."""
@@ -117,8 +117,8 @@ class Client:
 
     def _fail(self) -> None:
         self._process.kill()
-        _, said = self._process.communicate()
-        raise BenchFailed(f"a client ended with {self._process.returncode}:\n{said[-3000:].strip()}")
+        _, errors = self._process.communicate()
+        raise BenchFailed(f"a client ended with {self._process.returncode}:\n{errors[-3000:].strip()}")
 
 
 def environment_with(more: Mapping[str, str]) -> dict[str, str]:
@@ -149,7 +149,7 @@ def wait_for(question: Callable[[], bool], limit_seconds: float, what: str, paus
     deadline = time.monotonic() + limit_seconds
     while not question():
         if time.monotonic() > deadline:
-            raise BenchFailed(f"waited {limit_seconds:.0f} s in vain for {what}")
+            raise BenchFailed(f"waited {limit_seconds:.0f} s for {what}, which did not come")
         time.sleep(pause_seconds)
     return time.monotonic()
 

@@ -129,9 +129,9 @@ def run_part(
             except Exception as failure:
                 # One system that fails must not take with it what was measured of the others.
                 reason = failure if isinstance(failure, BenchFailed) else f"{type(failure).__name__}: {failure}"
-                told = remove_paths(f"{name}: {reason}\n{system.read_log_end()}".strip(), servers.folder)
-                outcome.failures.append(told)
-                say(f"{part.name} {turn + 1}/{options.rounds} {told}")
+                failure_text = remove_paths(f"{name}: {reason}\n{system.read_log_end()}".strip(), servers.folder)
+                outcome.failures.append(failure_text)
+                say(f"{part.name} {turn + 1}/{options.rounds} {failure_text}")
                 continue
             finally:
                 system.stop()

@@ -70,7 +70,7 @@ class System(ABC):
         self._parts: dict[str, list[Server]] = {}
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
-    # What each system says of itself.
+    # What each system defines.
 
     def environment(self) -> dict[str, str]:
         urls = {"BENCH_BROKER_URL": self.servers.broker_url, "BENCH_DATABASE_URL": self.database_url}

@@ -10,7 +10,7 @@ from taskmill_bench.taskmill_system import Taskmill
 
 LEAST_DRAIN_TASKS = 50
 IDLE_SECONDS = 0.01
-"""The pause between one task and the next, so that each meets a system at rest."""
+"""The pause between one task and the next, so that the system is idle when each begins."""
 FIRST_LATENCIES = 3
 """So many are not counted: they open connections."""
 SLEEP_MS = 100
@@ -43,7 +43,7 @@ def measure_drain(system: System, options: Options) -> Measures:
 
 
 def measure_latency(system: System, options: Options) -> Measures:
-    """One task at a time on a system at rest."""
+    """Measure tasks that are submitted one at a time to an idle system."""
     system.start(workers=True)
     latencies = system.measure_latency(options.latency_tasks + FIRST_LATENCIES, IDLE_SECONDS)[FIRST_LATENCIES:]
     return {"p50_ms": percentile(latencies, 0.5) * 1000, "p99_ms": percentile(latencies, 0.99) * 1000}

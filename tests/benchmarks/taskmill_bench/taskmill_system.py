@@ -141,7 +141,7 @@ class Taskmill(HttpSystem):
         return {name.lower(): value for name, value in response.getheaders()}, json.loads(content)
 
     def upload(self, name: str, content: bytes, task: object = None) -> dict[str, Any]:
-        """Upload a file; give its task."""
+        """Upload a file and return its task."""
         body, media_type = write_form(name, content, task)
         _, answer = self.call("POST", "/files", body, **{"Content-Type": media_type})
         self.sent += 1
@@ -159,7 +159,7 @@ class TaskmillBatch(Taskmill):
 
 
 def write_form(name: str, content: bytes, task: object = None) -> tuple[bytes, str]:
-    """A multipart form that uploads a file, and its content type."""
+    """Return a multipart form that uploads a file, and its content type."""
     boundary = uuid.uuid4().hex.encode()
     parts = []
     if task is not None:

@@ -16,7 +16,7 @@ QUIET_SHARE = 0.1
 QUIET_SECONDS = 0.5
 ARRIVAL_LIMIT_SECONDS = 25.0
 LONGEST_WATCH_SECONDS = 25.0
-"""Arriving and watching together must take less than the 60 s after which those who wait are answered."""
+"""The arrival of all waiters and the watch must together take less than the 60 s after which waiters are answered."""
 SPARE_FILES = 100
 
 
