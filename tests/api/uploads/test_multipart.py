@@ -22,7 +22,7 @@ from api.uploads.multipart import OVERHEAD_BYTES, ReceivedForm, receive_form
 from shared.errors import StorageFull, StorageUnavailable
 from shared.storage.object_store import ObjectStore, ObjectWriter
 from shared.storage.open_store import open_object_store
-from tests.conftest import wait_until_true
+from tests.conftest import PATIENCE_SECONDS, wait_until_true
 
 BOUNDARY = "----boundary-7f3a"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -323,13 +323,13 @@ def test_a_cancelled_upload_leaves_nothing_whatever_it_was_doing(
                 check_fields=lambda fields: None,
             )
         )
+        assert await asyncio.to_thread(slow.began.wait, PATIENCE_SECONDS)
         await asyncio.sleep(after_seconds)
         upload.cancel()
         with pytest.raises(asyncio.CancelledError):
             await upload
 
     asyncio.run(upload_and_cancel())
-    assert slow.began.is_set()
     wait_until_true(lambda: objects() == [])
     # The thread may still commit the object, and would then delete it: a later look must find nothing either.
     time.sleep(0.3)

@@ -51,7 +51,9 @@ def test_each_task_that_existed_is_cancelled_once(tasks: Tasks, bench: Bench) ->
     assert tasks.get(action).progress_percent >= 30
 
 
-def test_an_attempt_goes_on_where_the_last_one_was_ended(tasks: Tasks, bench: Bench, monkeypatch: Any) -> None:
+def test_an_attempt_goes_on_where_the_last_one_was_ended(
+    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = tasks.submit(count=10)
     for task_id in made:
         tasks.cancel(task_id)
@@ -76,7 +78,9 @@ def test_an_attempt_goes_on_where_the_last_one_was_ended(tasks: Tasks, bench: Be
     assert [tasks.status(task_id) for task_id in made] == ["cancelled"] + ["queued"] * 9
 
 
-def test_a_cancelled_action_leaves_the_rest_as_it_is(tasks: Tasks, bench: Bench, monkeypatch: Any) -> None:
+def test_a_cancelled_action_leaves_the_rest_as_it_is(
+    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = tasks.submit(count=10)
     action = submit_action(tasks, BulkAction.CANCEL, per_second=1000)
 
@@ -123,7 +127,7 @@ def test_a_task_that_cannot_be_retried_or_deleted_is_counted_with_the_reason(tas
 
 
 def test_a_task_that_is_locked_for_a_moment_is_waited_for(
-    settings: Settings, tasks: Tasks, bench: Bench, monkeypatch: Any
+    settings: Settings, tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = tasks.submit(count=2)
     action = submit_action(tasks, BulkAction.CANCEL)
