@@ -29,7 +29,7 @@ NGINX_FOLDER = ROOT / "deploy" / "nginx"
 
 ONE_SHOT_SERVICES = frozenset({"migrate"})
 """Services that end when they are done. They have an exit code, and neither a health check nor a restart policy."""
-OPEN_NETWORKS = {"edge": {"nginx"}, "outward": {"worker-email"}}
+OPEN_NETWORKS = {"edge": {"nginx"}, "outward": {"api", "worker-email", "worker-webhooks"}}
 """The networks with access to the outside, and the only services that may be on them."""
 
 OWNER_URL = "TASKMILL_DATABASE_OWNER_URL"

@@ -379,7 +379,7 @@ class Parts:
                 [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=output, stderr=output
             )
 
-    def start_worker(self, queues: str = "files,reports,email,maintenance", concurrency: int = 2) -> Part:
+    def start_worker(self, queues: str = "files,reports,email,webhooks,maintenance", concurrency: int = 2) -> Part:
         """Start a worker for the queues and return its process."""
         return self.start("worker", "--queues", queues, "--concurrency", str(concurrency))
 
@@ -462,7 +462,9 @@ def engine_room(parts: Parts) -> Parts:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """The whole local stack, running."""
-    with LocalStack(tmp_path_factory.mktemp("stack"), environment=BUILT_IN_SERVERS) as running:
+    # Receivers of webhooks listen on loopback.
+    environment = {**BUILT_IN_SERVERS, "TASKMILL_ALLOWED_NETWORKS": "127.0.0.0/8"}
+    with LocalStack(tmp_path_factory.mktemp("stack"), environment=environment) as running:
         yield running
     # Pytest deletes its own folders. When root runs the tests, the cluster and the objects are outside of them.
     remove_data_directory(running.data_dir)
