@@ -91,6 +91,7 @@ class Services:
             keys=self.idempotency_keys,
             waiters=self.waiters,
             store=self.store,
+            cipher=self.cipher,
         )
         self.hot_paths = HotPaths(
             authenticator=self.authenticator,

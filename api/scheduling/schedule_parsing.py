@@ -98,7 +98,7 @@ class ParsedSchedule:
         fields = self.fields
         return {
             "name": fields.name,
-            **self._submission_columns(),
+            **self._submission_columns(cipher, organization_id, owner_id),
             "cron": self.rule.cron,
             "every_seconds": fields.every,
             "timezone": fields.timezone,
@@ -113,9 +113,10 @@ class ParsedSchedule:
             else make_follow_up(self.submission.options, cipher, organization_id, owner_id),
         }
 
-    def _submission_columns(self) -> dict[str, Any]:
+    def _submission_columns(self, cipher: SecretCipher, organization_id: UUID, owner_id: UUID) -> dict[str, Any]:
         if isinstance(self.submission, ParsedWorkflow):
-            workflow = {"definition": self.workflow, "plans": dump_plans(self.submission.plans)}
+            plans = self.submission.plan_for(cipher, organization_id, owner_id)
+            workflow = {"definition": self.workflow, "plans": dump_plans(plans)}
             return {"kind": SCHEDULED_KIND, "params": {}, "options": {}, "workflow": workflow}
         options = self.submission.options
         return {
@@ -163,7 +164,13 @@ def _parse_scheduled_workflow(task: dict[str, Any], fields: ScheduleFields, call
     if len(dump_part(workflow, "/workflow")) > MAX_PARAMS_BYTES:
         message = f"The workflow of a schedule is at most {MAX_PARAMS_BYTES:,} bytes as compact JSON."
         raise invalid("/workflow", "too_long", message)
-    return ParsedSchedule(fields, find_rule_of(fields), parse_workflow_content(workflow, caller, "/workflow"), workflow)
+    parsed = parse_workflow_content(workflow, caller, "/workflow")
+    for submission in parsed.submissions:
+        if submission.options.webhook is not None and submission.options.webhook.secret is not None:
+            # The schedule shows its workflow as it was submitted.
+            message = "The steps of a scheduled workflow have no secrets: the organization's default one signs."
+            raise invalid(f"{submission.pointer}/webhook/secret", "secret_in_schedule", message)
+    return ParsedSchedule(fields, find_rule_of(fields), parsed, workflow)
 
 
 def parse_preview(body: bytes) -> Rule:

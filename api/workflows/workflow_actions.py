@@ -26,6 +26,7 @@ from shared.queries import purging
 from shared.queries import tasks as task_queries
 from shared.queries import workflows as queries
 from shared.storage.object_store import ObjectStore
+from shared.stored_secrets import SecretCipher
 from shared.workflows.submission import NewWorkflow
 
 DEADLOCK_TRIES: Final = 3
@@ -45,6 +46,7 @@ class WorkflowActions:
         keys: IdempotencyKeys,
         waiters: Waiters,
         store: ObjectStore,
+        cipher: SecretCipher,
     ) -> None:
         self._engine = engine
         self._pool = pool
@@ -54,6 +56,7 @@ class WorkflowActions:
         self._keys = keys
         self._waiters = waiters
         self._store = store
+        self._cipher = cipher
 
     async def submit(self, parsed: ParsedWorkflow, request: SubmissionRequest) -> Answer:
         """Store a workflow, and return the answer once it is committed.
@@ -71,7 +74,7 @@ class WorkflowActions:
         workflow = NewWorkflow(
             organization_id=request.caller.organization_id,
             owner_id=request.caller.owner_id,
-            plans=parsed.plans,
+            plans=parsed.plan_for(self._cipher, request.caller.organization_id, request.caller.owner_id),
             name=parsed.name,
             api_key_id=request.caller.key_id,
             request_id=request.request_id,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 import orjson
 from pydantic import ValidationError
@@ -16,6 +17,8 @@ from api.openapi.submission_schemas import kind_schemas
 from api.submitting.parsing import Parsed, dump_part, parse_submission, submittable_kind, unknown_fields
 from api.workflows.workflow_models import StepFields
 from shared.contracts.kind import AnyKind, Queue, ReferredFile, list_referred_files_in_json
+from shared.stored_secrets import SecretCipher
+from shared.tasks.follow_ups import make_follow_up
 from shared.tasks.options import TaskOptions, submission_model
 from shared.tasks.submission import PLATFORM_ID, make_task, submission_document
 from shared.workflows.references import (
@@ -42,6 +45,16 @@ class ParsedWorkflow(NamedTuple):
     name: str | None
     plans: list[StepPlan]
     submissions: list[Parsed]
+    """The submission of each plan."""
+
+    def plan_for(self, cipher: SecretCipher, organization_id: UUID, owner_id: UUID) -> list[StepPlan]:
+        """Return the plans with what their steps ask for when they end: webhooks and messages by email, of an owner."""
+        plans = []
+        for plan, parsed in zip(self.plans, self.submissions, strict=True):
+            follow_up = make_follow_up(parsed.options, cipher, organization_id, owner_id)
+            extra = {} if follow_up is None else {"follow_up": follow_up}
+            plans.append(replace(plan, submission={**plan.submission, **extra}))
+        return plans
 
 
 @dataclass
@@ -193,7 +206,7 @@ def _parse_with_references(
         ReferredFile(f"{pointer}/params{file.pointer}", file.file_id, file.reference)
         for file in list_referred_files_in_json(kind.params, params)
     ]
-    return Parsed(name, kind, options, orjson.dumps(params), _find_queue(kind, params), files)
+    return Parsed(name, kind, options, orjson.dumps(params), _find_queue(kind, params), files, pointer=pointer)
 
 
 def _find_queue(kind: AnyKind, params: Mapping[str, Any]) -> Queue:

@@ -178,6 +178,8 @@ WHERE slot.task_id >= %(floor)s AND NOT EXISTS (SELECT FROM tasks AS task WHERE 
 UNION ALL
 SELECT task.id, 'it belongs to a schedule, and has no slot' FROM tasks AS task
 WHERE task.id >= %(floor)s AND task.schedule_id IS NOT NULL AND task.created_at > now() - interval '6 days'
+    -- The slot of a workflow names the task of its first step.
+    AND task.workflow_id IS NULL
     AND NOT EXISTS (SELECT FROM schedule_slots AS slot WHERE slot.task_id = task.id)
     AND EXISTS (SELECT FROM schedules AS schedule WHERE schedule.id = task.schedule_id)""",
     ),

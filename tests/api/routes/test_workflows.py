@@ -7,7 +7,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from shared.database.connections import make_engine
 from shared.identifiers import new_id
+from shared.settings import Settings
+from shared.verification import find_broken_rows
 from tests.api.conftest import ErrorsOf, HandWorker
 
 PING = {"kind": "platform.ping"}
@@ -337,6 +340,27 @@ def test_an_invalid_workflow_is_refused_at_the_pointer(
     assert found.get(pointer) == code, found
 
 
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def test_the_options_of_a_step_are_those_of_any_submission(operator: httpx2.Client, hand: HandWorker) -> None:
+    notify = {"email": ["ada@example.com"], "on": ["succeeded"]}
+    steps = [_step("a"), _step("b", after=["a"], notify=notify, priority=8, tags=["late"], delay=3600)]
+    flow = Flow(operator, hand, steps)
+    task = flow.task("b")
+    assert (task["priority"], task["tags"], task["run_at"]) == (8, ["late"], None)
+
+    flow.succeed("a")
+
+    assert flow.task("b")["status"] == "scheduled"
+    assert flow.task("b")["run_at"] is not None
+    hand.connection.execute("UPDATE tasks SET run_at = now() WHERE id = %s", (task["id"],))
+    hand.promote()
+    flow.succeed("b")
+    (notice,) = operator.get(f"/tasks?parent_id={task['id']}").json()["items"]
+    assert (notice["kind"], notice["params"]["to"]) == ("email.send", ["ada@example.com"])
+
+
 def test_a_schedule_submits_a_workflow(operator: httpx2.Client, hand: HandWorker) -> None:
     definition = {"name": "nightly", "steps": [_step("a"), _step("b", after=["a"])]}
     answer = operator.post("/schedules", json={"name": "flow", "every": 3600, "workflow": definition})
@@ -365,8 +389,34 @@ def test_a_schedule_has_a_workflow_or_a_task(operator: httpx2.Client, errors_of:
         {**rule, "workflow": {"steps": [_step("a")]}, "ttl": 5},
         {**rule, "workflow": {"steps": [_step("a", after=["b"])]}},
         {**rule, "workflow": []},
+        {**rule, "workflow": {"steps": [_step("a", webhook={"url": "https://localhost/x", "secret": SECRET})]}},
     ]
 
     found = [set(errors_of(operator.post("/schedules", json=body))) for body in bodies]
 
-    assert found == [{"/kind"}, {"/ttl"}, {"/workflow/steps/0/after/0"}, {"/workflow"}]
+    assert found == [
+        {"/kind"},
+        {"/ttl"},
+        {"/workflow/steps/0/after/0"},
+        {"/workflow"},
+        {"/workflow/steps/0/webhook/secret"},
+    ]
+
+
+def test_the_rows_of_workflows_of_every_fate_keep_every_promise(
+    operator: httpx2.Client, hand: HandWorker, module_settings: Settings
+) -> None:
+    failed = Flow(operator, hand, ONE_BY_ONE)
+    failed.fail("first")
+    operator.post(f"/tasks/{failed.step('first')['task_id']}/retry")
+    delayed = Flow(operator, hand, [_step("a"), _step("b", after=["a"], delay=3600)])
+    delayed.succeed("a")
+    cancelled = Flow(operator, hand, ONE_BY_ONE)
+    operator.post(f"{cancelled.path}/cancel")
+    engine = make_engine(module_settings, "test")
+
+    with engine.connect() as connection:
+        findings = list(find_broken_rows(connection, None, lease_seconds=60))
+
+    engine.dispose()
+    assert findings == []
