@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx2
 import pytest
 
+from shared.contracts.kind import QUEUES
 from tests.faults.conftest import Room
 
 
@@ -28,7 +29,7 @@ def test_two_relays_and_two_beats_repeat_no_task_and_no_slot(room: Room, client:
     for _ in range(2):
         room.relay()
         room.start("beat")
-    room.worker(queues="files,maintenance,email,reports")
+    room.worker(queues=",".join(QUEUES))
     tasks = [task_id for _ in range(10) for task_id in room.submit_many(client, 20)]
     scheduled = "SELECT id::text FROM tasks WHERE schedule_id IS NOT NULL"
     room.eventually(lambda: len(room.ask(scheduled)) >= 3)

@@ -58,7 +58,7 @@ class Chores:
         self._broker_away_until = 0.0
 
     def run(self) -> None:
-        """Do the chores until told to stop. Raises `psycopg.Error` when the database is away.
+        """Do the chores until the relay stops. Raises `psycopg.Error` when the database is away.
 
         A relay that holds the lock may be frozen. So one that waits for the lock does the chores too if no relay has done
         them for a lease.
