@@ -35,7 +35,9 @@ def run_pytest(folder: Path, *arguments: str, ci: str | None) -> subprocess.Comp
     environment = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("PYTEST_")}
     environment |= {"PYTHONPATH": str(ROOT)} | ({} if ci is None else {"CI": ci})
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "tests.needed_programs", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run([*argv, str(folder)], cwd=folder, env=environment, capture_output=True, text=True, timeout=90)
+    return subprocess.run(
+        [*argv, str(folder)], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+    )
 
 
 def test_a_missing_program_skips_its_tests_and_is_named_in_the_last_lines(small_suite: Path) -> None:
