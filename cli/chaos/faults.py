@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import psutil
 import redis
@@ -29,6 +31,14 @@ class NothingHit(Exception):
     """The fault found no process or message. The text says which one was missing."""
 
 
+class Pause(NamedTuple):
+    """When a queue was paused, as Unix times: from the answer to the pause until the request to resume it."""
+
+    queue: str
+    begin: float
+    end: float
+
+
 class FaultThrower:
     """Causes the faults. If a part is just being restarted, it waits for its process."""
 
@@ -37,6 +47,8 @@ class FaultThrower:
         self._mail = mail
         self._lease_seconds = lease_seconds
         self._hit_at = 0.0
+        self.pauses: list[Pause] = []
+        """The pauses that were in force."""
         self._actions: dict[str, Callable[[Fault], object]] = {
             "kill-worker": lambda fault: self._signal(f"worker-{fault.queue}", signal.SIGKILL),
             "kill-child": lambda _: self._kill_children(),
@@ -52,6 +64,7 @@ class FaultThrower:
             "stall-mail": lambda _: self._stall_mail(),
             "put-off-mail": lambda _: setattr(mail, "messages_to_defer", 5),
             "drop-mail": lambda _: setattr(mail, "messages_to_drop", 3),
+            "pause-queue": lambda fault: self._pause(fault.queue),
             "redeliver": lambda _: self._redeliver(),
         }
 
@@ -137,6 +150,30 @@ class FaultThrower:
         self._mail.answering.clear()
         time.sleep(FREEZE_SECONDS)
         self._mail.answering.set()
+
+    def _pause(self, queue: str) -> None:
+        self._post(f"/queues/{queue}/pause")
+        begin = time.time()
+        try:
+            self._signal("relay", signal.SIGKILL)
+            time.sleep(max(0.0, begin + FREEZE_SECONDS - time.time()))
+            self.pauses.append(Pause(queue, begin, time.time()))
+        finally:
+            self._post(f"/queues/{queue}/resume")
+
+    def _post(self, path: str) -> None:
+        """Send a request until the API, which may just be restarting, answers it. Raises `NothingHit` after a time."""
+        ready = self._stack.ready
+        headers = {"Authorization": f"Bearer {ready['api_key']}"}
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while time.monotonic() < deadline:
+            connection = http.client.HTTPConnection(urlsplit(ready["api_url"]).netloc, timeout=_WAIT_SECONDS)
+            with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+                connection.request("POST", path, headers=headers)
+                if connection.getresponse().status == 200:
+                    return
+            time.sleep(0.2)
+        raise NothingHit(f"the API did not answer POST {path} with 200")
 
     def _redeliver(self) -> None:
         """Add four copies of each message that is seen before a worker receives it."""

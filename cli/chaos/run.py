@@ -194,6 +194,9 @@ class _Run:
             broken.append(
                 f"an attempt was swept {outcome.swept_after_seconds[-1]:.1f} s after its worker was lost, later than {limit:.0f} s"
             )
+        for pause in self._thrower.pauses:
+            started = self._ask(queries.LIST_STARTED_WHILE_PAUSED, pause._asdict())
+            broken += [f"{row.id} started while {pause.queue} was paused, at {row.at}" for row in started]
         broken += self._check_clients()
         broken += self._check_slots() + self._check_streams()
 

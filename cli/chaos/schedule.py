@@ -31,6 +31,7 @@ FAULTS: Final[dict[str, str]] = {
     "stall-mail": "the mail server answers nothing for five seconds",
     "put-off-mail": "the mail server answers 421 to the next five messages",
     "drop-mail": "the mail server accepts the next three messages, and closes the connection without an answer",
+    "pause-queue": "a queue is paused for five seconds, and the relay is killed meanwhile",
     "redeliver": "every message is delivered five times, for five seconds",
 }
 """Every fault, and what it does."""
@@ -38,14 +39,14 @@ FAULTS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: when it happens, counted from the start of the work, and the queue whose worker it hits, if it hits a worker."""
+    """One fault: when it happens, counted from the start of the work, and the queue that it hits, if it hits one."""
 
     at_seconds: float
     name: str
     queue: str
 
     def __str__(self) -> str:
-        where = f" {self.queue}" if self.name in {"kill-worker", "stop-worker"} else ""
+        where = f" {self.queue}" if self.name in {"kill-worker", "stop-worker", "pause-queue"} else ""
         return f"{self.at_seconds:6.1f} s  {self.name}{where}"
 
 
@@ -63,7 +64,7 @@ def _duration_seconds(name: str, lease_seconds: float) -> float:
     """Return how many seconds a fault takes, before the pause until the next."""
     if name == "stop-worker":
         return stop_seconds(lease_seconds)
-    return {"freeze-broker": FREEZE_SECONDS, "stall-mail": FREEZE_SECONDS, "redeliver": FREEZE_SECONDS}.get(name, 0.0)
+    return FREEZE_SECONDS if name in {"freeze-broker", "stall-mail", "pause-queue", "redeliver"} else 0.0
 
 
 def _plan(chance: random.Random, seconds: float, names: list[str], lease_seconds: float) -> Iterator[Fault]:

@@ -34,6 +34,13 @@ FROM task_events sweep JOIN tasks task ON task.id = sweep.task_id
 WHERE sweep.data->>'reason' = 'worker-lost' ORDER BY sweep.at"""
 """List `queue`, `claimed_at` and `swept_at`, as Unix times, of each attempt whose lease was lost."""
 
+LIST_STARTED_WHILE_PAUSED: Final = """
+SELECT task.id::text, event.at
+FROM task_events event JOIN tasks task ON task.id = event.task_id
+WHERE event.data->>'status' = 'running' AND task.queue = %(queue)s AND task.kind <> 'platform.canary'
+    AND event.at > to_timestamp(%(begin)s) AND event.at < to_timestamp(%(end)s)"""
+"""List `id` and `at` of the attempts of a queue that started between two Unix times."""
+
 LIST_HISTORIES: Final = """
 SELECT event.task_id::text, array_agg(event.seq ORDER BY event.seq) AS seqs
 FROM task_events event WHERE event.task_id = ANY(%(ids)s::uuid[]) GROUP BY event.task_id"""

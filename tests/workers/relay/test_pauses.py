@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from uuid import UUID, uuid4
 
@@ -12,6 +13,7 @@ import pytest
 from shared.contracts.kind import QUEUES
 from shared.database.connections import connect_hot
 from shared.queries import hot_tasks, pauses
+from shared.queries.chaos import LIST_STARTED_WHILE_PAUSED
 from shared.queries.publishing import MARK_PUBLISHED
 from shared.settings import Settings
 from tests.conftest import Eventually
@@ -148,3 +150,18 @@ def test_a_resumed_task_keeps_its_turn(tasks: Tasks, pauser: Pauser) -> None:
 
     assert pauser.publish() == {first}
     assert tasks.get(first).turn == turn
+
+
+def test_chaos_finds_an_attempt_that_started_while_its_queue_was_paused(tasks: Tasks, pauser: Pauser) -> None:
+    _submit(tasks, PING, uuid4())
+    _submit(tasks, CANARY, uuid4())
+    pauser.publish()
+    begin = time.time()
+    started = pauser.claim()
+
+    parameters = {"queue": "files", "begin": begin, "end": time.time()}
+    found = pauser.relay.execute(LIST_STARTED_WHILE_PAUSED, parameters).fetchall()
+
+    assert len(started) == 2
+    assert [tasks.get(UUID(task_id)).kind for task_id, _ in found] == [PING]
+    assert pauser.relay.execute(LIST_STARTED_WHILE_PAUSED, {**parameters, "end": begin}).fetchall() == []
