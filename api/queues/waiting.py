@@ -43,7 +43,7 @@ class Waiting(AnswerModel):
             description="`scheduled`: its `run_at` is not reached. `behind`: other tasks start first, or it is next. "
             "`no_worker`: no running worker takes tasks of its queue. `retry_backoff`: its last attempt failed, and the next "
             "one comes later. `paused`: an operator paused its queue or its kind. `upstream`: it waits for other steps of its "
-            "workflow. `caller_limit`: its caller has as many running tasks as allowed. Null if it is running or done."
+            "workflow. `caller_limit` is reserved: there is no limit of a caller's running tasks. Null if it is running or done."
         ),
     ]
     position: Annotated[

@@ -124,6 +124,19 @@ def test_running_and_done_tasks_do_not_wait(operator: httpx2.Client, ping: Submi
     assert (done["status"], done["reason"], done["position"]) == ("succeeded", None, None)
 
 
+def test_a_step_of_a_workflow_waits_for_the_steps_before_it(operator: httpx2.Client) -> None:
+    first, second = {"name": "first", "kind": "platform.ping"}, {"name": "second", "kind": "platform.ping"}
+    answer = operator.post("/workflows", json={"steps": [first, {**second, "after": ["first"]}]})
+    assert answer.status_code == 202, answer.text
+    tasks = {task["workflow_step"]: task["id"] for task in operator.get("/tasks?limit=2").json()["items"]}
+
+    found = _explain(operator, tasks["second"])
+
+    assert (found["status"], found["reason"], found["estimated_start_at"]) == ("scheduled", "upstream", None)
+    assert _explain(operator, tasks["first"])["reason"] == "behind"
+    assert 1 <= int(operator.get(f"/tasks/{tasks['second']}").headers["Retry-After"]) <= 60
+
+
 def test_a_position_counts_published_and_due_tasks_of_the_caller(
     operator: httpx2.Client, ping: Submit, relay: Relay
 ) -> None:
