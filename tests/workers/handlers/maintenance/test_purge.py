@@ -117,3 +117,21 @@ def test_two_purges_at_once_erase_each_task_once(tasks: Tasks, bench: Bench, cho
 
     results = [tasks.get(attempt.task.id).result["tasks"] for attempt in (first, second)]
     assert sum(results) == 300
+
+
+def test_a_workflow_is_erased_with_its_last_task_and_none_before_it_is_finished(
+    api: Api, bench: Bench, chores: Chores
+) -> None:
+    owner, other = api.client("owner", "operator"), api.client("other")
+    steps = [{"name": name, "kind": "platform.ping", "keep_for": 0} for name in ("first", "last")]
+    workflow = owner.post("/workflows", json={"steps": [steps[0], {**steps[1], "after": ["first"]}]}).json()
+    bench.handlers["platform.ping"] = lambda params, context: PingResult(echo=None)
+    first, last = (UUID(step["task_id"]) for step in workflow["steps"])
+    bench.do(first)
+    assert chores.do("maintenance.purge") == {"tasks": 0, "files": 0}
+
+    bench.do(last)
+
+    assert chores.do("maintenance.purge") == {"tasks": 2, "files": 0}
+    assert owner.get(workflow["links"]["self"]).status_code == 410
+    assert other.get(workflow["links"]["self"]).status_code == 404
