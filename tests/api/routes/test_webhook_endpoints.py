@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -349,6 +350,49 @@ def test_a_schedule_shows_its_webhook_without_the_secret_and_keeps_it(client: ht
     assert row[0] == NOWHERE
     assert row[1].startswith("v1:")
     assert row[2]["on"] == ["failed"]
+
+
+def test_steps_of_workflows_and_what_follows_a_batch_have_webhooks_too(member: httpx2.Client, hand: HandWorker) -> None:
+    told = {**MAIL, "webhook": {"url": NOWHERE}}
+    steps = [{"name": "first", **told}, {"name": "second", "after": ["first"], **told}]
+    workflow = member.post("/workflows", json={"steps": steps})
+    assert workflow.status_code == 202, workflow.text
+    batch = member.post("/tasks/batch", json={"tasks": [MAIL], "on_finished": told}).json()
+    hand.succeed(batch["tasks"][0]["id"])
+    follower = member.get(f"/batches/{batch['batch_id']}").json()["on_finished"]["task_id"]
+
+    ids = [*(step["task_id"] for step in workflow.json()["steps"]), follower]
+    assert hand.count("SELECT count(*) FROM task_follow_ups WHERE task_id = ANY (%s::uuid[])", ids) == 3
+
+
+def test_a_scheduled_workflow_has_webhooks_without_secrets_of_their_own(
+    member: httpx2.Client, hand: HandWorker, errors_of: ErrorsOf
+) -> None:
+    def create_with(webhook: dict[str, str]) -> httpx2.Response:
+        steps = [{"name": "only", **MAIL, "webhook": webhook}]
+        return member.post("/schedules", json={"name": "told", "every": 3600, "workflow": {"steps": steps}})
+
+    refused = create_with({"url": NOWHERE, "secret": SECRET})
+    assert list(errors_of(refused)) == ["/workflow/steps/0/webhook/secret"]
+    schedule = create_with({"url": NOWHERE})
+    assert schedule.status_code == 201, schedule.text
+    assert member.post(f"/schedules/{schedule.json()['id']}/run").status_code == 202
+    statement = """SELECT count(*) FROM task_follow_ups follow_up JOIN tasks task ON task.id = follow_up.task_id
+        WHERE task.schedule_id = %s"""
+    assert hand.count(statement, schedule.json()["id"]) == 1
+
+
+def test_an_upload_may_have_a_webhook(member: httpx2.Client, hand: HandWorker) -> None:
+    task = json.dumps({"kind": "files.inspect", "webhook": {"url": NOWHERE}})
+    form = {"task": (None, task), "file": ("a.txt", b"text")}
+    answer = member.post("/files", files=form)
+    assert answer.status_code == 202, answer.text
+
+    assert hand.count("SELECT count(*) FROM task_follow_ups WHERE task_id = %s", answer.json()["id"]) == 1
+
+
+def test_the_error_of_a_delivery_is_explained(nobody: httpx2.Client) -> None:
+    assert nobody.get("/problems/webhook-not-delivered").status_code == 200
 
 
 def test_callers_may_not_submit_deliveries_themselves(client: httpx2.Client, errors_of: ErrorsOf) -> None:
