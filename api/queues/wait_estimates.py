@@ -81,7 +81,6 @@ class WaitEstimates:
 
     def retry_after_seconds(self, task: WaitingTask) -> int:
         """Return after how many seconds a task that is not done is worth asking for again: 1 to 60."""
-        now = datetime.now(UTC)
         if task.status == "running":
             return LEAST_SECONDS
         if task.status == "queued":
@@ -89,9 +88,9 @@ class WaitEstimates:
         else:
             # A step of a workflow that waits for other steps has no time.
             due_at = task.next_attempt_at or task.run_at
-            seconds = None if due_at is None else (due_at - now).total_seconds()
+            seconds = None if due_at is None else (due_at - datetime.now(UTC)).total_seconds()
         if seconds is None:
-            seconds = UNKNOWN_SHARE * (now - task.created_at).total_seconds()
+            seconds = UNKNOWN_SHARE * (datetime.now(UTC) - task.created_at).total_seconds()
         return _bound(seconds)
 
     def retry_after_submission_seconds(self, task: NewTask) -> int:
