@@ -202,6 +202,23 @@ def test_a_list_without_elements_is_a_step_without_tasks(
     assert flow.statuses == ["succeeded", "succeeded", "queued"]
 
 
+def test_a_step_whose_tasks_would_be_too_large_fails_and_the_one_before_it_ends(
+    operator: httpx2.Client, hand: HandWorker, files: list[str]
+) -> None:
+    message = {"to": ["ada@example.com"], "subject": {"$from": "item.name"}, "text": "x" * 900_000}
+    steps = [
+        {"name": "make", "kind": "files.inspect", "params": {"file_id": files[0]}},
+        {"name": "each", "kind": "email.send", "for_each": {"$from": "make.artifacts"}, "params": message},
+    ]
+    flow = Flow(operator, hand, steps)
+
+    hand.finish_with_artifacts(flow.step("make")["task_id"], [f"{n}.txt" for n in range(20)])
+
+    assert flow.statuses == ["succeeded", "failed"]
+    assert "larger than 16 MiB together" in flow.step("each")["error"]["detail"]
+    assert flow.get()["status"] == "failed"
+
+
 def test_cancelling_a_workflow_cancels_what_is_left(operator: httpx2.Client, hand: HandWorker) -> None:
     flow = Flow(operator, hand, [*ONE_BY_ONE, {"name": "running", **PING}])
     flow.succeed("first")
