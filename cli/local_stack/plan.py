@@ -283,6 +283,7 @@ def _fingerprint_of_first_steps() -> str:
     project = Path(__file__).resolve().parents[2]
     rights = [project / "shared" / "database" / "app_role.py", project / "shared" / "queries" / "roles.py"]
     digest = hashlib.sha256()
-    for path in [*sorted((project / "migrations" / "versions").glob("*.py")), *rights]:
+    migrations = project / "migrations"
+    for path in [*sorted(migrations.glob("versions/*.py")), *sorted(migrations.glob("functions/*/*.sql")), *rights]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -6,6 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from shared.queries.database_functions import define_functions, restore_functions
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -31,13 +33,7 @@ MOVES = (
     "scheduled>queued",
 )
 
-REFUSE = """
-CREATE FUNCTION taskmill_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    RAISE EXCEPTION 'task %: % (% to %)', old.id, tg_argv[0], old.status, CASE tg_op WHEN 'UPDATE' THEN new.status END
-        USING ERRCODE = 'TM001';
-END $$
-"""
+FUNCTIONS = ("taskmill_refuse", "taskmill_refuse_insert")
 
 # Each trigger's WHEN is an expression, so that plpgsql runs only to refuse. A write to a running row must turn
 # named_claim into the row's claim, or into its complement when it is the claim already: a writer that does not know the
@@ -66,13 +62,6 @@ WHEN (old.finished_at IS NULL)
 EXECUTE FUNCTION taskmill_refuse('only a finished task may be deleted')
 """,
 )
-
-REFUSE_INSERT = """
-CREATE FUNCTION taskmill_refuse_insert() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    RAISE EXCEPTION 'task %: may not begin as %', new.id, new.status USING ERRCODE = 'TM001';
-END $$
-"""
 
 
 def upgrade() -> None:
@@ -395,10 +384,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("prefix", name=op.f("uq_api_keys_prefix")),
     )
-    op.execute(REFUSE)
-    op.execute(REFUSE_INSERT)
-    for trigger in TRIGGERS:
-        op.execute(trigger)
+    for statement in (*define_functions(revision, *FUNCTIONS), *TRIGGERS):
+        op.execute(statement)
 
 
 def downgrade() -> None:
@@ -444,5 +431,5 @@ def downgrade() -> None:
     op.drop_table("files")
     op.drop_index(op.f("ix_email_intents_task_id"), table_name="email_intents")
     op.drop_table("email_intents")
-    op.execute("DROP FUNCTION taskmill_refuse()")
-    op.execute("DROP FUNCTION taskmill_refuse_insert()")
+    for statement in restore_functions(revision, *FUNCTIONS):
+        op.execute(statement)

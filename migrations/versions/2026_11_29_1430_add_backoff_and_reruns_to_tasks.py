@@ -9,33 +9,19 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from shared.queries.database_functions import define_functions, restore_functions
+
 revision = "0011"
 down_revision = "0010"
 branch_labels = None
 depends_on = None
 
 
-# `taskmill_insert_tasks` inserts the tasks that follow others: a backoff is one more of the columns that it names.
-REPLACE_INSERT_TASKS = """
-DO $do$ BEGIN
-    EXECUTE replace(replace(replace(pg_get_functiondef('taskmill_insert_tasks(jsonb)'::regprocedure),
-        'params jsonb, files jsonb', 'params jsonb, files jsonb, backoff jsonb'),
-        'tags, metadata)', 'tags, metadata, backoff)'),
-        'coalesce(metadata, ''{}'')', 'coalesce(metadata, ''{}''), backoff');
-END $do$
-"""
-RESTORE_INSERT_TASKS = """
-DO $do$ BEGIN
-    EXECUTE replace(replace(pg_get_functiondef('taskmill_insert_tasks(jsonb)'::regprocedure), ', backoff jsonb', ''),
-        ', backoff', '');
-END $do$
-"""
-
-
 def upgrade() -> None:
     op.add_column("tasks", sa.Column("backoff", postgresql.JSONB(), nullable=True))
     op.add_column("tasks", sa.Column("rerun_of", sa.Uuid(), nullable=True))
-    op.execute(REPLACE_INSERT_TASKS)
+    for statement in define_functions(revision, "taskmill_insert_tasks"):
+        op.execute(statement)
     op.create_table(
         "bulk_actions",
         sa.Column("task_id", sa.Uuid(), nullable=False),
@@ -48,7 +34,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute(RESTORE_INSERT_TASKS)
+    for statement in restore_functions(revision, "taskmill_insert_tasks"):
+        op.execute(statement)
     op.drop_table("bulk_actions")
     op.drop_column("tasks", "rerun_of")
     op.drop_column("tasks", "backoff")

@@ -1,7 +1,8 @@
 """Statements on webhooks: endpoints, default secrets, deliveries and their tries.
 
 Statements in capitals are plain SQL for psycopg (`exec_driver_sql` on a SQLAlchemy connection); the others are SQLAlchemy
-statements. What happens when a task ends is in the database: see the migration that adds webhooks.
+statements. Deliveries of ended tasks are stored by a function of the database,
+`taskmill_submit_webhooks_of_ends` (`migrations/functions/`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Statements on workflows and their steps. Functions of the database move workflows on (see `migrations/`)."""
+"""Statements on workflows and their steps. Functions of the database move workflows on (`migrations/functions/`)."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from shared.database.schema_migrations import MigrationOutcome, migrate
 from shared.database.schema_version import newest_revision, require_known_schema, wait_for_schema
 from shared.errors import SchemaTooNew
 from shared.identifiers import new_id
+from shared.queries.database_functions import FUNCTIONS
 from shared.settings import Settings
 from shared.tables.base import metadata
 from shared.tables.every_table import EVERY_TABLE
@@ -84,6 +85,17 @@ def test_constraints_indexes_and_defaults_are_the_same_by_either_way(postgres_se
 
     for name, rows in by_migrations.items():
         assert rows == by_tables[name], name
+
+
+def test_the_functions_are_the_newest_files_of_each(postgres_server: PostgresServer) -> None:
+    newest = {folder.name: max(folder.glob("*.sql")) for folder in FUNCTIONS.iterdir()}
+    with _empty_database(postgres_server.url) as settings:
+        migrate(settings)
+        with psycopg.connect(settings.database_url) as connection:
+            query = "SELECT proname, prosrc FROM pg_proc WHERE starts_with(proname, 'taskmill_')"
+            stored = dict(connection.execute(query).fetchall())
+
+    assert stored == {name: path.read_text(encoding="utf-8").split("$$")[1] for name, path in newest.items()}
 
 
 def test_migrating_again_changes_nothing(settings: Settings) -> None:

@@ -1,0 +1,4 @@
+CREATE OR REPLACE FUNCTION taskmill_follow_ends(ended uuid[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM taskmill_finish_batches(ended);
+END $$
