@@ -39,8 +39,8 @@ class Submit(Protocol):
         """Submit a task and return its id."""
 
 
-class Speak(Protocol):
-    """The fixture `speak`."""
+class SendRaw(Protocol):
+    """The fixture `send_raw`."""
 
     def __call__(self, request: bytes, *, patience_seconds: float = 30) -> bytes:
         """Send bytes and return what comes back."""
@@ -99,7 +99,7 @@ def nobody(served: Api) -> httpx2.Client:
     return served.client_with(None)
 
 
-class HandWorker:
+class ManualWorker:
     """A worker that a test controls: it claims and finishes tasks with the statements of the engine."""
 
     def __init__(self, settings: Settings) -> None:
@@ -187,14 +187,14 @@ class HandWorker:
         return int(row[0])
 
 
-HandOn = Callable[[Settings], AbstractContextManager[HandWorker]]
-"""The fixture `hand_on`."""
+OpenManualWorker = Callable[[Settings], AbstractContextManager[ManualWorker]]
+"""The fixture `open_manual_worker`."""
 
 
 @pytest.fixture(scope="module")
-def hand(module_settings: Settings) -> Iterator[HandWorker]:
+def manual_worker(module_settings: Settings) -> Iterator[ManualWorker]:
     """A worker on the module's database."""
-    worker = HandWorker(module_settings)
+    worker = ManualWorker(module_settings)
     yield worker
     worker.connection.close()
 
@@ -224,7 +224,7 @@ def email(client: httpx2.Client) -> Submit:
 
 
 @pytest.fixture(scope="module")
-def speak(served: Api) -> Speak:
+def send_raw(served: Api) -> SendRaw:
     """Sends raw bytes to the API and returns the bytes that it answers until it closes the connection."""
 
     def send(request: bytes, *, patience_seconds: float = 30) -> bytes:
@@ -268,12 +268,12 @@ def serve() -> ServeApi:
 
 
 @pytest.fixture(scope="session")
-def hand_on() -> HandOn:
+def open_manual_worker() -> OpenManualWorker:
     """Opens a worker on the database of a test, within a `with` block."""
 
     @contextmanager
-    def connect(settings: Settings) -> Iterator[HandWorker]:
-        worker = HandWorker(settings)
+    def connect(settings: Settings) -> Iterator[ManualWorker]:
+        worker = ManualWorker(settings)
         try:
             yield worker
         finally:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import httpx2
 import pytest
 import structlog
 from structlog.testing import LogCapture
 
 from shared.api_keys import CreatedKey
+from tests.api.conftest import Submit
 from tests.conftest import Api
 
 
@@ -104,7 +103,7 @@ def test_refused_credentials_are_logged_with_no_more_than_the_prefix_of_the_key(
 
 
 def test_a_caller_without_the_right_to_a_kind_or_to_delete_is_logged_too(
-    served: Api, client: httpx2.Client, operator: httpx2.Client, email: Callable[..., str], log: LogCapture
+    served: Api, client: httpx2.Client, operator: httpx2.Client, email: Submit, log: LogCapture
 ) -> None:
     task_id = email()
 

@@ -12,7 +12,7 @@ from api.auth.authentication import KEY_CACHE_SECONDS, Authenticator
 from shared.api_keys import list_keys, revoke_key
 from shared.database.connections import make_async_engine
 from shared.settings import Settings
-from tests.api.conftest import HandWorker, Speak, Submit
+from tests.api.conftest import ManualWorker, SendRaw, Submit
 from tests.conftest import Api, Eventually
 
 EMAIL = {"to": ["ada@example.com"], "text": "hello"}
@@ -107,10 +107,10 @@ def test_a_route_opens_with_just_its_scope(served: Api, method: str, path: str) 
     ],
 )
 @pytest.mark.parametrize("path", ["/tasks", f"/tasks/{SOME}"])
-def test_bad_credentials_are_refused(speak: Speak, authorization: str, path: str) -> None:
+def test_bad_credentials_are_refused(send_raw: SendRaw, authorization: str, path: str) -> None:
     request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\nConnection: close\r\n\r\n"
 
-    answer = speak(request.encode("latin-1"))
+    answer = send_raw(request.encode("latin-1"))
 
     expected = b"HTTP/1.1 400 " if "\x00" in authorization else b"HTTP/1.1 401 "
     assert answer.startswith(expected)
@@ -163,17 +163,19 @@ def test_a_revoked_key_is_refused_within_a_second(
     assert client.post("/emails", json=EMAIL).status_code == 401
 
 
-def test_an_expired_key_is_refused(served: Api, hand: HandWorker) -> None:
+def test_an_expired_key_is_refused(served: Api, manual_worker: ManualWorker) -> None:
     past, soon = served.key("someone"), served.key("someone")
-    hand.connection.execute("UPDATE api_keys SET expires_at = now() WHERE id = %s", [past.id])
-    hand.connection.execute("UPDATE api_keys SET expires_at = now() + interval '1 hour' WHERE id = %s", [soon.id])
+    manual_worker.connection.execute("UPDATE api_keys SET expires_at = now() WHERE id = %s", [past.id])
+    manual_worker.connection.execute(
+        "UPDATE api_keys SET expires_at = now() + interval '1 hour' WHERE id = %s", [soon.id]
+    )
 
     assert served.client_with(past.key).get("/tasks").status_code == 401
     assert served.client_with(soon.key).get("/tasks").status_code == 200
 
 
 def test_the_last_use_of_a_key_is_stored_once_a_minute(
-    served: Api, module_settings: Settings, hand: HandWorker, eventually: Eventually
+    served: Api, module_settings: Settings, manual_worker: ManualWorker, eventually: Eventually
 ) -> None:
     key = served.key("someone")
 
@@ -186,7 +188,9 @@ def test_the_last_use_of_a_key_is_stored_once_a_minute(
     first = eventually(find_last_use)
     assert abs(first - datetime.now(UTC)) < timedelta(minutes=1)
 
-    hand.connection.execute("UPDATE api_keys SET last_used_at = now() - interval '59 s' WHERE id = %s", [key.id])
+    manual_worker.connection.execute(
+        "UPDATE api_keys SET last_used_at = now() - interval '59 s' WHERE id = %s", [key.id]
+    )
     second = find_last_use()
 
     async def use() -> None:
@@ -198,7 +202,9 @@ def test_the_last_use_of_a_key_is_stored_once_a_minute(
 
     asyncio.run(use())
     assert find_last_use() == second
-    hand.connection.execute("UPDATE api_keys SET last_used_at = now() - interval '61 s' WHERE id = %s", [key.id])
+    manual_worker.connection.execute(
+        "UPDATE api_keys SET last_used_at = now() - interval '61 s' WHERE id = %s", [key.id]
+    )
     asyncio.run(use())
     last = find_last_use()
     assert last is not None and second is not None and last > second

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from shared.identifiers import new_id
-from tests.api.conftest import HandWorker, Submit
+from tests.api.conftest import ManualWorker, Submit
 from tests.conftest import Api, Eventually, Parts
 
 FIELDS = [
@@ -49,10 +49,10 @@ def test_a_task_shows_a_client_exactly_what_the_contract_names(client: httpx2.Cl
 
 
 def test_operators_also_see_who_submitted_a_task_and_which_worker_claimed_it(
-    client: httpx2.Client, operator: httpx2.Client, admin: httpx2.Client, hand: HandWorker, email: Submit
+    client: httpx2.Client, operator: httpx2.Client, admin: httpx2.Client, manual_worker: ManualWorker, email: Submit
 ) -> None:
     task_id = email(tags=["origin"])
-    hand.claim(task_id)
+    manual_worker.claim(task_id)
 
     shown = [
         operator.get(f"/tasks/{task_id}").json(),
@@ -68,10 +68,12 @@ def test_operators_also_see_who_submitted_a_task_and_which_worker_claimed_it(
     assert list(client.get(f"/tasks/{task_id}").json()) == FIELDS
 
 
-def test_a_running_task_shows_its_attempt_and_progress(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
+def test_a_running_task_shows_its_attempt_and_progress(
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
+) -> None:
     task_id = ping()
-    hand.claim(task_id)
-    hand.report(task_id, 40, "2 of 5")
+    manual_worker.claim(task_id)
+    manual_worker.report(task_id, 40, "2 of 5")
 
     task = operator.get(f"/tasks/{task_id}").json()
 
@@ -80,9 +82,11 @@ def test_a_running_task_shows_its_attempt_and_progress(operator: httpx2.Client, 
     assert task["started_at"] and task["finished_at"] is None and task["purge_at"] is None
 
 
-def test_a_succeeded_task_has_a_result_and_no_error(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
+def test_a_succeeded_task_has_a_result_and_no_error(
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
+) -> None:
     task_id = ping(keep_for=60)
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
 
     task = operator.get(f"/tasks/{task_id}").json()
 
@@ -92,14 +96,14 @@ def test_a_succeeded_task_has_a_result_and_no_error(operator: httpx2.Client, han
 
 
 def test_a_retrying_task_shows_its_last_error_until_it_is_queued_again(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
-    hand.claim(task_id)
-    hand.end(task_id, "retrying", result={"half": "done"}, error=TIMED_OUT, delay=0)
+    manual_worker.claim(task_id)
+    manual_worker.end(task_id, "retrying", result={"half": "done"}, error=TIMED_OUT, delay=0)
 
     retrying = operator.get(f"/tasks/{task_id}").json()
-    hand.promote()
+    manual_worker.promote()
     queued = operator.get(f"/tasks/{task_id}").json()
 
     assert (retrying["status"], retrying["done"], retrying["result"]) == ("retrying", False, None)
@@ -109,10 +113,10 @@ def test_a_retrying_task_shows_its_last_error_until_it_is_queued_again(
 
 
 def test_a_failed_or_cancelled_task_has_an_error_and_no_result(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     failed, cancelled = ping(), ping()
-    hand.fail(failed)
+    manual_worker.fail(failed)
     operator.post(f"/tasks/{cancelled}/cancel")
 
     for task_id, status, name in [(failed, "failed", "worker-lost"), (cancelled, "cancelled", "cancelled")]:
@@ -127,7 +131,7 @@ def test_a_failed_or_cancelled_task_has_an_error_and_no_result(
 
 @pytest.mark.parametrize("options", [{}, {"delay": 3600}], ids=["queued", "scheduled"])
 def test_a_queued_or_scheduled_task_is_cancelled_at_once_and_never_starts(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, options: dict[str, Any]
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, options: dict[str, Any]
 ) -> None:
     task_id = ping(**options)
 
@@ -136,22 +140,26 @@ def test_a_queued_or_scheduled_task_is_cancelled_at_once_and_never_starts(
     assert (answer.status_code, answer.json()["status"], answer.json()["done"]) == (202, "cancelled", True)
     assert answer.json()["cancel_requested_at"] and answer.json()["finished_at"]
     assert "retry-after" not in answer.headers
-    assert not hand.claim(task_id)
+    assert not manual_worker.claim(task_id)
 
 
-def test_a_retrying_task_is_cancelled_at_once(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
+def test_a_retrying_task_is_cancelled_at_once(
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
+) -> None:
     task_id = ping()
-    hand.claim(task_id)
-    hand.end(task_id, "retrying", error={"type": "/problems/timed-out"}, delay=60)
+    manual_worker.claim(task_id)
+    manual_worker.end(task_id, "retrying", error={"type": "/problems/timed-out"}, delay=60)
 
     task = operator.post(f"/tasks/{task_id}/cancel").json()
 
     assert (task["status"], task["next_attempt_at"], task["error"]["attempt"]) == ("cancelled", None, 1)
 
 
-def test_cancelling_a_running_task_can_be_repeated(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
+def test_cancelling_a_running_task_can_be_repeated(
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
+) -> None:
     task_id = ping()
-    hand.claim(task_id)
+    manual_worker.claim(task_id)
 
     first = operator.post(f"/tasks/{task_id}/cancel")
     second = operator.post(f"/tasks/{task_id}/cancel")
@@ -161,27 +169,27 @@ def test_cancelling_a_running_task_can_be_repeated(operator: httpx2.Client, hand
     assert first.json()["cancel_requested_at"] == second.json()["cancel_requested_at"] is not None
     assert first.headers["etag"] == second.headers["etag"]
     assert first.headers["retry-after"]
-    assert hand.renew(task_id), "the worker hears of it at its next heartbeat"
-    assert hand.end(task_id, "retrying", error={"type": "/problems/timed-out"}, delay=1) == "cancelled"
+    assert manual_worker.renew(task_id), "the worker hears of it at its next heartbeat"
+    assert manual_worker.end(task_id, "retrying", error={"type": "/problems/timed-out"}, delay=1) == "cancelled"
 
 
 def test_a_task_can_succeed_after_its_cancel_was_requested(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
-    hand.claim(task_id)
+    manual_worker.claim(task_id)
     operator.post(f"/tasks/{task_id}/cancel")
 
-    hand.end(task_id, "succeeded", result={"echo": None})
+    manual_worker.end(task_id, "succeeded", result={"echo": None})
 
     task = operator.get(f"/tasks/{task_id}").json()
     assert (task["status"], task["result"], task["error"]) == ("succeeded", {"echo": None}, None)
 
 
-def test_a_done_task_cannot_be_cancelled(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
+def test_a_done_task_cannot_be_cancelled(operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit) -> None:
     succeeded, failed, cancelled = ping(), ping(), ping()
-    hand.succeed(succeeded)
-    hand.fail(failed)
+    manual_worker.succeed(succeeded)
+    manual_worker.fail(failed)
     operator.post(f"/tasks/{cancelled}/cancel")
 
     for task_id in (succeeded, failed, cancelled):
@@ -208,15 +216,15 @@ def test_a_running_attempt_stops_within_two_heartbeats_of_a_cancel(
 
 @pytest.mark.parametrize("end", ["failed", "cancelled", "expired"])
 def test_a_failed_cancelled_or_expired_task_is_queued_by_a_retry(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, end: str
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, end: str
 ) -> None:
     task_id = ping(delay=0, ttl=3600, max_attempts=1, tags=["kept"])
     if end == "failed":
-        hand.fail(task_id)
+        manual_worker.fail(task_id)
     elif end == "cancelled":
         operator.post(f"/tasks/{task_id}/cancel")
     else:
-        hand.connection.execute(
+        manual_worker.connection.execute(
             "UPDATE tasks SET status = 'expired', finished_at = now(), purge_at = now() WHERE id = %s", [task_id]
         )
     before = operator.get(f"/tasks/{task_id}")
@@ -230,35 +238,40 @@ def test_a_failed_cancelled_or_expired_task_is_queued_by_a_retry(
         assert task[cleared] is None
     assert task["tags"] == ["kept"] and task["created_at"] == before.json()["created_at"]
     assert int(answer.headers["etag"].strip('"')) > int(before.headers["etag"].strip('"'))
-    assert hand.count("SELECT count(*) FROM tasks WHERE id = %s AND ttl IS NULL AND expires_at IS NULL", task_id) == 1
-    hand.succeed(task_id)
+    assert (
+        manual_worker.count("SELECT count(*) FROM tasks WHERE id = %s AND ttl IS NULL AND expires_at IS NULL", task_id)
+        == 1
+    )
+    manual_worker.succeed(task_id)
 
 
 def test_only_a_failed_cancelled_or_expired_task_can_be_retried(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     queued, running, succeeded, waiting = ping(), ping(), ping(), ping(delay=60)
-    hand.claim(running)
-    hand.succeed(succeeded)
+    manual_worker.claim(running)
+    manual_worker.succeed(succeeded)
 
     for task_id in (queued, running, succeeded, waiting):
         assert problem_of(operator.post(f"/tasks/{task_id}/retry")) == (409, "task-not-retriable")
 
 
 def test_a_task_can_be_retried_up_to_a_thousand_attempts(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
     operator.post(f"/tasks/{task_id}/cancel")
-    hand.connection.execute("UPDATE tasks SET max_attempts = 999 WHERE id = %s", [task_id])
+    manual_worker.connection.execute("UPDATE tasks SET max_attempts = 999 WHERE id = %s", [task_id])
 
     assert problem_of(operator.post(f"/tasks/{task_id}/retry")) == (409, "task-not-retriable")
 
 
-def test_a_task_whose_input_is_gone_cannot_be_retried(client: httpx2.Client, hand: HandWorker, data: Path) -> None:
+def test_a_task_whose_input_is_gone_cannot_be_retried(
+    client: httpx2.Client, manual_worker: ManualWorker, data: Path
+) -> None:
     with (data / "coffee.png").open("rb") as file:
         task = client.post("/files", files={"file": ("coffee.png", file)}).json()
-    hand.fail(task["id"])
+    manual_worker.fail(task["id"])
     assert client.delete(f"/files/{task['params']['file_id']}").status_code == 204
 
     answer = client.post(f"/tasks/{task['id']}/retry")
@@ -268,11 +281,11 @@ def test_a_task_whose_input_is_gone_cannot_be_retried(client: httpx2.Client, han
 
 
 def test_a_task_whose_params_no_longer_fit_its_kind_cannot_be_retried(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
-    hand.fail(task_id)
-    hand.connection.execute("UPDATE task_payloads SET params = '{\"gone\": 1}' WHERE task_id = %s", [task_id])
+    manual_worker.fail(task_id)
+    manual_worker.connection.execute("UPDATE task_payloads SET params = '{\"gone\": 1}' WHERE task_id = %s", [task_id])
 
     answer = operator.post(f"/tasks/{task_id}/retry")
 
@@ -283,9 +296,11 @@ def test_a_task_whose_params_no_longer_fit_its_kind_cannot_be_retried(
 # Delete
 
 
-def test_a_deleted_task_and_its_artifacts_are_gone(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
+def test_a_deleted_task_and_its_artifacts_are_gone(
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
+) -> None:
     task_id = ping()
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
 
     answer = operator.delete(f"/tasks/{task_id}")
 
@@ -300,18 +315,18 @@ def test_a_deleted_task_and_its_artifacts_are_gone(operator: httpx2.Client, hand
         assert problem_of(operator.request(method, path)) == (410, "gone")
     tables = {"tasks": "id", "task_payloads": "task_id", "task_events": "task_id"}
     for table, column in tables.items():
-        assert hand.count(f"SELECT count(*) FROM {table} WHERE {column} = %s", task_id) == 0
+        assert manual_worker.count(f"SELECT count(*) FROM {table} WHERE {column} = %s", task_id) == 0
 
 
 def test_a_deleted_task_is_410_for_its_organization_for_thirty_days(
-    client: httpx2.Client, stranger: httpx2.Client, hand: HandWorker, email: Submit
+    client: httpx2.Client, stranger: httpx2.Client, manual_worker: ManualWorker, email: Submit
 ) -> None:
     task_id = email()
     client.post(f"/tasks/{task_id}/cancel")
     client.delete(f"/tasks/{task_id}")
 
     for_me, for_them = client.get(f"/tasks/{task_id}"), stranger.get(f"/tasks/{task_id}")
-    hand.connection.execute(
+    manual_worker.connection.execute(
         "UPDATE tombstones SET purged_at = now() - interval '30 days 1 second' WHERE id = %s", [task_id]
     )
     later = [client.get(f"/tasks/{task_id}"), client.delete(f"/tasks/{task_id}")]
@@ -320,9 +335,11 @@ def test_a_deleted_task_is_410_for_its_organization_for_thirty_days(
     assert [answer.status_code for answer in later] == [404, 404]
 
 
-def test_a_task_that_is_not_done_cannot_be_deleted(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
+def test_a_task_that_is_not_done_cannot_be_deleted(
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
+) -> None:
     queued, running, scheduled = ping(), ping(), ping(delay=60)
-    hand.claim(running)
+    manual_worker.claim(running)
 
     for task_id in (queued, running, scheduled):
         assert problem_of(operator.delete(f"/tasks/{task_id}")) == (409, "task-not-done")

@@ -16,7 +16,7 @@ import pytest
 from api.following import waiters as wakeups
 from api.following.waiters import LISTENING_POLL_SECONDS
 from shared.settings import Settings
-from tests.api.conftest import ErrorsOf, HandOn, HandWorker, PublishWakeup, Submit, count_waiters
+from tests.api.conftest import ErrorsOf, ManualWorker, OpenManualWorker, PublishWakeup, Submit, count_waiters
 from tests.conftest import Eventually, ServeApi
 
 SOON_SECONDS = 30
@@ -50,16 +50,16 @@ def timed(ask: Callable[[], httpx2.Response]) -> tuple[httpx2.Response, float]:
 
 
 def test_the_etag_is_strong_and_changes_with_anything_that_the_body_shows(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
     seen = [operator.get(f"/tasks/{task_id}")]
     for step in (
-        lambda: hand.claim(task_id),
-        lambda: hand.report(task_id, 10),
-        lambda: hand.report(task_id, 10, "a word"),
+        lambda: manual_worker.claim(task_id),
+        lambda: manual_worker.report(task_id, 10),
+        lambda: manual_worker.report(task_id, 10, "a word"),
         lambda: operator.post(f"/tasks/{task_id}/cancel"),
-        lambda: hand.end(task_id, "succeeded", result={"echo": None}),
+        lambda: manual_worker.end(task_id, "succeeded", result={"echo": None}),
     ):
         step()
         seen.append(operator.get(f"/tasks/{task_id}"))
@@ -71,20 +71,22 @@ def test_the_etag_is_strong_and_changes_with_anything_that_the_body_shows(
     assert all(a.json() != b.json() for a, b in itertools.pairwise(seen))
 
 
-def test_a_heartbeat_does_not_change_the_etag(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
+def test_a_heartbeat_does_not_change_the_etag(
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
+) -> None:
     task_id = ping()
-    hand.claim(task_id)
+    manual_worker.claim(task_id)
     before = operator.get(f"/tasks/{task_id}")
 
-    hand.renew(task_id)
-    hand.renew(task_id)
+    manual_worker.renew(task_id)
+    manual_worker.renew(task_id)
 
     after = operator.get(f"/tasks/{task_id}")
     assert (after.headers["etag"], after.json()) == (before.headers["etag"], before.json())
 
 
 def test_a_caller_with_the_current_etag_is_answered_304(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
     etag = operator.get(f"/tasks/{task_id}").headers["etag"]
@@ -99,7 +101,7 @@ def test_a_caller_with_the_current_etag_is_answered_304(
     for given in ('"0"', "x", "", etag.strip('"'), '"' + "9" * 40 + '"'):
         assert operator.get(f"/tasks/{task_id}", headers={"If-None-Match": given}).status_code == 200
 
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
     assert operator.get(f"/tasks/{task_id}", headers={"If-None-Match": etag}).status_code == 200
 
 
@@ -108,11 +110,11 @@ def test_an_etag_does_not_reveal_another_organizations_task(client: httpx2.Clien
 
 
 def test_a_task_that_is_not_done_is_answered_with_retry_after(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
     live = operator.get(f"/tasks/{task_id}")
-    hand.fail(task_id)
+    manual_worker.fail(task_id)
     done = operator.get(f"/tasks/{task_id}")
 
     assert (live.status_code, live.headers["retry-after"]) == (200, "1")
@@ -131,9 +133,11 @@ def test_a_wait_out_of_bounds_is_refused(operator: httpx2.Client, errors_of: Err
     assert errors_of(answer) == {"query:wait": "out_of_range"}
 
 
-def test_waiting_for_a_done_task_is_answered_at_once(operator: httpx2.Client, hand: HandWorker, ping: Submit) -> None:
+def test_waiting_for_a_done_task_is_answered_at_once(
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
+) -> None:
     task_id = ping()
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
 
     answer, seconds = timed(lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}))
 
@@ -141,12 +145,12 @@ def test_waiting_for_a_done_task_is_answered_at_once(operator: httpx2.Client, ha
 
 
 def test_a_waiting_request_is_answered_when_a_worker_publishes_a_wakeup(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
 
     def finish() -> None:
-        hand.succeed(task_id)
+        manual_worker.succeed(task_id)
         publish_wakeup(task_id)
 
     with soon(finish):
@@ -157,14 +161,14 @@ def test_a_waiting_request_is_answered_when_a_worker_publishes_a_wakeup(
 
 
 def test_waiting_for_the_end_is_not_ended_by_progress_or_a_wakeup_without_change(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
-    hand.claim(task_id)
+    manual_worker.claim(task_id)
 
     def progress() -> None:
         publish_wakeup(task_id)
-        hand.report(task_id, 50)
+        manual_worker.report(task_id, 50)
         publish_wakeup(task_id)
 
     with soon(progress):
@@ -176,14 +180,14 @@ def test_waiting_for_the_end_is_not_ended_by_progress_or_a_wakeup_without_change
 
 @pytest.mark.parametrize("given", ["{etag}", "W/{etag}", '"x", {etag}'])
 def test_waiting_with_an_etag_is_ended_by_any_change(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup, given: str
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, publish_wakeup: PublishWakeup, given: str
 ) -> None:
     task_id = ping()
-    hand.claim(task_id)
+    manual_worker.claim(task_id)
     etag = operator.get(f"/tasks/{task_id}").headers["etag"]
 
     def progress() -> None:
-        hand.report(task_id, 50)
+        manual_worker.report(task_id, 50)
         publish_wakeup(task_id)
 
     with soon(progress):
@@ -198,11 +202,11 @@ def test_waiting_with_an_etag_is_ended_by_any_change(
 
 
 def test_waiting_with_an_older_etag_is_answered_at_once(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
     etag = operator.get(f"/tasks/{task_id}").headers["etag"]
-    hand.claim(task_id)
+    manual_worker.claim(task_id)
 
     answer, seconds = timed(
         lambda: operator.get(f"/tasks/{task_id}", params={"wait": 60}, headers={"If-None-Match": etag})
@@ -246,12 +250,12 @@ def test_nothing_is_kept_for_a_client_that_disconnects_while_waiting(
 
 
 def test_waiting_for_a_task_that_is_deleted_ends_with_410(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
 
     def erase() -> None:
-        hand.succeed(task_id)
+        manual_worker.succeed(task_id)
         operator.delete(f"/tasks/{task_id}")
         publish_wakeup(task_id)
 
@@ -280,10 +284,10 @@ def test_a_preference_to_wait_is_applied_and_acknowledged(operator: httpx2.Clien
 
 
 def test_a_preference_in_a_second_header_field_is_applied_too(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
 
     answer = operator.get(f"/tasks/{task_id}", headers=[("Prefer", "wait=7"), ("Prefer", "respond-async")])
 
@@ -291,10 +295,10 @@ def test_a_preference_in_a_second_header_field_is_applied_too(
 
 
 def test_a_preference_beyond_the_longest_wait_is_clamped(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
 
     for given in ("wait=61", "wait=99999999999999999999"):
         answer = operator.get(f"/tasks/{task_id}", headers={"Prefer": given})
@@ -323,14 +327,14 @@ def test_the_query_overrides_the_preference(operator: httpx2.Client, ping: Submi
 
 
 def test_without_the_broker_waiting_requests_are_woken_by_the_slow_poll(
-    settings: Settings, serve: ServeApi, hand_on: HandOn
+    settings: Settings, serve: ServeApi, open_manual_worker: OpenManualWorker
 ) -> None:
     silent = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
-    with serve(silent) as api, hand_on(silent) as hand:
+    with serve(silent) as api, open_manual_worker(silent) as manual_worker:
         client = api.client("operator", "operator")
         task_id = client.post("/tasks", json={"kind": "platform.ping"}).json()["id"]
 
-        with soon(lambda: hand.succeed(task_id)):
+        with soon(lambda: manual_worker.succeed(task_id)):
             answer, seconds = timed(lambda: client.get(f"/tasks/{task_id}", params={"wait": 60}))
 
     assert answer.json()["status"] == "succeeded"
@@ -338,14 +342,14 @@ def test_without_the_broker_waiting_requests_are_woken_by_the_slow_poll(
 
 
 def test_a_missed_wakeup_delays_waiting_requests_by_a_few_seconds(
-    settings: Settings, serve: ServeApi, hand_on: HandOn, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, serve: ServeApi, open_manual_worker: OpenManualWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wakeups, "LISTENING_POLL_SECONDS", LISTENING_POLL_SECONDS)
-    with serve(settings) as api, hand_on(settings) as hand:
+    with serve(settings) as api, open_manual_worker(settings) as manual_worker:
         client = api.client("operator", "operator")
         task_id = client.post("/tasks", json={"kind": "platform.ping"}).json()["id"]
 
-        with soon(lambda: hand.succeed(task_id)):
+        with soon(lambda: manual_worker.succeed(task_id)):
             answer, seconds = timed(lambda: client.get(f"/tasks/{task_id}", params={"wait": 60}))
 
     assert answer.json()["status"] == "succeeded"

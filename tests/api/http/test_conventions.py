@@ -7,7 +7,6 @@ import json
 import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx2
@@ -18,15 +17,14 @@ import structlog
 from api.app import create_fastapi_app
 from api.submitting.submissions import Submissions
 from shared.settings import Settings
-from tests.conftest import Api
+from tests.api.conftest import ErrorsOf, SendRaw, Submit
+from tests.conftest import ServeApi
 
 SOME_ID = "0199c0de-0000-7000-8000-000000000001"
 """No task, file or batch: fixed, because ids of parametrized tests must be the same in every process."""
 
 JSON = {"content-type": "application/json"}
 JSON_ROUTES = ["/tasks", "/tasks/batch", "/reports", "/emails"]
-Serve = Callable[[Settings], AbstractContextManager[Api]]
-ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 
 
 def require_problem(answer: httpx2.Response, status: int, name: str) -> dict[str, Any]:
@@ -368,12 +366,10 @@ def test_json_is_json_with_any_parameter(operator: httpx2.Client, content_type: 
     ],
 )
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-def test_a_request_has_exactly_one_valid_host(
-    speak: Callable[..., bytes], hosts: list[str], status: int, version: str
-) -> None:
+def test_a_request_has_exactly_one_valid_host(send_raw: SendRaw, hosts: list[str], status: int, version: str) -> None:
     lines = "".join(f"Host: {host}\r\n" for host in hosts)
 
-    answer = speak(f"GET /health HTTP/{version}\r\n{lines}Connection: close\r\n\r\n".encode())
+    answer = send_raw(f"GET /health HTTP/{version}\r\n{lines}Connection: close\r\n\r\n".encode())
 
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     if status == 400:
@@ -407,7 +403,7 @@ LIMITED_BODIES = ["/tasks", "/reports", "/emails", f"/tasks/{SOME_ID}/cancel", f
     [*((path, declared) for path in LIMITED_BODIES for declared in (True, False)), ("/nope", True)],
 )
 def test_a_body_beyond_the_limit_is_refused_without_reading_the_rest(
-    operator: httpx2.Client, speak: Callable[..., bytes], path: str, declared: bool
+    operator: httpx2.Client, send_raw: SendRaw, path: str, declared: bool
 ) -> None:
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {operator.headers['authorization']}\r\n"
     head += "Content-Type: application/json\r\n"
@@ -416,7 +412,7 @@ def test_a_body_beyond_the_limit_is_refused_without_reading_the_rest(
     else:
         request = f"{head}Transfer-Encoding: chunked\r\n\r\n100001\r\n".encode() + b" " * 0x100001 + b"\r\n"
 
-    answer = speak(request)
+    answer = send_raw(request)
 
     status, _, rest = answer.partition(b"\r\n")
     headers, _, body = rest.partition(b"\r\n\r\n")
@@ -450,12 +446,12 @@ def test_a_body_with_very_many_findings_is_refused_soon(
     assert time.process_time() - began < 2.5, "the API runs in this process"
 
 
-def test_a_batch_may_be_larger_and_has_a_limit_too(operator: httpx2.Client, speak: Callable[..., bytes]) -> None:
+def test_a_batch_may_be_larger_and_has_a_limit_too(operator: httpx2.Client, send_raw: SendRaw) -> None:
     big = {"tasks": [{"kind": "platform.ping", "metadata": {"x": "y" * 3000}}] * 500}
     head = f"POST /tasks/batch HTTP/1.1\r\nHost: x\r\nAuthorization: {operator.headers['authorization']}\r\n"
 
     taken = operator.post("/tasks/batch?validate_only=true", json=big)
-    refused = speak(f"{head}Content-Type: application/json\r\nContent-Length: {(16 << 20) + 1}\r\n\r\n".encode())
+    refused = send_raw(f"{head}Content-Type: application/json\r\nContent-Length: {(16 << 20) + 1}\r\n\r\n".encode())
 
     assert taken.status_code == 200
     assert b" 413 " in refused.partition(b"\r\n")[0]
@@ -555,7 +551,7 @@ def test_a_valid_request_id_is_kept_and_any_other_replaced(nobody: httpx2.Client
 
 
 def test_every_answer_has_a_request_id_and_the_security_headers(
-    nobody: httpx2.Client, operator: httpx2.Client, ping: Callable[..., str]
+    nobody: httpx2.Client, operator: httpx2.Client, ping: Submit
 ) -> None:
     task_id = ping()
 
@@ -606,9 +602,7 @@ def test_head_is_get_without_the_body(admin: httpx2.Client, path: str) -> None:
     assert asked.headers["content-length"] == str(len(got.content))
 
 
-def test_head_of_a_task_is_get_without_the_body(
-    operator: httpx2.Client, ping: Callable[..., str], nobody: httpx2.Client
-) -> None:
+def test_head_of_a_task_is_get_without_the_body(operator: httpx2.Client, ping: Submit, nobody: httpx2.Client) -> None:
     path = f"/tasks/{ping()}"
 
     got, asked = operator.get(path), operator.head(path)
@@ -643,7 +637,7 @@ def test_options_lists_the_methods(nobody: httpx2.Client, path: str, allowed: st
 
 
 def test_answers_and_refusals_are_private_to_their_caller(
-    operator: httpx2.Client, stranger: httpx2.Client, nobody: httpx2.Client, ping: Callable[..., str]
+    operator: httpx2.Client, stranger: httpx2.Client, nobody: httpx2.Client, ping: Submit
 ) -> None:
     task_id = ping()
 
@@ -682,9 +676,7 @@ def test_only_answers_worth_repeating_have_retry_after(operator: httpx2.Client) 
 # Settings
 
 
-def test_a_body_is_refused_by_routes_that_take_none(
-    operator: httpx2.Client, errors_of: ErrorsOf, ping: Callable[..., str]
-) -> None:
+def test_a_body_is_refused_by_routes_that_take_none(operator: httpx2.Client, errors_of: ErrorsOf, ping: Submit) -> None:
     path = f"/tasks/{ping()}/cancel"
 
     assert errors_of(operator.post(path, json={"reason": "no longer needed"})) == {"/reason": "extra_forbidden"}
@@ -694,7 +686,7 @@ def test_a_body_is_refused_by_routes_that_take_none(
     assert operator.post(f"/tasks/{ping()}/cancel", content=b"{ }", headers=JSON).status_code == 202
 
 
-def test_other_hosts_are_refused_and_the_docs_may_be_closed(settings: Settings, serve: Serve) -> None:
+def test_other_hosts_are_refused_and_the_docs_may_be_closed(settings: Settings, serve: ServeApi) -> None:
     closed = settings.model_copy(update={"allowed_hosts": ["Tasks.example.com", "[::1]"], "docs_enabled": False})
 
     with serve(closed) as api:
@@ -712,7 +704,7 @@ def test_other_hosts_are_refused_and_the_docs_may_be_closed(settings: Settings, 
 
 
 def test_timestamps_are_rfc_3339_in_utc_with_milliseconds_and_ids_are_in_order(
-    operator: httpx2.Client, ping: Callable[..., str]
+    operator: httpx2.Client, ping: Submit
 ) -> None:
     ids = [ping(run_at="2035-01-01t02:00:00.1239+02:00") for _ in range(3)]
 

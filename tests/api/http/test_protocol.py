@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from api.http.protocol import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, HttpProtocol
+from tests.api.conftest import Submit
 from tests.conftest import PATIENCE_SECONDS, Api
 
 EMAIL = b'{"to":["ada@example.com"],"text":"hello"}'
@@ -392,7 +393,7 @@ def test_a_trickle_of_header_bytes_does_not_move_the_deadline(
 
 
 def test_the_deadline_of_a_head_does_not_cancel_a_pending_answer(
-    connect: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch, key: bytes, email: Callable[..., str]
+    connect: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch, key: bytes, email: Submit
 ) -> None:
     monkeypatch.setattr(HttpProtocol, "header_seconds", 0.2)
     connection = connect()
@@ -407,7 +408,7 @@ def test_a_json_body_that_arrives_too_slowly_is_answered_408(
     connect: Callable[[], Connection],
     monkeypatch: pytest.MonkeyPatch,
     key: bytes,
-    email: Callable[..., str],
+    email: Submit,
     path: str,
 ) -> None:
     monkeypatch.setattr(HttpProtocol, "body_seconds", 0.3)
@@ -503,7 +504,7 @@ def test_bytes_that_are_not_http_are_a_problem(connect: Callable[[], Connection]
 
 
 def test_a_pending_answer_is_sent_before_bytes_that_are_not_http_close_it(
-    connect: Callable[[], Connection], key: bytes, email: Callable[..., str]
+    connect: Callable[[], Connection], key: bytes, email: Submit
 ) -> None:
     connection = connect()
 

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from shared.identifiers import new_id
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
-from tests.api.conftest import HandWorker
+from tests.api.conftest import ManualWorker
 from tests.conftest import Api
 
 ANY = {400, 413, 500}
@@ -225,26 +225,35 @@ def test_every_public_kind_may_be_submitted_by_the_schema(document: dict[str, An
 
 
 @pytest.fixture(scope="module")
-def schema(served: Api, document: dict[str, Any], hand: HandWorker) -> Any:
+def schema(served: Api, document: dict[str, Any], manual_worker: ManualWorker) -> Any:
     for part in ("relay", "sweeper", "beat"):
-        hand.connection.execute(SHOW_SIGN_OF_LIFE, {"part": part})
+        manual_worker.connection.execute(SHOW_SIGN_OF_LIFE, {"part": part})
     # They must not become stale while these tests run.
-    hand.connection.execute("UPDATE signs_of_life SET at = now() + interval '1 hour'")
-    hand.connection.execute(ONE_CANARY)
+    manual_worker.connection.execute("UPDATE signs_of_life SET at = now() + interval '1 hour'")
+    manual_worker.connection.execute(ONE_CANARY)
     loaded = schemathesis.openapi.from_dict(document)
     loaded.config.update(base_url=served.url)
     return loaded
 
 
 @pytest.fixture(scope="module")
-def subjects(client: httpx2.Client, operator: httpx2.Client, hand: HandWorker, data: Path) -> dict[str, Iterator[str]]:
+def subjects(
+    client: httpx2.Client, operator: httpx2.Client, manual_worker: ManualWorker, data: Path
+) -> dict[str, Iterator[str]]:
     """The ids of existing tasks, batches and files in every state, by the name of the path parameter."""
     batch = operator.post("/tasks/batch", json={"tasks": [{"kind": "platform.ping"}] * 12}).json()
     tasks = [task["id"] for task in batch["tasks"]]
-    for n, act in enumerate([hand.claim, hand.succeed, hand.fail, lambda task: operator.post(f"/tasks/{task}/cancel")]):
+    for n, act in enumerate(
+        [
+            manual_worker.claim,
+            manual_worker.succeed,
+            manual_worker.fail,
+            lambda task: operator.post(f"/tasks/{task}/cancel"),
+        ]
+    ):
         for task in tasks[n::5]:
             act(task)
-    hand.report(tasks[0], 40, "2 of 5")
+    manual_worker.report(tasks[0], 40, "2 of 5")
     with (data / "coffee.png").open("rb") as file:
         uploads = [client.post("/files", files={"file": ("coffee.png", file)}).json() for _ in range(3)]
     batches = [
@@ -260,13 +269,13 @@ def subjects(client: httpx2.Client, operator: httpx2.Client, hand: HandWorker, d
     operator.post(f"/workflows/{workflows[0]}/cancel")
     hook = {"url": "http://127.0.0.1:9/", "event_types": ["task.failed"]}
     endpoints = [client.post("/webhook-endpoints", json=hook).json()["id"] for _ in range(3)]
-    hand.fail(client.post("/tasks", json=message).json()["id"])
+    manual_worker.fail(client.post("/tasks", json=message).json()["id"])
     deliveries = [item["id"] for item in client.get("/webhook-deliveries").json()["items"]]
-    hand.connection.execute(
+    manual_worker.connection.execute(
         "UPDATE webhook_deliveries SET state = 'failed', finished_at = now() WHERE id = %s", [deliveries[0]]
     )
     files = [upload["params"]["file_id"] for upload in uploads]
-    hand.succeed(uploads[0]["id"])
+    manual_worker.succeed(uploads[0]["id"])
     return {
         "task_id": cycle([*tasks, str(new_id())]),
         "done_task_id": cycle([*tasks[1::5], *tasks[2::5], str(new_id())]),

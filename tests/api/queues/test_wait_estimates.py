@@ -11,7 +11,7 @@ from api.queues.queue_reader import QueueConditions
 from api.queues.wait_estimates import QueueEstimate
 from shared.queries.queues import ADD_ACTIVITY
 from shared.queries.signs_of_life import SHOW_WORKER_SIGN, WORKER_PREFIX
-from tests.api.conftest import HandWorker, Submit
+from tests.api.conftest import ManualWorker, Submit
 from tests.conftest import Eventually
 
 
@@ -66,26 +66,28 @@ def test_a_scheduled_task_is_asked_for_when_its_time_comes(
 
 
 def test_the_retry_after_of_a_queued_task_follows_from_its_queue(
-    operator: httpx2.Client, ping: Submit, hand: HandWorker, eventually: Eventually
+    operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker, eventually: Eventually
 ) -> None:
     details = '{"queues": ["files"], "slots": 1, "version": "1"}'
-    hand.connection.execute(SHOW_WORKER_SIGN, {"part": f"{WORKER_PREFIX}w@machine", "details": details})
-    hand.claim(ping())
+    manual_worker.connection.execute(SHOW_WORKER_SIGN, {"part": f"{WORKER_PREFIX}w@machine", "details": details})
+    manual_worker.claim(ping())
     ids = [ping() for _ in range(50)]
-    hand.connection.execute(
+    manual_worker.connection.execute(
         "UPDATE tasks SET rung_at = now(), turn = array_position(%s::uuid[], id) WHERE id = ANY(%s::uuid[])", (ids, ids)
     )
-    hand.connection.execute(ADD_ACTIVITY, {"queues": ["files"], "started": [5], "ended": [5]})
+    manual_worker.connection.execute(ADD_ACTIVITY, {"queues": ["files"], "started": [5], "ended": [5]})
 
     eventually(lambda: _retry_after(operator, ids[-1]) > 5)
     assert _retry_after(operator, ids[0]) < _retry_after(operator, ids[-1]) <= 60
 
 
 def test_a_paused_task_is_asked_for_after_a_tenth_of_the_time_that_it_has_waited(
-    operator: httpx2.Client, ping: Submit, hand: HandWorker, eventually: Eventually
+    operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker, eventually: Eventually
 ) -> None:
     task_id = ping()
-    hand.connection.execute("UPDATE tasks SET created_at = now() - interval '5 minutes' WHERE id = %s", (task_id,))
+    manual_worker.connection.execute(
+        "UPDATE tasks SET created_at = now() - interval '5 minutes' WHERE id = %s", (task_id,)
+    )
     operator.post("/queues/files/pause")
 
     eventually(lambda: 30 <= _retry_after(operator, task_id) <= 45)

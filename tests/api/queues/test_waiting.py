@@ -15,7 +15,7 @@ from shared.queries.publishing import MARK_PUBLISHED
 from shared.queries.queues import ADD_ACTIVITY
 from shared.queries.signs_of_life import SHOW_WORKER_SIGN, WORKER_PREFIX
 from shared.settings import Settings
-from tests.api.conftest import HandWorker, Submit
+from tests.api.conftest import ManualWorker, Submit
 
 WORKER = {"part": f"{WORKER_PREFIX}w@machine", "details": '{"queues": ["files", "email"], "slots": 2, "version": "1"}'}
 
@@ -41,11 +41,11 @@ def relay(module_settings: Settings) -> Iterator[Relay]:
 
 
 @pytest.fixture(autouse=True)
-def empty_queues(hand: HandWorker) -> Iterator[None]:
+def empty_queues(manual_worker: ManualWorker) -> Iterator[None]:
     """Each test begins with one idle worker and no queued task."""
     for table in ("tasks", "pauses", "queue_activity", "queue_turns", "caller_turns", "signs_of_life"):
-        hand.connection.execute(f"TRUNCATE {table}")  # type: ignore[arg-type]
-    hand.connection.execute(SHOW_WORKER_SIGN, WORKER)
+        manual_worker.connection.execute(f"TRUNCATE {table}")  # type: ignore[arg-type]
+    manual_worker.connection.execute(SHOW_WORKER_SIGN, WORKER)
     yield
 
 
@@ -72,10 +72,12 @@ def test_a_scheduled_task_waits_for_its_time(operator: httpx2.Client, ping: Subm
     assert (found["reason"], found["estimated_start_at"], found["ahead"]) == ("scheduled", run_at, None)
 
 
-def test_a_failed_attempt_waits_for_the_next(operator: httpx2.Client, ping: Submit, hand: HandWorker) -> None:
+def test_a_failed_attempt_waits_for_the_next(
+    operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker
+) -> None:
     task_id = ping()
-    hand.claim(task_id)
-    hand.end(task_id, "retrying", error={"type": "/problems/internal-error", "attempt": 1}, delay=40)
+    manual_worker.claim(task_id)
+    manual_worker.end(task_id, "retrying", error={"type": "/problems/internal-error", "attempt": 1}, delay=40)
 
     found = _explain(operator, task_id)
 
@@ -96,8 +98,10 @@ def test_a_paused_task_says_so(operator: httpx2.Client, ping: Submit, path: str)
     assert _explain(operator, task_id)["reason"] == "behind"
 
 
-def test_a_queue_without_a_living_worker_has_no_worker(operator: httpx2.Client, ping: Submit, hand: HandWorker) -> None:
-    hand.connection.execute("UPDATE signs_of_life SET at = now() - interval '1 minute'")
+def test_a_queue_without_a_living_worker_has_no_worker(
+    operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker
+) -> None:
+    manual_worker.connection.execute("UPDATE signs_of_life SET at = now() - interval '1 minute'")
 
     found = _explain(operator, ping())
 
@@ -112,11 +116,11 @@ def test_a_next_task_with_a_free_slot_starts_now(operator: httpx2.Client, ping: 
     assert abs(start - datetime.now(UTC)) < timedelta(seconds=20)
 
 
-def test_running_and_done_tasks_do_not_wait(operator: httpx2.Client, ping: Submit, hand: HandWorker) -> None:
+def test_running_and_done_tasks_do_not_wait(operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker) -> None:
     task_id = ping()
-    hand.claim(task_id)
+    manual_worker.claim(task_id)
     running = _explain(operator, task_id)
-    hand.end(task_id, "succeeded", result={"echo": None})
+    manual_worker.end(task_id, "succeeded", result={"echo": None})
 
     done = _explain(operator, task_id)
 
@@ -168,13 +172,13 @@ def test_callers_tasks_are_ahead_in_turn(
 
 
 def test_an_estimate_follows_from_the_rate_of_the_last_minute(
-    operator: httpx2.Client, ping: Submit, hand: HandWorker
+    operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker
 ) -> None:
     for _ in range(2):
-        hand.claim(ping())
+        manual_worker.claim(ping())
     ids = [ping() for _ in range(10)]
     assert _explain(operator, ids[-1])["estimated_start_at"] is None
-    hand.connection.execute(ADD_ACTIVITY, {"queues": ["files"], "started": [5], "ended": [5]})
+    manual_worker.connection.execute(ADD_ACTIVITY, {"queues": ["files"], "started": [5], "ended": [5]})
 
     found = _explain(operator, ids[-1])
 
@@ -182,9 +186,9 @@ def test_an_estimate_follows_from_the_rate_of_the_last_minute(
     assert 2 < seconds < 40
 
 
-def test_a_long_backlog_is_not_counted(operator: httpx2.Client, ping: Submit, hand: HandWorker) -> None:
+def test_a_long_backlog_is_not_counted(operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker) -> None:
     task_id = ping()
-    hand.connection.execute(
+    manual_worker.connection.execute(
         """INSERT INTO tasks (id, kind, queue, status, organization_id, owner_id, max_attempts, timeout_seconds,
             keep_seconds, priority)
         SELECT gen_random_uuid(), kind, queue, status, organization_id, owner_id, 3, 60, 60, 9

@@ -18,7 +18,7 @@ from shared.queries.batches import count_batch
 from shared.queries.tasks import list_page
 from shared.settings import Settings
 from shared.tasks.filters import TaskFilter
-from tests.api.conftest import ErrorsOf, HandWorker
+from tests.api.conftest import ErrorsOf, ManualWorker
 from tests.conftest import Eventually
 
 PING = {"kind": "platform.ping"}
@@ -48,9 +48,9 @@ def test_a_batch_is_answered_with_all_its_tasks_in_their_order(operator: httpx2.
 
 
 def test_one_invalid_task_keeps_the_whole_batch_from_being_stored(
-    operator: httpx2.Client, errors_of: ErrorsOf, hand: HandWorker
+    operator: httpx2.Client, errors_of: ErrorsOf, manual_worker: ManualWorker
 ) -> None:
-    before = hand.count("SELECT count(*) FROM tasks")
+    before = manual_worker.count("SELECT count(*) FROM tasks")
     tasks = [PING, {**PING, "params": {"a/b": 1, "sleep_ms": -1}}, "x", {**PING, "prio": 1}, None, []]
 
     found = errors_of(operator.post("/tasks/batch", json={"tasks": tasks, "x/y": 1}))
@@ -66,25 +66,25 @@ def test_one_invalid_task_keeps_the_whole_batch_from_being_stored(
             "/tasks/5",
         ),
     }
-    assert hand.count("SELECT count(*) FROM tasks") == before
+    assert manual_worker.count("SELECT count(*) FROM tasks") == before
 
 
 def test_a_task_that_the_database_refuses_keeps_all_from_being_stored(
-    operator: httpx2.Client, hand: HandWorker, data: Path
+    operator: httpx2.Client, manual_worker: ManualWorker, data: Path
 ) -> None:
     with (data / "coffee.png").open("rb") as file:
         uploaded = operator.post("/files", files={"file": ("coffee.png", file)}).json()
-    hand.succeed(uploaded["id"])
+    manual_worker.succeed(uploaded["id"])
     inspect = {"kind": "files.inspect", "params": {"file_id": uploaded["params"]["file_id"]}}
     assert operator.post("/tasks/batch?validate_only=true", json={"tasks": [PING, inspect]}).status_code == 200
     operator.delete(f"/files/{uploaded['params']['file_id']}")
-    before = hand.count("SELECT count(*) FROM tasks")
+    before = manual_worker.count("SELECT count(*) FROM tasks")
 
     answer = operator.post("/tasks/batch", json={"tasks": [PING, inspect]})
 
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/tasks/1/params/file_id"
-    assert hand.count("SELECT count(*) FROM tasks") == before
+    assert manual_worker.count("SELECT count(*) FROM tasks") == before
 
 
 @pytest.mark.parametrize("count", [0, 1001])
@@ -105,12 +105,12 @@ def test_tasks_must_be_a_list(operator: httpx2.Client, errors_of: ErrorsOf, task
     assert list(errors_of(operator.post("/tasks/batch", json={}))) == ["/tasks"]
 
 
-def test_a_batch_counts_its_tasks_by_status(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_a_batch_counts_its_tasks_by_status(operator: httpx2.Client, manual_worker: ManualWorker) -> None:
     batch = submit(operator, 4)
     ids = [task["id"] for task in batch["tasks"]]
-    hand.succeed(ids[0])
-    hand.fail(ids[1])
-    hand.claim(ids[2])
+    manual_worker.succeed(ids[0])
+    manual_worker.fail(ids[1])
+    manual_worker.claim(ids[2])
 
     answer = operator.get(f"/batches/{batch['batch_id']}")
 
@@ -121,10 +121,10 @@ def test_a_batch_counts_its_tasks_by_status(operator: httpx2.Client, hand: HandW
     assert answer.json()["finished_at"] is None
 
 
-def test_a_batch_is_finished_when_its_last_task_is(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_a_batch_is_finished_when_its_last_task_is(operator: httpx2.Client, manual_worker: ManualWorker) -> None:
     batch = submit(operator, 2)
     for task in batch["tasks"]:
-        hand.succeed(task["id"])
+        manual_worker.succeed(task["id"])
 
     seen = operator.get(f"/batches/{batch['batch_id']}").json()
 
@@ -133,11 +133,11 @@ def test_a_batch_is_finished_when_its_last_task_is(operator: httpx2.Client, hand
     assert datetime.fromisoformat(seen["created_at"]) <= datetime.fromisoformat(seen["finished_at"])
 
 
-def test_cancelling_a_batch_cancels_what_is_left(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_cancelling_a_batch_cancels_what_is_left(operator: httpx2.Client, manual_worker: ManualWorker) -> None:
     batch = submit(operator, 4)
     ids = [task["id"] for task in batch["tasks"]]
-    hand.succeed(ids[0])
-    hand.claim(ids[1])
+    manual_worker.succeed(ids[0])
+    manual_worker.claim(ids[1])
 
     answer = operator.post(f"/batches/{batch['batch_id']}/cancel")
     again = operator.post(f"/batches/{batch['batch_id']}/cancel")
@@ -145,32 +145,32 @@ def test_cancelling_a_batch_cancels_what_is_left(operator: httpx2.Client, hand: 
     assert (answer.status_code, again.status_code) == (202, 202)
     assert answer.json()["counts"] == again.json()["counts"] == {"succeeded": 1, "running": 1, "cancelled": 2}
     assert operator.get(f"/tasks/{ids[1]}").json()["cancel_requested_at"]
-    assert not hand.claim(ids[2])
+    assert not manual_worker.claim(ids[2])
 
 
 def test_cancelling_a_batch_does_not_deadlock_with_claims(
-    operator: httpx2.Client, hand: HandWorker, module_settings: Settings, eventually: Eventually
+    operator: httpx2.Client, manual_worker: ManualWorker, module_settings: Settings, eventually: Eventually
 ) -> None:
     """A claim has locked the first task when the cancel begins, and the row of the second task comes first on disk."""
     batch = submit(operator, 2)
     first, second = (task["id"] for task in batch["tasks"])
-    hand.connection.execute("UPDATE tasks SET priority = 6 WHERE id = %s", [first])
+    manual_worker.connection.execute("UPDATE tasks SET priority = 6 WHERE id = %s", [first])
     lock = "SELECT FROM tasks WHERE id = %s FOR UPDATE"
     waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'taskmill-api' AND wait_event_type = 'Lock'"
 
     with psycopg.connect(module_settings.database_url) as claim, ThreadPoolExecutor(1) as thread:
         claim.execute(lock, [first])
         cancel = thread.submit(operator.post, f"/batches/{batch['batch_id']}/cancel")
-        eventually(lambda: hand.count(waits))
+        eventually(lambda: manual_worker.count(waits))
         claim.execute(lock, [second])
         claim.commit()
 
         assert cancel.result().status_code == 202
 
 
-def test_cancelling_a_finished_batch_changes_nothing(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_cancelling_a_finished_batch_changes_nothing(operator: httpx2.Client, manual_worker: ManualWorker) -> None:
     batch = submit(operator, 1)
-    hand.succeed(batch["tasks"][0]["id"])
+    manual_worker.succeed(batch["tasks"][0]["id"])
 
     answer = operator.post(f"/batches/{batch['batch_id']}/cancel")
 
@@ -186,7 +186,7 @@ def test_a_missing_batch_is_not_found(operator: httpx2.Client) -> None:
 
 @pytest.mark.parametrize("statement", ["count", "list"])
 def test_a_foreign_batch_is_not_read_so_that_it_takes_no_longer_than_none(
-    client: httpx2.Client, hand: HandWorker, statement: str
+    client: httpx2.Client, manual_worker: ManualWorker, statement: str
 ) -> None:
     email = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "x"}}
     answer = client.post("/tasks/batch", json={"tasks": [email] * 50})
@@ -198,7 +198,7 @@ def test_a_foreign_batch_is_not_read_so_that_it_takes_no_longer_than_none(
     )
 
     text = query.compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
-    plan = hand.connection.execute(f"EXPLAIN (ANALYZE) {text}").fetchall()  # type: ignore[call-overload]
+    plan = manual_worker.connection.execute(f"EXPLAIN (ANALYZE) {text}").fetchall()  # type: ignore[call-overload]
 
     assert [
         line for (line,) in plan if "on tasks " in line and "never executed" not in line and "first" not in line
@@ -206,7 +206,7 @@ def test_a_foreign_batch_is_not_read_so_that_it_takes_no_longer_than_none(
 
 
 def test_the_follow_up_of_a_batch_is_submitted_when_its_last_task_ends(
-    operator: httpx2.Client, hand: HandWorker
+    operator: httpx2.Client, manual_worker: ManualWorker
 ) -> None:
     tasks = {"tasks": [PING] * 2, "on_finished": {**PING, "params": {"echo": "all done"}, "tags": ["last"], **BACKOFF}}
     batch = operator.post("/tasks/batch", json=tasks).json()
@@ -221,7 +221,9 @@ def test_the_follow_up_of_a_batch_is_submitted_when_its_last_task_ends(
     task = operator.get(f"/tasks/{follow_up}").json()
     assert (task["status"], task["params"]["echo"], task["tags"]) == ("queued", "all done", ["last"])
     assert task["batch_id"] is None
-    (backoff,) = hand.connection.execute("SELECT backoff FROM tasks WHERE id = %s", (follow_up,)).fetchone() or ()
+    (backoff,) = (
+        manual_worker.connection.execute("SELECT backoff FROM tasks WHERE id = %s", (follow_up,)).fetchone() or ()
+    )
     assert backoff == BACKOFF["backoff"]
 
 

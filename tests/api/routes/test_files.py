@@ -311,7 +311,7 @@ def test_a_file_name_of_an_attacker_is_made_safe(client: httpx2.Client, objects:
     assert all(path.name.isalnum() for path in objects.new())
 
 
-def speak(base_url: str, *pieces: bytes) -> bytes:
+def send_raw(base_url: str, *pieces: bytes) -> bytes:
     host, port = base_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         try:
@@ -335,7 +335,7 @@ FILE_PART = b'--BB\r\nContent-Disposition: form-data; name="file"; filename="x"\
 
 
 def test_a_declared_body_that_is_too_large_is_refused_before_it_is_sent(base_url: str, keys: dict[str, str]) -> None:
-    answer = speak(base_url, head(keys, f"Content-Length: {MAX_UPLOAD * 4}"))
+    answer = send_raw(base_url, head(keys, f"Content-Length: {MAX_UPLOAD * 4}"))
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"/problems/too-large" in answer
     assert b"connection: close" in answer.lower()
@@ -346,7 +346,7 @@ def test_a_chunked_body_that_is_too_large_is_refused_without_its_rest(
 ) -> None:
     megabyte = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"
     start = b"%x\r\n" % len(FILE_PART) + FILE_PART + b"\r\n"
-    answer = speak(base_url, head(keys, "Transfer-Encoding: chunked"), start, *[megabyte] * 9)
+    answer = send_raw(base_url, head(keys, "Transfer-Encoding: chunked"), start, *[megabyte] * 9)
     assert answer.startswith(b"HTTP/1.1 413 ")
     objects.settle(0)
 
@@ -359,7 +359,7 @@ def test_a_client_that_sends_too_much_at_once_can_read_the_refusal(client: httpx
 
 def test_a_bad_task_is_refused_before_the_file_arrives(base_url: str, keys: dict[str, str], objects: Objects) -> None:
     task = b'--BB\r\nContent-Disposition: form-data; name="task"\r\n\r\n{"kind": "nope"}\r\n'
-    answer = speak(base_url, head(keys, "Content-Length: 5000000"), task + FILE_PART)
+    answer = send_raw(base_url, head(keys, "Content-Length: 5000000"), task + FILE_PART)
     assert answer.startswith(b"HTTP/1.1 422 ")
     assert b"form:task/kind" in answer
     objects.settle(0)

@@ -16,7 +16,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from shared.queries.hot_tasks import WRITE_LOG
-from tests.api.conftest import HandWorker, Submit
+from tests.api.conftest import ManualWorker, Submit
 from tests.conftest import PATIENCE_SECONDS, Api, Eventually
 from tests.needed_programs import find_program
 
@@ -80,7 +80,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 def test_the_page_follows_a_task_in_a_browser(
     served: Api,
     client: httpx2.Client,
-    hand: HandWorker,
+    manual_worker: ManualWorker,
     email: Submit,
     browser: Browser,
     eventually: Eventually,
@@ -98,12 +98,14 @@ def test_the_page_follows_a_task_in_a_browser(
         "document.getElementById('form').requestSubmit()"
     )
     assert eventually(lambda: browser.evaluate("document.getElementById('status').textContent") == "queued")
-    hand.claim(task_id)
-    hand.report(task_id, 40, "2 of 5")
+    manual_worker.claim(task_id)
+    manual_worker.report(task_id, 40, "2 of 5")
     line = [{"position": 1, "age": 0.0, "data": {"level": "info", "text": "<b>hello</b>", "fields": {}}}]
-    claim = hand.count("SELECT claim FROM tasks WHERE id = %s", task_id)
-    hand.connection.execute(WRITE_LOG, {"id": task_id, "claim": claim, "count": 1, "document": json.dumps(line)})
-    hand.end(task_id, "succeeded", result={"recipients": []})
+    claim = manual_worker.count("SELECT claim FROM tasks WHERE id = %s", task_id)
+    manual_worker.connection.execute(
+        WRITE_LOG, {"id": task_id, "claim": claim, "count": 1, "document": json.dumps(line)}
+    )
+    manual_worker.end(task_id, "succeeded", result={"recipients": []})
     assert eventually(lambda: browser.evaluate("document.getElementById('status').textContent") == "succeeded")
 
     screenshot = base64.b64decode(browser.call("Page.captureScreenshot")["data"])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx2
@@ -21,9 +20,8 @@ from shared.database.schema_version import newest_revision
 from shared.identifiers import new_id
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
-from tests.conftest import Api
+from tests.conftest import ServeApi
 
-Serve = Callable[[Settings], AbstractContextManager[Api]]
 PARTS = ["relay", "sweeper", "beat"]
 
 
@@ -46,12 +44,12 @@ def empty_database(settings: Settings, postgres_server: PostgresServer) -> Itera
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def ask(settings: Settings, serve: Serve, path: str = "/health/ready") -> httpx2.Response:
+def ask(settings: Settings, serve: ServeApi, path: str = "/health/ready") -> httpx2.Response:
     with serve(settings) as api:
         return api.client_with(None).get(path)
 
 
-def test_a_platform_with_all_its_parts_is_ready(live: Settings, serve: Serve) -> None:
+def test_a_platform_with_all_its_parts_is_ready(live: Settings, serve: ServeApi) -> None:
     answer = ask(live, serve)
 
     assert (answer.status_code, answer.json()["status"]) == (200, "ok")
@@ -63,7 +61,7 @@ def test_a_platform_with_all_its_parts_is_ready(live: Settings, serve: Serve) ->
 
 @pytest.mark.parametrize("broker_url", ["redis://127.0.0.1:1/0", "amqp://guest:secret@127.0.0.1:1//"])
 def test_without_the_broker_it_is_degraded_and_accepts_submissions(
-    live: Settings, serve: Serve, broker_url: str
+    live: Settings, serve: ServeApi, broker_url: str
 ) -> None:
     with serve(live.model_copy(update={"broker_url": broker_url})) as api:
         readiness = api.client_with(None).get("/health/ready")
@@ -76,7 +74,7 @@ def test_without_the_broker_it_is_degraded_and_accepts_submissions(
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_without_a_sign_of_life_makes_it_degraded(live: Settings, serve: Serve, part: str) -> None:
+def test_a_part_without_a_sign_of_life_makes_it_degraded(live: Settings, serve: ServeApi, part: str) -> None:
     with psycopg.connect(live.database_url, autocommit=True) as connection:
         connection.execute("UPDATE signs_of_life SET at = now() - interval '16 seconds' WHERE part = %s", [part])
 
@@ -88,14 +86,16 @@ def test_a_part_without_a_sign_of_life_makes_it_degraded(live: Settings, serve: 
     assert answer.json()["checks"][part]["age_seconds"] >= 16
 
 
-def test_parts_that_never_ran_make_it_degraded(settings: Settings, serve: Serve) -> None:
+def test_parts_that_never_ran_make_it_degraded(settings: Settings, serve: ServeApi) -> None:
     answer = ask(settings, serve)
 
     assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
     assert all(answer.json()["checks"][part] == {"status": "wrong", "age_seconds": None} for part in PARTS)
 
 
-def test_without_the_database_it_is_unavailable_and_the_process_still_answers(settings: Settings, serve: Serve) -> None:
+def test_without_the_database_it_is_unavailable_and_the_process_still_answers(
+    settings: Settings, serve: ServeApi
+) -> None:
     nowhere = settings.model_copy(update={"database_url": "postgresql://taskmill:hidden@127.0.0.1:1/nope"})
 
     with serve(nowhere) as api:
@@ -108,7 +108,7 @@ def test_without_the_database_it_is_unavailable_and_the_process_still_answers(se
 
 
 def test_with_a_database_that_is_not_migrated_every_route_answers_503(
-    empty_database: Settings, settings: Settings, serve: Serve
+    empty_database: Settings, settings: Settings, serve: ServeApi
 ) -> None:
     key = "tm_0123456789ab_secret"
     with serve(empty_database) as api, structlog.testing.capture_logs() as logged:
@@ -131,7 +131,7 @@ def test_with_a_database_that_is_not_migrated_every_route_answers_503(
     assert not any("exc_info" in entry for entry in logged)
 
 
-def test_with_a_database_of_an_older_revision_it_is_unavailable(live: Settings, serve: Serve) -> None:
+def test_with_a_database_of_an_older_revision_it_is_unavailable(live: Settings, serve: ServeApi) -> None:
     with psycopg.connect(live.database_url, autocommit=True) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0001'")
     older = ask(live, serve)
@@ -163,7 +163,7 @@ def test_the_start_on_a_database_that_is_not_migrated_is_one_line(
     ]
 
 
-def test_without_the_storage_it_is_unavailable(live: Settings, serve: Serve, tmp_path: Path) -> None:
+def test_without_the_storage_it_is_unavailable(live: Settings, serve: ServeApi, tmp_path: Path) -> None:
     with serve(live) as api:
         shutil.rmtree(tmp_path / "objects")
         (tmp_path / "objects").write_text("a file in the place of the folder")
@@ -173,7 +173,7 @@ def test_without_the_storage_it_is_unavailable(live: Settings, serve: Serve, tmp
     assert str(tmp_path) not in answer.text
 
 
-def test_head_of_readiness_has_its_status_and_no_body(live: Settings, serve: Serve) -> None:
+def test_head_of_readiness_has_its_status_and_no_body(live: Settings, serve: ServeApi) -> None:
     with serve(live) as api:
         answer = api.client_with(None).head("/health/ready")
 
@@ -181,7 +181,7 @@ def test_head_of_readiness_has_its_status_and_no_body(live: Settings, serve: Ser
 
 
 def test_many_requests_at_once_and_soon_after_cause_one_check(
-    live: Settings, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    live: Settings, serve: ServeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks = 0
     check_all = ReadinessChecks._check_all

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from shared.identifiers import least_id, new_id
-from tests.api.conftest import ErrorsOf, HandWorker, Submit
+from tests.api.conftest import ErrorsOf, ManualWorker, Submit
 from tests.conftest import Api
 
 
@@ -67,13 +67,13 @@ def test_a_list_holds_the_tasks_of_one_owner(served: Api, operator: httpx2.Clien
 
 
 def test_pages_are_stable_while_tasks_come_and_go(
-    operator: httpx2.Client, ping: Submit, hand: HandWorker, tag: str
+    operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker, tag: str
 ) -> None:
     made = [ping(tags=[tag]) for _ in range(6)]
     first = operator.get("/tasks", params={"tag": tag, "limit": 2})
     for _ in range(3):
         ping(tags=[tag])
-    hand.succeed(made[4])
+    manual_worker.succeed(made[4])
     operator.delete(f"/tasks/{made[4]}")
 
     second = operator.get("/tasks", params={"tag": tag, "limit": 4, "cursor": first.json()["next_cursor"]})
@@ -120,11 +120,11 @@ def test_a_cursor_that_no_page_contained_is_refused(operator: httpx2.Client, err
     assert operator.get("/tasks", params={"cursor": cursor}).status_code == 200
 
 
-def test_filters_can_be_combined(operator: httpx2.Client, ping: Submit, hand: HandWorker, tag: str) -> None:
+def test_filters_can_be_combined(operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker, tag: str) -> None:
     queued = ping(tags=[tag, "x"])
     scheduled = ping(tags=[tag], delay=3600)
     done = ping(tags=[tag, "x"], params={"queue": "email"})
-    hand.succeed(done)
+    manual_worker.succeed(done)
     email = operator.post("/emails", json={"to": ["a@example.com"], "text": "x", "tags": [tag]}).json()["id"]
 
     def find(**filters: str) -> set[str]:
@@ -149,24 +149,24 @@ def test_tags_with_any_characters_are_found(operator: httpx2.Client, ping: Submi
     assert ids_of(operator.get("/tasks", params={"tag": odd[:-1]})) == []
 
 
-def make_old(hand: HandWorker, task_id: str, created_at: str) -> str:
+def make_old(manual_worker: ManualWorker, task_id: str, created_at: str) -> str:
     """Change when a task was created; return its new id, which contains the time."""
     least = least_id(datetime.fromisoformat(created_at))
     old_id = str(UUID(int=least.int | UUID(task_id).int & (1 << 80) - 1))
-    with hand.connection.transaction():
-        hand.connection.execute("SET LOCAL session_replication_role = replica")
-        hand.connection.execute(
+    with manual_worker.connection.transaction():
+        manual_worker.connection.execute("SET LOCAL session_replication_role = replica")
+        manual_worker.connection.execute(
             "UPDATE tasks SET id = %s, created_at = %s WHERE id = %s", [old_id, created_at, task_id]
         )
-        hand.connection.execute("UPDATE task_payloads SET task_id = %s WHERE task_id = %s", [old_id, task_id])
+        manual_worker.connection.execute("UPDATE task_payloads SET task_id = %s WHERE task_id = %s", [old_id, task_id])
     return old_id
 
 
 def test_tasks_are_found_by_created_after_and_created_before(
-    operator: httpx2.Client, ping: Submit, hand: HandWorker, tag: str
+    operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker, tag: str
 ) -> None:
     old, new = ping(tags=[tag]), ping(tags=[tag])
-    old = make_old(hand, old, "2020-06-01T12:00:00Z")
+    old = make_old(manual_worker, old, "2020-06-01T12:00:00Z")
 
     def find(**filters: str) -> set[str]:
         return set(ids_of(operator.get("/tasks", params={"tag": tag, **filters})))
@@ -181,9 +181,9 @@ def test_tasks_are_found_by_created_after_and_created_before(
 
 @pytest.mark.parametrize("second", ["00.123", "00.123456", "00.1234", "00.123999", "00.000", "00.999999"])
 def test_adjoining_windows_of_creation_lose_and_repeat_no_task(
-    operator: httpx2.Client, ping: Submit, hand: HandWorker, tag: str, second: str
+    operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker, tag: str, second: str
 ) -> None:
-    task_id = make_old(hand, ping(tags=[tag]), f"2021-06-01T12:00:{second}Z")
+    task_id = make_old(manual_worker, ping(tags=[tag]), f"2021-06-01T12:00:{second}Z")
     bounds = ["00.000", "00.122", "00.123", "00.1232", "00.1235", "00.124", "00.999", "00.9995", "01.000"]
     moments = [f"2021-06-01T12:00:{bound}Z" for bound in bounds]
 
@@ -199,10 +199,10 @@ def test_adjoining_windows_of_creation_lose_and_repeat_no_task(
 
 
 def test_a_window_of_creation_begins_with_the_time_that_a_task_shows(
-    operator: httpx2.Client, ping: Submit, hand: HandWorker, tag: str
+    operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker, tag: str
 ) -> None:
     task_id = ping(tags=[tag])
-    task_id = make_old(hand, task_id, "2020-06-01T12:00:00.123456Z")
+    task_id = make_old(manual_worker, task_id, "2020-06-01T12:00:00.123456Z")
     told = operator.get(f"/tasks/{task_id}").json()["created_at"]
 
     def find(**filters: str) -> list[str]:

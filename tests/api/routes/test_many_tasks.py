@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from shared.identifiers import new_id
-from tests.api.conftest import ErrorsOf, HandWorker, Submit
+from tests.api.conftest import ErrorsOf, ManualWorker, Submit
 from tests.conftest import Api
 
 TIMED_OUT = {
@@ -30,9 +30,9 @@ def tag() -> str:
     return new_id().hex
 
 
-def time_out(hand: HandWorker, task_id: str) -> str:
-    assert hand.claim(task_id)
-    assert hand.end(task_id, "failed", error=TIMED_OUT) == "failed"
+def time_out(manual_worker: ManualWorker, task_id: str) -> str:
+    assert manual_worker.claim(task_id)
+    assert manual_worker.end(task_id, "failed", error=TIMED_OUT) == "failed"
     return task_id
 
 
@@ -42,12 +42,12 @@ def ids_of(answer: httpx2.Response) -> list[str]:
 
 
 def test_a_list_can_be_filtered_by_the_type_of_the_shown_error(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, tag: str
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, tag: str
 ) -> None:
     timed_out, lost, again = ping(tags=[tag]), ping(tags=[tag]), ping(tags=[tag])
-    time_out(hand, timed_out)
-    hand.fail(lost)
-    time_out(hand, again)
+    time_out(manual_worker, timed_out)
+    manual_worker.fail(lost)
+    time_out(manual_worker, again)
     operator.post(f"/tasks/{again}/retry")
 
     found = operator.get("/tasks", params={"tag": tag, "error_type": "/problems/timed-out"})
@@ -85,10 +85,10 @@ def test_a_filter_that_is_invalid_is_refused_by_its_name(
 
 
 def test_failures_are_grouped_by_kind_and_type_of_error(
-    operator: httpx2.Client, stranger: httpx2.Client, hand: HandWorker, ping: Submit, tag: str
+    operator: httpx2.Client, stranger: httpx2.Client, manual_worker: ManualWorker, ping: Submit, tag: str
 ) -> None:
-    first, last = time_out(hand, ping(tags=[tag])), time_out(hand, ping(tags=[tag]))
-    hand.fail(lost := ping(tags=[tag]))
+    first, last = time_out(manual_worker, ping(tags=[tag])), time_out(manual_worker, ping(tags=[tag]))
+    manual_worker.fail(lost := ping(tags=[tag]))
     operator.post(f"/tasks/{ping(tags=[tag])}/cancel")
     ends = [operator.get(f"/tasks/{task_id}").json()["finished_at"] for task_id in (first, last, lost)]
 
@@ -126,11 +126,11 @@ def test_no_other_status_than_that_of_a_failure_is_grouped(operator: httpx2.Clie
 
 
 def test_a_list_as_csv_has_all_tasks_and_is_safe_in_a_spreadsheet(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, tag: str
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, tag: str
 ) -> None:
     metadata = {"note": '=cmd|"/c calc"!A1, and\nmore'}
     made = [ping(tags=[tag, "=1+1"], metadata=metadata) for _ in range(60)]
-    time_out(hand, made[-1])
+    time_out(manual_worker, made[-1])
 
     answer = operator.get("/tasks", params={"tag": tag}, headers={"Accept": "text/csv"})
 
@@ -193,14 +193,16 @@ def test_the_format_of_a_list_is_that_of_the_highest_quality(
         assert answer.headers["content-type"].split(";")[0] == expected
 
 
-def test_a_done_task_is_submitted_anew_with_what_changes(operator: httpx2.Client, hand: HandWorker, tag: str) -> None:
+def test_a_done_task_is_submitted_anew_with_what_changes(
+    operator: httpx2.Client, manual_worker: ManualWorker, tag: str
+) -> None:
     options = {"priority": 7, "max_attempts": 2, "timeout": 30, "keep_for": 60, "tags": [tag], "metadata": {"a": "b"}}
     backoff = {"first_seconds": 2, "longest_seconds": 9.5}
     body = {"kind": "platform.ping", "params": {"echo": "old"}, "backoff": backoff, **options}
     task = operator.post("/tasks", json=body).json()
-    hand.fail(task["id"])
+    manual_worker.fail(task["id"])
     operator.post(f"/tasks/{task['id']}/retry")
-    hand.fail(task["id"])
+    manual_worker.fail(task["id"])
 
     answer = operator.post(f"/tasks/{task['id']}/rerun", json={"params": {"echo": "new"}, "priority": 1})
 
@@ -209,7 +211,7 @@ def test_a_done_task_is_submitted_anew_with_what_changes(operator: httpx2.Client
     assert (again["rerun_of"], again["status"], again["attempt"]) == (task["id"], "queued", 0)
     assert (again["params"]["echo"], again["priority"], again["max_attempts"]) == ("new", 1, 2)
     assert (again["tags"], again["metadata"]) == ([tag], {"a": "b"})
-    stored = hand.connection.execute(
+    stored = manual_worker.connection.execute(
         "SELECT timeout_seconds, keep_seconds, backoff FROM tasks WHERE id = %s", (again["id"],)
     ).fetchone()
     assert stored == (30, 60, backoff)
@@ -219,9 +221,9 @@ def test_a_done_task_is_submitted_anew_with_what_changes(operator: httpx2.Client
 
 
 def test_a_rerun_without_a_body_repeats_the_task_once_for_each_key(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
-    hand.succeed(task_id := ping())
+    manual_worker.succeed(task_id := ping())
     key = {"Idempotency-Key": new_id().hex}
 
     first, second = (operator.post(f"/tasks/{task_id}/rerun", headers=key) for _ in range(2))
@@ -238,13 +240,13 @@ def test_a_rerun_is_refused_with_the_reason(
     operator: httpx2.Client,
     client: httpx2.Client,
     stranger: httpx2.Client,
-    hand: HandWorker,
+    manual_worker: ManualWorker,
     ping: Submit,
     email: Submit,
 ) -> None:
     queued, done = ping(), ping()
-    hand.succeed(done)
-    hand.fail(sent := email())
+    manual_worker.succeed(done)
+    manual_worker.fail(sent := email())
 
     def refused(by: httpx2.Client, task_id: str, **body: Any) -> tuple[int, str]:
         answer = by.post(f"/tasks/{task_id}/rerun", json=body)
@@ -288,10 +290,10 @@ def test_schedules_have_a_backoff_too(client: httpx2.Client, tag: str) -> None:
 
 
 def test_a_dry_run_counts_the_tasks_and_changes_nothing(
-    client: httpx2.Client, stranger: httpx2.Client, hand: HandWorker, email: Submit, tag: str
+    client: httpx2.Client, stranger: httpx2.Client, manual_worker: ManualWorker, email: Submit, tag: str
 ) -> None:
     failed, queued = email(tags=[tag]), email(tags=[tag])
-    time_out(hand, failed)
+    time_out(manual_worker, failed)
 
     def count(by: httpx2.Client, action: str, **filters: Any) -> Any:
         body = {"action": action, "filter": {"tag": tag, **filters}, "dry_run": True}

@@ -9,16 +9,16 @@ import pytest
 from shared.queries.queues import ADD_ACTIVITY
 from shared.queries.signs_of_life import SHOW_WORKER_SIGN, WORKER_PREFIX
 from shared.settings import Settings
-from tests.api.conftest import HandWorker, Submit
+from tests.api.conftest import ManualWorker, Submit
 
 WORKER = "files-email-12-ab34@machine"
 
 
 @pytest.fixture
-def worker(hand: HandWorker) -> str:
+def worker(manual_worker: ManualWorker) -> str:
     """The sign of life of a worker of two queues, which has just started."""
     details = '{"queues": ["files", "email"], "slots": 4, "version": "9.9.9"}'
-    hand.connection.execute(SHOW_WORKER_SIGN, {"part": WORKER_PREFIX + WORKER, "details": details})
+    manual_worker.connection.execute(SHOW_WORKER_SIGN, {"part": WORKER_PREFIX + WORKER, "details": details})
     return WORKER
 
 
@@ -30,12 +30,12 @@ def _queue(operator: httpx2.Client, name: str = "files") -> dict[str, object]:
 
 
 def test_queues_show_what_waits_and_runs(
-    operator: httpx2.Client, client: httpx2.Client, ping: Submit, hand: HandWorker, worker: str
+    operator: httpx2.Client, client: httpx2.Client, ping: Submit, manual_worker: ManualWorker, worker: str
 ) -> None:
     ping()
     ping(delay=60)
-    hand.claim(ping())
-    hand.connection.execute(ADD_ACTIVITY, {"queues": ["files"], "started": [7], "ended": [5]})
+    manual_worker.claim(ping())
+    manual_worker.connection.execute(ADD_ACTIVITY, {"queues": ["files"], "started": [7], "ended": [5]})
 
     answer = operator.get("/queues")
 
@@ -55,10 +55,12 @@ def test_queues_show_what_waits_and_runs(
     assert 0 <= files["oldest_age_seconds"] < 60
 
 
-def test_workers_show_what_they_run(operator: httpx2.Client, ping: Submit, hand: HandWorker, worker: str) -> None:
+def test_workers_show_what_they_run(
+    operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker, worker: str
+) -> None:
     task_id = ping()
-    assert hand.claim(task_id)
-    hand.connection.execute(
+    assert manual_worker.claim(task_id)
+    manual_worker.connection.execute(
         """UPDATE task_events SET data = data || jsonb_build_object('worker', %s::text)
         WHERE task_id = %s AND data->>'status' = 'running'""",
         (worker, task_id),
@@ -71,7 +73,9 @@ def test_workers_show_what_they_run(operator: httpx2.Client, ping: Submit, hand:
     assert [(task["task_id"], task["kind"]) for task in shown["running"]] == [(task_id, "platform.ping")]
 
 
-def test_a_pause_holds_tasks_until_it_is_ended(operator: httpx2.Client, ping: Submit, hand: HandWorker) -> None:
+def test_a_pause_holds_tasks_until_it_is_ended(
+    operator: httpx2.Client, ping: Submit, manual_worker: ManualWorker
+) -> None:
     first = operator.post("/queues/files/pause")
     again = operator.post("/queues/files/pause")
 

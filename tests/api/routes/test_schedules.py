@@ -14,10 +14,10 @@ import pytest
 from shared.api_keys import create_key
 from shared.database.connections import make_engine
 from shared.settings import Settings
+from tests.api.conftest import ErrorsOf
 from tests.conftest import Api, ServeApi
 from workers.beat_scheduler import ensure_platform_schedules, insert_due_tasks
 
-ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 MAIL = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "hello"}}
 NUMBERS = count(1)
 

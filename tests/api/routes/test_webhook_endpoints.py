@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -16,12 +16,11 @@ from standardwebhooks import Webhook
 
 from shared.identifiers import new_id
 from shared.settings import Settings
-from tests.api.conftest import HandWorker
+from tests.api.conftest import ErrorsOf, ManualWorker
 from tests.conftest import Api, Eventually, ServeApi
 from tests.receiver import Receiver, answer_with, run_receiver
 from tests.webhooks import Webhooks
 
-ErrorsOf = Callable[[httpx2.Response], dict[str, str]]
 NOWHERE = "http://127.0.0.1:9/"
 MAIL = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "hello"}}
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -176,9 +175,11 @@ def test_a_change_needs_the_version_that_it_is_based_on(client: httpx2.Client, e
     assert list(errors_of(change(client, endpoint, url="https://nobody.invalid/"))) == ["/url"]
 
 
-def test_an_endpoint_that_is_enabled_again_counts_as_not_failing(client: httpx2.Client, hand: HandWorker) -> None:
+def test_an_endpoint_that_is_enabled_again_counts_as_not_failing(
+    client: httpx2.Client, manual_worker: ManualWorker
+) -> None:
     endpoint = created(client)
-    hand.connection.execute(
+    manual_worker.connection.execute(
         "UPDATE webhook_endpoints SET enabled = false, disabled_reason = 'failing', failing_since = now() WHERE id = %s",
         [endpoint["id"]],
     )
@@ -220,12 +221,16 @@ def test_a_rotated_secret_signs_beside_the_one_before(client: httpx2.Client, rec
 
 @pytest.mark.usefixtures("sender")
 def test_deliveries_are_listed_by_endpoint_task_and_outcome_and_sent_again(
-    member: httpx2.Client, stranger: httpx2.Client, hand: HandWorker, receiver: Receiver, eventually: Eventually
+    member: httpx2.Client,
+    stranger: httpx2.Client,
+    manual_worker: ManualWorker,
+    receiver: Receiver,
+    eventually: Eventually,
 ) -> None:
     receiver.respond = answer_with(410, b"gone")
     endpoint = created(member, url=receiver.url)
     tasks = [member.post("/tasks", json=MAIL).json()["id"] for _ in range(2)]
-    hand.fail(tasks[0])
+    manual_worker.fail(tasks[0])
 
     def listed(**query: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = member.get("/webhook-deliveries", params=query).json()["items"]
@@ -253,33 +258,37 @@ def test_deliveries_are_listed_by_endpoint_task_and_outcome_and_sent_again(
 
 
 def test_a_delivery_is_not_sent_again_while_it_is_tried_or_once_it_was_erased(
-    member: httpx2.Client, hand: HandWorker
+    member: httpx2.Client, manual_worker: ManualWorker
 ) -> None:
     created(member)
     task_id = member.post("/tasks", json=MAIL).json()["id"]
-    hand.fail(task_id)
+    manual_worker.fail(task_id)
     (delivery,) = member.get("/webhook-deliveries").json()["items"]
     assert member.post(delivery["links"]["redeliver"]).status_code == 409
 
-    hand.connection.execute(
+    manual_worker.connection.execute(
         "UPDATE webhook_deliveries SET state = 'failed', finished_at = now() WHERE id = %s", [delivery["id"]]
     )
     assert member.delete(f"/tasks/{task_id}").status_code == 204
     assert member.post(delivery["links"]["redeliver"]).status_code == 410
 
 
-def test_the_data_of_a_webhook_is_the_task_without_its_params(member: httpx2.Client, hand: HandWorker) -> None:
+def test_the_data_of_a_webhook_is_the_task_without_its_params(
+    member: httpx2.Client, manual_worker: ManualWorker
+) -> None:
     created(member, event_types=["task.succeeded", "task.failed", "task.cancelled"])
     options = {"tags": ["blue"], "metadata": {"a": "ü"}, "priority": 7}
     ids = [member.post("/tasks", json={**MAIL, **options}).json()["id"] for _ in range(3)]
-    hand.succeed(ids[0])
-    hand.fail(ids[1])
+    manual_worker.succeed(ids[0])
+    manual_worker.fail(ids[1])
     member.post(f"/tasks/{ids[2]}/cancel")
 
     for task_id in ids:
         shown = member.get(f"/tasks/{task_id}").json()
         del shown["params"]
-        row = hand.connection.execute("SELECT data FROM webhook_deliveries WHERE task_id = %s", [task_id]).fetchone()
+        row = manual_worker.connection.execute(
+            "SELECT data FROM webhook_deliveries WHERE task_id = %s", [task_id]
+        ).fetchone()
         assert row is not None
         assert row[0] == shown
 
@@ -313,15 +322,15 @@ def test_invalid_follow_ups_of_a_submission_are_refused_at_their_pointers(
 
 @pytest.mark.usefixtures("sender")
 def test_the_webhook_of_one_submission_is_signed_by_the_default_secret(
-    member: httpx2.Client, hand: HandWorker, receiver: Receiver
+    member: httpx2.Client, manual_worker: ManualWorker, receiver: Receiver
 ) -> None:
     secret = member.get("/webhook-secret").json()["secret"]
     task_id = member.post("/tasks", json={**MAIL, "webhook": {"url": receiver.url}}).json()["id"]
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
     (first,) = receiver.wait_for_requests(1)
     rotated = member.post("/webhook-secret/rotate").json()
     batch = member.post("/tasks/batch", json={"tasks": [{**MAIL, "webhook": {"url": receiver.url}}]}).json()
-    hand.succeed(batch["tasks"][0]["id"])
+    manual_worker.succeed(batch["tasks"][0]["id"])
     second = receiver.wait_for_requests(2)[1]
 
     assert Webhook(secret).verify(first.body, first.headers)["data"]["id"] == task_id
@@ -330,7 +339,9 @@ def test_the_webhook_of_one_submission_is_signed_by_the_default_secret(
         Webhook(key).verify(second.body, second.headers)
 
 
-def test_a_schedule_shows_its_webhook_without_the_secret_and_keeps_it(client: httpx2.Client, hand: HandWorker) -> None:
+def test_a_schedule_shows_its_webhook_without_the_secret_and_keeps_it(
+    client: httpx2.Client, manual_worker: ManualWorker
+) -> None:
     follow_ups = {
         "webhook": {"url": NOWHERE, "secret": SECRET},
         "notify": {"email": ["ada@example.com"], "on": ["failed"]},
@@ -342,7 +353,7 @@ def test_a_schedule_shows_its_webhook_without_the_secret_and_keeps_it(client: ht
     changed = client.patch(path, json={"priority": 9}, headers={"If-Match": etag}).json()
     task_id = client.post(f"{path}/run").json()["id"]
     statement = "SELECT webhook_url, webhook_secret, notify FROM task_follow_ups WHERE task_id = %s"
-    row = hand.connection.execute(statement, [task_id]).fetchone()
+    row = manual_worker.connection.execute(statement, [task_id]).fetchone()
 
     assert schedule["webhook"] == changed["webhook"] == {"url": NOWHERE}
     assert schedule["notify"] == changed["notify"] == follow_ups["notify"]
@@ -352,21 +363,23 @@ def test_a_schedule_shows_its_webhook_without_the_secret_and_keeps_it(client: ht
     assert row[2]["on"] == ["failed"]
 
 
-def test_steps_of_workflows_and_what_follows_a_batch_have_webhooks_too(member: httpx2.Client, hand: HandWorker) -> None:
+def test_steps_of_workflows_and_what_follows_a_batch_have_webhooks_too(
+    member: httpx2.Client, manual_worker: ManualWorker
+) -> None:
     told = {**MAIL, "webhook": {"url": NOWHERE}}
     steps = [{"name": "first", **told}, {"name": "second", "after": ["first"], **told}]
     workflow = member.post("/workflows", json={"steps": steps})
     assert workflow.status_code == 202, workflow.text
     batch = member.post("/tasks/batch", json={"tasks": [MAIL], "on_finished": told}).json()
-    hand.succeed(batch["tasks"][0]["id"])
+    manual_worker.succeed(batch["tasks"][0]["id"])
     follower = member.get(f"/batches/{batch['batch_id']}").json()["on_finished"]["task_id"]
 
     ids = [*(step["task_id"] for step in workflow.json()["steps"]), follower]
-    assert hand.count("SELECT count(*) FROM task_follow_ups WHERE task_id = ANY (%s::uuid[])", ids) == 3
+    assert manual_worker.count("SELECT count(*) FROM task_follow_ups WHERE task_id = ANY (%s::uuid[])", ids) == 3
 
 
 def test_a_scheduled_workflow_has_webhooks_without_secrets_of_their_own(
-    member: httpx2.Client, hand: HandWorker, errors_of: ErrorsOf
+    member: httpx2.Client, manual_worker: ManualWorker, errors_of: ErrorsOf
 ) -> None:
     def create_with(webhook: dict[str, str]) -> httpx2.Response:
         steps = [{"name": "only", **MAIL, "webhook": webhook}]
@@ -379,16 +392,16 @@ def test_a_scheduled_workflow_has_webhooks_without_secrets_of_their_own(
     assert member.post(f"/schedules/{schedule.json()['id']}/run").status_code == 202
     statement = """SELECT count(*) FROM task_follow_ups follow_up JOIN tasks task ON task.id = follow_up.task_id
         WHERE task.schedule_id = %s"""
-    assert hand.count(statement, schedule.json()["id"]) == 1
+    assert manual_worker.count(statement, schedule.json()["id"]) == 1
 
 
-def test_an_upload_may_have_a_webhook(member: httpx2.Client, hand: HandWorker) -> None:
+def test_an_upload_may_have_a_webhook(member: httpx2.Client, manual_worker: ManualWorker) -> None:
     task = json.dumps({"kind": "files.inspect", "webhook": {"url": NOWHERE}})
     form = {"task": (None, task), "file": ("a.txt", b"text")}
     answer = member.post("/files", files=form)
     assert answer.status_code == 202, answer.text
 
-    assert hand.count("SELECT count(*) FROM task_follow_ups WHERE task_id = %s", answer.json()["id"]) == 1
+    assert manual_worker.count("SELECT count(*) FROM task_follow_ups WHERE task_id = %s", answer.json()["id"]) == 1
 
 
 def test_the_error_of_a_delivery_is_explained(nobody: httpx2.Client) -> None:

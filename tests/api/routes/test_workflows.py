@@ -11,7 +11,7 @@ from shared.database.connections import make_engine
 from shared.identifiers import new_id
 from shared.settings import Settings
 from shared.verification import find_broken_rows
-from tests.api.conftest import ErrorsOf, HandWorker
+from tests.api.conftest import ErrorsOf, ManualWorker
 
 PING = {"kind": "platform.ping"}
 
@@ -33,9 +33,11 @@ ONE_BY_ONE: list[dict[str, Any]] = [
 class Flow:
     """A workflow that was submitted, whose tasks a test claims and finishes by the names of their steps."""
 
-    def __init__(self, client: httpx2.Client, hand: HandWorker, steps: list[dict[str, Any]], **fields: Any) -> None:
+    def __init__(
+        self, client: httpx2.Client, manual_worker: ManualWorker, steps: list[dict[str, Any]], **fields: Any
+    ) -> None:
         self.client = client
-        self.hand = hand
+        self.manual_worker = manual_worker
         answer = client.post("/workflows", json={"steps": steps, **fields})
         assert answer.status_code == 202, answer.text
         self.path = answer.headers["location"]
@@ -64,20 +66,22 @@ class Flow:
         self._end(self.step(name)["task_id"], "succeeded", result={"echo": None} if result is None else result)
 
     def fail(self, name: str) -> None:
-        self.hand.fail(self.step(name)["task_id"])
+        self.manual_worker.fail(self.step(name)["task_id"])
 
     def _end(self, task_id: str, status: str, result: object) -> None:
-        assert self.hand.claim(task_id)
-        assert self.hand.end(task_id, status, result=result) == status
+        assert self.manual_worker.claim(task_id)
+        assert self.manual_worker.end(task_id, status, result=result) == status
 
 
-def test_each_step_starts_when_the_one_before_it_has_ended(operator: httpx2.Client, hand: HandWorker) -> None:
-    flow = Flow(operator, hand, ONE_BY_ONE, name="one by one")
+def test_each_step_starts_when_the_one_before_it_has_ended(
+    operator: httpx2.Client, manual_worker: ManualWorker
+) -> None:
+    flow = Flow(operator, manual_worker, ONE_BY_ONE, name="one by one")
     assert flow.statuses == ["queued", "scheduled", "scheduled"]
     assert operator.get(f"/tasks/{flow.step('second')['task_id']}/waiting").json()["reason"] == "upstream"
     assert flow.task("second")["params"]["echo"] == {"$from": "first.result.echo"}
-    hand.promote()
-    assert not hand.claim(flow.step("second")["task_id"])
+    manual_worker.promote()
+    assert not manual_worker.claim(flow.step("second")["task_id"])
 
     flow.succeed("first", {"echo": "hello"})
     assert flow.statuses == ["succeeded", "queued", "scheduled"]
@@ -94,9 +98,9 @@ def test_each_step_starts_when_the_one_before_it_has_ended(operator: httpx2.Clie
 
 
 def test_a_failed_step_ends_those_after_it_and_its_retry_goes_on_with_them(
-    operator: httpx2.Client, hand: HandWorker
+    operator: httpx2.Client, manual_worker: ManualWorker
 ) -> None:
-    flow = Flow(operator, hand, [*ONE_BY_ONE, {"name": "beside", **PING}])
+    flow = Flow(operator, manual_worker, [*ONE_BY_ONE, {"name": "beside", **PING}])
 
     flow.fail("first")
 
@@ -121,13 +125,15 @@ def test_a_failed_step_ends_those_after_it_and_its_retry_goes_on_with_them(
     assert flow.get()["status"] == "succeeded"
 
 
-def test_a_step_that_says_so_lets_those_after_it_go_on_when_it_fails(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_a_step_that_says_so_lets_those_after_it_go_on_when_it_fails(
+    operator: httpx2.Client, manual_worker: ManualWorker
+) -> None:
     steps = [
         {"name": "may-fail", **PING, "on_failure": "continue"},
         {"name": "tell", **PING, "params": {"echo": {"$from": "may-fail.status"}}},
         {"name": "needs", **PING, "params": {"echo": {"$from": "may-fail.result.echo"}}, "on_failure": "continue"},
     ]
-    flow = Flow(operator, hand, steps)
+    flow = Flow(operator, manual_worker, steps)
 
     flow.fail("may-fail")
 
@@ -141,7 +147,7 @@ def test_a_step_that_says_so_lets_those_after_it_go_on_when_it_fails(operator: h
 
 
 def test_a_step_for_each_element_has_a_task_for_each_and_a_later_step_sees_all(
-    operator: httpx2.Client, hand: HandWorker, files: list[str]
+    operator: httpx2.Client, manual_worker: ManualWorker, files: list[str]
 ) -> None:
     steps = [
         {"name": "make", "kind": "files.inspect", "params": {"file_id": files[0]}},
@@ -163,22 +169,22 @@ def test_a_step_for_each_element_has_a_task_for_each_and_a_later_step_sees_all(
             "after": ["each"],
         },
     ]
-    flow = Flow(operator, hand, steps)
+    flow = Flow(operator, manual_worker, steps)
     assert (flow.step("each")["status"], flow.step("each")["tasks"]) == ("scheduled", None)
 
-    hand.finish_with_artifacts(flow.step("make")["task_id"], ["a.txt", "b.txt"])
+    manual_worker.finish_with_artifacts(flow.step("make")["task_id"], ["a.txt", "b.txt"])
 
     artifacts = [artifact["id"] for artifact in flow.task("make")["artifacts"]]
     tasks = flow.tasks("each")
     assert [task["params"]["file_id"] for task in tasks] == artifacts
     assert flow.step("each")["tasks"] == {"total": 2, "counts": {"queued": 2}}
     assert operator.delete(f"/files/{artifacts[0]}").json()["type"] == "/problems/file-in-use"
-    hand.succeed(tasks[0]["id"])
-    hand.fail(tasks[1]["id"])
+    manual_worker.succeed(tasks[0]["id"])
+    manual_worker.fail(tasks[1]["id"])
     assert (flow.step("each")["status"], flow.step("send")["status"]) == ("failed", "cancelled")
 
     operator.post(f"/tasks/{tasks[1]['id']}/retry")
-    hand.succeed(tasks[1]["id"])
+    manual_worker.succeed(tasks[1]["id"])
 
     assert flow.step("each")["status"] == "succeeded"
     send = flow.task("send")
@@ -187,14 +193,14 @@ def test_a_step_for_each_element_has_a_task_for_each_and_a_later_step_sees_all(
 
 
 def test_a_list_without_elements_is_a_step_without_tasks(
-    operator: httpx2.Client, hand: HandWorker, files: list[str]
+    operator: httpx2.Client, manual_worker: ManualWorker, files: list[str]
 ) -> None:
     steps = [
         {"name": "make", "kind": "files.inspect", "params": {"file_id": files[0]}},
         {"name": "each", **PING, "for_each": {"$from": "make.artifacts"}, "params": {"echo": {"$from": "item.name"}}},
         {"name": "last", **PING, "after": ["each"]},
     ]
-    flow = Flow(operator, hand, steps)
+    flow = Flow(operator, manual_worker, steps)
 
     flow.succeed("make", {})
 
@@ -203,35 +209,35 @@ def test_a_list_without_elements_is_a_step_without_tasks(
 
 
 def test_a_step_whose_tasks_would_be_too_large_fails_and_the_one_before_it_ends(
-    operator: httpx2.Client, hand: HandWorker, files: list[str]
+    operator: httpx2.Client, manual_worker: ManualWorker, files: list[str]
 ) -> None:
     message = {"to": ["ada@example.com"], "subject": {"$from": "item.name"}, "text": "x" * 900_000}
     steps = [
         {"name": "make", "kind": "files.inspect", "params": {"file_id": files[0]}},
         {"name": "each", "kind": "email.send", "for_each": {"$from": "make.artifacts"}, "params": message},
     ]
-    flow = Flow(operator, hand, steps)
+    flow = Flow(operator, manual_worker, steps)
 
-    hand.finish_with_artifacts(flow.step("make")["task_id"], [f"{n}.txt" for n in range(20)])
+    manual_worker.finish_with_artifacts(flow.step("make")["task_id"], [f"{n}.txt" for n in range(20)])
 
     assert flow.statuses == ["succeeded", "failed"]
     assert "larger than 16 MiB together" in flow.step("each")["error"]["detail"]
     assert flow.get()["status"] == "failed"
 
 
-def test_cancelling_a_workflow_cancels_what_is_left(operator: httpx2.Client, hand: HandWorker) -> None:
-    flow = Flow(operator, hand, [*ONE_BY_ONE, {"name": "running", **PING}])
+def test_cancelling_a_workflow_cancels_what_is_left(operator: httpx2.Client, manual_worker: ManualWorker) -> None:
+    flow = Flow(operator, manual_worker, [*ONE_BY_ONE, {"name": "running", **PING}])
     flow.succeed("first")
     running = flow.step("running")["task_id"]
-    hand.claim(running)
+    manual_worker.claim(running)
 
     answer = operator.post(f"{flow.path}/cancel")
 
     assert (answer.status_code, answer.json()["status"]) == (202, "running")
     assert flow.statuses == ["succeeded", "cancelled", "cancelled", "running"]
     assert flow.task("third")["error"]["type"] == "/problems/cancelled"
-    assert hand.renew(running)
-    assert hand.end(running, "succeeded", result={"echo": None}) == "succeeded"
+    assert manual_worker.renew(running)
+    assert manual_worker.end(running, "succeeded", result={"echo": None}) == "succeeded"
     assert flow.get()["status"] == "cancelled"
     assert operator.post(f"{flow.path}/cancel").json()["type"] == "/problems/workflow-done"
 
@@ -239,8 +245,10 @@ def test_cancelling_a_workflow_cancels_what_is_left(operator: httpx2.Client, han
     assert flow.statuses == ["succeeded", "queued", "scheduled", "succeeded"]
 
 
-def test_a_workflow_is_deleted_with_its_tasks_once_it_is_done(operator: httpx2.Client, hand: HandWorker) -> None:
-    flow = Flow(operator, hand, ONE_BY_ONE)
+def test_a_workflow_is_deleted_with_its_tasks_once_it_is_done(
+    operator: httpx2.Client, manual_worker: ManualWorker
+) -> None:
+    flow = Flow(operator, manual_worker, ONE_BY_ONE)
     first = flow.step("first")["task_id"]
     flow.succeed("first")
     assert operator.delete(flow.path).json()["type"] == "/problems/workflow-not-done"
@@ -255,10 +263,10 @@ def test_a_workflow_is_deleted_with_its_tasks_once_it_is_done(operator: httpx2.C
 
 
 def test_a_workflow_is_seen_by_its_organization_alone(
-    operator: httpx2.Client, client: httpx2.Client, stranger: httpx2.Client, hand: HandWorker
+    operator: httpx2.Client, client: httpx2.Client, stranger: httpx2.Client, manual_worker: ManualWorker
 ) -> None:
     message = {"to": ["ada@example.com"], "subject": "s", "text": "t"}
-    flow = Flow(client, hand, [{"name": "send", "kind": "email.send", "params": message}])
+    flow = Flow(client, manual_worker, [{"name": "send", "kind": "email.send", "params": message}])
 
     for method, path in (("GET", ""), ("POST", "/cancel"), ("DELETE", "")):
         foreign = stranger.request(method, flow.path + path)
@@ -282,13 +290,15 @@ def test_a_workflow_is_stored_once_for_an_idempotency_key(operator: httpx2.Clien
     assert other.json()["type"] == "/problems/idempotency-key-reused"
 
 
-def test_with_validate_only_a_workflow_is_checked_and_not_stored(operator: httpx2.Client, hand: HandWorker) -> None:
-    before = hand.count("SELECT count(*) FROM workflows")
+def test_with_validate_only_a_workflow_is_checked_and_not_stored(
+    operator: httpx2.Client, manual_worker: ManualWorker
+) -> None:
+    before = manual_worker.count("SELECT count(*) FROM workflows")
 
     answer = operator.post("/workflows?validate_only=true", json={"steps": ONE_BY_ONE})
 
     assert (answer.status_code, answer.json()) == (200, {"valid": True})
-    assert hand.count("SELECT count(*) FROM workflows") == before
+    assert manual_worker.count("SELECT count(*) FROM workflows") == before
 
 
 def _step(name: str, **fields: Any) -> dict[str, Any]:
@@ -360,10 +370,12 @@ def test_an_invalid_workflow_is_refused_at_the_pointer(
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
-def test_the_options_of_a_step_are_those_of_any_submission(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_the_options_of_a_step_are_those_of_any_submission(
+    operator: httpx2.Client, manual_worker: ManualWorker
+) -> None:
     notify = {"email": ["ada@example.com"], "on": ["succeeded"]}
     steps = [_step("a"), _step("b", after=["a"], notify=notify, priority=8, tags=["late"], delay=3600)]
-    flow = Flow(operator, hand, steps)
+    flow = Flow(operator, manual_worker, steps)
     task = flow.task("b")
     assert (task["priority"], task["tags"], task["run_at"]) == (8, ["late"], None)
 
@@ -371,14 +383,14 @@ def test_the_options_of_a_step_are_those_of_any_submission(operator: httpx2.Clie
 
     assert flow.task("b")["status"] == "scheduled"
     assert flow.task("b")["run_at"] is not None
-    hand.connection.execute("UPDATE tasks SET run_at = now() WHERE id = %s", (task["id"],))
-    hand.promote()
+    manual_worker.connection.execute("UPDATE tasks SET run_at = now() WHERE id = %s", (task["id"],))
+    manual_worker.promote()
     flow.succeed("b")
     (notice,) = operator.get(f"/tasks?parent_id={task['id']}").json()["items"]
     assert (notice["kind"], notice["params"]["to"]) == ("email.send", ["ada@example.com"])
 
 
-def test_a_schedule_submits_a_workflow(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_a_schedule_submits_a_workflow(operator: httpx2.Client, manual_worker: ManualWorker) -> None:
     definition = {"name": "nightly", "steps": [_step("a"), _step("b", after=["a"])]}
     answer = operator.post("/schedules", json={"name": "flow", "every": 3600, "workflow": definition})
     assert answer.status_code == 201, answer.text
@@ -421,14 +433,14 @@ def test_a_schedule_has_a_workflow_or_a_task(operator: httpx2.Client, errors_of:
 
 
 def test_the_rows_of_workflows_of_every_fate_keep_every_promise(
-    operator: httpx2.Client, hand: HandWorker, module_settings: Settings
+    operator: httpx2.Client, manual_worker: ManualWorker, module_settings: Settings
 ) -> None:
-    failed = Flow(operator, hand, ONE_BY_ONE)
+    failed = Flow(operator, manual_worker, ONE_BY_ONE)
     failed.fail("first")
     operator.post(f"/tasks/{failed.step('first')['task_id']}/retry")
-    delayed = Flow(operator, hand, [_step("a"), _step("b", after=["a"], delay=3600)])
+    delayed = Flow(operator, manual_worker, [_step("a"), _step("b", after=["a"], delay=3600)])
     delayed.succeed("a")
-    cancelled = Flow(operator, hand, ONE_BY_ONE)
+    cancelled = Flow(operator, manual_worker, ONE_BY_ONE)
     operator.post(f"{cancelled.path}/cancel")
     engine = make_engine(module_settings, "test")
 

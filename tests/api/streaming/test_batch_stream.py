@@ -7,7 +7,7 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from tests.api.conftest import ErrorsOf, HandWorker
+from tests.api.conftest import ErrorsOf, ManualWorker
 from tests.api.streaming.conftest import follow
 
 MESSAGE = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "hello"}}
@@ -18,16 +18,18 @@ def submit_batch(client: httpx2.Client, count: int) -> tuple[str, list[str]]:
     return answer["batch_id"], [task["id"] for task in answer["tasks"]]
 
 
-def test_counts_are_sent_as_they_change_until_all_tasks_are_done(client: httpx2.Client, hand: HandWorker) -> None:
+def test_counts_are_sent_as_they_change_until_all_tasks_are_done(
+    client: httpx2.Client, manual_worker: ManualWorker
+) -> None:
     batch_id, (first, second) = submit_batch(client, 2)
 
     with follow(client, f"/batches/{batch_id}/events") as messages:
         seen = [next(messages)]
-        hand.claim(first)
+        manual_worker.claim(first)
         seen.append(next(messages))
-        hand.end(first, "succeeded", result={})
+        manual_worker.end(first, "succeeded", result={})
         seen.append(next(messages))
-        hand.succeed(second)
+        manual_worker.succeed(second)
         seen += list(messages)
 
     assert {event.type for event in seen} == {"counts"}
@@ -42,11 +44,13 @@ def test_counts_are_sent_as_they_change_until_all_tasks_are_done(client: httpx2.
     assert versions == sorted(set(versions))
 
 
-def test_a_client_with_the_last_counts_of_a_done_batch_is_answered_204(client: httpx2.Client, hand: HandWorker) -> None:
+def test_a_client_with_the_last_counts_of_a_done_batch_is_answered_204(
+    client: httpx2.Client, manual_worker: ManualWorker
+) -> None:
     batch_id, (only,) = submit_batch(client, 1)
     with follow(client, f"/batches/{batch_id}/events") as messages:
         early = next(messages)
-    hand.succeed(only)
+    manual_worker.succeed(only)
     with follow(client, f"/batches/{batch_id}/events", headers={"Last-Event-ID": early.id}) as messages:
         (last,) = messages
 

@@ -8,7 +8,7 @@ import pytest
 
 from api.streaming import event_feed
 from shared.settings import Settings
-from tests.api.conftest import ErrorsOf, HandWorker, Submit
+from tests.api.conftest import ErrorsOf, ManualWorker, Submit
 from tests.api.streaming.conftest import SentEvent, follow, read_until
 from tests.conftest import Api
 
@@ -22,15 +22,15 @@ def histories(events: list[SentEvent]) -> dict[str, list[tuple[int, str]]]:
 
 
 def test_the_events_of_all_own_tasks_are_sent_as_they_happen(
-    client: httpx2.Client, hand: HandWorker, email: Submit
+    client: httpx2.Client, manual_worker: ManualWorker, email: Submit
 ) -> None:
     email(client)
 
     with follow(client, "/events") as messages:
         begin = next(messages)
         first, second = email(client), email(client)
-        hand.claim(first)
-        hand.end(first, "succeeded", result={"recipients": []})
+        manual_worker.claim(first)
+        manual_worker.end(first, "succeeded", result={"recipients": []})
         events = read_until(messages, 4)
 
     assert (begin.type, begin.data) == ("", {})
@@ -43,12 +43,14 @@ def test_the_events_of_all_own_tasks_are_sent_as_they_happen(
     assert "worker" not in str(events)
 
 
-def test_a_stream_resumes_after_any_of_its_messages(client: httpx2.Client, hand: HandWorker, email: Submit) -> None:
+def test_a_stream_resumes_after_any_of_its_messages(
+    client: httpx2.Client, manual_worker: ManualWorker, email: Submit
+) -> None:
     with follow(client, "/events") as messages:
         begin = next(messages)
     ids = [email(client) for _ in range(3)]
     for task_id in ids:
-        hand.succeed(task_id)
+        manual_worker.succeed(task_id)
 
     with follow(client, "/events", headers={"Last-Event-ID": begin.id}) as messages:
         whole = read_until(messages, 9)
@@ -63,10 +65,10 @@ def test_a_stream_resumes_after_any_of_its_messages(client: httpx2.Client, hand:
 
 @pytest.mark.parametrize("first_to_commit", ["older", "newer"])
 def test_no_cursor_skips_an_event_of_a_transaction_that_commits_late(
-    client: httpx2.Client, hand: HandWorker, email: Submit, module_settings: Settings, first_to_commit: str
+    client: httpx2.Client, manual_worker: ManualWorker, email: Submit, module_settings: Settings, first_to_commit: str
 ) -> None:
     ids = [email(client), email(client)]
-    claim = {task_id: hand.claim(task_id) for task_id in ids}
+    claim = {task_id: manual_worker.claim(task_id) for task_id in ids}
     assert all(claim.values())
     add = "INSERT INTO task_events (task_id, seq, type, data) VALUES (%s, 3, 'progress', '{}') RETURNING transaction_id::text"
     with (
@@ -93,17 +95,17 @@ def test_no_cursor_skips_an_event_of_a_transaction_that_commits_late(
 
 
 def test_a_long_history_is_read_in_steps_and_in_order(
-    client: httpx2.Client, hand: HandWorker, email: Submit, monkeypatch: pytest.MonkeyPatch
+    client: httpx2.Client, manual_worker: ManualWorker, email: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_feed, "EVENTS_AT_ONCE", 4)
     with follow(client, "/events") as messages:
         begin = next(messages)
     ids = [email(client) for _ in range(6)]
     for task_id in ids:
-        hand.claim(task_id)
+        manual_worker.claim(task_id)
         for percent in (10, 20):
-            hand.report(task_id, percent)
-        hand.end(task_id, "succeeded", result={"recipients": []})
+            manual_worker.report(task_id, percent)
+        manual_worker.end(task_id, "succeeded", result={"recipients": []})
 
     with follow(client, "/events", headers={"Last-Event-ID": begin.id}) as messages:
         events = read_until(messages, 30)
@@ -113,11 +115,15 @@ def test_a_long_history_is_read_in_steps_and_in_order(
 
 
 def test_events_of_one_task_stay_in_order_where_a_step_separates_their_transactions(
-    client: httpx2.Client, hand: HandWorker, email: Submit, module_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    client: httpx2.Client,
+    manual_worker: ManualWorker,
+    email: Submit,
+    module_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(event_feed, "EVENTS_AT_ONCE", 1)
     task_id = email(client)
-    assert hand.claim(task_id)
+    assert manual_worker.claim(task_id)
     with follow(client, "/events") as messages:
         begin = next(messages)
     add = "INSERT INTO task_events (task_id, seq, type, data) VALUES (%s, %s, 'progress', '{}')"
@@ -125,7 +131,7 @@ def test_events_of_one_task_stay_in_order_where_a_step_separates_their_transacti
         # The older transaction waits, as for a lock of the task's row, and writes the later event.
         older.execute("SELECT pg_current_xact_id()")
         for seq in (3, 4, 5):
-            hand.connection.execute(add, [task_id, seq])
+            manual_worker.connection.execute(add, [task_id, seq])
         older.execute(add, [task_id, 6])
 
     with follow(client, "/events", headers={"Last-Event-ID": begin.id}) as messages:
@@ -151,7 +157,9 @@ def test_foreign_tasks_are_not_in_the_stream(
     assert owner == ""
 
 
-def test_filters_select_events_as_in_the_list(client: httpx2.Client, hand: HandWorker, email: Submit) -> None:
+def test_filters_select_events_as_in_the_list(
+    client: httpx2.Client, manual_worker: ManualWorker, email: Submit
+) -> None:
     batch = client.post(
         "/tasks/batch",
         json={"tasks": [{"kind": "email.send", "params": {"to": ["a@example.com"], "text": "x"}, "tags": ["red"]}]},
@@ -161,7 +169,7 @@ def test_filters_select_events_as_in_the_list(client: httpx2.Client, hand: HandW
     with follow(client, "/events") as messages:
         begin = next(messages)
     for task_id in (in_batch, other):
-        hand.succeed(task_id)
+        manual_worker.succeed(task_id)
 
     found = {}
     for name, value in {

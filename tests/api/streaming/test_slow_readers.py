@@ -12,7 +12,7 @@ import pytest
 
 from api.streaming import event_feed, streams
 from api.streaming.event_feed import FeedEvent, Follower, Place, Step
-from tests.api.conftest import HandWorker, Submit
+from tests.api.conftest import ManualWorker, Submit
 from tests.conftest import Api, Eventually
 
 HANDSHAKE = [
@@ -32,16 +32,16 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_client_that_does_not_read_is_disconnected_at_once(
     served: Api,
     operator: httpx2.Client,
-    hand: HandWorker,
+    manual_worker: ManualWorker,
     ping: Submit,
     eventually: Eventually,
     impatient: None,
     path: str,
 ) -> None:
     task_id = ping()
-    hand.claim(task_id)
+    manual_worker.claim(task_id)
     # More than the buffers of both sockets and of the transport hold, which is some megabytes on loopback.
-    hand.connection.execute(
+    manual_worker.connection.execute(
         "INSERT INTO task_events (task_id, seq, type, data) "
         "SELECT %s, n, 'log', jsonb_build_object('level', 'info', 'text', repeat('x', 20000), 'fields', '{}'::jsonb) "
         "FROM generate_series(3, 1000) AS n",

@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 from api.streaming import stream_tokens, streams
 from shared.api_keys import revoke_key
 from shared.settings import Settings
-from tests.api.conftest import HandWorker, Submit
+from tests.api.conftest import ManualWorker, Submit
 from tests.api.streaming.conftest import follow
 from tests.conftest import Api
 
@@ -32,10 +32,10 @@ def token_of(client: httpx2.Client) -> MakeToken:
 
 
 def test_a_token_opens_the_stream_of_its_task_without_a_header(
-    served: Api, nobody: httpx2.Client, hand: HandWorker, email: Submit, token_of: MakeToken
+    served: Api, nobody: httpx2.Client, manual_worker: ManualWorker, email: Submit, token_of: MakeToken
 ) -> None:
     task_id = email()
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
     token = token_of(task_id)
 
     with follow(nobody, f"/tasks/{task_id}/events", params={"token": token}) as messages:

@@ -9,22 +9,24 @@ import httpx2
 import pytest
 
 from shared.queries.hot_tasks import WRITE_LOG
-from tests.api.conftest import ErrorsOf, HandWorker, Submit
+from tests.api.conftest import ErrorsOf, ManualWorker, Submit
 from tests.api.streaming.conftest import follow
 
 
 @pytest.fixture
-def logged(hand: HandWorker, ping: Submit) -> str:
+def logged(manual_worker: ManualWorker, ping: Submit) -> str:
     """A done task with three log lines."""
     task_id = ping()
-    hand.claim(task_id)
+    manual_worker.claim(task_id)
     lines = [
         {"position": n, "age": 0.0, "data": {"level": "info", "text": f"line {n}", "fields": {"n": n}}}
         for n in (1, 2, 3)
     ]
-    claim = hand.count("SELECT claim FROM tasks WHERE id = %s", task_id)
-    hand.connection.execute(WRITE_LOG, {"id": task_id, "claim": claim, "count": 3, "document": json.dumps(lines)})
-    hand.end(task_id, "succeeded", result={"echo": None})
+    claim = manual_worker.count("SELECT claim FROM tasks WHERE id = %s", task_id)
+    manual_worker.connection.execute(
+        WRITE_LOG, {"id": task_id, "claim": claim, "count": 3, "document": json.dumps(lines)}
+    )
+    manual_worker.end(task_id, "succeeded", result={"echo": None})
     return task_id
 
 

@@ -17,7 +17,7 @@ from api.following import waiters
 from api.streaming import streams, task_stream
 from shared.api_keys import revoke_key
 from shared.settings import Settings
-from tests.api.conftest import ErrorsOf, HandWorker, PublishWakeup, Submit, count_waiters
+from tests.api.conftest import ErrorsOf, ManualWorker, PublishWakeup, Submit, count_waiters
 from tests.conftest import Api, Eventually, ServeApi
 
 
@@ -53,12 +53,12 @@ def statuses(events: list[Event]) -> list[str]:
 
 
 def test_the_history_of_a_done_task_is_sent_whole_and_the_stream_ends(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
-    hand.claim(task_id)
-    hand.report(task_id, 40, "2 of 5")
-    hand.end(task_id, "succeeded", result={"echo": None})
+    manual_worker.claim(task_id)
+    manual_worker.report(task_id, 40, "2 of 5")
+    manual_worker.end(task_id, "succeeded", result={"echo": None})
 
     with operator.stream("GET", f"/tasks/{task_id}/events") as answer:
         events = list(read_events(answer.iter_lines()))
@@ -73,17 +73,17 @@ def test_the_history_of_a_done_task_is_sent_whole_and_the_stream_ends(
 
 
 def test_events_are_sent_as_they_happen(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
     seen = []
 
     with stream(operator, task_id) as events:
         seen.append(next(events))
-        hand.claim(task_id)
+        manual_worker.claim(task_id)
         publish_wakeup(task_id)
         seen.append(next(events))
-        hand.end(task_id, "succeeded", result={"echo": None})
+        manual_worker.end(task_id, "succeeded", result={"echo": None})
         publish_wakeup(task_id)
         seen += list(events)
 
@@ -91,14 +91,14 @@ def test_events_are_sent_as_they_happen(
 
 
 def test_events_are_sent_without_any_wake_up(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, monkeypatch: pytest.MonkeyPatch
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiters, "LISTENING_POLL_SECONDS", 0.2)
     task_id = ping()
 
     with stream(operator, task_id) as events:
         first = next(events)
-        hand.succeed(task_id)
+        manual_worker.succeed(task_id)
         rest = list(events)
 
     assert statuses([first, *rest]) == ["queued", "running", "succeeded"]
@@ -106,10 +106,10 @@ def test_events_are_sent_without_any_wake_up(
 
 @pytest.mark.parametrize("by", ["header", "query"])
 def test_a_stream_resumes_after_the_last_received_event(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, by: str
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, by: str
 ) -> None:
     task_id = ping()
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
     options: dict[str, Any] = (
         {"headers": {"Last-Event-ID": "2"}} if by == "header" else {"params": {"last_event_id": "2"}}
     )
@@ -119,15 +119,15 @@ def test_a_stream_resumes_after_the_last_received_event(
 
 
 def test_the_stream_of_a_retried_task_continues_past_the_earlier_end(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
-    hand.fail(task_id)
+    manual_worker.fail(task_id)
     assert operator.post(f"/tasks/{task_id}/retry").status_code == 202
 
     with stream(operator, task_id) as events:
         seen = [next(events) for _ in range(4)]
-        hand.succeed(task_id)
+        manual_worker.succeed(task_id)
         publish_wakeup(task_id)
         seen += list(events)
 
@@ -135,21 +135,21 @@ def test_the_stream_of_a_retried_task_continues_past_the_earlier_end(
 
 
 def test_more_events_than_are_read_at_once_come_in_order(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, monkeypatch: pytest.MonkeyPatch
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_stream, "EVENTS_AT_ONCE", 3)
     task_id = ping()
-    hand.claim(task_id)
+    manual_worker.claim(task_id)
     for percent in range(1, 9):
-        hand.report(task_id, percent)
-    hand.end(task_id, "succeeded", result={"echo": None})
+        manual_worker.report(task_id, percent)
+    manual_worker.end(task_id, "succeeded", result={"echo": None})
 
     with stream(operator, task_id) as events:
         assert [event.id for event in events] == list(range(1, 12))
 
 
 def test_many_listeners_each_see_the_whole_history(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping()
     connected = threading.Barrier(21)
@@ -163,11 +163,11 @@ def test_many_listeners_each_see_the_whole_history(
     with ThreadPoolExecutor(20) as pool:
         listeners = [pool.submit(listen) for _ in range(20)]
         connected.wait(timeout=60)
-        hand.claim(task_id)
+        manual_worker.claim(task_id)
         for percent in (10, 20, 30):
-            hand.report(task_id, percent)
+            manual_worker.report(task_id, percent)
             publish_wakeup(task_id)
-        hand.end(task_id, "succeeded", result={"echo": None})
+        manual_worker.end(task_id, "succeeded", result={"echo": None})
         publish_wakeup(task_id)
 
     assert [listener.result() for listener in listeners] == [list(range(1, 7))] * 20
@@ -203,10 +203,10 @@ def test_an_id_that_no_event_has_is_refused(
 
 
 def test_a_client_that_has_every_event_of_a_done_task_is_answered_204(
-    operator: httpx2.Client, hand: HandWorker, ping: Submit
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
     with stream(operator, task_id) as events:
         last = max(event.id for event in events)
 
@@ -219,13 +219,13 @@ def test_a_client_that_has_every_event_of_a_done_task_is_answered_204(
 
 
 def test_the_stream_of_a_task_that_is_deleted_meanwhile_ends(
-    admin: httpx2.Client, hand: HandWorker, ping: Submit, publish_wakeup: PublishWakeup
+    admin: httpx2.Client, manual_worker: ManualWorker, ping: Submit, publish_wakeup: PublishWakeup
 ) -> None:
     task_id = ping(admin)
 
     with stream(admin, task_id) as events:
         seen = [next(events)]
-        hand.succeed(task_id)
+        manual_worker.succeed(task_id)
         assert admin.delete(f"/tasks/{task_id}").status_code == 204
         publish_wakeup(task_id)
         seen += list(events)

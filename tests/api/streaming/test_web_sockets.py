@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 from api.streaming import streams, web_sockets
 from shared.api_keys import revoke_key
 from shared.settings import Settings
-from tests.api.conftest import HandWorker, Speak, Submit
+from tests.api.conftest import ManualWorker, SendRaw, Submit
 from tests.conftest import PATIENCE_SECONDS, Api
 
 Document = dict[str, Any]
@@ -62,15 +62,15 @@ def receive_rest(socket: ClientConnection) -> tuple[list[Document], int | None]:
 
 
 def test_a_socket_carries_the_messages_of_the_stream_of_a_task(
-    served: Api, operator: httpx2.Client, hand: HandWorker, ping: Submit
+    served: Api, operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
     task_id = ping()
     with open_socket(served, f"/tasks/{task_id}/ws", operator) as socket:
         first = receive(socket)
         socket.send("what a client sends is ignored")
-        hand.claim(task_id)
-        hand.report(task_id, 40, "2 of 5")
-        hand.end(task_id, "succeeded", result={"echo": None})
+        manual_worker.claim(task_id)
+        manual_worker.report(task_id, 40, "2 of 5")
+        manual_worker.end(task_id, "succeeded", result={"echo": None})
         rest, code = receive_rest(socket)
     with open_socket(served, f"/tasks/{task_id}/ws?last_event_id=2", operator) as socket:
         resumed, _ = receive_rest(socket)
@@ -121,7 +121,7 @@ def test_a_socket_without_credentials_is_refused(served: Api) -> None:
 
 
 def test_one_socket_carries_subscriptions_to_tasks_batches_and_filters(
-    served: Api, client: httpx2.Client, hand: HandWorker, email: Submit
+    served: Api, client: httpx2.Client, manual_worker: ManualWorker, email: Submit
 ) -> None:
     message = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "hello"}}
     batch = client.post("/tasks/batch", json={"tasks": [message]}).json()
@@ -141,7 +141,7 @@ def test_one_socket_carries_subscriptions_to_tasks_batches_and_filters(
         (tagged,) = receive_events(socket, 1)
         send(socket, type="unsubscribe", subscription="red")
         assert receive(socket) == {"type": "unsubscribed", "subscription": "red"}
-        hand.succeed(batch["tasks"][0]["id"])
+        manual_worker.succeed(batch["tasks"][0]["id"])
         messages = []
         while {"type": "end", "subscription": "batch"} not in messages:
             messages.append(receive(socket))
@@ -232,11 +232,11 @@ def test_a_socket_of_a_revoked_key_is_closed(
         b"Sec-WebSocket-Version: 13\r\nContent-Length: 2\r\n",
     ],
 )
-def test_what_is_not_the_handshake_of_a_socket_is_answered_as_a_request(speak: Speak, lines: bytes) -> None:
+def test_what_is_not_the_handshake_of_a_socket_is_answered_as_a_request(send_raw: SendRaw, lines: bytes) -> None:
     request = b"GET /health HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n" + (b"{}" if b"Length" in lines else b"")
     last = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
-    assert speak(request + last).count(b"HTTP/1.1 200 OK") == 2
+    assert send_raw(request + last).count(b"HTTP/1.1 200 OK") == 2
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_what_is_not_the_handshake_of_a_socket_is_answered_as_a_request(speak: S
         b"Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 7\r\n",
     ],
 )
-def test_a_faulty_handshake_is_refused_and_closes_the_connection(speak: Speak, lines: bytes) -> None:
+def test_a_faulty_handshake_is_refused_and_closes_the_connection(send_raw: SendRaw, lines: bytes) -> None:
     request = b"GET /events/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + lines + b"\r\n"
 
-    assert speak(request).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 426 "))
+    assert send_raw(request).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 426 "))

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from shared.identifiers import new_id
-from tests.api.conftest import ErrorsOf, HandWorker
+from tests.api.conftest import ErrorsOf, ManualWorker
 from tests.conftest import Api
 
 EMAIL = {"to": ["ada@example.com"], "text": "hello"}
@@ -31,12 +31,12 @@ def subject_of(answer: httpx2.Response) -> str:
 
 @pytest.mark.parametrize(("path", "body"), SUBMISSIONS)
 def test_a_repeated_request_is_answered_with_the_same_task(
-    operator: httpx2.Client, hand: HandWorker, path: str, body: dict[str, Any]
+    operator: httpx2.Client, manual_worker: ManualWorker, path: str, body: dict[str, Any]
 ) -> None:
     key = under(str(new_id()))
 
     first = operator.post(path, json=body, headers=key)
-    before = hand.count("SELECT count(*) FROM tasks")
+    before = manual_worker.count("SELECT count(*) FROM tasks")
     again = operator.post(path, json=body, headers=key)
 
     assert (first.status_code, again.status_code) == (202, 202)
@@ -45,13 +45,13 @@ def test_a_repeated_request_is_answered_with_the_same_task(
     assert again.headers["idempotency-replayed"] == "true"
     assert again.headers["retry-after"] == "1"
     assert "idempotency-replayed" not in first.headers
-    assert hand.count("SELECT count(*) FROM tasks") == before
+    assert manual_worker.count("SELECT count(*) FROM tasks") == before
 
 
-def test_a_replay_shows_the_task_as_it_is_now(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_a_replay_shows_the_task_as_it_is_now(operator: httpx2.Client, manual_worker: ManualWorker) -> None:
     key = under(str(new_id()))
     task_id = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key).json()["id"]
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
 
     again = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key)
 
@@ -148,16 +148,16 @@ def test_a_refused_request_does_not_use_up_its_key(operator: httpx2.Client) -> N
     assert "idempotency-replayed" not in taken.headers
 
 
-def test_a_key_is_free_again_after_a_day(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_a_key_is_free_again_after_a_day(operator: httpx2.Client, manual_worker: ManualWorker) -> None:
     key = str(new_id())
     batch = {"tasks": [{"kind": "platform.ping"}]}
     first = operator.post("/tasks", json={"kind": "platform.ping"}, headers=under(key))
-    hand.connection.execute(
+    manual_worker.connection.execute(
         "UPDATE idempotency_keys SET created_at = now() - interval '24 hours 1 second' WHERE key = %s", [key]
     )
 
     second = operator.post("/tasks", json={"kind": "platform.ping", "priority": 1}, headers=under(key))
-    hand.connection.execute(
+    manual_worker.connection.execute(
         "UPDATE idempotency_keys SET created_at = now() - interval '24 hours 1 second' WHERE key = %s", [key]
     )
     third = operator.post("/tasks/batch", json=batch, headers=under(key))
@@ -167,10 +167,10 @@ def test_a_key_is_free_again_after_a_day(operator: httpx2.Client, hand: HandWork
 
 
 def test_a_key_whose_request_is_in_flight_is_refused_with_409(
-    operator: httpx2.Client, served: Api, hand: HandWorker
+    operator: httpx2.Client, served: Api, manual_worker: ManualWorker
 ) -> None:
     key, owner = str(new_id()), served.key("operator", "operator").caller_id
-    hand.connection.execute(
+    manual_worker.connection.execute(
         "INSERT INTO idempotency_keys (owner_id, key, in_flight_until) VALUES (%s, %s, now() + interval '1 minute')",
         [owner, key],
     )
@@ -183,10 +183,10 @@ def test_a_key_whose_request_is_in_flight_is_refused_with_409(
         assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_a_replay_of_a_deleted_task_is_410(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_a_replay_of_a_deleted_task_is_410(operator: httpx2.Client, manual_worker: ManualWorker) -> None:
     key = under(str(new_id()))
     task_id = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key).json()["id"]
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
     operator.delete(f"/tasks/{task_id}")
 
     again = operator.post("/tasks", json={"kind": "platform.ping"}, headers=key)

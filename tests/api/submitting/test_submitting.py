@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from shared.identifiers import new_id
-from tests.api.conftest import ErrorsOf, HandWorker
+from tests.api.conftest import ErrorsOf, ManualWorker
 
 EMAIL = {"to": ["Ada <ada@example.com>"], "from": "boss@example.com", "subject": "Hi", "text": "hello"}
 TABLES = ["tasks", "task_payloads", "task_events", "task_files", "files", "idempotency_keys", "unique_tasks"]
@@ -112,19 +112,21 @@ def test_run_at_can_have_an_offset_that_postgres_does_not_accept(client: httpx2.
     assert (answer.status_code, datetime.fromisoformat(answer.json()["run_at"])) == (202, moment)
 
 
-def test_a_ttl_counts_from_created_at(client: httpx2.Client, hand: HandWorker) -> None:
+def test_a_ttl_counts_from_created_at(client: httpx2.Client, manual_worker: ManualWorker) -> None:
     task_id = client.post("/emails", json={**EMAIL, "ttl": 60, "delay": 3600}).json()["id"]
 
-    seconds = hand.count("SELECT extract(epoch FROM expires_at - created_at)::int FROM tasks WHERE id = %s", task_id)
+    seconds = manual_worker.count(
+        "SELECT extract(epoch FROM expires_at - created_at)::int FROM tasks WHERE id = %s", task_id
+    )
 
     assert seconds == 60
 
 
-def test_a_task_past_its_ttl_never_starts(client: httpx2.Client, hand: HandWorker) -> None:
+def test_a_task_past_its_ttl_never_starts(client: httpx2.Client, manual_worker: ManualWorker) -> None:
     task_id = client.post("/emails", json={**EMAIL, "ttl": 60}).json()["id"]
-    hand.connection.execute("UPDATE tasks SET expires_at = now() WHERE id = %s", [task_id])
+    manual_worker.connection.execute("UPDATE tasks SET expires_at = now() WHERE id = %s", [task_id])
 
-    assert not hand.claim(task_id)
+    assert not manual_worker.claim(task_id)
 
 
 def test_a_timeout_longer_than_the_kind_allows_is_refused(client: httpx2.Client, errors_of: ErrorsOf) -> None:
@@ -162,9 +164,9 @@ def test_files_must_exist_and_be_of_a_type_that_the_kind_reads(
     assert errors_of(client.post("/tasks/batch", json={"tasks": batch})) == {"/tasks/1/params/file_id": "unknown_file"}
 
 
-def test_validate_only_stores_nothing(client: httpx2.Client, hand: HandWorker, csv: str) -> None:
+def test_validate_only_stores_nothing(client: httpx2.Client, manual_worker: ManualWorker, csv: str) -> None:
     def count() -> list[int]:
-        return [hand.count(f"SELECT count(*) FROM {table}") for table in TABLES]
+        return [manual_worker.count(f"SELECT count(*) FROM {table}") for table in TABLES]
 
     before = count()
     headers = {"Idempotency-Key": str(new_id())}
@@ -210,7 +212,9 @@ def test_a_side_by_side_body_with_kind_or_params_is_refused(client: httpx2.Clien
     assert found == dict.fromkeys(["/kind", "/params", "/sender"], "extra_forbidden")
 
 
-def test_a_valid_traceparent_is_stored_and_an_invalid_one_is_not(client: httpx2.Client, hand: HandWorker) -> None:
+def test_a_valid_traceparent_is_stored_and_an_invalid_one_is_not(
+    client: httpx2.Client, manual_worker: ManualWorker
+) -> None:
     good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     task = {"kind": "email.send", "params": EMAIL}
 
@@ -218,15 +222,15 @@ def test_a_valid_traceparent_is_stored_and_an_invalid_one_is_not(client: httpx2.
         kept = client.post(path, json=body, headers={"traceparent": good}).json()["id"]
         left = client.post(path, json=body, headers={"traceparent": "x" * 3000}).json()["id"]
 
-        assert hand.count("SELECT count(*) FROM tasks WHERE id = %s AND traceparent = %s", kept, good) == 1
-        assert hand.count("SELECT count(*) FROM tasks WHERE id = %s AND traceparent IS NULL", left) == 1
+        assert manual_worker.count("SELECT count(*) FROM tasks WHERE id = %s AND traceparent = %s", kept, good) == 1
+        assert manual_worker.count("SELECT count(*) FROM tasks WHERE id = %s AND traceparent IS NULL", left) == 1
 
 
-def test_a_task_stores_the_id_of_its_request(client: httpx2.Client, hand: HandWorker) -> None:
+def test_a_task_stores_the_id_of_its_request(client: httpx2.Client, manual_worker: ManualWorker) -> None:
     answer = client.post("/emails", json=EMAIL, headers={"x-request-id": "find-me"})
 
     statement = "SELECT count(*) FROM tasks WHERE id = %s AND request_id = 'find-me'"
-    assert hand.count(statement, answer.json()["id"]) == 1
+    assert manual_worker.count(statement, answer.json()["id"]) == 1
 
 
 @pytest.mark.parametrize("reply_to", ["Help <help@example.com>", ["Help <help@example.com>"], []])

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from shared.identifiers import new_id
-from tests.api.conftest import ErrorsOf, HandWorker
+from tests.api.conftest import ErrorsOf, ManualWorker
 from tests.conftest import Api
 
 
@@ -56,13 +56,15 @@ def test_a_task_without_unique_for_is_not_answered_instead(operator: httpx2.Clie
 
 
 @pytest.mark.parametrize("end", ["succeed", "fail", "cancel"])
-def test_a_done_task_is_not_answered_instead_of_a_new_one(operator: httpx2.Client, hand: HandWorker, end: str) -> None:
+def test_a_done_task_is_not_answered_instead_of_a_new_one(
+    operator: httpx2.Client, manual_worker: ManualWorker, end: str
+) -> None:
     echo = str(new_id())
     task_id = submit(operator, echo).json()["id"]
     if end == "cancel":
         operator.post(f"/tasks/{task_id}/cancel")
     else:
-        getattr(hand, end)(task_id)
+        getattr(manual_worker, end)(task_id)
 
     again = submit(operator, echo)
 
@@ -70,9 +72,11 @@ def test_a_done_task_is_not_answered_instead_of_a_new_one(operator: httpx2.Clien
     assert again.json()["id"] != task_id
 
 
-def test_a_task_older_than_unique_for_is_not_answered_instead(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_a_task_older_than_unique_for_is_not_answered_instead(
+    operator: httpx2.Client, manual_worker: ManualWorker
+) -> None:
     task_id = submit(operator, "old").json()["id"]
-    hand.connection.execute(
+    manual_worker.connection.execute(
         "UPDATE unique_tasks SET created_at = created_at - interval '61 seconds' WHERE task_id = %s", [task_id]
     )
 
@@ -80,9 +84,11 @@ def test_a_task_older_than_unique_for_is_not_answered_instead(operator: httpx2.C
     assert submit(operator, "old", unique_for=60).status_code == 202
 
 
-def test_a_deleted_task_is_not_answered_instead_of_a_new_one(operator: httpx2.Client, hand: HandWorker) -> None:
+def test_a_deleted_task_is_not_answered_instead_of_a_new_one(
+    operator: httpx2.Client, manual_worker: ManualWorker
+) -> None:
     task_id = submit(operator, "deleted").json()["id"]
-    hand.succeed(task_id)
+    manual_worker.succeed(task_id)
     operator.delete(f"/tasks/{task_id}")
 
     assert submit(operator, "deleted").status_code == 202
@@ -99,13 +105,13 @@ def test_concurrent_unique_submissions_store_one_task(operator: httpx2.Client) -
 
 
 def test_an_idempotency_key_is_stored_with_the_live_task_of_a_unique_submission(
-    operator: httpx2.Client, hand: HandWorker
+    operator: httpx2.Client, manual_worker: ManualWorker
 ) -> None:
     key = {"Idempotency-Key": str(new_id())}
     live = submit(operator, "keyed").json()["id"]
 
     answered = submit(operator, "keyed", **key)
-    hand.succeed(live)
+    manual_worker.succeed(live)
     again = submit(operator, "keyed", **key)
     other = submit(operator, "other", **key)
 
