@@ -93,6 +93,9 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
     }
     ending = {"id": one, "claim": 5, "status": "succeeded", "result": {}, "artifacts": [artifact]}
     finish = {"document": orjson.dumps([ending]).decode()}
+    log_lines = orjson.dumps(
+        [{"position": 1, "age": 0.5, "data": {"level": "info", "text": "t", "fields": {}}}]
+    ).decode()
     chore = {"limit": 1000}
     claim = {
         "queues": ["files"],
@@ -114,6 +117,7 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
         "RENEW": (hot_tasks.RENEW, {"ids": ids, "claims": claims, "lease": 15.0}),
         "HOLD_CLAIM": (hot_tasks.HOLD_CLAIM, {"id": one, "claim": 5}),
         "REPORT_PROGRESS": (hot_tasks.REPORT_PROGRESS, {"id": one, "claim": 5, "percent": 4, "message": "m"}),
+        "WRITE_LOG": (hot_tasks.WRITE_LOG, {"document": log_lines, "count": 1, "id": one, "claim": 5}),
         "FINISH": (hot_tasks.FINISH, finish),
         "FINISH_WITH_ARTIFACTS": (hot_tasks.FINISH_WITH_ARTIFACTS, finish),
         "FINISH_ANY": (hot_tasks.FINISH_ANY, finish),
