@@ -14,9 +14,10 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -315,10 +316,10 @@ class MailSettings(Subject):
         """Refuse credentials that any server could collect, because its certificate is not verified."""
         url = urlsplit(self.smtp_url.get_secret_value())
         verify = parse_qs(url.query).get("verify", ["1"])[-1]
-        if verify == "0" and (url.username or url.password):
+        if verify.lower() in {"0", "false"} and (url.username or url.password):
             yield (
-                "TASKMILL_SMTP_URL has credentials and `verify=0`, so they would be sent to any server that answers: "
-                "remove verify=0; if the server's certificate is your own, let the system trust its authority "
+                f"TASKMILL_SMTP_URL has credentials and `verify={verify}`, so they would be sent to any server that answers: "
+                f"remove verify={verify}; if the server's certificate is your own, let the system trust its authority "
                 "(SSL_CERT_FILE=/path/to/ca.pem)"
             )
 
@@ -357,10 +358,10 @@ class ApiSettings(Subject):
                 "TASKMILL_ALLOWED_HOSTS is `*`: list the host names by which clients reach the API, such as "
                 "tasks.example.com"
             )
-        if "*" in [address.strip() for address in self.forwarded_allow_ips.split(",")]:
+        if _includes_every_address(self.forwarded_allow_ips):
             yield (
-                "TASKMILL_FORWARDED_ALLOW_IPS has `*`, so every client could choose the address that is logged and "
-                "limited: list the addresses of your proxies, such as 127.0.0.1 or 10.0.0.0/24"
+                "TASKMILL_FORWARDED_ALLOW_IPS includes every address, so every client could choose the one that is logged "
+                "and limited: list the addresses of your proxies, such as 127.0.0.1 or 10.0.0.0/24"
             )
 
 
@@ -557,8 +558,24 @@ def _parse_conninfo(url: str) -> dict[str, Any]:
 
 def _find_remote_host(parameters: dict[str, Any]) -> str | None:
     """Return the first host that is not this machine, or None. Sockets and a missing host mean this machine."""
-    hosts = str(parameters.get("hostaddr") or parameters.get("host") or "").split(",")
+    # libpq reads what a URL leaves out from these variables.
+    address = parameters.get("hostaddr") or os.environ.get("PGHOSTADDR")
+    hosts = str(address or parameters.get("host") or os.environ.get("PGHOST") or "").split(",")
     return next((host for host in hosts if host and host[0] not in "/@" and host not in LOOPBACK_HOSTS), None)
+
+
+def _includes_every_address(addresses: str) -> bool:
+    """Return whether `*`, or networks that together are all of IPv4 or of IPv6, are among addresses between commas."""
+    names = [name.strip() for name in addresses.split(",")]
+    networks: list[IPv4Network | IPv6Network] = []
+    for name in names:
+        # Other texts are names of sockets.
+        with suppress(ValueError):
+            networks.append(ip_network(name, strict=False))
+    fourth = [network for network in networks if isinstance(network, IPv4Network)]
+    sixth = [network for network in networks if isinstance(network, IPv6Network)]
+    widest = [*collapse_addresses(fourth), *collapse_addresses(sixth)]
+    return "*" in names or any(network.prefixlen == 0 for network in widest)
 
 
 def read_settings() -> Settings:

@@ -131,10 +131,14 @@ def test_production_starts_with_safe_settings(monkeypatch: pytest.MonkeyPatch) -
         ("TASKMILL_DATABASE_URL", "host=localhost hostaddr=192.0.2.7 dbname=taskmill", "ALTER ROLE"),
         ("TASKMILL_DATABASE_OWNER_URL", "postgresql://owner@db.example.com/taskmill", "ALTER ROLE"),
         ("TASKMILL_SMTP_URL", "smtp://user:password@mail.example.com:587?starttls=1&verify=0", "remove verify=0"),
+        ("TASKMILL_SMTP_URL", "smtps://user:password@mail.example.com?verify=False", "remove verify=False"),
         ("TASKMILL_ALLOWED_HOSTS", "*", "list the host names"),
         ("TASKMILL_ALLOWED_HOSTS", "tasks.example.com,*", "list the host names"),
         ("TASKMILL_FORWARDED_ALLOW_IPS", "*", "list the addresses of your proxies"),
         ("TASKMILL_FORWARDED_ALLOW_IPS", "127.0.0.1, *", "list the addresses of your proxies"),
+        ("TASKMILL_FORWARDED_ALLOW_IPS", "0.0.0.0/0", "list the addresses of your proxies"),
+        ("TASKMILL_FORWARDED_ALLOW_IPS", "10.0.0.1, ::/0", "list the addresses of your proxies"),
+        ("TASKMILL_FORWARDED_ALLOW_IPS", "0.0.0.0/1,128.0.0.0/1", "list the addresses of your proxies"),
     ],
 )
 def test_production_names_each_unsafe_setting_and_what_to_set_instead(
@@ -149,6 +153,14 @@ def test_production_names_each_unsafe_setting_and_what_to_set_instead(
     assert len(complaints) == 1
     assert complaints[0].startswith(f"- {name} ")
     assert advice in complaints[0]
+
+
+@pytest.mark.parametrize("name", ["PGHOST", "PGHOSTADDR"])
+def test_production_reads_the_host_of_the_database_where_libpq_does(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    set_all(monkeypatch, SAFE | {"TASKMILL_DATABASE_URL": "postgresql:///taskmill", name: "192.0.2.7"})
+
+    with pytest.raises(ConfigurationError, match=r"192\.0\.2\.7 is not this machine"):
+        read_settings()
 
 
 @pytest.mark.parametrize(
