@@ -56,10 +56,8 @@ published AS MATERIALIZED (
 ),
 room AS MATERIALIZED (
     SELECT greatest(0, %(window)s - coalesce(sum(tasks), 0))::int AS tasks,
-        greatest(
-            coalesce(min(first_turn) - 1, (SELECT last_turn FROM queue_before), 0),
-            (SELECT last_turn FROM queue_before) - %(window)s
-        ) AS reached_turn
+        coalesce(min(first_turn) - 1, (SELECT last_turn FROM queue_before), 0) AS reached_turn,
+        (SELECT last_turn FROM queue_before) - %(window)s AS least_turn
     FROM published
 ),
 due AS (
@@ -80,7 +78,7 @@ publishable AS MATERIALIZED (
 """What is published and due in one queue, as common table expressions of a recursive WITH.
 
 - `published`: how many tasks of each caller are published
-- `room`: how many more may be, and the turn that the queue has reached
+- `room`: how many more may be, the turn that the queue has reached, and the least turn that is given now
 - `publishable`: the pairs of a kind and a caller that have due tasks which are not paused
 """
 
@@ -100,12 +98,12 @@ share AS MATERIALIZED (
     FROM room
 ),
 candidates AS MATERIALIZED (
-    SELECT candidate.*, caller.has_none_published, caller.next_turn
+    SELECT candidate.*, caller.has_none_published, caller.reached_turn, caller.least_turn
     FROM (
-        SELECT callers.owner_id, callers.has_none_published, share.tasks AS share,
-            greatest(room.reached_turn, (
+        SELECT callers.owner_id, callers.has_none_published, share.tasks AS share, room.reached_turn,
+            greatest(room.least_turn, (
                 SELECT caller_turn.last_turn + 1 FROM caller_turns caller_turn
-                WHERE caller_turn.queue = %(queue)s AND caller_turn.owner_id = callers.owner_id)) AS next_turn
+                WHERE caller_turn.queue = %(queue)s AND caller_turn.owner_id = callers.owner_id)) AS least_turn
         FROM callers CROSS JOIN room CROSS JOIN share
         WHERE share.tasks > 0 OR callers.has_none_published) AS caller
     JOIN publishable ON publishable.owner_id = caller.owner_id
@@ -117,7 +115,8 @@ candidates AS MATERIALIZED (
 ),
 turned AS (
     SELECT id, kind, owner_id,
-        coalesce(turn, next_turn - 1 + count(*) FILTER (WHERE turn IS NULL) OVER of_caller) AS turn,
+        coalesce(turn, greatest(least(reached_turn, min(turn) OVER () - 1), least_turn) - 1
+            + count(*) FILTER (WHERE turn IS NULL) OVER of_caller) AS turn,
         has_none_published AND row_number() OVER of_caller = 1 AS is_first_of_caller
     FROM candidates
     WINDOW of_caller AS (PARTITION BY owner_id ORDER BY priority DESC, id ROWS UNBOUNDED PRECEDING)
@@ -153,8 +152,9 @@ RETURNING task.id::text, task.kind, picked.turn"""
 - Tasks that are paused are left out, by reading one index entry for each of their kinds. A pause counts as a publication
   (`shared/queries/pauses.py`), so that a statement which does not see the pause marks nothing.
 - One statement considers little more than a caller's share of the free window. Otherwise it would lock the whole backlog.
-- The turn that the queue has reached is one less than the least published turn, so that a new caller comes first. A published
-  task that no running worker can claim would keep it constant, so it is at most `window` behind the last turn.
+- The turn that the queue has reached is one less than the least turn of a published task, or of an unmarked one that is
+  published now, so that a new caller comes first. A task that no running worker can claim would keep it constant, so it is
+  at most `window` behind the last turn.
 
 Publish the messages after this has committed. If it returns no rows, another relay may have been first: execute it again.
 """

@@ -34,7 +34,7 @@ COUNT_AHEAD_OF_DUE: Final = f"""
 WITH RECURSIVE {STATE_OF_QUEUE},
 pairs AS MATERIALIZED (SELECT kind, owner_id FROM publishable LIMIT %(pairs)s + 1),
 next_turns AS MATERIALIZED (
-    SELECT caller.owner_id, greatest(room.reached_turn, (
+    SELECT caller.owner_id, greatest(room.reached_turn, room.least_turn, (
         SELECT caller_turn.last_turn + 1 FROM caller_turns caller_turn
         WHERE caller_turn.queue = %(queue)s AND caller_turn.owner_id = caller.owner_id)) AS turn
     FROM (SELECT DISTINCT pairs.owner_id FROM pairs) AS caller CROSS JOIN room

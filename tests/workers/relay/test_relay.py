@@ -178,6 +178,22 @@ def test_a_caller_who_comes_to_a_window_full_of_anothers_tasks_is_next(tasks: Ta
     assert _claim_next(tasks, 1) == late[:1]
 
 
+@pytest.mark.parametrize("unmarked", [5, 10])
+def test_a_new_caller_is_next_although_tasks_before_were_just_unmarked(
+    tasks: Tasks, make_relay: MakeRelay, unmarked: int
+) -> None:
+    """Workers without a free slot unmark the next tasks, and a broker that was flushed unmarks all of them."""
+    backlog = tasks.submit(owner=_uuid(1), count=40)
+    relay = make_relay(window=10)
+    relay.publish()
+    tasks.submit(owner=_uuid(2), count=3)
+    tasks.connection.execute(UNMARK, {"ids": backlog[:unmarked]})
+
+    relay.publish()
+
+    assert _owners(tasks, _claim_next(tasks, 6)) in ([2, 1, 2, 1, 2, 1], [2, 1, 1, 2, 1, 2])
+
+
 def test_callers_alternate_although_one_had_the_whole_window(tasks: Tasks, make_relay: MakeRelay) -> None:
     tasks.submit(owner=_uuid(1), count=100)
     relay = make_relay(window=20)
