@@ -567,15 +567,19 @@ def _find_remote_host(parameters: dict[str, Any]) -> str | None:
 def _includes_every_address(addresses: str) -> bool:
     """Return whether `*`, or networks that together are all of IPv4 or of IPv6, are among addresses between commas."""
     names = [name.strip() for name in addresses.split(",")]
-    networks: list[IPv4Network | IPv6Network] = []
+    fourth: list[IPv4Network] = []
+    sixth: list[IPv6Network] = []
     for name in names:
         # Other texts are names of sockets.
         with suppress(ValueError):
-            networks.append(ip_network(name, strict=False))
-    fourth = [network for network in networks if isinstance(network, IPv4Network)]
-    sixth = [network for network in networks if isinstance(network, IPv6Network)]
-    widest = [*collapse_addresses(fourth), *collapse_addresses(sixth)]
-    return "*" in names or any(network.prefixlen == 0 for network in widest)
+            network = ip_network(name, strict=False)
+            if isinstance(network, IPv4Network):
+                fourth.append(network)
+            else:
+                sixth.append(network)
+    widths = [network.prefixlen for network in collapse_addresses(fourth)]
+    widths += [network.prefixlen for network in collapse_addresses(sixth)]
+    return "*" in names or 0 in widths
 
 
 def read_settings() -> Settings:
