@@ -28,6 +28,8 @@ VALID_HOST: Final = re.compile(
 ).match
 LARGE_BODY_ROUTES: Final = ("/files", "/uploads")
 """The first segments of routes that read large bodies, each with a limit of its own."""
+BATCH_ROUTES: Final = frozenset({"/tasks/batch", "/workflows"})
+"""Routes that read many tasks, with the limit `max_batch_bytes`."""
 STOPPED_HEADERS: Final = {"Retry-After": "1", "Connection": "close"}
 
 AllowedMethods = tuple[re.Pattern[str], frozenset[str]]
@@ -187,7 +189,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for one request. Raises the problem `too-large`."""
-        if scope["type"] != "http" or scope["path"].startswith(LARGE_BODY_ROUTES) or scope["path"] == "/tasks/batch":
+        if scope["type"] != "http" or scope["path"].startswith(LARGE_BODY_ROUTES) or scope["path"] in BATCH_ROUTES:
             await self._app(scope, receive, send)
             return
         for name, value in scope["headers"]:

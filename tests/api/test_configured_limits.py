@@ -48,6 +48,7 @@ def make_body(document: object, size: int) -> bytes:
             {"tasks": [{"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "hello"}}]},
             MAX_BATCH,
         ),
+        ("/workflows", {"steps": [{"name": "mail", "kind": "email.send", "params": {}}]}, MAX_BATCH),
     ],
 )
 def test_a_body_of_one_byte_more_than_configured_is_refused(

@@ -251,6 +251,7 @@ def test_headers_of_the_api_are_passed_on_unchanged(door: FrontDoor) -> None:
         ("/reports", Settings().max_json_bytes + 1),
         ("/tasks", Settings().max_json_bytes + 1),
         ("/tasks/batch", Settings().max_batch_bytes + 1),
+        ("/workflows", Settings().max_batch_bytes + 1),
         ("/files", Settings().max_upload_bytes + (2 << 20)),
         ("/uploads", Settings().max_upload_bytes + (2 << 20)),
     ],
@@ -269,7 +270,12 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(door: FrontDoor, pat
 
 
 @pytest.mark.parametrize(
-    ("path", "bytes_"), [("/reports", Settings().max_json_bytes), ("/tasks/batch", Settings().max_batch_bytes)]
+    ("path", "bytes_"),
+    [
+        ("/reports", Settings().max_json_bytes),
+        ("/tasks/batch", Settings().max_batch_bytes),
+        ("/workflows", Settings().max_batch_bytes),
+    ],
 )
 def test_a_body_of_exactly_the_limit_is_passed_on(door: FrontDoor, path: str, bytes_: int) -> None:
     connection = door.connect()
