@@ -14,10 +14,9 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +28,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared import kill_points
 from shared.encryption_keys import parse_encryption_keys
 from shared.errors import ConfigurationError
+from shared.networks import includes_every_address
 
 PREFIX = "TASKMILL_"
 MISSPELLING_SIMILARITY = 0.9
@@ -358,7 +358,7 @@ class ApiSettings(Subject):
                 "TASKMILL_ALLOWED_HOSTS is `*`: list the host names by which clients reach the API, such as "
                 "tasks.example.com"
             )
-        if _includes_every_address(self.forwarded_allow_ips):
+        if includes_every_address(self.forwarded_allow_ips):
             yield (
                 "TASKMILL_FORWARDED_ALLOW_IPS includes every address, so every client could choose the one that is logged "
                 "and limited: list the addresses of your proxies, such as 127.0.0.1 or 10.0.0.0/24"
@@ -562,24 +562,6 @@ def _find_remote_host(parameters: dict[str, Any]) -> str | None:
     address = parameters.get("hostaddr") or os.environ.get("PGHOSTADDR")
     hosts = str(address or parameters.get("host") or os.environ.get("PGHOST") or "").split(",")
     return next((host for host in hosts if host and host[0] not in "/@" and host not in LOOPBACK_HOSTS), None)
-
-
-def _includes_every_address(addresses: str) -> bool:
-    """Return whether `*`, or networks that together are all of IPv4 or of IPv6, are among addresses between commas."""
-    names = [name.strip() for name in addresses.split(",")]
-    fourth: list[IPv4Network] = []
-    sixth: list[IPv6Network] = []
-    for name in names:
-        # Other texts are names of sockets.
-        with suppress(ValueError):
-            network = ip_network(name, strict=False)
-            if isinstance(network, IPv4Network):
-                fourth.append(network)
-            else:
-                sixth.append(network)
-    widths = [network.prefixlen for network in collapse_addresses(fourth)]
-    widths += [network.prefixlen for network in collapse_addresses(sixth)]
-    return "*" in names or 0 in widths
 
 
 def read_settings() -> Settings:
