@@ -100,7 +100,11 @@ class Webhooks:
     def run(self, task: Any) -> str:
         """Run a claimed task and record its end, as a worker does; return the status of the task."""
         context = MemoryContext(
-            self.folder / str(task.claim), attempt=task.attempt, settings=self.settings, engine=self.engine
+            self.folder / str(task.claim),
+            task_id=task.id,
+            attempt=task.attempt,
+            settings=self.settings,
+            engine=self.engine,
         )
         row: dict[str, Any] = {"id": task.id, "claim": task.claim}
         try:

@@ -173,27 +173,38 @@ async def change_endpoint(
     settings: SettingsDependency,
     hosts: ReceiverHostsDependency,
     engine: EngineDependency,
+    reads: ReadsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Change the fields that the body names. An endpoint that is enabled again counts as not failing."""
     body = await json_body(request, settings.max_json_bytes)
+    async with reads.connect() as connection:
+        stored = await _find(connection, endpoint_id, caller)
+    caller.require_may_change(stored.organization_id)
+    _require_match(request, stored)
+    fields = _parse(_apply_patch(stored, body))
+    # A name server may take seconds, so no row is locked meanwhile.
+    if fields.url != stored.url:
+        await hosts.require({"/url": fields.url})
     async with engine.begin() as connection:
         stored = await _lock_for_change(connection, endpoint_id, caller)
-        if_match = find_header(request, "if-match")
-        if if_match is None:
-            raise Problem("precondition-required")
-        if not matches_etag(if_match, endpoint_etag(stored)):
-            raise Problem("precondition-failed")
-        fields = _parse(_apply_patch(stored, body))
-        if fields.url != stored.url:
-            await hosts.require({"/url": fields.url})
-        values = fields.model_dump()
-        if fields.enabled:
+        _require_match(request, stored)
+        values = _parse(_apply_patch(stored, body)).model_dump()
+        if values["enabled"]:
             values["disabled_reason"] = None
             if not stored.enabled:
                 values["failing_since"] = None
         row = (await connection.execute(queries.change_endpoint(endpoint_id, values))).one()
     return private_answer(endpoint_model(row), headers={"ETag": endpoint_etag(row)})
+
+
+def _require_match(request: Request, stored: Any) -> None:
+    """Raise a problem unless the header `If-Match` names the version of an endpoint."""
+    if_match = find_header(request, "if-match")
+    if if_match is None:
+        raise Problem("precondition-required")
+    if not matches_etag(if_match, endpoint_etag(stored)):
+        raise Problem("precondition-failed")
 
 
 @router.delete(
@@ -302,7 +313,7 @@ async def _find(connection: AsyncConnection, endpoint_id: UUID, caller: Caller) 
 
 async def _lock_for_change(connection: AsyncConnection, endpoint_id: UUID, caller: Caller) -> Any:
     """Return an endpoint that the caller may change, and lock its row. Raises `not-found` or `forbidden`."""
-    statement = queries.find_endpoint(endpoint_id, caller.visible_organization_id).with_for_update()
+    statement = queries.lock_endpoint(endpoint_id, caller.visible_organization_id)
     row = (await connection.execute(statement)).one_or_none()
     if row is None:
         raise Problem("not-found")

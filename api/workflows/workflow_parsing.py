@@ -36,6 +36,8 @@ from shared.workflows.references import (
 from shared.workflows.submission import MAX_STEPS, StepPlan
 
 MAX_NAME_CHARACTERS: Final = 200
+MAX_REFERENCES: Final = 100
+"""How many references the params of one step may have. The transaction that ends the step before it resolves them."""
 _LIST: Final[Sequence[Schema]] = [{"type": "array"}]
 
 
@@ -140,6 +142,10 @@ def _parse_step(item: object, position: int, pointer: str, caller: Caller) -> _S
         for path, value in iterate_references(params)
         if (reference := _read_reference(value, path, f"{pointer}/params{json_pointer(path)}", errors)) is not None
     ]
+    if len(references) > MAX_REFERENCES:
+        errors.append(
+            FieldError(f"{pointer}/params", "too_many_references", f"At most {MAX_REFERENCES} references for one step.")
+        )
     parsed = None
     try:
         if references:

@@ -46,6 +46,14 @@ def find_endpoint(endpoint_id: UUID, organization_id: UUID | None) -> Select[Any
     )
 
 
+def lock_endpoint(endpoint_id: UUID, organization_id: UUID | None) -> Select[Any]:
+    """Find an endpoint, and lock its row against changes until the transaction ends.
+
+    Tasks can end meanwhile: their deliveries, which refer to the endpoint, can be inserted.
+    """
+    return find_endpoint(endpoint_id, organization_id).with_for_update(key_share=True)
+
+
 def list_endpoints(organization_id: UUID | None, before: UUID | None, limit: int) -> Select[Any]:
     """List endpoints, newest first: of one organization, or of all if None; those older than the endpoint `before`."""
     statement = select(webhook_endpoints).order_by(webhook_endpoints.c.id.desc()).limit(limit)
@@ -179,7 +187,7 @@ LOCK_RECEIVER: Final = "SELECT pg_advisory_xact_lock(hashtextextended(%(receiver
 
 FIND_SENT: Final = """
 SELECT delivery.id, delivery.organization_id, delivery.receiver_id, delivery.endpoint_id, delivery.event_type,
-    delivery.event_at, delivery.data::text AS data, delivery.state, delivery.tries, delivery.give_up_at,
+    delivery.event_at, delivery.data::text AS data, delivery.state, delivery.tries, delivery.give_up_at, delivery.send_task_id,
     coalesce(delivery.url, endpoint.url) AS url, coalesce(endpoint.enabled, true) AS enabled,
     CASE WHEN delivery.endpoint_id IS NOT NULL THEN endpoint.secret
         ELSE coalesce(delivery.secret, default_secret.secret) END AS secret,

@@ -225,6 +225,51 @@ def test_a_step_whose_tasks_would_be_too_large_fails_and_the_one_before_it_ends(
     assert flow.get()["status"] == "failed"
 
 
+def test_a_step_for_each_element_reads_other_steps_too(
+    operator: httpx2.Client, manual_worker: ManualWorker, files: list[str]
+) -> None:
+    message = {"to": ["ada@example.com"], "subject": {"$from": "item.name"}, "text": {"$from": "make.status"}}
+    steps = [
+        {"name": "make", "kind": "files.inspect", "params": {"file_id": files[0]}},
+        {"name": "each", "kind": "email.send", "for_each": {"$from": "make.artifacts"}, "params": message},
+    ]
+    flow = Flow(operator, manual_worker, steps)
+
+    manual_worker.finish_with_artifacts(flow.step("make")["task_id"], ["a.txt", "b.txt"])
+
+    params = [task["params"] for task in flow.tasks("each")]
+    assert [(one["subject"], one["text"]) for one in params] == [("a.txt", "succeeded"), ("b.txt", "succeeded")]
+
+
+def test_a_workflow_has_at_most_ten_thousand_tasks(
+    operator: httpx2.Client, manual_worker: ManualWorker, files: list[str]
+) -> None:
+    steps = [
+        {"name": "make", "kind": "files.inspect", "params": {"file_id": files[0]}},
+        {"name": "each", **PING, "for_each": {"$from": "make.artifacts"}, "after": ["other"]},
+        {"name": "other", **PING},
+    ]
+    flow = Flow(operator, manual_worker, steps)
+    manual_worker.finish_with_artifacts(flow.step("make")["task_id"], ["a.txt", "b.txt"])
+    names = {"id": flow.get()["id"]}
+    start_step = (
+        "SELECT taskmill_start_step(step) FROM workflow_steps step WHERE workflow_id = %(id)s AND name = 'each'"
+    )
+    error = "SELECT error->>'detail' FROM workflow_steps WHERE workflow_id = %(id)s AND name = 'each'"
+
+    with manual_worker.connection.transaction(force_rollback=True):
+        manual_worker.connection.execute(
+            "INSERT INTO tasks SELECT (jsonb_populate_record(task, jsonb_build_object('id', gen_random_uuid()))).* "
+            "FROM tasks AS task, generate_series(1, 9997) WHERE workflow_id = %(id)s AND workflow_step = 'other'",
+            names,
+        )
+        assert manual_worker.connection.execute(start_step, names).fetchone() == ("failed",)
+        found = manual_worker.connection.execute(error, names).fetchone()
+
+    assert found is not None
+    assert "more than 10,000 tasks" in found[0]
+
+
 def test_cancelling_a_workflow_cancels_what_is_left(operator: httpx2.Client, manual_worker: ManualWorker) -> None:
     flow = Flow(operator, manual_worker, [*ONE_BY_ONE, {"name": "running", **PING}])
     flow.succeed("first")
@@ -347,6 +392,11 @@ FILE = "0199c0de-0000-7000-8000-000000000001"
             [_step("a"), _step("b", params={"echo": {"$from": "a.status"}, "sleep_ms": -1})],
             "/steps/1/params/sleep_ms",
             "greater_than_equal",
+        ),
+        (
+            [_step("a"), {"name": "b", "kind": "email.send", "params": {"to": [{"$from": "a.status"}] * 101}}],
+            "/steps/1/params",
+            "too_many_references",
         ),
         ([_step("a"), _step("b", params={"echo": {"$from": "item.id"}})], "/steps/1/params/echo", "no_item"),
         ([_step("a"), _step("b", for_each={"$from": "a.result.echo"})], "/steps/1/for_each", "reference_type"),

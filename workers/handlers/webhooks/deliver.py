@@ -75,6 +75,9 @@ def deliver(params: DeliverParams, context: HandlerContext, client: HttpClient) 
         delivery = _find(connection, delivery_id)
         if delivery is None or delivery.state in {"delivered", "failed"}:
             return DeliverResult(outcome="gone")
+        if delivery.send_task_id != context.task_id:
+            # It ended, and was sent again by another task, before this attempt could end.
+            return DeliverResult(outcome="gone")
         parameters = {"receiver": delivery.receiver_id, "id": delivery_id}
         if not connection.exec_driver_sql(queries.HAS_ROOM, parameters).scalar_one():
             connection.exec_driver_sql(queries.MARK_WAITING, {"id": delivery_id})

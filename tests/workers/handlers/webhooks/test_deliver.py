@@ -16,6 +16,7 @@ from shared.queries import webhooks as queries
 from shared.settings import Settings
 from shared.stored_secrets import SecretCipher
 from shared.webhooks.signing import SECRET_PURPOSE, new_secret
+from tests.claims import claim_tasks
 from tests.receiver import ReceivedRequest, Respond, answer_with, hang_after, repeat, run_receiver
 from tests.webhooks import Webhooks
 from workers.adapters.address_guard import AddressGuard
@@ -410,6 +411,38 @@ def test_a_delivery_whose_task_ends_otherwise_fails_and_lets_others_go_on(webhoo
     first, second = webhooks.deliveries()
     assert (first.state, second.state) == ("failed", "pending")
     assert len(webhooks.claim_due(endpoint_id)) == 2
+
+
+def test_a_delivery_that_is_sent_again_is_left_to_its_new_task(webhooks: Webhooks) -> None:
+    with run_receiver() as receiver:
+        webhooks.add_endpoint(receiver.url)
+        webhooks.end_new_task()
+        webhooks.end_new_task()
+        first, second = webhooks.deliveries()
+        (running,) = claim_tasks(webhooks.connection, [first.send_task_id])
+        # The deliveries ended and were sent again, before the tasks that sent them could end.
+        for delivery in (first, second):
+            webhooks.connection.execute(queries.END_DELIVERY, {"id": delivery.id, "state": "failed"})
+            webhooks.connection.execute(queries.START_DELIVERY, {"id": delivery.id})
+        webhooks.connection.execute(task_queries.CANCEL, {"ids": [second.send_task_id]})
+
+        assert webhooks.run(running) == "succeeded"
+        assert receiver.requests == []
+        assert [delivery.state for delivery in webhooks.deliveries()] == ["pending", "pending"]
+        assert webhooks.run_due() == ["succeeded", "succeeded"]
+
+    assert [delivery.state for delivery in webhooks.deliveries()] == ["delivered", "delivered"]
+    assert len(receiver.requests) == 2
+
+
+def test_tasks_end_while_an_endpoint_is_changed(webhooks: Webhooks) -> None:
+    endpoint_id, _ = webhooks.add_endpoint("http://127.0.0.1:9/")
+    webhooks.connection.execute("SET lock_timeout = '2s'")
+    with webhooks.engine.begin() as connection:
+        connection.execute(queries.lock_endpoint(endpoint_id, None))
+        webhooks.end_new_task()
+
+    assert len(webhooks.deliveries()) == 1
 
 
 def test_an_interrupted_try_is_shown_as_such(webhooks: Webhooks) -> None:
