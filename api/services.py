@@ -118,6 +118,7 @@ class Services:
         await self.wait_estimates.close()
         await self.streams.close()
         await self.feed.close()
+        self.receiver_hosts.close()
         await self._pool.close(timeout=2)
         await self.engine.dispose()
 

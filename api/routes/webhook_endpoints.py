@@ -265,7 +265,7 @@ async def rotate_secret(
             "model": WebhookDelivery,
             "description": "The delivery of the ping, which has not ended within 30 seconds.",
         },
-        **problem_responses(*ANY_CALLER, "not-found", "unsupported-media-type"),
+        **problem_responses(*ANY_CALLER, "not-found", "conflict", "unsupported-media-type"),
     },
 )
 @limited("submit")
@@ -284,6 +284,11 @@ async def test_endpoint(
     async with engine.begin() as connection:
         await _lock_for_change(connection, endpoint_id, caller)
         parameters = {"id": delivery_id, "endpoint_id": endpoint_id}
+        # Each request that waits asks the database several times a second.
+        if (await connection.exec_driver_sql(queries.IS_TESTED, parameters)).scalar_one():
+            raise Problem(
+                "conflict", "The last ping of this endpoint has not ended yet: wait for it, for up to a minute."
+            )
         await connection.exec_driver_sql(queries.INSERT_PING, parameters)
         await connection.exec_driver_sql(queries.START_DELIVERY, {"id": delivery_id})
     return await _wait_for_delivery(reads, waiters, delivery_id)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from api.http.problems import MAX_FIELD_ERRORS, FieldError, Problem
@@ -21,21 +22,25 @@ MAX_KNOWN: Final = 10_000
 MAX_LOOK_UPS: Final = 8
 """How many look-ups may run at a time: each occupies a thread until the system's resolver gives up."""
 
-LookUp = Callable[[str, int], Awaitable[Any]]
+LookUp = Callable[[str, int], Any]
 
 
-async def look_up(host: str, port: int) -> Any:
-    """Return the addresses of a host. Raises `OSError` when there is none."""
-    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+def look_up(host: str, port: int) -> Any:
+    """Return the addresses of a host. Raises `OSError` or `UnicodeError` when there is none."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 class ReceiverHosts:
-    """Looks up the hosts of webhooks."""
+    """Looks up the hosts of webhooks, in threads of its own: others would wait for a name server that does not answer."""
 
     def __init__(self, look_up: LookUp = look_up) -> None:
         self._look_up = look_up
         self._known: dict[str, float] = {}
-        self._running = asyncio.Semaphore(MAX_LOOK_UPS)
+        self._threads = ThreadPoolExecutor(MAX_LOOK_UPS, thread_name_prefix="receiver-hosts")
+
+    def close(self) -> None:
+        """Begin no look-up any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def require(self, urls: Mapping[str, str]) -> None:
         """Raise the problem `validation` unless the host of every URL resolves. `urls` are URLs by JSON Pointer."""
@@ -50,12 +55,15 @@ class ReceiverHosts:
             raise Problem("validation", errors=errors[:MAX_FIELD_ERRORS])
 
     async def _resolves(self, host: str, port: int) -> bool:
+        """Return whether a host resolves, also if it could not be looked up because too many others are."""
         now = time.monotonic()
         if self._known.get(host, 0.0) > now:
             return True
+        looking_up = self._threads.submit(self._look_up, host, port)
         try:
-            async with asyncio.timeout(LOOK_UP_SECONDS), self._running:
-                found = await self._look_up(host, port)
+            found = await asyncio.wait_for(asyncio.wrap_future(looking_up), LOOK_UP_SECONDS)
+        except TimeoutError:
+            return looking_up.cancelled()
         except (OSError, UnicodeError):
             return False
         if found:

@@ -175,6 +175,11 @@ SELECT %(id)s, endpoint.organization_id, endpoint.id, 'ping', json_build_object(
 FROM webhook_endpoints AS endpoint WHERE endpoint.id = %(endpoint_id)s"""
 """Store the delivery of a message that tests an endpoint. It is tried once, because its time is over from the beginning."""
 
+IS_TESTED: Final = """
+SELECT EXISTS (SELECT FROM webhook_deliveries AS delivery WHERE delivery.receiver_id = %(endpoint_id)s
+    AND delivery.event_type = 'ping' AND delivery.finished_at IS NULL)"""
+"""Return whether a message that tests an endpoint is on its way."""
+
 START_DELIVERY: Final = "SELECT taskmill_start_delivery(%(id)s)"
 """Submit the task that sends a delivery. Returns its id."""
 

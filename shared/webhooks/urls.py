@@ -12,6 +12,7 @@ import idna
 MAX_URL_CHARACTERS: Final = 2048
 _VISIBLE_ASCII: Final = re.compile(r"[!-~]*", re.ASCII)
 _HOST: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?", re.ASCII)
+_AFTER_BRACKETS: Final = re.compile(r"\](?!:[0-9]*$|$)|^[^\[]+\[")
 _MAX_LABEL_CHARACTERS: Final = 63
 
 
@@ -37,6 +38,8 @@ def normalize_url(text: str) -> str:
         raise InvalidUrl("Must not contain credentials: the signature shows the receiver who sends.")
     if "#" in text:
         raise InvalidUrl("Must not have a fragment (#), because it would not be sent.")
+    if _AFTER_BRACKETS.search(url.netloc):
+        raise InvalidUrl("Must have nothing but a port after an address between brackets.")
     if port == 0 or url.netloc.endswith(":"):
         raise InvalidUrl("Must have a port between 1 and 65535, or none.")
     rest = text[text.index("://") + 3 + len(url.netloc) :]

@@ -74,7 +74,7 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("patch", "/webhook-endpoints/{endpoint_id}"): READING | {200, 404, 412, 415, 428},
     ("delete", "/webhook-endpoints/{endpoint_id}"): READING | {204, 404},
     ("post", "/webhook-endpoints/{endpoint_id}/rotate"): READING | {200, 404, 415},
-    ("post", "/webhook-endpoints/{endpoint_id}/test"): READING | {200, 202, 404, 415},
+    ("post", "/webhook-endpoints/{endpoint_id}/test"): READING | {200, 202, 404, 409, 415},
     ("get", "/webhook-deliveries"): READING | {200},
     ("get", "/webhook-deliveries/{delivery_id}"): READING | {200, 404},
     ("post", "/webhook-deliveries/{delivery_id}/redeliver"): READING | {202, 404, 409, 410, 415},

@@ -15,6 +15,7 @@ from psycopg.rows import namedtuple_row
 from standardwebhooks import Webhook
 
 from shared.identifiers import new_id
+from shared.queries import webhooks as queries
 from shared.settings import Settings
 from tests.api.conftest import ErrorsOf, ManualWorker
 from tests.conftest import Api, Eventually, ServeApi
@@ -108,6 +109,7 @@ def test_an_endpoint_is_shown_as_it_was_created_but_for_its_secret(client: httpx
         ({"url": "https://127.0.0.1\\@example.com/"}, "/url"),
         ({"url": "https://[fe80::1%25eth0]/"}, "/url"),
         ({"url": "https://[::1/"}, "/url"),
+        ({"url": "https://[2606:4700::1111]x/"}, "/url"),
         ({"url": "https://a..example/"}, "/url"),
         ({"url": "https://nobody.invalid/"}, "/url"),
         ({"url": "https://127.0.0.1/" + "x" * 2048}, "/url"),
@@ -204,6 +206,17 @@ def test_a_test_sends_a_signed_ping_and_shows_what_came_back(client: httpx2.Clie
     assert delivery["attempts"][0]["answer"] == "thank you"
     (request,) = receiver.requests
     assert Webhook(endpoint["secret"]).verify(request.body, request.headers)["type"] == "ping"
+
+
+def test_an_endpoint_is_tested_once_at_a_time(client: httpx2.Client, manual_worker: ManualWorker) -> None:
+    endpoint = created(client)
+    delivery_id = new_id()
+    parameters = {"id": delivery_id, "endpoint_id": endpoint["id"]}
+    manual_worker.connection.execute(queries.INSERT_PING, parameters)
+
+    assert client.post(endpoint["links"]["test"]).json()["type"] == "/problems/conflict"
+    manual_worker.connection.execute(queries.END_DELIVERY, {"id": delivery_id, "state": "failed"})
+    manual_worker.connection.execute("DELETE FROM webhook_deliveries WHERE id = %s", [delivery_id])
 
 
 @pytest.mark.usefixtures("sender")
