@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
@@ -84,6 +84,9 @@ class HandlerContext(Protocol):
 
     def remaining_seconds(self) -> float:
         """Return how many seconds the attempt has left."""
+
+    def requeue(self) -> NoReturn:
+        """End the attempt, which does not count, and requeue the task, so that others have its slot first. Raises `Requeued`."""
 
     def run_child(
         self,

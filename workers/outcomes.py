@@ -4,7 +4,7 @@
     Stopped             the attempt must stop; raised by the context, never by a handler
     ├── Cancelled       a caller cancelled the task
     ├── TimedOut        the attempt's time is over
-    ├── Requeued        the worker stops; the task is requeued, and the attempt does not count
+    ├── Requeued        the worker stops, or others have the slot first; the task is requeued, and the attempt does not count
     └── ClaimLost       the task is no longer this attempt's: nothing may be written
 
 `Stopped` is not an `Exception`, so that a handler's `except Exception` does not swallow it.
@@ -58,7 +58,7 @@ class TimedOut(Stopped):
 
 
 class Requeued(Stopped):
-    """The worker stops before the attempt could end."""
+    """The task is requeued before the attempt could end: the worker stops, or the handler called `requeue` of its context."""
 
 
 class ClaimLost(Stopped):

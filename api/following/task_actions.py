@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -45,9 +46,9 @@ class TaskActions:
     async def retry(self, task_id: UUID, caller: Caller) -> None:
         """Queue a failed, cancelled or expired task again, with the attempts of its kind added to its own.
 
-        Raises `task-not-retriable` or `input-gone`.
+        Raises `task-not-retriable`, `input-gone` or `forbidden`.
         """
-        await self._apply(retry_tasks, task_id, caller)
+        await self._apply(partial(retry_tasks, privileged=caller.privileged), task_id, caller)
         await self._waiters.wake_everywhere([task_id])
 
     async def delete(self, task_id: UUID, caller: Caller) -> None:

@@ -27,7 +27,7 @@ BULK_KIND: Final = "maintenance.bulk"
 QUEUE: Final = "maintenance"
 MAX_COUNTED: Final = 1_000_000
 FASTEST: Final = 10_000
-SLOWEST: Final = 0.01
+SLOWEST: Final = 0.1
 
 
 class BulkRequest(BaseModel):

@@ -45,7 +45,7 @@ class StepFields(BaseModel):
         dict[str, Any] | None,
         Field(
             description='A reference to a list of an earlier step, such as `{"$from": "make.artifacts"}`. The step has one '
-            'task for each element, at most 1,000; `{"$from": "item"}` in its params is the element.',
+            'task for each element, at most 1,000, and 10,000 in a workflow; `{"$from": "item"}` in its params is the element.',
             json_schema_extra=_FROM,
         ),
     ] = None

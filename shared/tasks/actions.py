@@ -56,10 +56,13 @@ class Changes:
     """The keys of objects that are to be deleted once the transaction is committed."""
 
 
-def apply_action(action: BulkAction, connection: Connection, tasks: Sequence[LockedTask]) -> Changes:
-    """Cancel, retry or delete tasks."""
-    functions = {BulkAction.CANCEL: cancel_tasks, BulkAction.RETRY: retry_tasks, BulkAction.DELETE: delete_tasks}
-    return functions[action](connection, tasks)
+def apply_action(
+    action: BulkAction, connection: Connection, tasks: Sequence[LockedTask], *, privileged: bool
+) -> Changes:
+    """Cancel, retry or delete tasks. `privileged` is whether an operator or an admin asked for it."""
+    if action is BulkAction.RETRY:
+        return retry_tasks(connection, tasks, privileged=privileged)
+    return (cancel_tasks if action is BulkAction.CANCEL else delete_tasks)(connection, tasks)
 
 
 def cancel_tasks(connection: Connection, tasks: Sequence[LockedTask]) -> Changes:
@@ -75,10 +78,11 @@ def cancel_tasks(connection: Connection, tasks: Sequence[LockedTask]) -> Changes
     return changes
 
 
-def retry_tasks(connection: Connection, tasks: Sequence[LockedTask]) -> Changes:
+def retry_tasks(connection: Connection, tasks: Sequence[LockedTask], *, privileged: bool) -> Changes:
     """Queue failed, cancelled or expired tasks again, each with the attempts of its kind added to its own.
 
-    Refuses with `task-not-retriable` or `input-gone`.
+    Refuses with `task-not-retriable`, `input-gone` or, unless an operator or an admin asks for it (`privileged`), `forbidden`:
+    an action on the tasks of all organizations belongs to the organization of the operator who submitted it.
     """
     changes = Changes()
     kinds: dict[UUID, AnyKind] = {}
@@ -87,6 +91,9 @@ def retry_tasks(connection: Connection, tasks: Sequence[LockedTask]) -> Changes:
         if task.status not in RETRIABLE or kind is None:
             detail = f"The task is {task.status}, so it cannot be retried."
             changes.refused[task.id] = Refusal("task-not-retriable", detail)
+        elif not (privileged or kind.public):
+            detail = f"Only operators and admins may retry tasks of the kind {task.kind}. Make the request again that submitted it."
+            changes.refused[task.id] = Refusal("forbidden", detail)
         else:
             kinds[task.id] = kind
     # The params of a step that waited for others are incomplete until it starts.

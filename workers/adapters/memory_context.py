@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from uuid import UUID, uuid4
 
 import structlog
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 from shared.settings import Settings
 from shared.storage.open_store import open_object_store
 from workers.handler_context import InputFile, LogLevel
-from workers.outcomes import Failed, Stopped, TimedOut
+from workers.outcomes import Failed, Requeued, Stopped, TimedOut
 from workers.sandbox.limited_child import DEFAULT_FILE_BYTES, ChildLimits, run_limited_child
 
 
@@ -124,6 +124,10 @@ class MemoryContext:
         while (left := end - time.monotonic()) > 0:
             self.check()
             time.sleep(min(left, 0.02))
+
+    def requeue(self) -> NoReturn:
+        self.check()
+        raise Requeued
 
     def remaining_seconds(self) -> float:
         return self._deadline - time.monotonic()

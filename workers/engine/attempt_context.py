@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from uuid import UUID
 
 import structlog
@@ -27,7 +27,7 @@ from workers.engine.attempt import Attempt
 from workers.engine.progress_writer import ProgressWriter
 from workers.engine.task_log_writer import TaskLog, TaskLogWriter
 from workers.handler_context import InputFile, LogLevel
-from workers.outcomes import Cancelled, ClaimLost, Failed
+from workers.outcomes import Cancelled, ClaimLost, Failed, Requeued
 from workers.sandbox.limited_child import DEFAULT_FILE_BYTES, ChildLimits, run_limited_child
 
 log = structlog.get_logger()
@@ -173,6 +173,11 @@ class AttemptContext:
     def sleep(self, seconds: float) -> None:
         """See `HandlerContext`."""
         self._attempt.wait(seconds)
+
+    def requeue(self) -> NoReturn:
+        """See `HandlerContext`."""
+        self.check()
+        raise Requeued
 
     def remaining_seconds(self) -> float:
         """See `HandlerContext`."""

@@ -327,6 +327,17 @@ def test_an_action_on_many_tasks_is_a_task_of_its_caller(client: httpx2.Client, 
     assert client.post("/tasks", json={"kind": "maintenance.bulk", "params": task["params"]}).status_code == 422
 
 
+def test_only_an_operator_retries_the_action_of_an_operator(served: Api, tag: str) -> None:
+    operator, member = served.client("bulk-together", "operator"), served.client("bulk-together", "client")
+    task = operator.post("/tasks/bulk", json={"action": "cancel", "filter": {"tag": tag}}).json()
+    operator.post(f"{task['links']['self']}/cancel")
+
+    assert member.get(task["links"]["self"]).status_code == 200
+    assert member.post(f"{task['links']['self']}/retry").json()["type"] == "/problems/forbidden"
+    assert operator.post(f"{task['links']['self']}/retry").status_code == 202
+    operator.post(f"{task['links']['self']}/cancel")
+
+
 def test_the_organization_of_an_action_is_that_of_what_its_caller_may_do(served: Api, tag: str) -> None:
     def organization_of(role: str, action: str) -> str | None:
         body = {"action": action, "filter": {"tag": tag}}

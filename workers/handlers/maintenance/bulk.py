@@ -24,6 +24,8 @@ STEP_TASKS: Final = 200
 """How many tasks one transaction changes. It also locks the row of this task, so it must be much shorter than a lease."""
 STEP_SECONDS: Final = 0.5
 """How often a step is taken, if the tasks are spread over time."""
+SLICE_SECONDS: Final = 30.0
+"""How long an attempt lasts before others have its slot: an action may last for hours, and another caller's waits behind it."""
 BUSY_SECONDS: Final = 0.05
 """How long to wait for a task that another transaction has locked."""
 
@@ -54,6 +56,8 @@ def handle(params: BulkParams, context: HandlerContext) -> BulkResult:
             due_in = began + (progress.tried - tried_before) / params.per_second - time.monotonic()
             context.sleep(max(0.0, due_in))
         context.check()
+        if time.monotonic() - began > SLICE_SECONDS:
+            context.requeue()
     return BulkResult(changed=progress.changed, refused=dict(progress.refused))
 
 
@@ -79,7 +83,12 @@ def _take_step(params: BulkParams, context: HandlerContext, ids: Sequence[UUID],
             taken = next((ids[:place] for place, task_id in enumerate(ids) if task_id in busy), ids)
             if taken:
                 wanted = set(taken)
-                changes = apply_action(params.action, connection, [row for row in rows if row.id in wanted])
+                changes = apply_action(
+                    params.action,
+                    connection,
+                    [row for row in rows if row.id in wanted],
+                    privileged=params.organization_id is None,
+                )
                 _count(changes, len(taken), taken[-1], progress)
                 connection.execute(queries.store_step(context.task_id, taken[-1], progress.changed, progress.refused))
         if taken:

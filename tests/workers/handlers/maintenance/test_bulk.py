@@ -51,6 +51,22 @@ def test_each_task_that_existed_is_cancelled_once(tasks: Tasks, bench: Bench) ->
     assert tasks.get(action).progress_percent >= 30
 
 
+def test_an_action_gives_its_slot_to_others_from_time_to_time(
+    tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "SLICE_SECONDS", 0.0)
+    made = tasks.submit(count=7)
+    action = submit_action(tasks, BulkAction.CANCEL)
+    statuses = []
+    for _ in range(4):
+        bench.do(action)
+        statuses.append((tasks.status(action), [tasks.status(task_id) for task_id in made].count("cancelled")))
+
+    assert statuses == [("queued", 3), ("queued", 6), ("queued", 7), ("succeeded", 7)]
+    assert tasks.get(action).attempt == 1
+    assert result_of(tasks, action) == {"changed": 7, "refused": {}}
+
+
 def test_an_attempt_goes_on_where_the_last_one_was_ended(
     tasks: Tasks, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
