@@ -33,9 +33,10 @@ _CAPITAL_OF_WINDOWS_1251 = re.compile(rb"(?<![\xc0-\xff])[\xc0-\xd3][\xe0-\xff]"
 
 _SIGNS_OF_WINDOWS_1252 = "€£¥§©®°±²³µ·¼½¾«»“”‘’„–—…•™×÷".encode("cp1252")
 _MOST_KINDS_OF_SIGNS = 2
+_WITHOUT_MEANING_IN_WINDOWS_1252 = b"\x81\x8d\x8f\x90\x9d"
 
 _WINDOWS_1252 = "".join(
-    bytes([byte]).decode("latin-1" if byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D) else "cp1252") for byte in range(256)
+    bytes([byte]).decode("latin-1" if byte in _WITHOUT_MEANING_IN_WINDOWS_1252 else "cp1252") for byte in range(256)
 )
 """Five bytes have no meaning in Python's table; the Encoding Standard gives them the meaning they have in Latin-1."""
 
@@ -251,9 +252,17 @@ def _is_in_latin_letters(sample: bytes) -> bool:
 
 
 def _has_few_signs_only(sample: bytes) -> bool:
-    """Return whether all that is beyond ASCII is one sign of windows-1252 or two, such as quotation marks."""
+    """Return whether all that is beyond ASCII is one sign of windows-1252 or two, such as quotation marks.
+
+    One of the two may be a byte that has no meaning there, if neither stands beside a letter: in other encodings it is one.
+    """
     beyond = sample.translate(None, bytes(range(0x80)))
-    return len(set(beyond)) <= _MOST_KINDS_OF_SIGNS and not beyond.translate(None, _SIGNS_OF_WINDOWS_1252)
+    others = beyond.translate(None, _SIGNS_OF_WINDOWS_1252)
+    if len(set(beyond)) > _MOST_KINDS_OF_SIGNS or others == beyond:
+        return False
+    return not others or (
+        not others.translate(None, _WITHOUT_MEANING_IN_WINDOWS_1252) and not _RUN_BESIDE_ASCII_LETTER.search(sample)
+    )
 
 
 def _from_first_byte_beyond_ascii(sample: bytes, path: Path) -> bytes:

@@ -245,6 +245,12 @@ def _parameters(task_id: UUID, claim: int) -> dict[str, dict[str, Any]]:
     return {
         "RENEW": {"ids": ids, "claims": claims, "lease": 5.0},
         "REPORT_PROGRESS": {"id": task_id, "claim": claim, "percent": 5, "message": None},
+        "WRITE_LOG": {
+            "id": task_id,
+            "claim": claim,
+            "count": 1,
+            "document": orjson.dumps([{"position": 1, "age": 0.0, "data": {}}]).decode(),
+        },
         "FINISH": _finish(task_id, claim),
         "FINISH_WITH_ARTIFACTS": _finish(task_id, claim),
         "FINISH_ANY": _finish(task_id, claim),
@@ -277,7 +283,7 @@ def _statements_that_update_tasks() -> dict[str, str]:
     }
 
 
-OF_THE_CLAIM = {"RENEW", "REPORT_PROGRESS", "FINISH", "FINISH_WITH_ARTIFACTS", "FINISH_ANY"}
+OF_THE_CLAIM = {"RENEW", "REPORT_PROGRESS", "WRITE_LOG", "FINISH", "FINISH_WITH_ARTIFACTS", "FINISH_ANY"}
 OF_OTHERS = {"CANCEL", "SWEEP"}
 
 

@@ -23,6 +23,7 @@ from cli.local_stack.child_process import wait_until
 from cli.local_stack.free_ports import choose_port
 from cli.local_stack.postgres import PostgresServer
 from shared.contracts.catalog import list_kinds
+from shared.contracts.kind import QUEUES
 from shared.database.connections import connect_hot
 from shared.errors import ConfigurationError
 from shared.identifiers import new_id
@@ -146,14 +147,10 @@ def test_the_queues_show_the_backlog_of_the_database(flower: RunningFlower, data
 
     lengths = json.loads(flower.get("/api/queues/length"))["active_queues"]
 
-    assert {queue["name"]: queue["messages"] for queue in lengths} == {
-        "email": 0,
-        "files": 3,
-        "reports": 0,
-        "maintenance": 0,
-    }
+    backlog = dict.fromkeys(QUEUES, 0) | {"files": 3}
+    assert {queue["name"]: queue["messages"] for queue in lengths} == backlog
     rows = re.findall(r'<tr id="(\w+)">\s*<td>\w+</td>\s*<td[^>]*>(.*?)</td>', flower.get("/broker"), re.DOTALL)
-    assert dict(rows) == {"email": "0", "files": "3", "reports": "0", "maintenance": "0"}
+    assert dict(rows) == {queue: str(tasks) for queue, tasks in backlog.items()}
 
 
 def submit_pings(settings: Settings, number: int) -> None:
