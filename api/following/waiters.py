@@ -1,13 +1,15 @@
 """Waiters: requests that wait until a task has changed or their time is over.
 
 A wake-up, a message with the task's id on a Redis channel, wakes the waiters of a task. Because a message may be lost, one
-slow poll of the database for all waiters finds changes as well.
+slow poll of the database for all waiters finds changes as well. It also finds the tasks that the database changes by itself when
+another task ends, such as the later steps of a workflow: it polls within a second after a wake-up, whichever task that names.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -29,8 +31,9 @@ from shared.settings import Settings
 from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, decode_task_ids, encode_task_ids
 
 SLOW_POLL_SECONDS: Final = 1.0
+"""How often to poll while wake-ups arrive, or could not arrive because the Redis channel is not subscribed to."""
 LISTENING_POLL_SECONDS: Final = 5.0
-"""How often to poll while the Redis channel is subscribed to: a message may be missed even then."""
+"""How often to poll while no wake-up arrives: a message may be missed."""
 RECONNECT_SECONDS: Final = 1.0
 log = structlog.get_logger()
 
@@ -96,6 +99,7 @@ class Waiters:
         self._background: list[asyncio.Task[None]] = []
         self._publisher: redis.Redis | None = None
         self._listening = False
+        self._woken_since_poll = False
         self._outage = OutageLog("broker")
         self._stopping = False
 
@@ -191,6 +195,7 @@ class Waiters:
             await self._publisher.publish(WAKEUP_CHANNEL, encode_task_ids(task_ids))
 
     def _call_on_wake_up(self) -> None:
+        self._woken_since_poll = True
         for callback in self.on_wake_up:
             callback()
 
@@ -221,8 +226,13 @@ class Waiters:
                     await client.aclose()
 
     async def _poll_slowly(self) -> None:
+        polled_at = time.monotonic()
         while True:
-            await asyncio.sleep(LISTENING_POLL_SECONDS if self._listening else SLOW_POLL_SECONDS)
+            await asyncio.sleep(SLOW_POLL_SECONDS)
+            is_quiet = self._listening and not self._woken_since_poll
+            if is_quiet and time.monotonic() - polled_at < LISTENING_POLL_SECONDS:
+                continue
+            polled_at, self._woken_since_poll = time.monotonic(), False
             if self._seen:
                 try:
                     for task_id in await self._reader.find_changed(self._seen):

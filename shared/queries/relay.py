@@ -49,8 +49,8 @@ event AS (
     INSERT INTO task_events (task_id, seq, type, data)
     SELECT id, version, 'status', jsonb_build_object('status', 'queued') FROM queued
 )
-SELECT count(*), CASE WHEN count(*) > 0 THEN pg_notify('{DUE_CHANNEL}', '') END FROM queued"""
-"""Queue the scheduled and retrying tasks whose time has come. Returns how many."""
+SELECT coalesce(array_agg(id), '{{}}'), CASE WHEN count(*) > 0 THEN pg_notify('{DUE_CHANNEL}', '') END FROM queued"""
+"""Queue the scheduled and retrying tasks whose time has come. Returns one row, whose first column is the list of their ids."""
 
 SWEEP: Final = f"""
 WITH lost AS (

@@ -28,7 +28,7 @@ from shared.settings import Settings
 from shared.storage.open_store import open_object_store
 from workers.celery_app import make_celery_app
 from workers.engine.activity import Activity
-from workers.engine.attempt import Attempt
+from workers.engine.attempt import Attempt, ClaimedTask
 from workers.engine.attempt_context import WorkerParts
 from workers.engine.celery_consumer import CeleryPool, bind_consumer
 from workers.engine.claiming import Claimer
@@ -40,6 +40,7 @@ from workers.engine.handler_catalog import load_handlers
 from workers.engine.heartbeat import Heartbeat
 from workers.engine.progress_writer import ProgressWriter
 from workers.engine.scratch_folder import ScratchFolder
+from workers.engine.start_wake_ups import StartWakeUps
 from workers.engine.task_log_writer import TaskLogWriter
 from workers.sandbox.memory_dumps import forbid_memory_dumps
 
@@ -89,7 +90,10 @@ class WorkerProcess:
             activity=self._activity,
             free_slot=lambda seconds: self._claimer.free_slot(seconds),
         )
-        self._claimer = Claimer(settings, self._name, queues, concurrency, self._executor.start, outage)
+        self._wake_ups = StartWakeUps(
+            self._finisher.wake_waiters, lambda: [attempt.task.id for attempt in self._executor.list_attempts()]
+        )
+        self._claimer = Claimer(settings, self._name, queues, concurrency, self._start, outage)
         self._heartbeat = Heartbeat(
             settings,
             self._executor.list_attempts,
@@ -110,6 +114,7 @@ class WorkerProcess:
         signals.worker_ready.connect(_notify_ready, weak=False)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         self._finisher.start()
+        self._wake_ups.start()
         self._claimer.start()
         self._heartbeat.start()
         worker = self._app.Worker(
@@ -134,9 +139,14 @@ class WorkerProcess:
             self._claimer.stop()
             self._executor.requeue_all()
             self._heartbeat.stop()
+            self._wake_ups.stop()
             self._finisher.close()
             self._scratch.remove()
             log.info("worker_stopped")
+
+    def _start(self, task: ClaimedTask) -> None:
+        self._executor.start(task)
+        self._wake_ups.send_soon(task.id)
 
     def _on_shutting_down(self, **_: Any) -> None:
         if not self._draining.is_set():

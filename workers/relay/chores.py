@@ -95,11 +95,12 @@ class Chores:
         for task in swept:
             log.warning("lease_lost", task_id=str(task.id), kind=task.kind, status=task.status, worker=task.worker)
         expired = [task_id for (task_id,) in connection.execute(queries.EXPIRE, limit).fetchall()]
-        connection.execute(queries.PROMOTE, limit)
+        promoted = connection.execute(queries.PROMOTE, limit).fetchone()
+        assert promoted is not None
         if time.monotonic() < self._broker_away_until:
             return
         try:
-            self._doorbell.wake_waiters([*(task.id for task in swept), *expired])
+            self._doorbell.wake_waiters([*(task.id for task in swept), *expired, *promoted[0]])
             self._republish(connection)
             self._doorbell.send_events(
                 LostAttempt(task.id, task.worker, task.status)

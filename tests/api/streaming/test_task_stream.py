@@ -104,6 +104,25 @@ def test_events_are_sent_without_any_wake_up(
     assert statuses([first, *rest]) == ["queued", "running", "succeeded"]
 
 
+def test_a_task_that_no_wake_up_names_is_read_soon_after_that_of_another(
+    operator: httpx2.Client,
+    manual_worker: ManualWorker,
+    ping: Submit,
+    publish_wakeup: PublishWakeup,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiters, "LISTENING_POLL_SECONDS", 600.0)
+    ended_before, task_id = ping(), ping()
+
+    with stream(operator, task_id) as events:
+        first = next(events)
+        manual_worker.succeed(task_id)
+        publish_wakeup(ended_before)
+        rest = list(events)
+
+    assert statuses([first, *rest]) == ["queued", "running", "succeeded"]
+
+
 @pytest.mark.parametrize("by", ["header", "query"])
 def test_a_stream_resumes_after_the_last_received_event(
     operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, by: str

@@ -25,6 +25,7 @@ from shared.contracts.catalog import list_kinds
 from shared.database.schema_migrations import migrate
 from shared.errors import ConfigurationError
 from shared.settings import Settings
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, decode_task_ids
 from tests.conftest import PATIENCE_SECONDS, Eventually, Parts, stays_true
 from tests.forked_parts import Part
 from tests.workers.conftest import Tasks
@@ -118,6 +119,22 @@ def test_a_task_that_is_published_five_times_runs_once(
     eventually(lambda: tasks.all_done(proof))
     assert {tuple(tasks.history(task_id)) for task_id in ids} == {("queued", "running", "succeeded")}
     assert {tasks.get(task_id).attempt for task_id in ids} == {1}
+
+
+def test_those_who_follow_a_task_are_woken_while_it_runs(
+    tasks: Tasks, parts: Parts, publish: Publish, settings: Settings, eventually: Eventually
+) -> None:
+    task_id = tasks.submit_one(params={"sleep_ms": 60_000})
+    with redis.Redis.from_url(settings.broker_url) as client, client.pubsub() as channel:
+        channel.subscribe(WAKEUP_CHANNEL)
+        assert eventually(lambda: channel.get_message(timeout=0.1))["type"] == "subscribe"
+        parts.start_script(PATIENT_WORKER.format(slots=4))
+        publish([task_id])
+
+        message = eventually(lambda: channel.get_message(timeout=0.1))
+
+    assert list(decode_task_ids(message["data"])) == [task_id]
+    assert tasks.status(task_id) == "running"
 
 
 def _garbage(settings: Settings, publish: Publish, task_id: UUID) -> dict[str, bytes | str]:

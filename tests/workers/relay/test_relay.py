@@ -30,6 +30,7 @@ from shared.queries.publishing import MARK_PUBLISHED, UNMARK
 from shared.settings import Settings
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
+from shared.tasks.wakeup_channel import WAKEUP_CHANNEL, decode_task_ids
 from tests.claims import claim_tasks
 from tests.conftest import PATIENCE_SECONDS, Eventually, Parts, stays_true, wait_until_true
 from tests.workers.conftest import Bench, Tasks
@@ -581,6 +582,21 @@ def test_a_scheduled_task_is_queued_when_it_is_due_and_not_before(
     relay.do_chores()
 
     assert tasks.history(task_id) == ["scheduled", "queued"]
+
+
+def test_those_who_follow_a_task_are_woken_when_it_is_queued(
+    tasks: Tasks, make_relay: MakeRelay, settings: Settings, eventually: Eventually
+) -> None:
+    relay, ids = make_relay(), tasks.submit(count=2, run_at="2026-01-01T00:00:00Z")
+    with redis.Redis.from_url(settings.broker_url) as client, client.pubsub() as channel:
+        channel.subscribe(WAKEUP_CHANNEL)
+        assert eventually(lambda: channel.get_message(timeout=0.1))["type"] == "subscribe"
+
+        relay.do_chores()
+
+        message = eventually(lambda: channel.get_message(timeout=0.1))
+    assert sorted(decode_task_ids(message["data"])) == sorted(ids)
+    assert tasks.statuses(ids) == {"queued"}
 
 
 def test_the_next_attempt_is_queued_when_it_is_due(tasks: Tasks, bench: Bench, make_relay: MakeRelay) -> None:
