@@ -59,7 +59,7 @@ def bench(
         str,
         typer.Argument(
             help="What to measure, separated by commas: submit, poll, drain, latency, fairness, schedules, waiters, "
-            "size, workers, files, reports, email, steady, or all."
+            "streams, webhooks, size, workers, files, reports, email, steady, or all."
         ),
     ] = "all",
     rounds: Annotated[int | None, typer.Option(min=1, help="How often each system is measured. Default: 3.")] = None,
@@ -71,7 +71,9 @@ def bench(
     ] = None,
     tasks: Annotated[int | None, typer.Option(min=1, help="How many tasks are drained. Default: 10,000.")] = None,
     latency_tasks: Annotated[int | None, typer.Option(min=1, help="How many tasks are timed. Default: 100.")] = None,
-    waiters: Annotated[int | None, typer.Option(min=1, help="How many callers wait. Default: 1,000.")] = None,
+    waiters: Annotated[
+        int | None, typer.Option(min=1, help="How many callers wait, or listen (1,000 at most). Default: 1,000.")
+    ] = None,
     rows: Annotated[
         int | None, typer.Option(min=1, help="How many done tasks are in the table. Default: 100,000.")
     ] = None,

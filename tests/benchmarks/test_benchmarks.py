@@ -36,6 +36,15 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
     "fairness": {"taskmill": {"wait_p50_ms", "wait_max_ms", "slot_is_free_every_ms", "backlog_after"}},
     "schedules": {"taskmill": {"last_submitted_ms", "last_finished_ms"}},
     "waiters": {"taskmill": {"waiters", "api_mib", "api_core_percent"}},
+    "streams": {
+        "taskmill": {
+            f"{stream}_to_{listeners}_{share}_ms"
+            for stream in ("task_events", "events")
+            for listeners in (1, 20)
+            for share in ("p50", "p99")
+        }
+    },
+    "webhooks": {"taskmill": {"per_second", "cpu_us", "write_transactions", "webhooks"}},
     "size": {"taskmill": RATES, "taskmill_full": RATES},
     "workers": {"taskmill": {"linear_share_1", "per_second_1"}},
     "files": {"taskmill": {"pictures_per_second", "upload_mib_per_second"}},

@@ -101,7 +101,7 @@ def measure_email(system: System, options: Options) -> Measures:
     folder = Path(system.servers.folder) / "mail"
     folder.mkdir(exist_ok=True)
     system.queues = "email,files"
-    system.smtp_url = f"smtp://127.0.0.1:{port}"
+    system.more_settings["TASKMILL_SMTP_URL"] = f"smtp://127.0.0.1:{port}"
     arguments = ["--directory", folder, "--smtp-port", port, "--page-port", choose_port()]
     sink = system.start_part("sink", [*python_module("cli.local_stack.mail_sink"), *arguments])
     sink.wait_for_port(port)

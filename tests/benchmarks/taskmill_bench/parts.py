@@ -9,8 +9,10 @@ from taskmill_bench.run import Part
 from taskmill_bench.schedules_part import SCHEDULES_PART
 from taskmill_bench.size_part import SIZE
 from taskmill_bench.steady_part import STEADY
+from taskmill_bench.streams_part import STREAMS
 from taskmill_bench.task_parts import DRAIN, LATENCY, WORKERS
 from taskmill_bench.waiters_part import WAITERS
+from taskmill_bench.webhooks_part import WEBHOOKS
 
 PARTS: dict[str, Part] = {
     part.name: part
@@ -22,6 +24,8 @@ PARTS: dict[str, Part] = {
         FAIRNESS,
         SCHEDULES_PART,
         WAITERS,
+        STREAMS,
+        WEBHOOKS,
         SIZE,
         WORKERS,
         FILES,

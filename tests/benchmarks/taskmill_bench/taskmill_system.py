@@ -42,12 +42,13 @@ class Taskmill(HttpSystem):
         super().__init__(servers, folder)
         self._key = ""
         self._objects = folder / f"{self.name}-objects"
-        self.smtp_url = ""
+        self.more_settings: dict[str, str] = {}
+        """Settings of one part, by the names of their environment variables."""
 
     def environment(self) -> dict[str, str]:
         names = self.make_settings(self.database_url).model_dump(mode="json", exclude_unset=True)
         own = {f"TASKMILL_{name.upper()}": str(value) for name, value in names.items()}
-        return {**super().environment(), **own, **({"TASKMILL_SMTP_URL": self.smtp_url} if self.smtp_url else {})}
+        return {**super().environment(), **own, **self.more_settings}
 
     def make_settings(self, database_url: str) -> Settings:
         """What an operator must say, and fewer log lines."""
