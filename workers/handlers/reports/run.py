@@ -47,6 +47,15 @@ def handle(params: RunParams, context: HandlerContext) -> RunResult:
         max_file_bytes=LIMITS.file_bytes,
     )
     result = RunResult.model_validate(answer)
+    for facts in result.sources:
+        if facts.replaced_bytes:
+            context.write_log(
+                "warning",
+                f"Bytes of {facts.name} that are not valid {facts.encoding}, and for which U+FFFD stands: {facts.replaced_bytes}",
+                source=facts.name,
+                replaced_bytes=facts.replaced_bytes,
+            )
+    context.write_log("info", f"Rows of the report: {result.rows}", rows=result.rows)
     for name in params.formats:
         context.add_artifact(context.scratch / f"report.{name}", f"report.{name}", MEDIA_TYPES[name])
     return result

@@ -457,6 +457,15 @@ def test_tables_are_read_in_their_encodings_and_shapes(run_report: RunReport, co
     assert report.csv_rows == [["name", "city"], ["José", "Málaga"]]
 
 
+def test_the_log_has_the_number_of_rows_and_of_replaced_bytes(run_report: RunReport) -> None:
+    report = run_report("SELECT count(*) FROM t", t="a,b\nGrüße,1\n".encode() * 30 + b"Gr\xe9,1\n")
+
+    assert [(line.level, line.fields) for line in report.context.log_lines] == [
+        ("warning", {"source": "t", "replaced_bytes": 1}),
+        ("info", {"rows": 1}),
+    ]
+
+
 def test_windows_1252_has_its_euro_sign(run_report: RunReport) -> None:
     report = run_report("FROM t", t="price\n5 €\n\u0081\n".encode("cp1252", "replace").replace(b"?", b"\x81"))
 
