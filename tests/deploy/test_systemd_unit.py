@@ -44,6 +44,10 @@ def test_the_number_of_processes_of_a_part_is_limited(unit: configparser.ConfigP
     assert 256 <= int(unit["Service"]["TasksMax"]) <= 4096
 
 
+def test_a_part_may_open_a_file_for_each_stream(unit: configparser.ConfigParser) -> None:
+    assert int(unit["Service"]["LimitNOFILE"]) > 4 * Settings().max_streams_per_caller
+
+
 @pytest.mark.needs_program("systemd-analyze", debian="systemd")
 def test_systemd_accepts_the_unit(unit_text: str, tmp_path: Path) -> None:
     file = tmp_path / "taskmill@api.service"
