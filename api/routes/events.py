@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Annotated, Final
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response, WebSocket
+from pydantic import Field
 
 from api.dependencies import (
     LimitsDependency,
@@ -14,12 +16,12 @@ from api.dependencies import (
     TaskReaderCaller,
     is_allowed,
 )
+from api.following.task_filters import METADATA_PARAMETER, FilterQuery
 from api.http.headers import find_header
-from api.http.problems import invalid
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, LAST_EVENT_ID, LAST_EVENT_ID_HEADER, problem_responses, stream_response
-from api.streaming.event_filters import FilterFields
+from api.streaming.feed_stream import EventFilter
 from api.streaming.streams import EventStreamResponse
 from api.streaming.web_sockets import SubscriptionSocket
 
@@ -42,9 +44,26 @@ STREAMED_EVENT: Final = {
 }
 
 
-class EventsQuery(FilterFields):
+class EventsQuery(FilterQuery):
     """The filters of a stream, and where it begins."""
 
+    status: Annotated[
+        str | None,
+        Field(
+            description="One or more statuses, separated by commas: events after which the task has one of them. With "
+            "progress and log lines, a task is `running`."
+        ),
+    ] = None
+    owner: Annotated[
+        UUID | None, Field(description="The id of the caller who submitted the tasks. By default it is you.")
+    ] = None
+    error_type: Annotated[
+        str | None,
+        Field(
+            max_length=200,
+            description="The `type` of an error that the task shows: events that ended an attempt with it.",
+        ),
+    ] = None
     last_event_id: LAST_EVENT_ID = None
 
 
@@ -68,7 +87,7 @@ class EventsQuery(FilterFields):
         ),
         **problem_responses(*ANY_CALLER),
     },
-    openapi_extra=LAST_EVENT_ID_HEADER,
+    openapi_extra={"parameters": [*LAST_EVENT_ID_HEADER["parameters"], METADATA_PARAMETER]},
 )
 @limited("read")
 async def follow_events(
@@ -79,12 +98,11 @@ async def follow_events(
     query: Annotated[EventsQuery, Query()],
 ) -> Response:
     """Return the events of the caller's tasks as they happen, as server-sent events."""
-    for name in ("kind", "tag"):
-        if "\x00" in (getattr(query, name) or ""):
-            raise invalid(f"query:{name}", "nul_character", "A text must not contain the character U+0000.")
+    which = query.require_known_names().read_filter()
+    event_filter = EventFilter(which.owner or caller.owner_id, caller.visible_organization_id, which)
     header = find_header(request, "last-event-id")
     last_id, pointer = (header, "header:Last-Event-ID") if header else (query.last_event_id, "query:last_event_id")
-    stream = streams.open_feed(query.as_filter(caller, "query:"), last_id, pointer)
+    stream = streams.open_feed(event_filter, last_id, pointer)
     return EventStreamResponse(stream, caller, open_streams, partial(is_allowed, request, "tasks:read"))
 
 

@@ -62,6 +62,14 @@ class FeedEvent(NamedTuple):
     owner_id: UUID
     organization_id: UUID
     created_at: datetime
+    workflow_id: UUID | None = None
+    parent_id: UUID | None = None
+    schedule_id: UUID | None = None
+    rerun_of: UUID | None = None
+    metadata: str = "{}"
+    """A JSON object."""
+    error_type: str | None = None
+    """With an event that ended an attempt without success: the type of the error that the task shows now."""
 
 
 class Step(NamedTuple):

@@ -22,10 +22,13 @@ from api.streaming.event_feed import EventFeed, FeedEvent, Follower, Place, Step
 from api.streaming.messages import Message, event_data, position
 from api.streaming.streams import Stream
 from shared.settings import Settings
+from shared.tasks.filters import TaskFilter
 
 _PURPOSE: Final = "feed"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TAG_BYTES: Final = 8
+_EQUAL: Final = ("kind", "queue", "batch_id", "workflow_id", "parent_id", "schedule_id", "rerun_of", "error_type")
+"""The conditions of a filter that an event meets by having the same value."""
 
 
 class Cursor(NamedTuple):
@@ -57,34 +60,34 @@ class Cursor(NamedTuple):
         return cls(since, until, Place(_EPOCH + timedelta(microseconds=microseconds), UUID(hex=task_id), seq))
 
 
-class EventFilter(NamedTuple):
-    """Which events a stream contains: those of the tasks that a list with the same filters contains."""
+class EventFilter:
+    """Which events a stream contains: those of the tasks that a list with the same filter contains."""
 
-    owner_id: UUID
-    organization_id: UUID | None
-    """The organization that the tasks must belong to, or None for any."""
-    statuses: frozenset[str] = frozenset()
-    """The statuses that a task may have with the event; empty for all. With progress and log lines, it is `running`."""
-    kind: str | None = None
-    queue: str | None = None
-    tag: str | None = None
-    batch_id: UUID | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
+    def __init__(self, owner_id: UUID, organization_id: UUID | None, tasks: TaskFilter) -> None:
+        """Create a filter of a caller's tasks. Without `organization_id`, the tasks may belong to any organization.
+
+        `tasks.status` is the status that a task has with the event; with progress and log lines, it is `running`.
+        """
+        self.owner_id = owner_id
+        self._organization_id = organization_id
+        self._tasks = tasks
+        conditions = tasks.conditions()
+        self._equal = [(name, conditions[name]) for name in _EQUAL if name in conditions]
 
     def matches(self, event: FeedEvent) -> bool:
         """Return whether the stream contains an event."""
+        which = self._tasks
         shown_at = event.created_at.replace(microsecond=event.created_at.microsecond // 1000 * 1000)
         return (
             event.owner_id == self.owner_id
-            and (self.organization_id is None or event.organization_id == self.organization_id)
-            and (not self.statuses or _status_with(event) in self.statuses)
-            and (self.kind is None or event.kind == self.kind)
-            and (self.queue is None or event.queue == self.queue)
-            and (self.tag is None or self.tag in event.tags)
-            and (self.batch_id is None or event.batch_id == self.batch_id)
-            and (self.created_after is None or shown_at >= self.created_after)
-            and (self.created_before is None or shown_at < self.created_before)
+            and (self._organization_id is None or event.organization_id == self._organization_id)
+            and all(getattr(event, name) == value for name, value in self._equal)
+            and (which.ids is None or event.place.task_id in which.ids)
+            and (which.status is None or _status_with(event) in which.status)
+            and (which.tag is None or which.tag in event.tags)
+            and (which.metadata is None or which.metadata.items() <= orjson.loads(event.metadata).items())
+            and (which.created_after is None or shown_at >= which.created_after)
+            and (which.created_before is None or shown_at < which.created_before)
         )
 
 

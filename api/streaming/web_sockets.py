@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from api.auth.authentication import Caller
 from api.http.error_responses import from_exception
 from api.http.problems import Problem, invalid, invalid_body
-from api.streaming.event_filters import FilterFields
+from api.streaming.feed_stream import EventFilter
 from api.streaming.messages import Message
 from api.streaming.stream_opener import StreamOpener
 from api.streaming.streams import (
@@ -28,6 +28,7 @@ from api.streaming.streams import (
     run_until_disconnected,
     send_soon,
 )
+from shared.tasks.filters import TaskFilter
 
 MAX_SUBSCRIPTIONS: Final = 100
 """How many subscriptions one socket may have at a time."""
@@ -88,7 +89,7 @@ class Subscribe(_ClientMessage):
     subscription: SubscriptionName
     task_id: UUID | None = None
     batch_id: UUID | None = None
-    filter: FilterFields | None = None
+    filter: TaskFilter | None = None
     last_event_id: int | Annotated[str, Field(max_length=4096)] | None = None
 
     @model_validator(mode="after")
@@ -189,7 +190,9 @@ class SubscriptionSocket:
         if request.batch_id is not None:
             return await self._opener.open_batch(request.batch_id, self._caller, last_id, pointer)
         assert request.filter is not None
-        return self._opener.open_feed(request.filter.as_filter(self._caller, "/filter/"), last_id, pointer)
+        owner_id = request.filter.owner or self._caller.owner_id
+        event_filter = EventFilter(owner_id, self._caller.visible_organization_id, request.filter)
+        return self._opener.open_feed(event_filter, last_id, pointer)
 
     def _unsubscribe(self, name: str) -> None:
         subscription = self._subscriptions.pop(name, None)

@@ -41,6 +41,7 @@ changed AS (
 ),
 found AS (
     SELECT task.id, task.kind, task.queue, task.tags, task.batch_id, task.owner_id, task.organization_id, task.created_at,
+        task.workflow_id, task.parent_id, task.schedule_id, task.rerun_of, task.metadata,
         event.seq, event.type, event.at, event.data
     FROM changed JOIN tasks task ON task.id = ANY (ARRAY[changed.task_id])
         AND (task.owner_id = ANY (%(owners)s::uuid[]) OR task.batch_id = ANY (%(batches)s::uuid[]))
@@ -54,7 +55,10 @@ found AS (
         ON event.task_id = ANY (ARRAY[task.id]) AND event.seq > coalesce(seen.before, 0) AND event.seq <= seen.last
 )
 SELECT step.since::text, step.until::text, step.is_past, step.is_early, found.id, found.seq, found.type, found.at, found.data::text,
-    found.kind, found.queue, found.tags, found.batch_id, found.owner_id, found.organization_id, found.created_at
+    found.kind, found.queue, found.tags, found.batch_id, found.owner_id, found.organization_id, found.created_at,
+    found.workflow_id, found.parent_id, found.schedule_id, found.rerun_of, found.metadata::text,
+    CASE WHEN found.type = 'status' AND found.data->>'status' IN ('retrying', 'failed', 'cancelled', 'expired') THEN
+        (SELECT payload.error->>'type' FROM task_payloads payload WHERE payload.task_id = ANY (ARRAY[found.id])) END
 FROM step LEFT JOIN found ON true ORDER BY found.id, found.seq"""
 """List the events of some callers and batches that a snapshot does not contain yet and a later one does.
 
@@ -68,7 +72,8 @@ could split the events of a task in the wrong order: the transaction that wrote 
 
 Returns one row for each event, by task and `seq`, and a row without an event if there is none: (since, until as the step
 ended; whether `since` is a snapshot of the past of this database; whether the step ended early; task's id, seq, type, at, data
-as JSON text, and the task's kind, queue, tags, batch_id, owner_id, organization_id, created_at).
+as JSON text, and the task's kind, queue, tags, batch_id, owner_id, organization_id, created_at, workflow_id, parent_id,
+schedule_id, rerun_of, metadata as JSON text; with an event that ended an attempt without success, the type of the task's error).
 """
 
 COUNT_LOG: Final = """

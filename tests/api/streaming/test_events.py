@@ -165,7 +165,7 @@ def test_filters_select_events_as_in_the_list(
         json={"tasks": [{"kind": "email.send", "params": {"to": ["a@example.com"], "text": "x"}, "tags": ["red"]}]},
     ).json()
     (in_batch,) = (task["id"] for task in batch["tasks"])
-    other = email(client, tags=["blue"])
+    other = email(client, tags=["blue"], metadata={"team": "sales", "floor": "2"})
     with follow(client, "/events") as messages:
         begin = next(messages)
     for task_id in (in_batch, other):
@@ -174,6 +174,7 @@ def test_filters_select_events_as_in_the_list(
     found = {}
     for name, value in {
         "tag": "blue",
+        "metadata.team": "sales",
         "batch_id": batch["batch_id"],
         "status": "succeeded,failed",
         "kind": "email.send",
@@ -184,10 +185,26 @@ def test_filters_select_events_as_in_the_list(
         with follow(client, "/events", params={name: value}, headers={"Last-Event-ID": begin.id}) as messages:
             found[name] = histories(read_until(messages, expected))
 
-    assert found["tag"] == {other: [(2, "running"), (3, "succeeded")]}
+    assert found["tag"] == found["metadata.team"] == {other: [(2, "running"), (3, "succeeded")]}
     assert found["batch_id"] == {in_batch: [(2, "running"), (3, "succeeded")]}
     assert found["status"] == {in_batch: [(3, "succeeded")], other: [(3, "succeeded")]}
     assert found["kind"] == found["queue"] == found["created_after"] == found["tag"] | found["batch_id"]
+
+
+def test_reruns_and_errors_select_events(client: httpx2.Client, manual_worker: ManualWorker, email: Submit) -> None:
+    done, failing = email(client), email(client)
+    manual_worker.succeed(done)
+    with follow(client, "/events") as messages:
+        begin = next(messages)
+    manual_worker.fail(failing)
+    rerun = client.post(f"/tasks/{done}/rerun").json()["id"]
+
+    def read_one(**filters: str) -> dict[str, list[tuple[int, str]]]:
+        with follow(client, "/events", params=filters, headers={"Last-Event-ID": begin.id}) as messages:
+            return histories(read_until(messages, 1))
+
+    assert read_one(rerun_of=done) == {rerun: [(1, "queued")]}
+    assert read_one(error_type="/problems/worker-lost") == {failing: [(3, "failed")]}
 
 
 def test_a_stream_without_events_moves_its_position(
@@ -208,6 +225,7 @@ def test_a_stream_without_events_moves_its_position(
         ({"last_event_id": "7"}, "query:last_event_id", "invalid_cursor"),
         ({"status": "running,asleep"}, "query:status", "enum"),
         ({"limit": "3"}, "query:limit", "extra_forbidden"),
+        ({"kind": "a\x00b"}, "query:kind", "nul_character"),
     ],
 )
 def test_unknown_ids_and_filters_are_refused(

@@ -162,7 +162,11 @@ def test_one_socket_carries_subscriptions_to_tasks_batches_and_filters(
         ('{"type": "subscribe", "subscription": "a"}', "validation", ""),
         ('{"type": "subscribe", "subscription": "a", "task_id": "7"}', "validation", "/task_id"),
         ('{"type": "subscribe", "subscription": "a", "filter": {"colour": "red"}}', "validation", "/filter/colour"),
-        ('{"type": "subscribe", "subscription": "a", "filter": {"status": "asleep"}}', "validation", "/filter/status"),
+        (
+            '{"type": "subscribe", "subscription": "a", "filter": {"status": "asleep"}}',
+            "validation",
+            "/filter/status/0",
+        ),
         (
             '{"type": "subscribe", "subscription": "a", "filter": {}, "last_event_id": "x"}',
             "validation",
