@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Caller
+from api.following.deadlocks import repeat_after_deadlock
 from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
 from api.http.problems import Problem
@@ -19,7 +20,7 @@ from shared.errors import StorageUnavailable
 from shared.queries import tasks as queries
 from shared.queries.batches import lock_batch
 from shared.storage.object_store import ObjectStore
-from shared.tasks.actions import Changes, LockedTask, cancel_tasks, delete_tasks, retry_tasks
+from shared.tasks.actions import Changes, LockedTask, cancel_tasks, delete_tasks, lock_tasks, retry_tasks
 
 
 class TaskActions:
@@ -38,10 +39,13 @@ class TaskActions:
 
     async def cancel_batch(self, batch_id: UUID) -> None:
         """Cancel the tasks of a batch that are not done. Check first that the caller may see the batch."""
-        async with self._engine.begin() as connection:
-            ids = list((await connection.execute(lock_batch(batch_id))).scalars())
-            changed = (await connection.exec_driver_sql(queries.CANCEL, {"ids": ids})).scalars().all()
-        await self._waiters.wake_everywhere(changed)
+
+        async def cancel() -> Sequence[UUID]:
+            async with self._engine.begin() as connection:
+                ids = list((await connection.execute(lock_batch(batch_id))).scalars())
+                return (await connection.exec_driver_sql(queries.CANCEL, {"ids": ids})).scalars().all()
+
+        await self._waiters.wake_everywhere(await repeat_after_deadlock(cancel))
 
     async def retry(self, task_id: UUID, caller: Caller) -> None:
         """Queue a failed, cancelled or expired task again, with the attempts of its kind added to its own.
@@ -75,13 +79,17 @@ class TaskActions:
         Raises `not-found` or `gone` unless the caller may see the task, and the problem with which the action refuses it.
         """
         await self._reader.require(task_id, caller)
-        async with self._engine.begin() as connection:
-            row = (await connection.execute(queries.lock_task(task_id))).one_or_none()
-            if row is None:
-                raise Problem("gone")
-            if require_may_change:
-                caller.require_may_change(row.organization_id)
-            changes = await connection.run_sync(action, [row])
-            if (refusal := changes.refused.get(task_id)) is not None:
-                raise Problem(refusal.problem, refusal.detail)
-        return changes
+
+        async def apply() -> Changes:
+            async with self._engine.begin() as connection:
+                rows = await connection.run_sync(lock_tasks, [task_id])
+                if not rows:
+                    raise Problem("gone")
+                if require_may_change:
+                    caller.require_may_change(rows[0].organization_id)
+                changes = await connection.run_sync(action, rows)
+                if (refusal := changes.refused.get(task_id)) is not None:
+                    raise Problem(refusal.problem, refusal.detail)
+            return changes
+
+        return await repeat_after_deadlock(apply)

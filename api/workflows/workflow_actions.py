@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
 from uuid import UUID
 
-from psycopg.errors import DeadlockDetected
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.authentication import Caller
 from api.batcher import HotConnection, HotPool
+from api.following.deadlocks import repeat_after_deadlock
 from api.following.waiters import Waiters
 from api.http.problems import Problem
 from api.storage_threads import in_storage_thread
@@ -28,8 +26,6 @@ from shared.queries import workflows as queries
 from shared.storage.object_store import ObjectStore
 from shared.stored_secrets import SecretCipher
 from shared.workflows.submission import NewWorkflow
-
-DEADLOCK_TRIES: Final = 3
 
 
 class WorkflowActions:
@@ -135,7 +131,7 @@ class WorkflowActions:
                 await connection.exec_driver_sql(queries.ADVANCE, parameters)
             return list(changed)
 
-        await self._waiters.wake_everywhere(await _repeat_after_deadlock(cancel))
+        await self._waiters.wake_everywhere(await repeat_after_deadlock(cancel))
 
     async def delete(self, workflow_id: UUID, caller: Caller) -> None:
         """Erase a finished workflow with its tasks and their artifacts.
@@ -160,14 +156,3 @@ class WorkflowActions:
             # The rows are deleted. An object that cannot be deleted now is an orphan, which is deleted later.
             with suppress(StorageUnavailable):
                 await in_storage_thread(self._store.delete, [artifact.storage_key for artifact in artifacts])
-
-
-async def _repeat_after_deadlock(action: Callable[[], Awaitable[list[UUID]]]) -> list[UUID]:
-    """Return the result of a transaction, which is repeated if Postgres ends it because two waited for each other."""
-    for _ in range(DEADLOCK_TRIES - 1):
-        try:
-            return await action()
-        except OperationalError as error:
-            if not isinstance(error.orig, DeadlockDetected):
-                raise
-    return await action()

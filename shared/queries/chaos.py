@@ -60,3 +60,28 @@ WHERE slot.schedule_id = %(schedule_id)s::uuid GROUP BY slot.slot ORDER BY slot.
 
 COUNT_TASKS_OF_SCHEDULE: Final = "SELECT count(*) AS tasks FROM tasks WHERE schedule_id = %(schedule_id)s::uuid"
 """Count the tasks of a schedule."""
+
+LIST_WORKFLOW_ENDS: Final = """
+SELECT workflow.id::text, workflow.status, (
+    SELECT jsonb_object_agg(step.name, (
+        SELECT jsonb_agg(event.data->>'status' ORDER BY task.id)
+        FROM tasks task JOIN task_events event ON event.task_id = task.id
+        WHERE task.workflow_id = workflow.id AND task.workflow_step = step.name
+            AND event.data->>'status' IN ('succeeded', 'failed', 'cancelled', 'expired')))
+    FROM workflow_steps step WHERE step.workflow_id = workflow.id) AS ends
+FROM workflows workflow WHERE workflow.id = ANY(%(ids)s::uuid[])"""
+"""List `id`, `status` and `ends` of workflows: for each step, the statuses in which its tasks ended, one for each end."""
+
+LIST_FOLLOWING: Final = """
+SELECT following.tags[1] AS tag, following.status, EXISTS (
+    SELECT FROM tasks task WHERE task.batch_id = follow_up.batch_id AND task.finished_at > following.finished_at) AS is_early
+FROM tasks following LEFT JOIN batch_follow_ups follow_up
+    ON follow_up.task_id = following.id AND follow_up.batch_id = ANY(%(batch_ids)s::uuid[])
+WHERE following.tags && %(tags)s"""
+"""List the tasks with one of the tags that follow batches: `tag`, `status`, and whether one is `is_early`, that is, finished
+before the last task of its batch."""
+
+LIST_UNDELIVERED: Final = """
+SELECT delivery.id::text, delivery.event_type, delivery.state FROM webhook_deliveries delivery
+WHERE delivery.state <> 'delivered'"""
+"""List `id`, `event_type` and `state` of the webhooks that were not delivered."""

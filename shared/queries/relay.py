@@ -93,6 +93,9 @@ EXPIRE: Final = f"""
 WITH late AS (
     SELECT id FROM tasks
     WHERE expires_at IS NOT NULL AND status IN ('scheduled', 'queued', 'retrying') AND expires_at <= now()
+        -- A step that waits must not be locked before its workflow, in which a transaction may be starting that step.
+        AND (workflow_id IS NULL OR EXISTS (
+            SELECT FROM workflows AS workflow WHERE workflow.id = tasks.workflow_id FOR NO KEY UPDATE SKIP LOCKED))
     ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ),
 ended AS (
@@ -110,7 +113,7 @@ event AS (
     SELECT id, version, 'status', jsonb_build_object('status', 'expired') FROM ended
 )
 SELECT id FROM ended"""
-"""Expire the tasks that were not started within their ttl. Returns the ids."""
+"""Expire the tasks that were not started within their ttl. Returns the ids. Tasks of locked workflows are left for later."""
 
 TRY_LOCK: Final = "SELECT pg_try_advisory_lock(%(key)s)"
 """Try to acquire an advisory lock until the connection ends. Returns False if another connection has it."""

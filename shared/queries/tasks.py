@@ -6,7 +6,7 @@ connection); the others are SQLAlchemy statements.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -19,7 +19,7 @@ from shared.queries.batches import is_batch_of
 from shared.queries.files import TOMBSTONE_DAYS
 from shared.queries.hot_tasks import CANCELLED_ERROR, DUE_CHANNEL, NAME_THE_CLAIM
 from shared.queries.unknown_deliveries import final_error
-from shared.queries.workflows import is_workflow_of
+from shared.queries.workflows import has_started, is_workflow_of
 from shared.tables.callers import api_keys, callers
 from shared.tables.tasks import (
     task_events,
@@ -103,17 +103,30 @@ _ERROR_TYPE: Final = literal_column("(task_payloads.error ->> 'type')", Text)
 
 
 def lock_task(task_id: UUID) -> Select[Any]:
-    """Read the status, kind and owner of a task, and lock its row until the transaction ends."""
-    return lock_tasks([task_id])
+    """Lock the row of a task until the transaction ends."""
+    return select(tasks.c.id).where(tasks.c.id == task_id).with_for_update()
 
 
-def lock_tasks(task_ids: Sequence[UUID], *, skip_locked: bool = False) -> Select[Any]:
-    """Read the status, kind and owner of tasks, and lock their rows in the order of ids until the transaction ends.
+def lock_started_tasks(task_ids: Sequence[UUID], *, skip_locked: bool) -> Select[Any]:
+    """Lock the rows of those tasks that are not done and do not wait for other steps, until the transaction ends.
 
-    With `skip_locked`, tasks that another transaction has locked are left out instead of waited for.
+    Returns (id, status, kind, organization_id, owner_id, workflow_id), in the order of ids. With `skip_locked`, tasks that
+    another transaction has locked are left out instead of waited for.
     """
+    return _lock(task_ids, skip_locked).where(has_started())
+
+
+def lock_tasks(task_ids: Sequence[UUID], workflow_ids: Collection[UUID], *, skip_locked: bool) -> Select[Any]:
+    """Lock the rows of those tasks that belong to no workflow or to one of these: as `lock_started_tasks`."""
+    return _lock(task_ids, skip_locked).where(tasks.c.workflow_id.is_(None) | tasks.c.workflow_id.in_(workflow_ids))
+
+
+def _lock(task_ids: Sequence[UUID], skip_locked: bool) -> Select[Any]:
     return (
-        select(tasks.c.id, tasks.c.status, tasks.c.kind, tasks.c.organization_id, tasks.c.owner_id)
+        select(
+            *(tasks.c.id, tasks.c.status, tasks.c.kind, tasks.c.organization_id, tasks.c.owner_id),
+            tasks.c.workflow_id,
+        )
         .where(tasks.c.id.in_(task_ids))
         .order_by(tasks.c.id)
         .with_for_update(skip_locked=skip_locked)

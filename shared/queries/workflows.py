@@ -139,15 +139,33 @@ def count_steps(workflow_ids: Sequence[UUID]) -> Select[Any]:
     )
 
 
+def has_started() -> ColumnElement[bool]:
+    """Return the condition that a task is not done and does not wait for other steps."""
+    waits = (tasks.c.status == "scheduled") & tasks.c.run_at.is_(None)
+    return tasks.c.finished_at.is_(None) & ~waits
+
+
+def lock_workflows_of(task_ids: Sequence[UUID], *, skip_locked: bool = False) -> Select[UUID]:
+    """List the workflows that tasks belong to, and lock their rows in the order of ids until the transaction ends.
+
+    With `skip_locked`, workflows that another transaction has locked are left out instead of waited for.
+    """
+    return (
+        select(workflows.c.id)
+        .where(workflows.c.id.in_(list_workflow_ids(task_ids)))
+        .order_by(workflows.c.id)
+        .with_for_update(key_share=True, skip_locked=skip_locked)
+    )
+
+
 def lock_started_tasks(workflow_id: UUID) -> Select[UUID]:
     """List the ids of a workflow's tasks that are not done and do not wait for other steps, and lock their rows.
 
     They are locked before the workflow, in the order in which a statement that ends them does.
     """
-    waits = (tasks.c.status == "scheduled") & tasks.c.run_at.is_(None)
     return (
         select(tasks.c.id)
-        .where(tasks.c.workflow_id == workflow_id, tasks.c.finished_at.is_(None), ~waits)
+        .where(tasks.c.workflow_id == workflow_id, has_started())
         .order_by(tasks.c.id)
         .with_for_update()
     )

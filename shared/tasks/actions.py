@@ -1,7 +1,7 @@
 """Cancels, retries and deletes tasks whose rows are locked: one for a request, or many for `maintenance.bulk`.
 
-Each function takes the rows of `shared.queries.tasks.lock_tasks` and changes those tasks that allow it, in the transaction
-of the connection.
+Each function takes the rows that `lock_tasks` returns and changes those tasks that allow it, in the transaction of the
+connection.
 """
 
 from __future__ import annotations
@@ -23,19 +23,26 @@ from shared.queries import purging
 from shared.queries import tasks as queries
 from shared.queries.emails import mark_unknown_as_retriable
 from shared.queries.files import lock_input_files
-from shared.queries.workflows import erase_workflows, list_kept, list_unstarted_steps, list_workflow_ids
+from shared.queries.workflows import (
+    erase_workflows,
+    list_kept,
+    list_unstarted_steps,
+    list_workflow_ids,
+    lock_workflows_of,
+)
 from shared.tasks.filters import BulkAction
 from shared.tasks.states import RETRIABLE, TaskStatus
 
 
 class LockedTask(Protocol):
-    """A row of `shared.queries.tasks.lock_tasks`."""
+    """A row that `lock_tasks` returns."""
 
     id: UUID
     status: str
     kind: str
     organization_id: UUID
     owner_id: UUID
+    workflow_id: UUID | None
 
 
 class Refusal(NamedTuple):
@@ -63,6 +70,25 @@ def apply_action(
     if action is BulkAction.RETRY:
         return retry_tasks(connection, tasks, privileged=privileged)
     return (cancel_tasks if action is BulkAction.CANCEL else delete_tasks)(connection, tasks)
+
+
+def lock_tasks(connection: Connection, task_ids: Sequence[UUID], *, skip_locked: bool = False) -> Sequence[LockedTask]:
+    """Lock the rows of tasks until the transaction ends, and return those that exist, in the order of ids.
+
+    A statement that ends a task locks it, then its workflow, then the steps that wait for it. A caller's action, which may
+    begin with a step that waits, has to keep the same order, or both could wait for each other: first the tasks that have
+    started, then the workflows of all tasks, then the other tasks. (A step that starts between these statements is locked
+    too late. If it also ends meanwhile, Postgres finds the deadlock, and the transaction has to be repeated.)
+
+    With `skip_locked`, tasks are left out instead of waited for if another transaction has locked them or their workflow.
+    """
+    rows = list(connection.execute(queries.lock_started_tasks(task_ids, skip_locked=skip_locked)))
+    if len(rows) == len(task_ids) and all(row.workflow_id is None for row in rows):
+        return rows
+    workflow_ids = set(connection.execute(lock_workflows_of(task_ids, skip_locked=skip_locked)).scalars())
+    others = list(set(task_ids).difference(row.id for row in rows))
+    rows += connection.execute(queries.lock_tasks(others, workflow_ids, skip_locked=skip_locked))
+    return sorted((row for row in rows if row.workflow_id in {None, *workflow_ids}), key=lambda row: row.id)
 
 
 def cancel_tasks(connection: Connection, tasks: Sequence[LockedTask]) -> Changes:

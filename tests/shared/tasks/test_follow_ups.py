@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
 import orjson
 import psycopg
 import pytest
+import sqlalchemy
 from psycopg.rows import namedtuple_row
 
 from shared.contracts.catalog import list_kinds
+from shared.database.connections import make_engine
 from shared.identifiers import new_id
 from shared.queries import hot_tasks, relay
 from shared.queries import tasks as task_queries
 from shared.queries.batches import INSERT_FOLLOW_UP
 from shared.queries.workflows import INSERT_WORKFLOW
 from shared.settings import Settings
+from shared.tasks.actions import Changes, LockedTask, cancel_tasks, delete_tasks, lock_tasks, retry_tasks
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from shared.workflows.submission import NewWorkflow, StepPlan
@@ -26,6 +30,8 @@ from tests.claims import claim_tasks
 from tests.conftest import Eventually
 
 OWNER = new_id()
+COUNT_BLOCKED = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"""
 IS_BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
 Connection = psycopg.Connection[Any]
 
@@ -202,6 +208,56 @@ def test_two_transactions_that_end_the_steps_before_another_start_it_once(
 
     assert _history(connection, tasks["last"]) == ["scheduled", "queued"]
     assert connection.execute("SELECT status FROM workflows").fetchall() == [("running",)]
+
+
+CallersAction = Callable[[sqlalchemy.Connection, Sequence[LockedTask]], Changes]
+
+
+@pytest.mark.parametrize("action", [cancel_tasks, retry_tasks, delete_tasks])
+def test_an_action_on_a_step_that_waits_never_deadlocks_with_the_step_before_it(
+    connection: Connection, settings: Settings, eventually: Eventually, action: CallersAction
+) -> None:
+    tasks = _submit_workflow(connection, a=[], b=["a"])
+    if action is not cancel_tasks:
+        connection.execute(task_queries.CANCEL, {"ids": [tasks["a"]]})
+
+    def act(engine: sqlalchemy.Engine) -> Changes:
+        with engine.begin() as other:
+            return action(other, lock_tasks(other, [tasks["b"]]))
+
+    engine = make_engine(settings, "test")
+    with ThreadPoolExecutor(1) as thread:
+        with connection.transaction():
+            connection.execute("SELECT FROM workflows FOR NO KEY UPDATE")
+            with engine.begin() as other:
+                assert lock_tasks(other, [tasks["b"]], skip_locked=True) == []
+            changes = thread.submit(act, engine)
+            eventually(lambda: connection.execute(COUNT_BLOCKED).fetchone() == (1,))
+            if action is cancel_tasks:
+                _finish(connection, _claim(connection, [tasks["a"]]))
+            else:
+                connection.execute(task_queries.RETRY, {"ids": [tasks["a"]], "kind_attempts": [3]})
+        changed = changes.result(timeout=30).changed
+    engine.dispose()
+
+    assert changed == ([tasks["b"]] if action is cancel_tasks else [])
+    statuses = (
+        ["scheduled", "queued", "cancelled"] if action is cancel_tasks else ["scheduled", "cancelled", "scheduled"]
+    )
+    assert _history(connection, tasks["b"]) == statuses
+
+
+def test_a_step_expires_once_no_transaction_has_locked_its_workflow(
+    connection: Connection, other_connection: Connection
+) -> None:
+    tasks = _submit_workflow(connection, a=[], b=["a"])
+    connection.execute("UPDATE tasks SET ttl = 1, expires_at = now() WHERE id = %s", (tasks["b"],))
+
+    with connection.transaction():
+        connection.execute("SELECT FROM workflows FOR NO KEY UPDATE")
+        assert other_connection.execute(relay.EXPIRE, {"limit": 10}).fetchall() == []
+
+    assert other_connection.execute(relay.EXPIRE, {"limit": 10}).fetchall() == [(tasks["b"],)]
 
 
 def test_a_hundred_steps_in_a_line_are_cancelled_with_the_first(connection: Connection) -> None:

@@ -16,8 +16,8 @@ from uuid import UUID
 from shared import kill_points
 from shared.contracts.maintenance.bulk import BulkParams, BulkResult
 from shared.queries import bulk_actions as queries
-from shared.queries.tasks import list_next, list_stored, lock_tasks
-from shared.tasks.actions import Changes, apply_action
+from shared.queries.tasks import list_next, list_stored
+from shared.tasks.actions import Changes, apply_action, lock_tasks
 from workers.handler_context import HandlerContext
 
 STEP_TASKS: Final = 200
@@ -77,7 +77,7 @@ def _take_step(params: BulkParams, context: HandlerContext, ids: Sequence[UUID],
         with context.fenced_transaction() as connection:
             # Waiting for a row that another transaction has locked, while this one has locked the row of this task, could be
             # a deadlock: that transaction may be a heartbeat, which locks the rows of several tasks.
-            rows = connection.execute(lock_tasks(ids, skip_locked=True)).all()
+            rows = lock_tasks(connection, ids, skip_locked=True)
             missing = set(ids).difference(row.id for row in rows)
             busy = set(connection.execute(list_stored(list(missing))).scalars()) if missing else set()
             taken = next((ids[:place] for place, task_id in enumerate(ids) if task_id in busy), ids)
