@@ -33,7 +33,6 @@ SLOW = (
     "workers/handlers/files",
     "workers/handlers/reports",
     "workers/sandbox",
-    "workers/test_flower.py",
 )
 """Within `FAST`: tests that start servers of their own, and those that start a process for nearly each test."""
 SERVERS = frozenset({"broker_server", "part_server", "postgres_server", "stack"})

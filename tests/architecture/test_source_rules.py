@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
+from tests import conftest, fast_tests
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("api", "cli", "deploy", "migrations", "shared", "taskmill_kinds", "workers")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -140,3 +144,8 @@ def test_no_module_has_more_than_600_lines() -> None:
 def test_folders_of_tests_are_not_packages() -> None:
     # With a tests/workers/__init__.py, `import workers` in a test could import the folder of tests.
     assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.mark.parametrize("listed", [conftest.LONG, conftest.WITH_STACK, fast_tests.FAST, fast_tests.SLOW])
+def test_lists_of_tests_name_files_and_folders_that_exist(listed: tuple[str, ...]) -> None:
+    assert [name for name in listed if not (ROOT / "tests" / name.removeprefix("tests/")).exists()] == []

@@ -11,14 +11,14 @@ from pydantic import JsonValue
 
 from cli.local_stack.stack import LocalStack
 from shared.contracts.kind import QUEUES
-from tests.conftest import Eventually
+from tests.conftest import PATIENCE_SECONDS, Eventually
 
 
 @pytest.fixture
 def flower(stack: LocalStack) -> Iterator[httpx2.Client]:
     ready = stack.ready
     credentials = (ready["flower_user"], ready["flower_password"])
-    with httpx2.Client(base_url=ready["flower_url"], auth=credentials, timeout=30) as client:
+    with httpx2.Client(base_url=ready["flower_url"], auth=credentials, timeout=PATIENCE_SECONDS) as client:
         yield client
 
 
@@ -34,24 +34,24 @@ def test_it_shows_a_worker_for_each_queue_and_only_our_queues(flower: httpx2.Cli
 def test_it_shows_tasks_as_they_end_without_data_or_canaries(
     flower: httpx2.Client, stack_client: httpx2.Client, eventually: Eventually
 ) -> None:
-    def submit(params: dict[str, Any], **options: JsonValue) -> str:
+    own: list[str] = []
+
+    def submit(params: dict[str, Any], **options: JsonValue) -> None:
         answer = stack_client.post("/tasks", json={"kind": "platform.ping", "params": params, **options})
-        return str(answer.json()["id"])
+        own.append(answer.json()["id"])
 
-    def ask(task_id: str, state: str) -> dict[str, Any] | None:
-        answer = flower.get(f"/api/task/info/{task_id}")
-        return answer.json() if answer.status_code == 200 and answer.json()["state"] == state else None
+    def find(state: str) -> dict[str, Any] | None:
+        shown: dict[str, dict[str, Any]] = flower.get("/api/tasks").json()
+        return next((shown[task_id] for task_id in own if shown.get(task_id, {}).get("state") == state), None)
 
-    # What ended before Flower had connected is not shown.
-    good: list[str] = []
+    def submit_until_one_is_shown() -> dict[str, Any] | None:
+        # What ended before Flower had connected is not shown.
+        submit({"echo": "a secret"})
+        return find("SUCCESS")
 
-    def see_one() -> dict[str, Any] | None:
-        good.append(submit({"echo": "a secret"}))
-        return next((found for task_id in good if (found := ask(task_id, "SUCCESS"))), None)
-
-    done = eventually(see_one)
-    bad = submit({"echo": "a secret", "sleep_ms": 60_000}, timeout=1, max_attempts=1)
-    failed = eventually(lambda: ask(bad, "FAILURE"))
+    done = eventually(submit_until_one_is_shown)
+    submit({"echo": "a secret", "sleep_ms": 60_000}, timeout=1, max_attempts=1)
+    failed = eventually(lambda: find("FAILURE"))
 
     assert (done["name"], done["args"], done["kwargs"]) == ("platform.ping", "()", "{}")
     assert failed["exception"] == "/problems/timed-out"

@@ -36,7 +36,6 @@ from workers.flower.login import MAX_REFUSALS
 from workers.flower.serve import run_flower
 
 PASSWORD = "a-password-of-the-test"
-START_SECONDS = 60
 
 
 @dataclass
@@ -56,7 +55,7 @@ class RunningFlower:
         if credentials is not None:
             request.add_header("Authorization", "Basic " + base64.b64encode(credentials.encode()).decode())
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:
             with error:
@@ -66,7 +65,7 @@ class RunningFlower:
         """Return the body of an answer to a request with the right password."""
         request = urllib.request.Request(self.base_url + path)
         request.add_header("Authorization", "Basic " + base64.b64encode(f"operator:{PASSWORD}".encode()).decode())
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             return str(answer.read().decode())
 
     def answers(self) -> bool:
@@ -101,7 +100,7 @@ def flower(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Itera
         )
         running = RunningFlower(broker, process, f"http://127.0.0.1:{port}/flower", log)
         try:
-            assert wait_until(lambda: process.poll() is not None or running.answers(), START_SECONDS)
+            assert wait_until(lambda: process.poll() is not None or running.answers(), PATIENCE_SECONDS)
             assert process.poll() is None
             yield running
         finally:
