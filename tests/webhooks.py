@@ -28,6 +28,7 @@ from tests.claims import claim_tasks
 from workers.adapters.address_guard import AddressGuard
 from workers.adapters.http_client import HttpClient, TimeLimits
 from workers.adapters.memory_context import MemoryContext
+from workers.engine.attempt import ClaimedTask
 from workers.handlers.webhooks.deliver import deliver
 from workers.outcomes import Failed
 
@@ -64,7 +65,7 @@ class Webhooks:
             connection.execute(insert_endpoint(stored))
         return endpoint_id, secret
 
-    def submit(self, *, batch_id: UUID | None = None, **options: Any) -> UUID:
+    def submit(self, *, batch_id: UUID | None = None, **options: object) -> UUID:
         """Submit a task with these options; return its id."""
         kind, parsed = list_kinds()["platform.ping"], TaskOptions.model_validate(options)
         task: NewTask = make_task(
@@ -83,11 +84,11 @@ class Webhooks:
         self.connection.execute(hot_tasks.FINISH, {"document": orjson.dumps([row]).decode()})
         return task_id
 
-    def end_new_task(self, status: str = "succeeded", **options: Any) -> UUID:
+    def end_new_task(self, status: str = "succeeded", *, batch_id: UUID | None = None, **options: object) -> UUID:
         """Submit a task and finish it with a status; return its id."""
-        return self.end(self.submit(**options), status)
+        return self.end(self.submit(batch_id=batch_id, **options), status)
 
-    def claim_due(self, endpoint_id: UUID | None = None) -> list[Any]:
+    def claim_due(self, endpoint_id: UUID | None = None) -> list[ClaimedTask]:
         """Claim every task that sends a delivery and is due, or those to one endpoint."""
         self.connection.execute(relay.PROMOTE, {"limit": 1000})
         ids = self.connection.execute(
@@ -97,7 +98,7 @@ class Webhooks:
         ).fetchall()
         return claim_tasks(self.connection, [row.id for row in ids]) if ids else []
 
-    def run(self, task: Any) -> str:
+    def run(self, task: ClaimedTask) -> str:
         """Run a claimed task and record its end, as a worker does; return the status of the task."""
         context = MemoryContext(
             self.folder / str(task.claim),

@@ -78,7 +78,7 @@ class Tasks:
         owner: UUID = SOMEONE,
         count: int = 1,
         params: dict[str, Any] | None = None,
-        **options: Any,
+        **options: object,
     ) -> list[UUID]:
         """Submit so many equal tasks and return their ids, in their order."""
         contract = list_kinds()[kind]
@@ -98,8 +98,15 @@ class Tasks:
         self.connection.execute(hot_tasks.SUBMIT, {"document": submission_document(new)})
         return [task.id for task in new]
 
-    def submit_one(self, kind: str = "platform.ping", **options: Any) -> UUID:
-        return self.submit(kind, **options)[0]
+    def submit_one(
+        self,
+        kind: str = "platform.ping",
+        *,
+        owner: UUID = SOMEONE,
+        params: dict[str, Any] | None = None,
+        **options: object,
+    ) -> UUID:
+        return self.submit(kind, owner=owner, count=1, params=params, **options)[0]
 
     def get(self, task_id: UUID) -> Any:
         """Return the row of a task, with its payload."""

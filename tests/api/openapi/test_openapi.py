@@ -134,7 +134,7 @@ def test_the_schema_has_the_routes_of_the_contract_with_their_statuses(document:
 
 
 def test_every_reference_in_the_schema_resolves(document: dict[str, Any]) -> None:
-    def walk(value: Any) -> None:
+    def walk(value: object) -> None:
         if isinstance(value, dict):
             reference = value.get("$ref")
             if isinstance(reference, str):

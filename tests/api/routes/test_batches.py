@@ -25,7 +25,7 @@ PING = {"kind": "platform.ping"}
 BACKOFF = {"backoff": {"first_seconds": 1.0, "longest_seconds": 2.0}}
 
 
-def submit(client: httpx2.Client, count: int = 3, **options: Any) -> dict[str, Any]:
+def submit(client: httpx2.Client, count: int = 3, **options: object) -> dict[str, Any]:
     answer = client.post("/tasks/batch", json={"tasks": [{**PING, **options}] * count})
     assert answer.status_code == 202, answer.text
     batch: dict[str, Any] = answer.json()

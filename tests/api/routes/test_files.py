@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -117,13 +117,15 @@ def upload(
     name: str = "a.txt",
     headers: dict[str, str] | None = None,
     query: str = "",
-    **fields: Any,
+    **fields: object,
 ) -> httpx2.Response:
     data = {key: value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
     return client.post("/files" + query, data=data, files={"file": (name, content)}, headers=headers or {})
 
 
-def upload_file_id(client: httpx2.Client, content: bytes = b"some text\n", name: str = "a.txt", **fields: Any) -> str:
+def upload_file_id(
+    client: httpx2.Client, content: bytes = b"some text\n", name: str = "a.txt", **fields: object
+) -> str:
     answer = upload(client, content, name, **fields)
     assert answer.status_code == 202, answer.text
     file_id: str = answer.json()["params"]["file_id"]
@@ -491,7 +493,9 @@ def test_an_object_is_kept_only_when_the_commit_may_have_happened(
     class Connection:
         async def execute(self, *arguments: object) -> None: ...
 
-    async def lose_the_database(self: object, tasks: object, request: object, before: Any) -> None:
+    async def lose_the_database(
+        self: object, tasks: object, request: object, before: Callable[[object], Awaitable[None]]
+    ) -> None:
         if fails_in_transaction:
             await before(Connection())
         raise psycopg.OperationalError("the connection is lost")

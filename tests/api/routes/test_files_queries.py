@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -29,7 +28,7 @@ def connection(engine: Engine) -> Iterator[Connection]:
         yield made
 
 
-def store(connection: Connection, expires_in: str | None = None, **values: Any) -> UUID:
+def store(connection: Connection, expires_in: str | None = None, **values: object) -> UUID:
     file_id = new_id()
     row = {
         "id": file_id,

@@ -30,7 +30,7 @@ class Browser:
         self._socket = socket
         self._ids = itertools.count(1)
 
-    def call(self, method: str, **parameters: Any) -> Any:
+    def call(self, method: str, **parameters: object) -> Any:
         """Call a method of the protocol and return its result."""
         number = next(self._ids)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))

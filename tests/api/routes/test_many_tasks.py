@@ -248,7 +248,7 @@ def test_a_rerun_is_refused_with_the_reason(
     manual_worker.succeed(done)
     manual_worker.fail(sent := email())
 
-    def refused(by: httpx2.Client, task_id: str, **body: Any) -> tuple[int, str]:
+    def refused(by: httpx2.Client, task_id: str, **body: object) -> tuple[int, str]:
         answer = by.post(f"/tasks/{task_id}/rerun", json=body)
         problem = answer.json()
         pointer = problem.get("errors", [{}])[0].get("pointer", "")
@@ -295,7 +295,7 @@ def test_a_dry_run_counts_the_tasks_and_changes_nothing(
     failed, queued = email(tags=[tag]), email(tags=[tag])
     time_out(manual_worker, failed)
 
-    def count(by: httpx2.Client, action: str, **filters: Any) -> Any:
+    def count(by: httpx2.Client, action: str, **filters: object) -> Any:
         body = {"action": action, "filter": {"tag": tag, **filters}, "dry_run": True}
         answer = by.post("/tasks/bulk", json=body)
         assert answer.status_code == 200, answer.text
@@ -369,7 +369,7 @@ def test_the_organization_of_an_action_is_that_of_what_its_caller_may_do(served:
     ],
 )
 def test_an_action_that_is_not_clear_is_refused(
-    client: httpx2.Client, errors_of: ErrorsOf, body: Any, pointer: str, code: str
+    client: httpx2.Client, errors_of: ErrorsOf, body: object, pointer: str, code: str
 ) -> None:
     assert errors_of(client.post("/tasks/bulk", json=body)) == {pointer: code}
 

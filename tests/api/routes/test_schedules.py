@@ -22,19 +22,19 @@ MAIL = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "hel
 NUMBERS = count(1)
 
 
-def create(client: httpx2.Client, **fields: Any) -> httpx2.Response:
+def create(client: httpx2.Client, **fields: object) -> httpx2.Response:
     body = {"name": f"schedule-{next(NUMBERS)}", "cron": "30 2 * * *", **MAIL, **fields}
     return client.post("/schedules", json={name: value for name, value in body.items() if value is not None})
 
 
-def created(client: httpx2.Client, **fields: Any) -> dict[str, Any]:
+def created(client: httpx2.Client, **fields: object) -> dict[str, Any]:
     answer = create(client, **fields)
     assert answer.status_code == 201, answer.text
     schedule: dict[str, Any] = answer.json()
     return schedule
 
 
-def change(client: httpx2.Client, schedule: dict[str, Any], **fields: Any) -> httpx2.Response:
+def change(client: httpx2.Client, schedule: dict[str, Any], **fields: object) -> httpx2.Response:
     etag = client.get(schedule["links"]["self"]).headers["etag"]
     return client.patch(schedule["links"]["self"], json=fields, headers={"If-Match": etag})
 

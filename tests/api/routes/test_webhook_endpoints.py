@@ -27,19 +27,19 @@ MAIL = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "hel
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
 
-def create(client: httpx2.Client, **fields: Any) -> httpx2.Response:
+def create(client: httpx2.Client, **fields: object) -> httpx2.Response:
     body = {"url": NOWHERE, "event_types": ["task.failed"], **fields}
     return client.post("/webhook-endpoints", json={name: value for name, value in body.items() if value is not None})
 
 
-def created(client: httpx2.Client, **fields: Any) -> dict[str, Any]:
+def created(client: httpx2.Client, **fields: object) -> dict[str, Any]:
     answer = create(client, **fields)
     assert answer.status_code == 201, answer.text
     endpoint: dict[str, Any] = answer.json()
     return endpoint
 
 
-def change(client: httpx2.Client, endpoint: dict[str, Any], **fields: Any) -> httpx2.Response:
+def change(client: httpx2.Client, endpoint: dict[str, Any], **fields: object) -> httpx2.Response:
     etag = client.get(endpoint["links"]["self"]).headers["etag"]
     return client.patch(endpoint["links"]["self"], json=fields, headers={"If-Match": etag})
 

@@ -34,7 +34,7 @@ class Flow:
     """A workflow that was submitted, whose tasks a test claims and finishes by the names of their steps."""
 
     def __init__(
-        self, client: httpx2.Client, manual_worker: ManualWorker, steps: list[dict[str, Any]], **fields: Any
+        self, client: httpx2.Client, manual_worker: ManualWorker, steps: list[dict[str, Any]], **fields: object
     ) -> None:
         self.client = client
         self.manual_worker = manual_worker
@@ -346,7 +346,7 @@ def test_with_validate_only_a_workflow_is_checked_and_not_stored(
     assert manual_worker.count("SELECT count(*) FROM workflows") == before
 
 
-def _step(name: str, **fields: Any) -> dict[str, Any]:
+def _step(name: str, **fields: object) -> dict[str, Any]:
     return {"name": name, **PING, **fields}
 
 

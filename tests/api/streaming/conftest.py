@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -37,9 +37,15 @@ def read_messages(lines: Iterator[str]) -> Iterator[SentEvent]:
 
 
 @contextmanager
-def follow(client: httpx2.Client, path: str, **options: Any) -> Iterator[Iterator[SentEvent]]:
+def follow(
+    client: httpx2.Client,
+    path: str,
+    *,
+    params: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Iterator[Iterator[SentEvent]]:
     """Open a stream and yield its messages; the first of `/events` is a position."""
-    with client.stream("GET", path, timeout=PATIENCE_SECONDS, **options) as answer:
+    with client.stream("GET", path, timeout=PATIENCE_SECONDS, params=params, headers=headers) as answer:
         assert answer.status_code == 200, answer.read()
         yield read_messages(answer.iter_lines())
 

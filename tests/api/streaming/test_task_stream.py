@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -42,8 +42,14 @@ def read_events(lines: Iterator[str]) -> Iterator[Event]:
 
 
 @contextmanager
-def stream(client: httpx2.Client, task_id: str, **options: Any) -> Iterator[Iterator[Event]]:
-    with client.stream("GET", f"/tasks/{task_id}/events", **options) as answer:
+def stream(
+    client: httpx2.Client,
+    task_id: str,
+    *,
+    params: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Iterator[Iterator[Event]]:
+    with client.stream("GET", f"/tasks/{task_id}/events", params=params, headers=headers) as answer:
         assert answer.status_code == 200
         yield read_events(answer.iter_lines())
 

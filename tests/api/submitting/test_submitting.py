@@ -28,7 +28,7 @@ def picture(client: httpx2.Client, data: Path) -> str:
         return str(client.post("/files", files={"file": ("coffee.png", file)}).json()["params"]["file_id"])
 
 
-def report(file_id: str, **options: Any) -> dict[str, Any]:
+def report(file_id: str, **options: object) -> dict[str, Any]:
     return {"sources": [{"name": "penguins", "file_id": file_id}], "query": "SELECT 1", **options}
 
 

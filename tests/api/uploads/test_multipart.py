@@ -63,7 +63,7 @@ def objects(tmp_path: Path) -> Callable[[], list[Path]]:
     return lambda: [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
 
 
-def receive(body: AsyncIterator[bytes] | bytes, store: ObjectStore | None, **changes: Any) -> ReceivedForm:
+def receive(body: AsyncIterator[bytes] | bytes, store: ObjectStore | None, **changes: object) -> ReceivedForm:
     arguments: dict[str, Any] = {
         "content_type": CONTENT_TYPE,
         "content_length": None,
@@ -74,7 +74,7 @@ def receive(body: AsyncIterator[bytes] | bytes, store: ObjectStore | None, **cha
     return asyncio.run(receive_form(chunks, store=store, **(arguments | changes)))
 
 
-def refused(body: AsyncIterator[bytes] | bytes, store: ObjectStore, **changes: Any) -> Problem:
+def refused(body: AsyncIterator[bytes] | bytes, store: ObjectStore, **changes: object) -> Problem:
     with pytest.raises(Problem) as caught:
         receive(body, store, **changes)
     return caught.value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -281,7 +281,9 @@ def ordinary(grown: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]
         yield connection
 
 
-def _explain_once(connection: psycopg.Connection[Any], statement: Any, parameters: Any = None) -> dict[str, Any]:
+def _explain_once(
+    connection: psycopg.Connection[Any], statement: object, parameters: Mapping[str, object] | None = None
+) -> dict[str, Any]:
     row = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).fetchone()
     assert row is not None
     return dict(row[0][0]["Plan"])

@@ -48,11 +48,11 @@ def other_connection(settings: Settings) -> Iterator[Connection]:
         yield connection
 
 
-def _submit_batch(connection: Connection, tasks: int, **options: Any) -> tuple[UUID, list[UUID]]:
+def _submit_batch(connection: Connection, tasks: int, **options: object) -> tuple[UUID, list[UUID]]:
     """Submit a batch whose `on_finished` is a task with the tag `follows`; return its id and those of its tasks."""
     kind, batch_id = list_kinds()["platform.ping"], new_id()
 
-    def make(**options: Any) -> Any:
+    def make(**options: object) -> Any:
         return make_task("platform.ping", kind, b"{}", "files", TaskOptions(**options), OWNER, OWNER)
 
     new_tasks = [make(**options) for _ in range(tasks)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import duckdb
 import pytest
@@ -22,12 +22,20 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def prepare(content: bytes, media_type: MediaType, **options: Any) -> Table:
+class Options(TypedDict, total=False):
+    """The options of `prepare_table`."""
+
+    header: bool
+    encoding: str | None
+    source: str | None
+
+
+def prepare(content: bytes, media_type: MediaType, **options: Unpack[Options]) -> Table:
     Path("upload").write_bytes(content)
     return prepare_table(Path("upload"), Path("table"), media_type, **options)
 
 
-def read(content: bytes, media_type: MediaType = CSV, **options: Any) -> list[tuple[Any, ...]]:
+def read(content: bytes, media_type: MediaType = CSV, **options: Unpack[Options]) -> list[tuple[Any, ...]]:
     """Return the names of the columns, and then the rows. Raises `Failed` as the kinds do."""
     table = prepare(content, media_type, **options)
     connection = duckdb.connect()
@@ -38,7 +46,7 @@ def read(content: bytes, media_type: MediaType = CSV, **options: Any) -> list[tu
         raise explain_table_error(error, table) from error
 
 
-def reason_of(content: bytes, media_type: MediaType = CSV, **options: Any) -> str:
+def reason_of(content: bytes, media_type: MediaType = CSV, **options: Unpack[Options]) -> str:
     """Return why a file is no table."""
     with pytest.raises(Failed) as caught:
         read(content, media_type, **options)

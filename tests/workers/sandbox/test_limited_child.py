@@ -74,7 +74,7 @@ def run(
     assert limited_children() == [], "a child was left behind"
 
 
-def failure_of(run: Run, body: str, **options: Any) -> Failed:
+def failure_of(run: Run, body: str, **options: object) -> Failed:
     with pytest.raises(Failed) as caught:
         run(body, **options)
     return caught.value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import pikepdf
 from pikepdf import Array, Dictionary, Name, String
@@ -12,7 +11,9 @@ from pikepdf import Array, Dictionary, Name, String
 PAGE_SIZE = (400, 400)
 
 
-def document(*contents: str | bytes, rotate: int = 0, title: str | None = None, **save_options: Any) -> bytes:
+def document(
+    *contents: str | bytes, rotate: int = 0, title: str | None = None, encryption: pikepdf.Encryption | None = None
+) -> bytes:
     """Return a PDF with a page for each text, or for each content stream."""
     pdf = pikepdf.new()
     for content in contents:
@@ -23,7 +24,7 @@ def document(*contents: str | bytes, rotate: int = 0, title: str | None = None, 
             page.Rotate = rotate
     if title is not None:
         pdf.docinfo["/Title"] = title
-    return save(pdf, **save_options)
+    return save(pdf, encryption)
 
 
 def form(
@@ -41,7 +42,7 @@ def form(
     return save(pdf)
 
 
-def field(kind: str, box: Sequence[float], value: object = None, **entries: Any) -> Dictionary:
+def field(kind: str, box: Sequence[float], value: object = None, **entries: object) -> Dictionary:
     """Return a form field of type `Tx`, `Ch`, `Btn` or `Sig`, with its widget."""
     made = annotation("Widget", box, FT=Name("/" + kind), T=String(f"field {tuple(box)}"), **entries)
     if value is not None:
@@ -49,7 +50,7 @@ def field(kind: str, box: Sequence[float], value: object = None, **entries: Any)
     return made
 
 
-def annotation(subtype: str, box: Sequence[float], **entries: Any) -> Dictionary:
+def annotation(subtype: str, box: Sequence[float], **entries: object) -> Dictionary:
     """Return a visible, printed annotation."""
     return Dictionary(
         Type=Name.Annot,
@@ -97,8 +98,8 @@ def appearance(pdf: pikepdf.Pdf, text: str) -> pikepdf.Object:
     return made
 
 
-def save(pdf: pikepdf.Pdf, **options: Any) -> bytes:
+def save(pdf: pikepdf.Pdf, encryption: pikepdf.Encryption | None = None) -> bytes:
     """Return the document's bytes."""
     stream = io.BytesIO()
-    pdf.save(stream, **options)
+    pdf.save(stream, encryption=encryption)
     return stream.getvalue()

@@ -43,7 +43,7 @@ class Chores:
         assert row.status == "succeeded", row.error
         return dict(row.result)
 
-    def make_done(self, **options: Any) -> tuple[UUID, UUID]:
+    def make_done(self, *, keep_for: int) -> tuple[UUID, UUID]:
         """Make a done task with one artifact and return the ids of both."""
 
         def handle(params: PingParams, context: HandlerContext) -> PingResult:
@@ -53,7 +53,7 @@ class Chores:
             return PingResult(echo=None)
 
         self._bench.handlers["platform.ping"] = handle
-        task_id = self._tasks.submit_one(**options)
+        task_id = self._tasks.submit_one(keep_for=keep_for)
         self._bench.do(task_id)
         row = self._tasks.connection.execute("SELECT id FROM files WHERE task_id = %s", (task_id,)).fetchone()
         return task_id, row.id

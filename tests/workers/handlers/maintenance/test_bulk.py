@@ -22,7 +22,7 @@ def take_few_tasks_in_a_step(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> N
     bench.handlers["maintenance.bulk"] = bulk.handle
 
 
-def submit_action(tasks: Tasks, action: BulkAction, **values: Any) -> UUID:
+def submit_action(tasks: Tasks, action: BulkAction, **values: object) -> UUID:
     """Submit an action on the pings of `SOMEONE`."""
     statuses = tuple(sorted(action.statuses))
     filtered = TaskFilter(kind="platform.ping", status=statuses).model_dump(mode="json", exclude_none=True)
