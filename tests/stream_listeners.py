@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tests.conftest import PATIENCE_SECONDS
+
 RECONNECT_SECONDS = 0.2
 
 
@@ -53,7 +55,8 @@ def listen(
     finally:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(running.cancel)
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive(), "the listeners did not end"
 
 
 async def _run(

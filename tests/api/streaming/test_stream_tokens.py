@@ -14,7 +14,7 @@ from shared.api_keys import revoke_key
 from shared.settings import Settings
 from tests.api.conftest import ManualWorker, Submit
 from tests.api.streaming.conftest import follow
-from tests.conftest import Api
+from tests.conftest import PATIENCE_SECONDS, Api
 
 MakeToken = Callable[[str], str]
 
@@ -41,7 +41,7 @@ def test_a_token_opens_the_stream_of_its_task_without_a_header(
     with follow(nobody, f"/tasks/{task_id}/events", params={"token": token}) as messages:
         events = [event.data["status"] for event in messages]
     url = served.url.replace("http://", "ws://") + f"/tasks/{task_id}/ws?token={token}"
-    with connect(url, proxy=None) as socket:
+    with connect(url, proxy=None, open_timeout=PATIENCE_SECONDS) as socket:
         over_socket = list(socket)
 
     assert events == ["queued", "running", "succeeded"]

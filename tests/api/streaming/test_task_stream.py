@@ -306,7 +306,8 @@ def test_a_stream_whose_client_disconnects_leaves_no_waiter(
 ) -> None:
     with stream(operator, ping()) as events:
         next(events)
-        assert count_waiters() == 1
+        # The waiter is made after the first events were sent.
+        eventually(lambda: count_waiters() == 1)
 
     eventually(lambda: count_waiters() == 0)
 

@@ -112,7 +112,7 @@ def test_a_refused_handshake_is_answered_with_a_problem(
 def test_a_socket_without_credentials_is_refused(served: Api) -> None:
     with (
         pytest.raises(InvalidStatus) as refusal,
-        connect(served.url.replace("http://", "ws://") + "/events/ws", proxy=None),
+        connect(served.url.replace("http://", "ws://") + "/events/ws", proxy=None, open_timeout=PATIENCE_SECONDS),
     ):
         pass
 
