@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+
+from tests.conftest import wait_until_true
 
 LONGEST_HANG_SECONDS = 60.0
 
@@ -28,7 +30,7 @@ Respond = Callable[[ReceivedRequest, socket.socket, threading.Event], None]
 
 @dataclass
 class Receiver:
-    """A running receiver. `respond` may be replaced at any time."""
+    """A running receiver. `respond` may be replaced while no request is on its way."""
 
     port: int
     respond: Respond
@@ -42,12 +44,9 @@ class Receiver:
         """Its URL."""
         return f"{self.scheme}://127.0.0.1:{self.port}/hook"
 
-    def wait_for_requests(self, count: int, seconds: float = 20) -> list[ReceivedRequest]:
+    def wait_for_requests(self, count: int) -> list[ReceivedRequest]:
         """Wait for so many requests, and return all that came."""
-        end = time.monotonic() + seconds
-        while len(self.requests) < count:
-            assert time.monotonic() < end, f"{len(self.requests)} of {count} requests came"
-            threading.Event().wait(0.02)
+        wait_until_true(lambda: len(self.requests) >= count)
         return list(self.requests)
 
 
@@ -57,6 +56,16 @@ def answer_with(status: int, body: bytes = b"", headers: str = "") -> Respond:
     def respond(request: ReceivedRequest, connection: socket.socket, closing: threading.Event) -> None:
         head = f"HTTP/1.1 {status} Text\r\ncontent-length: {len(body)}\r\n{headers}connection: close\r\n\r\n"
         connection.sendall(head.encode() + body)
+
+    return respond
+
+
+def answer_in_turn(first: Respond, others: Respond) -> Respond:
+    """Return what answers the first request in one way, and all others in another."""
+    answers = itertools.chain([first], itertools.repeat(others))
+
+    def respond(request: ReceivedRequest, connection: socket.socket, closing: threading.Event) -> None:
+        next(answers)(request, connection, closing)
 
     return respond
 
