@@ -13,10 +13,17 @@ import psycopg
 import typer
 from psycopg.rows import namedtuple_row
 
+from cli.chaos.checks import (
+    find_wrong_answers,
+    find_wrong_mail,
+    find_wrong_slots,
+    find_wrong_streams,
+    measure_sweeps,
+)
 from cli.chaos.faults import FaultThrower, NothingHit
 from cli.chaos.mail_server import MailServer
 from cli.chaos.schedule import FAULTS, Fault, plan_faults
-from cli.chaos.workload import TRY_SECONDS, Workload
+from cli.chaos.workload import Workload
 from cli.local_stack.stack import LocalStack
 from shared.queries import chaos as queries
 from shared.settings import Settings
@@ -25,9 +32,6 @@ from shared.verification import Report, verify
 SETTLE_SECONDS: Final = 180.0
 LISTENERS_SECONDS: Final = 30.0
 """How long the listeners of event streams may take to receive the last events, once every task is done."""
-MOST_SLOW_HEALTH: Final = 2
-"""How many answers of `/health` may take over a second, as one machine runs the servers, the work and the faults."""
-_CLAIM_SECONDS: Final = 2.0
 SHOWN_CHARACTERS: Final = 8000
 """How much of the log of the stack is printed when a promise is broken. In CI, the rest is lost."""
 
@@ -175,14 +179,14 @@ class _Run:
         outcome.statuses.update(status for status, _ in ends.values())
         outcome.errors.update(error for status, error in ends.values() if error and status != "succeeded")
         outcome.report = verify(self._settings, deep=True)
-        outcome.swept_after_seconds = self._measure_sweeps()
+        outcome.swept_after_seconds = measure_sweeps(outcome.thrown, self._ask(queries.LIST_SWEPT_ATTEMPTS))
         if not outcome.settled:
             broken.append(f"not every task was done {SETTLE_SECONDS:.0f} s after the work ended")
         if missing := len(self.workload.accepted) - len(ends):
             broken.append(f"{missing} tasks that were answered with 202 are missing")
         broken += [f"{task_id} is {status}" for task_id, (status, _) in ends.items() if status not in _ENDS]
         broken += [f"{finding.check}: {finding.subject}: {finding.detail}" for finding in outcome.report.broken]
-        broken += self._find_wrong_mail(ends)
+        broken += find_wrong_mail(self.mail.accepted, self.workload.recipients, ends)
         scratch = self._stack.data_dir / "scratch"
         broken += [f"left behind: {path}" for path in scratch.glob("worker-*/*") if path.name != "lock"]
         limit = 3 * self.options.lease_seconds
@@ -197,81 +201,17 @@ class _Run:
         for pause in self._thrower.pauses:
             started = self._ask(queries.LIST_STARTED_WHILE_PAUSED, pause._asdict())
             broken += [f"{row.id} started while {pause.queue} was paused, at {row.at}" for row in started]
-        broken += self._check_clients()
-        broken += self._check_slots() + self._check_streams()
+        broken += find_wrong_answers(self.workload)
+        slots = {slot.at: slot.tasks for slot in self._ask(queries.LIST_SLOTS, self._of_schedule)}
+        tasks_of_schedule = self._ask(queries.COUNT_TASKS_OF_SCHEDULE, self._of_schedule)[0].tasks
+        broken += find_wrong_slots(self._slots, slots, tasks_of_schedule)
+        received = self.workload.listeners.histories
+        histories = {row.task_id: row.seqs for row in self._ask(queries.LIST_HISTORIES, {"ids": list(received)})}
+        broken += self.workload.listeners.wrong + find_wrong_streams(received, histories)
 
     @property
     def _of_schedule(self) -> dict[str, str]:
         return {"schedule_id": self._schedule_id}
-
-    def _check_slots(self) -> list[str]:
-        """Return which slots of the schedule did not get exactly one task."""
-        tasks = {slot.at: slot.tasks for slot in self._ask(queries.LIST_SLOTS, self._of_schedule)}
-        wrong = [f"the slot {at} has {tasks.get(at, 0)} tasks" for at in self._slots if tasks.get(at) != 1]
-        wrong += [f"the schedule has no slot {at}, and it ran" for at in sorted(set(tasks) - set(self._slots))]
-        total = self._ask(queries.COUNT_TASKS_OF_SCHEDULE, self._of_schedule)[0].tasks
-        if total != len(tasks):
-            wrong.append(f"the schedule has {total} tasks and {len(tasks)} slots")
-        return wrong
-
-    def _check_streams(self) -> list[str]:
-        """Return which listeners did not receive each event of their task once, in order."""
-        listeners = self.workload.listeners
-        rows = self._ask(queries.LIST_HISTORIES, {"ids": list(listeners.histories)})
-        histories = {row.task_id: row.seqs for row in rows}
-        return listeners.wrong + [
-            f"the stream of {task_id} had the events {received} of {histories.get(task_id)}"
-            for task_id, received in listeners.histories.items()
-            if received != histories.get(task_id)
-        ]
-
-    def _check_clients(self) -> list[str]:
-        """Return what clients saw and no fault excuses."""
-        workload = self.workload
-        broken = [f"an unexpected answer: {answer}" for answer in workload.wrong[:20]]
-        broken += [f"a client failed: {failure}" for failure in workload.failed[:20]]
-        if workload.given_up:
-            broken.append(f"{workload.given_up} clients repeated a request for {TRY_SECONDS:.0f} s without success")
-        if workload.slow_health > MOST_SLOW_HEALTH:
-            broken.append(f"/health took longer than a second {workload.slow_health} times")
-        broken += [
-            f"/health answered {status} {count} times" for status, count in workload.wrong_health.items() if count
-        ]
-        return broken
-
-    def _find_wrong_mail(self, ends: dict[str, tuple[str, str | None]]) -> list[str]:
-        """Return where the messages that the mail server accepted differ from what the tasks report."""
-        wrong = [f"sent {count} times to {who}" for who, count in self.mail.accepted.items() if count > 1]
-        for task_id, recipient in self.workload.recipients.items():
-            status, error = ends.get(task_id, ("missing", None))
-            accepted = self.mail.accepted[recipient]
-            known = error != "/problems/delivery-unknown"
-            if known and accepted != (status == "succeeded"):
-                wrong.append(f"{task_id} is {status} ({error}), and {accepted} messages were accepted")
-        return wrong
-
-    def _measure_sweeps(self) -> list[float]:
-        """Return, for each swept attempt, the seconds since its worker, or the database, was last hit; sorted.
-
-        A fault before the start of the attempt did not lose it. A claim may be stored a moment after its worker died.
-        """
-        return sorted(
-            attempt.swept_at - max(hits)
-            for attempt in self._ask(queries.LIST_SWEPT_ATTEMPTS)
-            if (
-                hits := [
-                    at
-                    for fault, at in self.outcome.thrown
-                    if _loses_leases(fault, attempt.queue)
-                    and attempt.claimed_at - _CLAIM_SECONDS <= at <= attempt.swept_at
-                ]
-            )
-        )
-
-
-def _loses_leases(fault: Fault, queue: str) -> bool:
-    """Return whether a fault keeps the worker of a queue from renewing its leases."""
-    return fault.name == "crash-postgres" or (fault.name in {"kill-worker", "stop-worker"} and fault.queue == queue)
 
 
 _ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "expired"})

@@ -22,7 +22,9 @@ _DATA: Final = Path(__file__).resolve().parents[1] / "demo" / "data"
 _CLIENTS: Final = 16
 TRY_SECONDS: Final = 45.0
 """How long a client repeats a request before it counts as given up."""
-_SLOW_SECONDS: Final = 1.0
+ANSWER_SECONDS: Final = 10.0
+"""How long a client waits for an answer."""
+SLOW_SECONDS: Final = 1.0
 _LISTEN_EACH: Final = 10
 """Of how many accepted tasks one is listened to."""
 SLOT_SECONDS: Final = 2
@@ -66,7 +68,7 @@ class Workload:
         """Start to submit."""
         self._table = self._submit("/files", *self._file("penguins.csv", "text/csv", None), "upload")
         self._thread.start()
-        threading.Thread(target=self._note_failure, args=[self._watch_health], name="health", daemon=True).start()
+        threading.Thread(target=self.note_failure, args=[self._watch_health], name="health", daemon=True).start()
 
     def create_schedule(self, seconds: float) -> tuple[str, list[datetime]]:
         """Create a schedule that runs for so many seconds; return its id and the slots that must each get one task."""
@@ -95,7 +97,7 @@ class Workload:
         with ThreadPoolExecutor(_CLIENTS) as clients:
             due = time.monotonic()
             while not self._stopping.is_set():
-                clients.submit(self._note_failure, self._choose())
+                clients.submit(self.note_failure, self._choose())
                 due += 1 / self._rate
                 self._stopping.wait(max(0.0, due - time.monotonic()))
 
@@ -125,7 +127,8 @@ class Workload:
         }[name]
         return lambda: self._submit("/files", *self._file(*form), name)
 
-    def _note_failure(self, work: Callable[[], object]) -> None:
+    def note_failure(self, work: Callable[[], object]) -> None:
+        """Do the work, and keep an error of it."""
         try:
             work()
         except Exception as error:
@@ -181,10 +184,8 @@ class Workload:
             self.given_up += 1
         return None
 
-    def _request(
-        self, method: str, path: str, body: bytes | None, headers: Headers, timeout_seconds: float = 10
-    ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_seconds)
+    def _request(self, method: str, path: str, body: bytes | None, headers: Headers) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=ANSWER_SECONDS)
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
@@ -198,9 +199,9 @@ class Workload:
 
     def _watch_health(self) -> None:
         while not self._stopping.wait(0.25):
-            self._check_health()
+            self.check_health()
 
-    def _check_health(self) -> None:
+    def check_health(self) -> None:
         """Request `/health` and measure the answer. A process that was killed meanwhile is not counted."""
         pid_before = self._find_api_pid()
         began = time.monotonic()
@@ -216,7 +217,7 @@ class Workload:
             self.wrong_health[status] += status != 200
         seconds = time.monotonic() - began
         self.slowest_health_seconds = max(self.slowest_health_seconds, seconds)
-        self.slow_health += seconds > _SLOW_SECONDS
+        self.slow_health += seconds > SLOW_SECONDS
 
 
 def _json(body: object) -> tuple[bytes, str]:

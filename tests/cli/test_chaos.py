@@ -8,20 +8,25 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
 
+from cli.chaos.checks import (
+    find_wrong_answers,
+    find_wrong_mail,
+    find_wrong_slots,
+    find_wrong_streams,
+    measure_sweeps,
+)
 from cli.chaos.faults import CHILD_MODULE, FaultThrower, NothingHit
 from cli.chaos.mail_server import MailServer
-from cli.chaos.run import _Run, parse_faults, percentile
+from cli.chaos.run import parse_faults, percentile
 from cli.chaos.schedule import FAULTS, Fault, plan_faults
 from cli.chaos.workload import Workload
 from cli.local_stack.ready_file import PARTS
 from cli.main import app
-from shared.queries import chaos as queries
+from tests.receiver import answer_with, hang_after, run_receiver
 from workers.sandbox import limited_child
 
 
@@ -83,42 +88,40 @@ def test_an_unknown_fault_is_refused() -> None:
 def test_accepted_messages_are_compared_with_the_ends_of_tasks(
     end: tuple[str, str | None], accepted: int, complaints: int
 ) -> None:
-    run: Any = SimpleNamespace(
-        mail=SimpleNamespace(accepted=Counter({"a": accepted})), workload=SimpleNamespace(recipients={"task": "a"})
-    )
+    found = find_wrong_mail(Counter({"a": accepted}), {"task": "a"}, {"task": end})
 
-    assert len(_Run._find_wrong_mail(run, {"task": end})) == complaints
+    assert len(found) == complaints
 
 
-def make_workload(pids: list[int | None]) -> Workload:
+def make_workload(pids: list[int | None], url: str) -> Workload:
     """Return a workload whose API has these pids, one at each question."""
-    return Workload("http://127.0.0.1:1", "key", rate=1, seed=1, find_api_pid=iter(pids).__next__)
+    return Workload(url, "key", rate=1, seed=1, find_api_pid=iter(pids).__next__)
 
 
 @pytest.mark.parametrize(("pids", "slow"), [([7, 7], 1), ([7, 8], 0), ([None], 0)])
 def test_an_unanswered_health_check_counts_if_the_process_ran_all_the_time(
     pids: list[int | None], slow: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workload = make_workload(pids)
-    monkeypatch.setattr(workload, "_request", Mock(side_effect=TimeoutError))
-    monkeypatch.setattr("cli.chaos.workload._SLOW_SECONDS", 0.0)
+    monkeypatch.setattr("cli.chaos.workload.ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("cli.chaos.workload.SLOW_SECONDS", 0.0)
+    with run_receiver(hang_after(b"")) as api:
+        workload = make_workload(pids, api.url)
 
-    workload._check_health()
+        workload.check_health()
 
     assert workload.slow_health == slow
 
 
-def test_what_clients_saw_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    workload = make_workload([7])
-    run: Any = SimpleNamespace(workload=workload)
-    assert _Run._check_clients(run) == []
+def test_what_clients_saw_is_checked() -> None:
+    with run_receiver(answer_with(500)) as api:
+        workload = make_workload([7], api.url)
+        assert find_wrong_answers(workload) == []
 
-    monkeypatch.setattr(workload, "_request", lambda *_: (500, b""))
-    workload._check_health()
-    workload._note_failure(lambda: {}["missing"])
-    workload.given_up = 2
+        workload.check_health()
+        workload.note_failure(lambda: {}["missing"])
+        workload.given_up = 2
 
-    assert _Run._check_clients(run) == [
+    assert find_wrong_answers(workload) == [
         "a client failed: KeyError('missing')",
         "2 clients repeated a request for 45 s without success",
         "/health answered 500 1 times",
@@ -139,20 +142,14 @@ def test_a_fault_without_a_process_to_hit_is_reported(monkeypatch: pytest.Monkey
 def test_a_sweep_is_measured_from_a_fault_within_the_attempt(hit_at: float, expected: list[float]) -> None:
     thrown = [(Fault(1.0, "kill-worker", "files"), hit_at)]
     swept = SimpleNamespace(queue="files", claimed_at=99.0, swept_at=108.0)
-    run: Any = SimpleNamespace(outcome=SimpleNamespace(thrown=thrown), _ask=lambda _: [swept])
 
-    assert _Run._measure_sweeps(run) == expected
+    assert measure_sweeps(thrown, [swept]) == expected
 
 
 def test_slots_without_a_task_with_two_and_of_no_rule_are_reported() -> None:
     one, two, three, strange = (datetime(2030, 1, 1, 0, 0, second, tzinfo=UTC) for second in (0, 2, 4, 5))
-    answers = {
-        queries.LIST_SLOTS: [SimpleNamespace(at=at, tasks=tasks) for at, tasks in ((one, 1), (two, 0), (strange, 1))],
-        queries.COUNT_TASKS_OF_SCHEDULE: [SimpleNamespace(tasks=4)],
-    }
-    run: Any = SimpleNamespace(_slots=[one, two, three], _of_schedule={}, _ask=lambda statement, _: answers[statement])
 
-    assert _Run._check_slots(run) == [
+    assert find_wrong_slots([one, two, three], {one: 1, two: 0, strange: 1}, tasks=4) == [
         f"the slot {two} has 0 tasks",
         f"the slot {three} has 0 tasks",
         f"the schedule has no slot {strange}, and it ran",
@@ -162,11 +159,9 @@ def test_slots_without_a_task_with_two_and_of_no_rule_are_reported() -> None:
 
 def test_streams_that_lost_or_repeated_an_event_are_reported() -> None:
     received = {"whole": [1, 2, 3], "cut": [1, 2], "doubled": [1, 2, 2, 3]}
-    rows = [SimpleNamespace(task_id=task_id, seqs=[1, 2, 3]) for task_id in received]
-    listeners = SimpleNamespace(histories=received, wrong=[])
-    run: Any = SimpleNamespace(workload=SimpleNamespace(listeners=listeners), _ask=lambda *_: rows)
+    histories = {task_id: [1, 2, 3] for task_id in received}
 
-    assert _Run._check_streams(run) == [
+    assert find_wrong_streams(received, histories) == [
         "the stream of cut had the events [1, 2] of [1, 2, 3]",
         "the stream of doubled had the events [1, 2, 2, 3] of [1, 2, 3]",
     ]

@@ -1,0 +1,97 @@
+"""What a run of `taskmill chaos` must show: each check returns what is wrong, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final, Protocol
+
+from cli.chaos.schedule import Fault
+from cli.chaos.workload import TRY_SECONDS, Workload
+
+MOST_SLOW_HEALTH: Final = 2
+"""How many answers of `/health` may take over a second, as one machine runs the servers, the work and the faults."""
+_CLAIM_SECONDS: Final = 2.0
+
+
+class SweptAttempt(Protocol):
+    """A row of `LIST_SWEPT_ATTEMPTS`. The times are Unix times."""
+
+    @property
+    def queue(self) -> str: ...
+
+    @property
+    def claimed_at(self) -> float: ...
+
+    @property
+    def swept_at(self) -> float: ...
+
+
+def find_wrong_slots(expected: Sequence[datetime], tasks_by_slot: Mapping[datetime, int], tasks: int) -> list[str]:
+    """Return which slots of a schedule, which has so many tasks in all, did not get exactly one."""
+    wrong = [f"the slot {at} has {tasks_by_slot.get(at, 0)} tasks" for at in expected if tasks_by_slot.get(at) != 1]
+    wrong += [f"the schedule has no slot {at}, and it ran" for at in sorted(set(tasks_by_slot) - set(expected))]
+    if tasks != len(tasks_by_slot):
+        wrong.append(f"the schedule has {tasks} tasks and {len(tasks_by_slot)} slots")
+    return wrong
+
+
+def find_wrong_streams(received: Mapping[str, list[int]], histories: Mapping[str, list[int]]) -> list[str]:
+    """Return which listeners did not receive each event of their task once, in order."""
+    return [
+        f"the stream of {task_id} had the events {events} of {histories.get(task_id)}"
+        for task_id, events in received.items()
+        if events != histories.get(task_id)
+    ]
+
+
+def find_wrong_answers(workload: Workload) -> list[str]:
+    """Return what clients saw and no fault excuses."""
+    wrong = [f"an unexpected answer: {answer}" for answer in workload.wrong[:20]]
+    wrong += [f"a client failed: {failure}" for failure in workload.failed[:20]]
+    if workload.given_up:
+        wrong.append(f"{workload.given_up} clients repeated a request for {TRY_SECONDS:.0f} s without success")
+    if workload.slow_health > MOST_SLOW_HEALTH:
+        wrong.append(f"/health took longer than a second {workload.slow_health} times")
+    wrong += [f"/health answered {status} {count} times" for status, count in workload.wrong_health.items() if count]
+    return wrong
+
+
+def find_wrong_mail(
+    accepted: Mapping[str, int], recipients: Mapping[str, str], ends: Mapping[str, tuple[str, str | None]]
+) -> list[str]:
+    """Return where the messages that the mail server accepted, by recipient, differ from what the tasks report.
+
+    `recipients` has the recipient of each email, and `ends` the status and the type of the error, both by task id.
+    """
+    wrong = [f"sent {count} times to {who}" for who, count in accepted.items() if count > 1]
+    for task_id, recipient in recipients.items():
+        status, error = ends.get(task_id, ("missing", None))
+        count = accepted.get(recipient, 0)
+        known = error != "/problems/delivery-unknown"
+        if known and count != (status == "succeeded"):
+            wrong.append(f"{task_id} is {status} ({error}), and {count} messages were accepted")
+    return wrong
+
+
+def measure_sweeps(thrown: Sequence[tuple[Fault, float]], swept: Iterable[SweptAttempt]) -> list[float]:
+    """Return, for each swept attempt, the seconds since its worker, or the database, was last hit; sorted.
+
+    A fault before the start of the attempt did not lose it. A claim may be stored a moment after its worker died.
+    """
+    return sorted(
+        attempt.swept_at - max(hits)
+        for attempt in swept
+        if (
+            hits := [
+                at
+                for fault, at in thrown
+                if _loses_leases(fault, attempt.queue) and attempt.claimed_at - _CLAIM_SECONDS <= at <= attempt.swept_at
+            ]
+        )
+    )
+
+
+def _loses_leases(fault: Fault, queue: str) -> bool:
+    """Return whether a fault keeps the worker of a queue from renewing its leases."""
+    return fault.name == "crash-postgres" or (fault.name in {"kill-worker", "stop-worker"} and fault.queue == queue)
