@@ -63,8 +63,8 @@ class StackPlan:
     def __init__(self, directory: DataDirectory, host: str) -> None:
         self._directory = directory
         self._host = host
-        self._ports: dict[str, int] = {}
-        self._promised: set[int] = set()
+        self.ports: dict[str, int] = {}
+        self.promised: set[int] = set()
         self._replaced = {part for part, variable in _REPLACING.items() if os.environ.get(variable)}
         self._environment: dict[str, str] = {}
         self._owner_url: str | None = None
@@ -73,7 +73,7 @@ class StackPlan:
         self.mark = directory.secret("mark")
         self.api_key_file = directory.path / "api_key"
         self.postgres = (
-            None if "postgres" in self._replaced else PostgresServer(directory.path / "postgres", self._promised)
+            None if "postgres" in self._replaced else PostgresServer(directory.path / "postgres", self.promised)
         )
 
     @cached_property
@@ -81,7 +81,7 @@ class StackPlan:
         """The built-in broker, or None if a server of the user replaces it."""
         if "broker" in self._replaced:
             return None
-        return BrokerServer(self._folders.folder("broker"), self._promised, self.runs_as.account)
+        return BrokerServer(self._folders.folder("broker"), self.promised, self.runs_as.account)
 
     def choose_ports(self, api_port: int) -> None:
         """Choose the ports, each as at the last start if it is free. `api_port` 0 means any free one.
@@ -94,11 +94,11 @@ class StackPlan:
             )
         if api_port:
             self._require_port(api_port)
-        self._ports["api"] = api_port or self._directory.port("api_port", self._host)
-        self._promised.add(self._ports["api"])
+        self.ports["api"] = api_port or self._directory.port("api_port", self._host)
+        self.promised.add(self.ports["api"])
         for use in ("flower", "smtp", "mail_page"):
-            self._ports[use] = self._directory.port(f"{use}_port", promised=self._promised)
-            self._promised.add(self._ports[use])
+            self.ports[use] = self._directory.port(f"{use}_port", promised=self.promised)
+            self.promised.add(self.ports[use])
 
     def _require_port(self, port: int) -> None:
         """Raise `ConfigurationError` when the API could not listen on the port."""
@@ -125,7 +125,7 @@ class StackPlan:
         project = str(Path(__file__).resolve().parents[2])
         defaults = {
             "TASKMILL_STORAGE_URL": self._folders.folder("objects").as_uri(),
-            "TASKMILL_SMTP_URL": f"smtp://127.0.0.1:{self._ports['smtp']}",
+            "TASKMILL_SMTP_URL": f"smtp://127.0.0.1:{self.ports['smtp']}",
             "TASKMILL_FLOWER_USER": "operator",
             "TASKMILL_FLOWER_PASSWORD": self._directory.secret("flower_password"),
             "TASKMILL_SECRET_KEY": self._directory.secret("secret_key"),
@@ -142,7 +142,7 @@ class StackPlan:
         self._owner_url = self.postgres.url if self.postgres else given_owner_url or None
         own = {
             "TASKMILL_FLOWER_HOST": "127.0.0.1",
-            "TASKMILL_FLOWER_PORT": str(self._ports["flower"]),
+            "TASKMILL_FLOWER_PORT": str(self.ports["flower"]),
             "PYTHONPATH": os.pathsep.join(filter(None, [project, os.environ.get("PYTHONPATH")])),
             # No module may be imported from the working directory.
             "PYTHONSAFEPATH": "1",
@@ -164,15 +164,15 @@ class StackPlan:
 
     def broker_part(self, server: BrokerServer) -> Part:
         """Return the built-in broker, after its `prepare`."""
-        self._promised.add(server.port)
+        self.promised.add(server.port)
         return self._part("broker", self._marked(server.command()), server.clear_remains)
 
     def mail_part(self) -> Part | None:
         """Return the mail sink, or None if a server of the user receives the mail."""
         if "mail" in self._replaced:
             return None
-        arguments = ["--directory", str(self._folders.folder("mail")), "--smtp-port", str(self._ports["smtp"])]
-        arguments += ["--page-port", str(self._ports["mail_page"])]
+        arguments = ["--directory", str(self._folders.folder("mail")), "--smtp-port", str(self.ports["smtp"])]
+        arguments += ["--page-port", str(self.ports["mail_page"])]
         return self._part("mail", self._python("cli.local_stack.mail_sink", *arguments))
 
     def first_steps(self) -> Part:
@@ -187,7 +187,7 @@ class StackPlan:
 
     def list_front_parts(self) -> list[Part]:
         """Return the API, the parts that it needs to be ready, and Flower."""
-        api = self._python("cli.main", "api", "--host", self._host, "--port", str(self._ports["api"]), "--workers", "1")
+        api = self._python("cli.main", "api", "--host", self._host, "--port", str(self.ports["api"]), "--workers", "1")
         others = [self._part(name, self._python("cli.main", name)) for name in ("relay", "beat", "flower")]
         return [self._part("api", api), *others]
 
@@ -216,7 +216,7 @@ class StackPlan:
         """The host and the port by which this machine reaches the API."""
         # An address that stands for all of them cannot be connected to.
         host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104
-        return host, self._ports["api"]
+        return host, self.ports["api"]
 
     @property
     def _api_host(self) -> str:
@@ -227,9 +227,9 @@ class StackPlan:
     @property
     def listeners(self) -> dict[str, int]:
         """The loopback ports that must accept connections before the stack is ready, by name."""
-        listeners = {"flower": self._ports["flower"]}
+        listeners = {"flower": self.ports["flower"]}
         if "mail" not in self._replaced:
-            listeners |= {"mail": self._ports["smtp"], "the mail page": self._ports["mail_page"]}
+            listeners |= {"mail": self.ports["smtp"], "the mail page": self.ports["mail_page"]}
         return listeners
 
     def describe(self, find_pid: Callable[[str], int | None], api_key: str) -> ReadyFile:
@@ -239,11 +239,11 @@ class StackPlan:
         own_mail = "mail" not in self._replaced
         pids = {part: find_pid(part) for part in PARTS}
         return ReadyFile(
-            api_url=f"http://{self._api_host}:{self._ports['api']}",
-            flower_url=f"http://127.0.0.1:{self._ports['flower']}" + (f"/{prefix}" if prefix else ""),
+            api_url=f"http://{self._api_host}:{self.ports['api']}",
+            flower_url=f"http://127.0.0.1:{self.ports['flower']}" + (f"/{prefix}" if prefix else ""),
             flower_user=environment["TASKMILL_FLOWER_USER"],
             flower_password=environment["TASKMILL_FLOWER_PASSWORD"],
-            mail_url=f"http://127.0.0.1:{self._ports['mail_page']}" if own_mail else None,
+            mail_url=f"http://127.0.0.1:{self.ports['mail_page']}" if own_mail else None,
             mail_dir=str(self._folders.folder("mail")) if own_mail else None,
             api_key=api_key,
             database_url=environment["TASKMILL_DATABASE_URL"],

@@ -17,7 +17,7 @@ from cli.local_stack.server_process import ServerFailed
 from shared.ready_notice import READY
 
 _POLL_SECONDS = 0.05
-_COMPLAINT_SECONDS = 15
+COMPLAINT_SECONDS = 15
 _ANSWER_SECONDS = 5
 _SHOWN_CHARACTERS = 500
 _PARTS_WITH_SIGNS_OF_LIFE = ("relay", "sweeper", "beat")
@@ -70,11 +70,11 @@ async def wait_for_notices(
 
     Reports every few seconds which have not, and with which exit code they ended last.
     """
-    complaint_due = time.monotonic() + _COMPLAINT_SECONDS
+    complaint_due = time.monotonic() + COMPLAINT_SECONDS
     while silent := notices.list_silent():
         if time.monotonic() > complaint_due:
             say(f"Not ready yet; {', '.join(_describe_silence(part, find_exit_code(part)) for part in silent)}")
-            complaint_due += _COMPLAINT_SECONDS
+            complaint_due += COMPLAINT_SECONDS
         await asyncio.sleep(_POLL_SECONDS)
 
 
@@ -99,7 +99,7 @@ async def wait_until_ready(host: str, api_port: int, listeners: Mapping[str, int
 
     Reports every few seconds what is missing, and goes on: the supervisor may start it again.
     """
-    complaint_due = time.monotonic() + _COMPLAINT_SECONDS
+    complaint_due = time.monotonic() + COMPLAINT_SECONDS
     while True:
         status, body = await _ask_health(host, api_port)
         if status == 200 and (silent := _list_silent_parts(body)):
@@ -114,7 +114,7 @@ async def wait_until_ready(host: str, api_port: int, listeners: Mapping[str, int
                 else f"/health/ready: {body[:_SHOWN_CHARACTERS] or 'no answer'}"
             )
             say(f"Not ready yet; {missing}")
-            complaint_due += _COMPLAINT_SECONDS
+            complaint_due += COMPLAINT_SECONDS
         await asyncio.sleep(_POLL_SECONDS)
 
 

@@ -71,7 +71,7 @@ class S3Objects:
             session = boto3.session.Session()
             # Self-hosted servers accept any region, but a request cannot be signed without one.
             own_region = region or session.region_name or ("us-east-1" if endpoint_url else None)
-            self._client: S3Client = session.client(
+            self.client: S3Client = session.client(
                 "s3",
                 endpoint_url=endpoint_url,
                 region_name=own_region,
@@ -94,7 +94,7 @@ class S3Objects:
             writer.commit()
 
     def open_writer(self, key: str) -> ObjectWriter:
-        return _S3Writer(self._client, self._bucket, self._name(key))
+        return _S3Writer(self.client, self._bucket, self._name(key))
 
     def open_reader(self, key: str, start: int = 0, length: int | None = None) -> ObjectReader:
         if length == 0 and self.size(key) >= 0:
@@ -125,17 +125,17 @@ class S3Objects:
 
     def size(self, key: str) -> int:
         with raising_storage_errors(key):
-            return self._client.head_object(Bucket=self._bucket, Key=self._name(key))["ContentLength"]
+            return self.client.head_object(Bucket=self._bucket, Key=self._name(key))["ContentLength"]
 
     def delete(self, keys: Sequence[str]) -> None:
         names = [self._name(key) for key in keys]
         with raising_storage_errors(""):
             if len(names) == 1:
-                self._client.delete_object(Bucket=self._bucket, Key=names[0])
+                self.client.delete_object(Bucket=self._bucket, Key=names[0])
                 return
             for first in range(0, len(names), _KEYS_OF_ONE_DELETE):
                 some = names[first : first + _KEYS_OF_ONE_DELETE]
-                answer = self._client.delete_objects(
+                answer = self.client.delete_objects(
                     Bucket=self._bucket, Delete={"Objects": [{"Key": name} for name in some], "Quiet": True}
                 )
                 failed = [e for e in answer.get("Errors", []) if e.get("Code") not in _ABSENT_CODES]
@@ -145,7 +145,7 @@ class S3Objects:
                     )
 
     def list_objects(self, older_than: datetime) -> Iterator[StoredObject]:
-        paginator = self._client.get_paginator("list_objects_v2")
+        paginator = self.client.get_paginator("list_objects_v2")
         with raising_storage_errors(""):
             for folder in list_key_folders():
                 for page in paginator.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}{folder}/"):
@@ -157,7 +157,7 @@ class S3Objects:
     def abort_abandoned(self, older_than: datetime) -> int:
         count = 0
         with raising_storage_errors(""):
-            for page in self._client.get_paginator("list_multipart_uploads").paginate(
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._prefix
             ):
                 for found in page.get("Uploads", []):
@@ -166,14 +166,14 @@ class S3Objects:
                         found["Key"].removeprefix(self._prefix)
                     )
                     if is_ours and found["Initiated"] < older_than:
-                        _abort_upload(self._client, self._bucket, found["Key"], found["UploadId"])
+                        _abort_upload(self.client, self._bucket, found["Key"], found["UploadId"])
                         count += 1
         return count
 
     def check(self) -> None:
         try:
             with raising_storage_errors(""):
-                self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+                self.client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         except (ObjectMissing, StorageFull) as error:
             raise StorageUnavailable("the bucket cannot be listed") from error
 
@@ -181,7 +181,7 @@ class S3Objects:
         last = "" if length is None else start + length - 1
         wanted: dict[str, Any] = {} if start == 0 and length is None else {"Range": f"bytes={start}-{last}"}
         with raising_storage_errors(key):
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._name(key), **wanted)
+            answer = self.client.get_object(Bucket=self._bucket, Key=self._name(key), **wanted)
         return _S3Reader(answer["Body"], key)
 
     def _name(self, key: str) -> str:

@@ -72,27 +72,28 @@ def test_the_host_of_the_stack_is_an_allowed_host(make_plan: MakePlan, host: str
     assert get_setting(plan, "TASKMILL_ALLOWED_HOSTS") == told
 
 
-def test_no_two_uses_get_the_same_port(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_two_uses_get_the_same_port(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Every second port that is drawn equals the one before.
     draws = (20_000 + n // 2 for n in range(24_000))
     monkeypatch.setattr("cli.local_stack.free_ports.random.choice", lambda _: next(draws))
     plan = make_plan()
     assert plan.broker is None
-    broker = BrokerServer(plan._directory.path / "broker", plan._promised)
+    broker = BrokerServer(tmp_path / "broker", plan.promised)
     broker.prepare()
     plan.broker_part(broker)
-    postgres_port = choose_port(promised=plan._promised)
+    postgres_port = choose_port(promised=plan.promised)
 
-    ports = [*plan._ports.values(), broker.port, postgres_port]
+    ports = [*plan.ports.values(), broker.port, postgres_port]
     assert len(set(ports)) == len(ports) == 6
 
 
 def test_a_port_that_two_uses_remember_goes_to_one_of_them(tmp_path: Path) -> None:
     port = choose_port()
     with DataDirectory(tmp_path / "other") as directory:
-        directory._memory |= {"flower_port": port, "smtp_port": port}
+        directory.remember("flower_port", port)
+        directory.remember("smtp_port", port)
         plan = StackPlan(directory, "127.0.0.1")
         plan.choose_ports(0)
 
-    assert plan._ports["flower"] == port
-    assert plan._ports["smtp"] != port
+    assert plan.ports["flower"] == port
+    assert plan.ports["smtp"] != port

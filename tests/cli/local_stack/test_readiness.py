@@ -40,7 +40,7 @@ def test_a_notice_that_nobody_receives_harms_nothing(monkeypatch: pytest.MonkeyP
 def test_a_worker_that_crashes_is_reported_and_the_stack_is_not_ready(
     notices: contextlib.closing[ReadyNotices], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "_COMPLAINT_SECONDS", 0)
+    monkeypatch.setattr(readiness, "COMPLAINT_SECONDS", 0)
     said: list[str] = []
 
     async def wait() -> None:

@@ -133,7 +133,7 @@ def test_a_copy_of_the_folder_has_its_own_cluster_and_server(open_folder: Path) 
     with original, PostgresServer(open_folder / "copy", fast=True) as copy:
         with psycopg.connect(copy.url) as connection:
             connection.execute("CREATE TABLE of_the_copy ()")
-        sockets = list(Path(original._memory["socket_folder"]).glob(".s.PGSQL.*"))
+        sockets = list(Path(read_memory(open_folder / "postgres" / "server.json")["socket_folder"]).glob(".s.PGSQL.*"))
         copy.stop()
 
         assert original.is_ready()

@@ -519,7 +519,7 @@ def test_errors_of_the_server_become_storage_errors(code: str, status: int, expe
 def test_an_upload_is_committed_when_only_the_response_is_lost(s3_store: ObjectStore) -> None:
     key = new_object_key()
     assert isinstance(s3_store, S3Objects)
-    client = s3_store._client
+    client = s3_store.client
     with s3_store.open_writer(key) as writer:
         writer.write(data := os.urandom(9 << 20))
         really = client.complete_multipart_upload
