@@ -255,7 +255,8 @@ def test_the_stream_of_a_task_that_is_deleted_meanwhile_ends(
         publish_wakeup(task_id)
         seen += list(events)
 
-    assert statuses(seen) == ["queued"]
+    # What happened before the deletion may have been sent.
+    assert statuses(seen) == ["queued", "running", "succeeded"][: len(seen)]
 
 
 def test_a_stream_ends_soon_after_its_key_was_revoked(
