@@ -422,7 +422,10 @@ async def submit_bulk(
                 "application/json": {
                     "schema": ref("Rerun"),
                     "examples": {
-                        "change": {"summary": "Change one of its params", "value": {"params": {"width": 800}}}
+                        "change": {
+                            "summary": "Change a param of an email",
+                            "value": {"params": {"subject": "The corrected report"}},
+                        }
                     },
                 }
             },

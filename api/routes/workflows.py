@@ -37,7 +37,10 @@ _EXAMPLE: Final = {
         {
             "name": "make",
             "kind": "files.make_images",
-            "params": {"file_id": "0199c0de-0000-7000-8000-000000000001", "sizes": [{"width": 320}]},
+            "params": {
+                "file_id": "0199c0de-0000-7000-8000-000000000001",
+                "variants": [{"name": "small", "width": 320, "format": "webp"}],
+            },
         },
         {
             "name": "send",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -28,6 +29,9 @@ ONE_BY_ONE: list[dict[str, Any]] = [
     {"name": "second", **PING, "params": {"echo": {"$from": "first.result.echo"}}},
     {"name": "third", **PING, "after": ["second"]},
 ]
+
+
+PICTURE = Path(__file__).parents[2] / "data" / "rocket.jpg"
 
 
 class Flow:
@@ -95,6 +99,17 @@ def test_each_step_starts_when_the_one_before_it_has_ended(
     assert (workflow["name"], workflow["status"], workflow["done"]) == ("one by one", "succeeded", True)
     assert workflow["step_counts"] == {"succeeded": 3}
     assert workflow["finished_at"] and all(step["finished_at"] for step in workflow["steps"])
+
+
+def test_the_example_of_the_schema_is_a_valid_workflow(operator: httpx2.Client) -> None:
+    upload = operator.post("/files", files={"file": ("rocket.jpg", PICTURE.read_bytes())}).json()
+    route = operator.get("/openapi.json").json()["paths"]["/workflows"]["post"]
+    (example,) = route["requestBody"]["content"]["application/json"]["examples"].values()
+    example["value"]["steps"][0]["params"]["file_id"] = upload["params"]["file_id"]
+
+    answer = operator.post("/workflows?validate_only=true", json=example["value"])
+
+    assert (answer.status_code, answer.json()) == (200, {"valid": True})
 
 
 def test_a_failed_step_ends_those_after_it_and_its_retry_goes_on_with_them(
