@@ -4,6 +4,7 @@ The differences from `HttpToolsProtocol`:
 
 - Header fields have limits (431), and so has the request target (414), while they arrive.
 - Header fields have a deadline (408), and so have bodies, whether a route reads them or not.
+- A client that stops reading has a deadline, too: the kernel closes its connection.
 - Only the handshake of a WebSocket upgrades a connection. An offer to upgrade to a protocol that is not served, such as h2c,
   is ignored, as RFC 9110, section 7.8, allows; so is a handshake that is incomplete, or sent before its connection is idle.
 - Trailer fields of a chunked body are discarded, and do not become header fields (RFC 9110, section 6.5.1).
@@ -67,6 +68,10 @@ class HttpProtocol(HttpToolsProtocol):
     Apache's mod_reqtimeout has the same rule and defaults (`body=20,MinRate=500`). Time in which the server does not
     read, because the application is slow, does not count.
     """
+    unread_seconds = 120.0
+    """How long a client may leave what was sent to it unread before the kernel closes the connection (TCP_USER_TIMEOUT,
+    RFC 5482), on Linux. It holds for a client that has vanished while it was sent something, too: keepalive waits while
+    bytes are in flight."""
     linger_seconds = 1.0
     """How long a connection stays open after the server has begun to stop, because the client may just have sent a request;
     and after a refusal, because closing earlier would reset the connection before the client has read the answer."""
@@ -74,7 +79,7 @@ class HttpProtocol(HttpToolsProtocol):
     stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Set up the connection: joined writes, TCP keepalive, and a deadline for the first request."""
+        """Set up the connection: joined writes, deadlines of the kernel, and one for the first request."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
         self.app_state = {**self.app_state, "abort_connection": partial(_reset, transport)}
         self._is_refused = False
@@ -90,7 +95,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_started_at = 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._set_deadline(self.header_seconds, self._head_is_late)
-        _enable_tcp_keepalive(transport)
+        _set_tcp_deadlines(transport, self.unread_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the deadline of a connection that was closed."""
@@ -389,8 +394,8 @@ def _reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def _enable_tcp_keepalive(transport: asyncio.Transport) -> None:
-    """Enable TCP keepalive, so that the kernel detects a peer that vanished while the connection waits for a response."""
+def _set_tcp_deadlines(transport: asyncio.Transport, unread_seconds: float) -> None:
+    """Let the kernel close the connection of a peer that vanished while it waits for a response, or that does not read it."""
     connection: socket.socket | None = transport.get_extra_info("socket")
     if connection is None or connection.family not in {socket.AF_INET, socket.AF_INET6}:
         return
@@ -399,7 +404,8 @@ def _enable_tcp_keepalive(transport: asyncio.Transport) -> None:
         ("TCP_KEEPIDLE", TCP_KEEPALIVE_IDLE_SECONDS),
         ("TCP_KEEPINTVL", TCP_KEEPALIVE_INTERVAL_SECONDS),
         ("TCP_KEEPCNT", TCP_KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", int(unread_seconds * 1000)),
     ):
-        # macOS lacks the first.
+        # macOS lacks the first and the last.
         if hasattr(socket, option):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

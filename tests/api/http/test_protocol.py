@@ -540,3 +540,25 @@ def test_tcp_keepalive_is_enabled_to_detect_vanished_clients(
     connection.read_answer()
 
     assert options == [1]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such limit")
+def test_the_connection_of_a_client_that_does_not_read_is_closed(
+    served: Api, connect: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HttpProtocol, "unread_seconds", 1.0)
+    closed = threading.Event()
+    connection_lost = HttpProtocol.connection_lost
+
+    def note(protocol: HttpProtocol, error: Exception | None) -> None:
+        connection_lost(protocol, error)
+        closed.set()
+
+    monkeypatch.setattr(HttpProtocol, "connection_lost", note)
+    connection = connect()
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+    # More than the buffers of both kernels hold.
+    connection.send(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+
+    assert closed.wait(PATIENCE_SECONDS)
