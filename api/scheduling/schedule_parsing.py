@@ -64,9 +64,8 @@ def schedule_components() -> dict[str, dict[str, Any]]:
         "NewSchedule": {
             **schedule,
             "title": "NewSchedule",
-            "description": "When the schedule runs, and the task or workflow that it submits.",
+            "description": "When the schedule runs, and either the `kind` of its task or its `workflow`.",
             "required": ["name"],
-            "oneOf": [{"required": ["kind"]}, {"required": ["workflow"]}],
         },
         "ScheduleChange": {
             **schedule,

@@ -1,4 +1,4 @@
-"""Calls every route through the client that openapi-python-client generated: `call_every_route.py URL KEY`.
+"""Calls each kind of route through the client that openapi-python-client generated: `call_every_route.py URL KEY`.
 
 `tests/api/openapi/test_generated_clients.py` runs this with the Python of the generator, which has what the client imports.
 A call that is not answered as expected raises.
@@ -18,6 +18,7 @@ from taskmill_client.api.files import delete_file, download_file, get_file, list
 from taskmill_client.api.health import get_health, get_readiness
 from taskmill_client.api.kinds import list_kinds
 from taskmill_client.api.problems import explain_problem
+from taskmill_client.api.queues import get_queue, list_queues
 from taskmill_client.api.reports import submit_report
 from taskmill_client.api.schedules import (
     change_schedule,
@@ -30,19 +31,44 @@ from taskmill_client.api.schedules import (
 )
 from taskmill_client.api.tasks import (
     cancel_task,
+    create_token,
     delete_task,
+    explain_waiting,
     get_task,
+    list_failures,
     list_tasks,
+    read_log,
+    rerun_task,
     retry_task,
     submit_batch,
+    submit_bulk,
     submit_task,
+)
+from taskmill_client.api.webhooks import (
+    change_endpoint,
+    create_endpoint,
+    delete_endpoint,
+    get_endpoint,
+    get_secret,
+    list_deliveries,
+    list_endpoints,
+)
+from taskmill_client.api.workflows import (
+    cancel_workflow,
+    delete_workflow,
+    get_workflow,
+    list_workflows,
+    submit_workflow,
 )
 from taskmill_client.models import (
     Batch,
     BatchState,
+    BulkAction,
+    BulkRequest,
     EmailSendRequest,
     EmailSendSubmission,
     Explanation,
+    FailureGroups,
     FilePage,
     FilesInspectSubmission,
     InspectParams,
@@ -51,23 +77,38 @@ from taskmill_client.models import (
     NewSchedule,
     NewScheduleKind,
     NewScheduleParams,
+    NewWebhookEndpoint,
     Problem,
     Readiness,
     ReportSource,
     ReportsRunRequest,
+    Rerun,
     Schedule,
     ScheduleChange,
     SchedulePage,
     SchedulePreview,
     ScheduleRule,
     SendParams,
+    StreamToken,
     SubmittedBatch,
     Task,
+    TaskCount,
+    TaskFilter,
+    TaskLogPage,
     TaskPage,
     TasksById,
     TaskStatus,
     UploadFileBody,
     Valid,
+    Waiting,
+    WebhookDeliveryPage,
+    WebhookEndpoint,
+    WebhookEndpointChange,
+    WebhookEndpointPage,
+    WebhookSecret,
+    Workflow,
+    WorkflowPage,
+    WorkflowSubmission,
 )
 from taskmill_client.models import File as StoredFile
 from taskmill_client.types import File
@@ -137,6 +178,14 @@ def call_following_routes(client: AuthenticatedClient, task: Task, file: StoredF
     expect((refused.status, refused.type_), (409, "/problems/task-not-done"))
     cancelled = the(Task, cancel_task.sync(task_id=task.id, client=client))
     expect(cancelled.error.type_ if cancelled.error else None, "/problems/cancelled")
+    the(FailureGroups, list_failures.sync(client=client))
+    count = BulkRequest(action=BulkAction.RETRY, filter_=TaskFilter(tag="generated"), dry_run=True)
+    expect(the(TaskCount, submit_bulk.sync(client=client, body=count)).count, 1)
+    again = the(Task, rerun_task.sync(task_id=task.id, client=client, body=Rerun(priority=9)))
+    expect((again.rerun_of, again.priority), (task.id, 9))
+    expect(the(Waiting, explain_waiting.sync(task_id=again.id, client=client)).status, TaskStatus.QUEUED)
+    expect(the(TaskLogPage, read_log.sync(task_id=again.id, client=client)).items, [])
+    the(StreamToken, create_token.sync(task_id=again.id, client=client))
     expect(delete_task.sync_detailed(task_id=task.id, client=client).status_code, HTTPStatus.NO_CONTENT)
     gone = the(Problem, get_task.sync(task_id=task.id, client=client))
     expect((gone.status, gone.type_), (410, "/problems/gone"))
@@ -166,6 +215,45 @@ def call_schedule_routes(client: AuthenticatedClient) -> None:
     expect(deleted.status_code, HTTPStatus.NO_CONTENT)
 
 
+def call_workflow_routes(client: AuthenticatedClient, file: StoredFile) -> None:
+    read = {"name": "read", "kind": "files.inspect", "params": {"file_id": str(file.id)}}
+    kind = {"$from": "read.result.media_type"}
+    send = {
+        "name": "send",
+        "kind": "email.send",
+        "params": {"to": ["ada@example.com"], "text": "Read.", "subject": kind},
+    }
+    body = WorkflowSubmission.from_dict({"name": "generated", "steps": [read, send]})
+    workflow = the(Workflow, submit_workflow.sync(client=client, body=body))
+    expect([step.name for step in workflow.steps], ["read", "send"])
+    expect([item.id for item in the(WorkflowPage, list_workflows.sync(client=client)).items], [workflow.id])
+    cancelled = the(Workflow, cancel_workflow.sync(workflow_id=workflow.id, client=client))
+    expect(cancelled.done, True)
+    the(Workflow, get_workflow.sync(workflow_id=workflow.id, client=client))
+    deleted = delete_workflow.sync_detailed(workflow_id=workflow.id, client=client)
+    expect(deleted.status_code, HTTPStatus.NO_CONTENT)
+
+
+def call_webhook_routes(client: AuthenticatedClient) -> None:
+    new = NewWebhookEndpoint.from_dict({"url": "http://127.0.0.1:9/", "event_types": ["task.failed"]})
+    endpoint = the(WebhookEndpoint, create_endpoint.sync(client=client, body=new))
+    listed = the(WebhookEndpointPage, list_endpoints.sync(client=client))
+    expect([item.id for item in listed.items], [endpoint.id])
+    found = get_endpoint.sync_detailed(endpoint_id=endpoint.id, client=client)
+    change = WebhookEndpointChange(enabled=False)
+    changed = change_endpoint.sync(endpoint_id=endpoint.id, client=client, body=change, if_match=found.headers["etag"])
+    expect(the(WebhookEndpoint, changed).enabled, False)
+    expect(the(WebhookDeliveryPage, list_deliveries.sync(client=client)).items, [])
+    the(WebhookSecret, get_secret.sync(client=client))
+    deleted = delete_endpoint.sync_detailed(endpoint_id=endpoint.id, client=client)
+    expect(deleted.status_code, HTTPStatus.NO_CONTENT)
+
+
+def call_queue_routes(client: AuthenticatedClient) -> None:
+    for refused in (list_queues.sync(client=client), get_queue.sync(queue="email", client=client)):
+        expect((the(Problem, refused).status, the(Problem, refused).type_), (403, "/problems/forbidden"))
+
+
 def call_open_routes(client: Client) -> None:
     expect(get_health.sync_detailed(client=client).status_code, HTTPStatus.OK)
     the(Readiness, get_readiness.sync(client=client))
@@ -180,6 +268,9 @@ def main(url: str, key: str) -> None:
     call_following_routes(client, task, file)
     call_batch_routes(client, file)
     call_schedule_routes(client)
+    call_workflow_routes(client, file)
+    call_webhook_routes(client)
+    call_queue_routes(client)
     expect("email.send" in {kind.kind for kind in the(Kinds, list_kinds.sync(client=client)).items}, True)
     call_open_routes(Client(base_url=url))
     in_use = the(Problem, delete_file.sync(file_id=file.id, client=client))
