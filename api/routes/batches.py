@@ -23,13 +23,12 @@ from api.dependencies import (
 from api.following.batch_states import batch_state
 from api.following.task_models import BatchFollowUp, BatchState
 from api.http.answers import PRIVATE_HEADERS, private_answer
-from api.http.headers import find_header
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery, StrictQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, LAST_EVENT_ID, LAST_EVENT_ID_HEADER, problem_responses, stream_response
 from api.openapi.submission_schemas import ref
-from api.streaming.streams import EventStreamResponse
+from api.streaming.streams import EventStreamResponse, LastEventId
 from shared.queries import batches as queries
 
 router = APIRouter(tags=["batches"])
@@ -143,9 +142,8 @@ async def stream_batch(
     query: Annotated[BatchEventsQuery, Query()],
 ) -> Response:
     """Return how many of the batch's tasks have each status, whenever that changes, as server-sent events."""
-    header = find_header(request, "last-event-id")
-    last_id, pointer = (header, "header:Last-Event-ID") if header else (query.last_event_id, "query:last_event_id")
-    stream = await streams.open_batch(batch_id, caller, last_id, pointer)
+    last_id = LastEventId.find(request, query.last_event_id)
+    stream = await streams.open_batch(batch_id, caller, last_id)
     if stream is None:
         return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
     return EventStreamResponse(stream, caller, open_streams, partial(is_allowed, request, "tasks:read"))

@@ -17,12 +17,11 @@ from api.dependencies import (
     is_allowed,
 )
 from api.following.task_filters import METADATA_PARAMETER, FilterQuery
-from api.http.headers import find_header
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, LAST_EVENT_ID, LAST_EVENT_ID_HEADER, problem_responses, stream_response
 from api.streaming.feed_stream import EventFilter
-from api.streaming.streams import EventStreamResponse
+from api.streaming.streams import EventStreamResponse, LastEventId
 from api.streaming.web_sockets import SubscriptionSocket
 
 router = APIRouter(tags=["events"])
@@ -100,9 +99,7 @@ async def follow_events(
     """Return the events of the caller's tasks as they happen, as server-sent events."""
     which = query.require_known_names().read_filter()
     event_filter = EventFilter(which.owner or caller.owner_id, caller.visible_organization_id, which)
-    header = find_header(request, "last-event-id")
-    last_id, pointer = (header, "header:Last-Event-ID") if header else (query.last_event_id, "query:last_event_id")
-    stream = streams.open_feed(event_filter, last_id, pointer)
+    stream = streams.open_feed(event_filter, LastEventId.find(request, query.last_event_id))
     return EventStreamResponse(stream, caller, open_streams, partial(is_allowed, request, "tasks:read"))
 
 

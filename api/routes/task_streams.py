@@ -23,12 +23,11 @@ from api.dependencies import (
 )
 from api.following.task_models import TaskLogLine, TaskLogPage
 from api.http.answers import PRIVATE_HEADERS, private_answer
-from api.http.headers import find_header
 from api.http.query_strings import NoQuery, PageLimit, StrictQuery, require_digits
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, LAST_EVENT_ID, LAST_EVENT_ID_HEADER, problem_responses, stream_response
 from api.streaming.stream_tokens import StreamToken, make_token
-from api.streaming.streams import EventStreamResponse
+from api.streaming.streams import EventStreamResponse, LastEventId
 from api.streaming.web_sockets import send_stream
 from shared.queries.events import LIST_LOG
 
@@ -89,9 +88,8 @@ async def stream_events(
     query: Annotated[TaskStreamQuery, Query()],
 ) -> Response:
     """Return the past events of the task, and then its new events as they happen, as server-sent events."""
-    header = find_header(request, "last-event-id")
-    last_id, pointer = (header, "header:Last-Event-ID") if header else (query.last_event_id, "query:last_event_id")
-    stream = await streams.open_task(task_id, caller, last_id, pointer)
+    last_id = LastEventId.find(request, query.last_event_id)
+    stream = await streams.open_task(task_id, caller, last_id)
     if stream is None:
         # A browser's EventSource connects again after every end of a stream, until it is answered 204 (HTML Living
         # Standard, section 9.2.3).
@@ -112,7 +110,7 @@ async def send_events(
 ) -> None:
     """Send the messages of `GET /tasks/<id>/events` over a WebSocket."""
     limits.count("read", caller.rate_key)
-    stream = await streams.open_task(task_id, caller, query.last_event_id, "query:last_event_id")
+    stream = await streams.open_task(task_id, caller, LastEventId(query.last_event_id, "query:last_event_id"))
     if stream is None:
         await websocket.accept()
         await websocket.close()

@@ -32,8 +32,9 @@ COUNT_AGAIN_SECONDS: Final = 10.0
 
 
 class _Counted(NamedTuple):
-    """The rows of `COUNT_BATCHES` for one batch, without its id."""
+    """A row of `COUNT_BATCHES`: the tasks of a batch that have one status. `versions` is the sum of their versions."""
 
+    batch_id: UUID
     organization_id: UUID
     status: str
     tasks: int
@@ -68,8 +69,8 @@ class BatchReader:
     async def _read(self, connection: HotConnection, ids: Sequence[UUID]) -> Sequence[CountedBatch | None]:
         found: defaultdict[UUID, list[_Counted]] = defaultdict(list)
         cursor = await connection.execute(COUNT_BATCHES, {"ids": list(dict.fromkeys(ids))})
-        for batch_id, *counted in await cursor.fetchall():
-            found[batch_id].append(_Counted._make(counted))
+        for row in map(_Counted._make, await cursor.fetchall()):
+            found[row.batch_id].append(row)
         return [_batch_of(batch_id, found[batch_id]) if batch_id in found else None for batch_id in ids]
 
 

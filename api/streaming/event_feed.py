@@ -26,8 +26,8 @@ from api.streaming.messages import Message
 from shared.queries.events import LIST_EVENTS_BETWEEN
 from shared.settings import Settings
 
-EVENTS_AT_ONCE: Final = 2000
-"""After about how many events of all callers a read ends early."""
+STEP_EVENTS: Final = 2000
+"""After about how many events of all callers a step ends early."""
 NO_LIMIT: Final = 2**31 - 1
 POLL_SECONDS: Final = 1.0
 READ_PAUSE_SECONDS: Final = 0.1
@@ -72,6 +72,27 @@ class FeedEvent(NamedTuple):
     """With an event that ended an attempt without success: the type of the error that the task shows now."""
 
 
+class _Row(NamedTuple):
+    """A row of `LIST_EVENTS_BETWEEN`: the step, and an event of it. If the step has no event, what follows is None."""
+
+    since: str
+    until: str
+    is_past: bool
+    is_early: bool
+    task_id: UUID | None
+    seq: int
+    type: str
+    at: datetime
+    data: str
+    kind: str
+    queue: str
+    tags: list[str]
+    batch_id: UUID | None
+    owner_id: UUID
+    organization_id: UUID
+    created_at: datetime
+
+
 class Step(NamedTuple):
     """The events that the snapshot `until` contains and `since` does not, in order."""
 
@@ -98,7 +119,7 @@ class _Wanted(NamedTuple):
 
 @dataclass(eq=False)
 class Follower:
-    """What the feed has for one stream: the steps with events that concern it."""
+    """The steps that wait until one stream sends them, with the events of its caller or batch."""
 
     owner_id: UUID | None = None
     batch_id: UUID | None = None
@@ -183,21 +204,21 @@ class EventFeed:
                 self._advancing = self._position = None
 
     def rejoin(self, follower: Follower) -> None:
-        """Tell the follower, by `joined_at`, from which of the next snapshots on the feed contains everything of it."""
+        """Set `joined_at` of a follower after the next read that includes the follower's events."""
         self._joining.add(follower)
         self._wake.set()
 
     async def read(self, since: str, until: str, owner_id: UUID, *, is_whole_step: bool = False) -> Step:
-        """Return the events of a caller between two snapshots; with `is_whole_step`, all of them, else about `EVENTS_AT_ONCE`."""
-        limit = NO_LIMIT if is_whole_step else EVENTS_AT_ONCE
+        """Return the events of a caller between two snapshots; with `is_whole_step`, all of them, else about `STEP_EVENTS`."""
+        limit = NO_LIMIT if is_whole_step else STEP_EVENTS
         return await self._reads.submit(_Wanted(since, until, [owner_id], [], limit))
 
     async def _advance(self) -> None:
-        """Read on and on, and pass each step to the followers whom it concerns."""
+        """Read steps until cancelled, and pass each step to the followers that it concerns."""
         while True:
             self._wake.clear()
             joining = set(self._joining)
-            wanted = _Wanted(self._position, None, list(self._owners), list(self._batches), EVENTS_AT_ONCE)
+            wanted = _Wanted(self._position, None, list(self._owners), list(self._batches), STEP_EVENTS)
             try:
                 step = await self._reads.submit(wanted)
             except Exception as error:
@@ -250,13 +271,32 @@ class EventFeed:
             "batches": list(wanted.batches),
             "limit": wanted.limit,
         }
-        rows = await (await connection.execute(LIST_EVENTS_BETWEEN, parameters)).fetchall()
-        since, until, is_past, is_early = rows[0][:4]
-        found = []
-        for task_id, of_task in groupby((row[4:] for row in rows if row[4] is not None), key=lambda row: row[0]):
-            latest = None
-            for _, seq, type_, at, data, *about_task in of_task:
-                latest = at if latest is None else max(latest, at)
-                found.append(FeedEvent(Place(latest, task_id, seq), type_, at, data, *about_task))
-        found.sort(key=lambda event: event.place)
-        return Step(since, until, is_past, is_early, found, {})
+        cursor = await connection.execute(LIST_EVENTS_BETWEEN, parameters)
+        rows = [_Row._make(row) for row in await cursor.fetchall()]
+        events: list[FeedEvent] = []
+        for task_id, of_task in groupby(rows, key=lambda row: row.task_id):
+            if task_id is not None:
+                events += _place_events(task_id, of_task)
+        events.sort(key=lambda event: event.place)
+        step = rows[0]
+        return Step(step.since, step.until, step.is_past, step.is_early, events, {})
+
+
+def _place_events(task_id: UUID, rows: Iterable[_Row]) -> Iterator[FeedEvent]:
+    """Yield the events of one task, whose rows are in the order of `seq`."""
+    latest = None
+    for row in rows:
+        latest = row.at if latest is None else max(latest, row.at)
+        yield FeedEvent(
+            place=Place(latest, task_id, row.seq),
+            type=row.type,
+            at=row.at,
+            data=row.data,
+            kind=row.kind,
+            queue=row.queue,
+            tags=row.tags,
+            batch_id=row.batch_id,
+            owner_id=row.owner_id,
+            organization_id=row.organization_id,
+            created_at=row.created_at,
+        )

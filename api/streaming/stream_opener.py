@@ -15,6 +15,7 @@ from api.http.query_strings import MAX_NUMBER_DIGITS
 from api.streaming.batch_stream import BatchReader, BatchStream
 from api.streaming.event_feed import EventFeed
 from api.streaming.feed_stream import Cursor, EventFilter, FeedStream
+from api.streaming.streams import LastEventId
 from api.streaming.task_stream import EventReader, TaskStream
 from shared.queries.batches import count_batch
 from shared.settings import Settings
@@ -23,7 +24,7 @@ MAX_VERSION_DIGITS: Final = 18
 
 
 class StreamOpener:
-    """Makes the streams of one process. `pointer` is where the request has the id after which a stream begins."""
+    """Makes the streams of one process."""
 
     def __init__(
         self, settings: Settings, reads: AsyncEngine, tasks: TaskReader, waiters: Waiters, feed: EventFeed
@@ -41,12 +42,12 @@ class StreamOpener:
         await self._events.close()
         await self._batches.close()
 
-    async def open_task(self, task_id: UUID, caller: Caller, last_id: str | None, pointer: str) -> TaskStream | None:
+    async def open_task(self, task_id: UUID, caller: Caller, last_id: LastEventId) -> TaskStream | None:
         """Return the stream of a task, or None if it is done and no event follows `last_id`.
 
         Raises `not-found` or `gone` unless the caller may see the task, and `validation` for an id that no event has.
         """
-        after_seq = _read_number(last_id, pointer, MAX_NUMBER_DIGITS)
+        after_seq = _read_number(last_id, MAX_NUMBER_DIGITS)
         task = await self._tasks.find_version(task_id, caller)
         if task is None:
             raise await self._tasks.gone_or_missing(task_id, caller)
@@ -54,12 +55,12 @@ class StreamOpener:
             return None
         return TaskStream(task_id, caller, after_seq, reader=self._events, tasks=self._tasks, waiters=self._waiters)
 
-    async def open_batch(self, batch_id: UUID, caller: Caller, last_id: str | None, pointer: str) -> BatchStream | None:
+    async def open_batch(self, batch_id: UUID, caller: Caller, last_id: LastEventId) -> BatchStream | None:
         """Return the stream of a batch, or None if all its tasks are done and the client has the counts.
 
         Raises `not-found` unless the caller may see the batch, and `validation` for an id that no message has.
         """
-        after = _read_number(last_id, pointer, MAX_VERSION_DIGITS)
+        after = _read_number(last_id, MAX_VERSION_DIGITS)
         # A foreign batch takes as long as one that does not exist: its tasks are not counted.
         async with self._reads.connect() as connection:
             is_visible = (await connection.execute(count_batch(batch_id, caller.visible_organization_id))).first()
@@ -70,20 +71,22 @@ class StreamOpener:
             return None
         return BatchStream(batch_id, caller, after, reader=self._batches, feed=self._feed)
 
-    def open_feed(self, event_filter: EventFilter, last_id: str | None, pointer: str) -> FeedStream:
+    def open_feed(self, event_filter: EventFilter, last_id: LastEventId) -> FeedStream:
         """Return the stream of many tasks. Raises `validation` for an id that no message has."""
         cursor = None
-        if last_id:
-            cursor = Cursor.read(self._settings, last_id)
+        if last_id.value:
+            cursor = Cursor.read(self._settings, last_id.value)
             if cursor is None:
-                raise invalid(pointer, "invalid_cursor", "Must be the id of a message of this stream, unchanged")
-        return FeedStream(self._settings, self._feed, event_filter, cursor, pointer)
+                message = "Must be the id of a message of this stream, unchanged"
+                raise invalid(last_id.pointer, "invalid_cursor", message)
+        return FeedStream(self._settings, self._feed, event_filter, cursor, last_id.pointer)
 
 
-def _read_number(value: str | None, pointer: str, max_digits: int) -> int:
+def _read_number(last_id: LastEventId, max_digits: int) -> int:
     """Return the number of the last message that a client has, or 0 if it has none."""
+    value = last_id.value
     if not value:
         return 0
     if not value.isascii() or not value.isdigit() or len(value) > max_digits:
-        raise invalid(pointer, "int_parsing", "Must be the id of an event: a whole number")
+        raise invalid(last_id.pointer, "int_parsing", "Must be the id of an event: a whole number")
     return int(value)

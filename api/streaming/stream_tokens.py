@@ -41,8 +41,8 @@ def make_token(settings: Settings, task_id: UUID, key_prefix: str) -> StreamToke
 def read_token_key(settings: Settings, token: str, task_id: UUID, *, is_open: bool) -> str:
     """Return the prefix of the key on whose behalf a token was made.
 
-    Raises the problem `unauthorized` unless the token is for the stream of this task, and holds now. `is_open` tells that the
-    stream is open already, and then the token may have expired.
+    Raises the problem `unauthorized` unless the token is for the stream of this task and has not expired. If the stream `is_open`
+    already, the token may have expired since.
     """
     content = read_signed(settings, _PURPOSE, token)
     if content is not None:

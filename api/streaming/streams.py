@@ -13,15 +13,16 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.auth.authentication import Caller
 from api.http.answers import PRIVATE_HEADERS
+from api.http.headers import find_header
 from api.http.problems import Problem
 from api.streaming.messages import Message
 from shared.settings import Settings
@@ -39,6 +40,19 @@ RECONNECT_MILLISECONDS: Final = 1000
 
 IsAllowed = Callable[[], Awaitable[bool]]
 """Returns whether the caller of a stream may still read it."""
+
+
+class LastEventId(NamedTuple):
+    """The id of the last message that a client has, if it has any, and where the request has it."""
+
+    value: str | None
+    pointer: str
+
+    @classmethod
+    def find(cls, request: Request, in_query: str | None) -> LastEventId:
+        """Return the id in `Last-Event-ID`, or else the one in the query: a browser sends the header only if it reconnects."""
+        header = find_header(request, "last-event-id")
+        return cls(header, "header:Last-Event-ID") if header else cls(in_query, "query:last_event_id")
 
 
 class Stream(ABC):

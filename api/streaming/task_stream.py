@@ -38,6 +38,16 @@ class TaskEvent(NamedTuple):
     """The event as a message, whose id is its sequence number."""
 
 
+class _Row(NamedTuple):
+    """A row of `LIST_EVENTS_AFTER`. `position` is that of the task among those that were asked for, from 1."""
+
+    position: int
+    seq: int
+    type: str
+    at: datetime
+    data: str
+
+
 class _Wanted(NamedTuple):
     task_id: UUID
     after_seq: int
@@ -66,10 +76,10 @@ class EventReader:
             "limit": EVENTS_AT_ONCE,
         }
         found: defaultdict[_Wanted, list[TaskEvent]] = defaultdict(list)
-        for position, *event in await (await connection.execute(LIST_EVENTS_AFTER, parameters)).fetchall():
-            seq, event_type, at, data = event
-            message = Message(seq, event_type, event_data(at, data))
-            found[distinct[position - 1]].append(TaskEvent(seq, event_type, at, data, message))
+        cursor = await connection.execute(LIST_EVENTS_AFTER, parameters)
+        for row in map(_Row._make, await cursor.fetchall()):
+            message = Message(row.seq, row.type, event_data(row.at, row.data))
+            found[distinct[row.position - 1]].append(TaskEvent(row.seq, row.type, row.at, row.data, message))
         return [found[item] for item in wanted]
 
 

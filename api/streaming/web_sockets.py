@@ -23,6 +23,7 @@ from api.streaming.streams import (
     CHECK_KEY_SECONDS,
     IsAllowed,
     KeyCheck,
+    LastEventId,
     OpenStreams,
     Stream,
     run_until_disconnected,
@@ -183,16 +184,16 @@ class SubscriptionSocket:
         self._subscriptions[name] = asyncio.create_task(self._send_messages(name, stream))
 
     async def _open(self, request: Subscribe) -> Stream | None:
-        last_id = None if request.last_event_id is None else str(request.last_event_id)
-        pointer = "/last_event_id"
+        value = None if request.last_event_id is None else str(request.last_event_id)
+        last_id = LastEventId(value, "/last_event_id")
         if request.task_id is not None:
-            return await self._opener.open_task(request.task_id, self._caller, last_id, pointer)
+            return await self._opener.open_task(request.task_id, self._caller, last_id)
         if request.batch_id is not None:
-            return await self._opener.open_batch(request.batch_id, self._caller, last_id, pointer)
+            return await self._opener.open_batch(request.batch_id, self._caller, last_id)
         assert request.filter is not None
         owner_id = request.filter.owner or self._caller.owner_id
         event_filter = EventFilter(owner_id, self._caller.visible_organization_id, request.filter)
-        return self._opener.open_feed(event_filter, last_id, pointer)
+        return self._opener.open_feed(event_filter, last_id)
 
     def _unsubscribe(self, name: str) -> None:
         subscription = self._subscriptions.pop(name, None)

@@ -14,13 +14,13 @@ LIST_BATCH: Final = "SELECT id FROM tasks WHERE batch_id = %(batch_id)s ORDER BY
 """List the ids of a batch's tasks, in the order in which they were submitted."""
 
 COUNT_BATCHES: Final = """
-SELECT asked.batch_id, task.organization_id, task.status, count(*) AS tasks, min(task.created_at), max(task.finished_at),
-    sum(task.version)
+SELECT asked.batch_id, task.organization_id, task.status, count(*) AS tasks,
+    min(task.created_at) AS created_at, max(task.finished_at) AS finished_at, sum(task.version) AS versions
 FROM unnest(%(ids)s::uuid[]) AS asked (batch_id) JOIN tasks task ON task.batch_id = ANY (ARRAY[asked.batch_id])
 GROUP BY asked.batch_id, task.organization_id, task.status"""
 """Count the tasks of several batches by status.
 
-Returns (batch_id, organization_id, status, tasks, first created_at, last finished_at, sum of the tasks' versions).
+Returns (batch_id, organization_id, status, tasks, created_at of the first, finished_at of the last, sum of the versions).
 """
 
 INSERT_FOLLOW_UP: Final = """

@@ -97,7 +97,7 @@ def test_no_cursor_skips_an_event_of_a_transaction_that_commits_late(
 def test_a_long_history_is_read_in_steps_and_in_order(
     client: httpx2.Client, manual_worker: ManualWorker, email: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_feed, "EVENTS_AT_ONCE", 4)
+    monkeypatch.setattr(event_feed, "STEP_EVENTS", 4)
     with follow(client, "/events") as messages:
         begin = next(messages)
     ids = [email(client) for _ in range(6)]
@@ -121,7 +121,7 @@ def test_events_of_one_task_stay_in_order_where_a_step_separates_their_transacti
     module_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(event_feed, "EVENTS_AT_ONCE", 1)
+    monkeypatch.setattr(event_feed, "STEP_EVENTS", 1)
     task_id = email(client)
     assert manual_worker.claim(task_id)
     with follow(client, "/events") as messages:
