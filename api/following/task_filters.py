@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from api.http.list_formats import Columns
-from api.http.problems import invalid
+from api.http.problems import invalid, nul_character
 from api.http.query_strings import StrictQuery
 from shared.contracts.kind import QUEUES
 from shared.tasks.filters import TaskFilter
@@ -81,7 +81,7 @@ class FilterQuery(StrictQuery):
     ] = None
     parent_id: Annotated[UUID | None, Field(description="The task that submitted the task.")] = None
     schedule_id: Annotated[UUID | None, Field(description="The schedule that submitted the task.")] = None
-    rerun_of: Annotated[UUID | None, Field(description="The task that the task was submitted anew from.")] = None
+    rerun_of: Annotated[UUID | None, Field(description="The task that the task reruns.")] = None
 
     def require_known_names(self) -> Self:
         """Raise the problem `validation` for an unknown name, and return the query."""
@@ -96,7 +96,7 @@ class FilterQuery(StrictQuery):
         values = {name: value for name in FilterQuery.model_fields if (value := getattr(self, name)) is not None}
         for name, value in {**values, **(self.model_extra or {})}.items():
             if isinstance(value, str) and "\x00" in name + value:
-                raise invalid(f"query:{name}", "nul_character", "A text must not contain the character U+0000.")
+                raise nul_character(f"query:{name}")
         if self.status is not None:
             values["status"] = tuple(dict.fromkeys(self.status.split(",")))
             if not set(values["status"]) <= set(TaskStatus):

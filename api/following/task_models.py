@@ -60,7 +60,7 @@ class TaskLinks(AnswerModel):
     events: Path
     cancel: Path
     rerun: Path
-    reruns: Annotated[Path, Field(description="The tasks that were submitted anew from this one.")]
+    reruns: Annotated[Path, Field(description="The tasks that rerun this one.")]
 
 
 class TaskOwner(AnswerModel):
@@ -95,7 +95,7 @@ class Task(AnswerModel):
     batch_id: UUID | None
     workflow_id: Annotated[UUID | None, Field(description="The workflow that the task is a step of, if it is one.")]
     workflow_step: Annotated[str | None, Field(description="The name of that step.")]
-    rerun_of: Annotated[UUID | None, Field(description="The task that this one was submitted anew from.")]
+    rerun_of: Annotated[UUID | None, Field(description="The task that this one reruns, if it is a rerun.")]
     created_at: Moment
     run_at: Moment | None
     started_at: Moment | None

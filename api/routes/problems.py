@@ -19,10 +19,10 @@ router = APIRouter(tags=["problems"])
 ATTEMPT_ERRORS: Final = {
     "cancelled": "A caller cancelled the task. `POST /tasks/<id>/retry` sends it back to its queue.",
     "expired": "The task, or its next attempt, was not started within its `ttl`. Retry it, or submit it again with a longer one.",
-    "upstream-failed": "A step of a workflow was not started, because a step before it did not succeed. Retry that one: this one "
-    "goes on after it.",
-    "unresolved-reference": "The params of a workflow's step refer to a value that the steps before it did not give. Retry the "
-    "step that should give it, or submit the workflow again with another reference.",
+    "upstream-failed": "A step of a workflow was not started, because a step before it did not succeed. Retry that step: this "
+    "one starts when it has succeeded.",
+    "unresolved-reference": "The params of a workflow's step refer to a value that the steps before it did not make. Retry the "
+    "step that should make it, or submit the workflow again with another reference.",
     "worker-lost": "The worker stopped responding in the middle of the work, in the last attempt that was left.",
     "timed-out": "The work took longer than one attempt may. Submit less at once, or allow a longer `timeout`.",
     "out-of-memory": "The work needed more memory than one task may use. Submit less at once.",

@@ -1,4 +1,4 @@
-"""`/tasks`: submit, follow, list, cancel, retry, delete."""
+"""`/tasks`: submit, get, list, cancel, retry, rerun and delete tasks, one or many; group failures; explain why one waits."""
 
 from __future__ import annotations
 
@@ -118,7 +118,9 @@ async def list_failures(
     if which.status is None:
         which = which.model_copy(update={"status": (TaskStatus.FAILED,)})
     elif not set(which.status) <= RETRIABLE:
-        raise invalid("query:status", "enum", "Must be of failed, cancelled and expired: no other task has failed.")
+        raise invalid(
+            "query:status", "enum", "Must be one or more of failed, cancelled and expired, separated by commas."
+        )
     async with reads.connect() as connection:
         rows = (
             await connection.execute(queries.list_failures(caller.visible_organization_id, which, MAX_GROUPS + 1))
@@ -409,7 +411,7 @@ async def submit_bulk(
 @router.post(
     "/tasks/{task_id}/rerun",
     status_code=202,
-    summary="Submit a done task anew",
+    summary="Rerun a done task",
     responses={
         200: {"model": Task, "description": "A task that is not done and has the same params (`unique_for`)."},
         **task_response(202, "The new task, which is committed."),

@@ -95,7 +95,7 @@ class ScheduleWebhook(AnswerModel):
 
 
 class ScheduleNotify(AnswerModel):
-    """Who is told by email when a task of a schedule has ended, and after which statuses."""
+    """Who gets an email when a task of a schedule has ended, and after which statuses."""
 
     email: list[str]
     on: list[str]

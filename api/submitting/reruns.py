@@ -1,4 +1,4 @@
-"""Submits done tasks anew: makes the submission from a stored task and the changes of a request."""
+"""Reruns done tasks: makes the submission from a stored task and the changes of a request."""
 
 from __future__ import annotations
 
@@ -44,11 +44,13 @@ def parse_rerun(body: bytes, stored: Any, caller: Caller) -> Parsed:
     if not isinstance(changes, dict):
         raise invalid("", "dict_type", "Input should be an object")
     if "kind" in changes:
-        raise invalid("/kind", "extra_forbidden", "A task is submitted anew as the kind that it has.")
+        raise invalid(
+            "/kind", "extra_forbidden", "A rerun has the kind of its task. Submit a new task for another kind."
+        )
     if not isinstance(changes.get("params", {}), dict):
         raise invalid("/params", "dict_type", "Input should be an object")
     if stored.organization_id != caller.organization_id:
-        raise Problem("forbidden", "Only its own organization may submit a task anew.")
+        raise Problem("forbidden", "Only callers of its own organization may rerun a task.")
     if not TaskStatus(stored.status).done:
         raise Problem("task-not-done", f"The task is {stored.status}. Wait until it is done, or cancel it.")
     kind = find_kind(stored.kind)
@@ -76,7 +78,7 @@ def parse_rerun(body: bytes, stored: Any, caller: Caller) -> Parsed:
 
 
 async def require_inputs(submissions: Submissions, parsed: Parsed, caller: Caller) -> None:
-    """Raise `input-gone` if a file of a task that is submitted anew was deleted, and other problems with its files."""
+    """Raise `input-gone` if a file of a task that is rerun was deleted, and other problems with its files."""
     try:
         await submissions.check_files([parsed], caller)
     except Problem as problem:

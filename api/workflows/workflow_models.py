@@ -38,7 +38,8 @@ class StepFields(BaseModel):
     on_failure: Annotated[
         Literal["cancel", "continue"],
         Field(
-            description="What happens to the steps after this one if it does not succeed: they are cancelled, or they go on."
+            description="What happens to the steps after this one if it does not succeed: they are cancelled, or they start "
+            "all the same."
         ),
     ] = "cancel"
     for_each: Annotated[
@@ -100,8 +101,8 @@ class WorkflowSummary(AnswerModel):
     status: Annotated[
         WorkflowStatus,
         Field(
-            description="`running` until every step has ended. Then `succeeded` if each step succeeded or lets the steps after it "
-            "go on, `cancelled` if a caller cancelled the workflow or a step, else `failed`."
+            description="`running` until every step has ended. Then `succeeded` if each step succeeded or has "
+            "`on_failure: continue`, `cancelled` if a caller cancelled the workflow or a step, else `failed`."
         ),
     ]
     done: bool

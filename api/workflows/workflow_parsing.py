@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from api.auth.authentication import Caller
 from api.http.json_text import load_json
-from api.http.problems import FieldError, Problem, body_errors, invalid, json_pointer
+from api.http.problems import FieldError, Problem, body_errors, invalid, json_pointer, nul_character
 from api.openapi.submission_schemas import kind_schemas
 from api.submitting.parsing import Parsed, dump_part, parse_submission, submittable_kind, unknown_fields
 from api.workflows.workflow_models import StepFields
@@ -207,7 +207,7 @@ def _parse_with_references(
         message = f"The kind allows at most {kind.timeout_seconds} seconds."
         raise invalid(f"{pointer}/timeout", "less_than_equal", message)
     if b"\\u0000" in text:
-        raise invalid(pointer, "nul_character", "A text must not contain the character U+0000.")
+        raise nul_character(pointer)
     files = [
         ReferredFile(f"{pointer}/params{file.pointer}", file.file_id, file.reference)
         for file in list_referred_files_in_json(kind.params, params)
@@ -290,7 +290,7 @@ def _check_types(step: _Step, steps: Mapping[str, _Step]) -> list[FieldError]:
             errors.append(_unknown_value(step.for_each, f"{step.pointer}/for_each", steps))
         elif not can_be(found, _LIST):
             errors.append(
-                FieldError(f"{step.pointer}/for_each", "reference_type", f"{step.for_each.written} is no list.")
+                FieldError(f"{step.pointer}/for_each", "reference_type", f"{step.for_each.written} is not a list.")
             )
         else:
             items = [inner for outer in found for inner in find_schemas(outer, ["0"])]

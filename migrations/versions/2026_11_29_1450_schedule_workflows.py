@@ -1,4 +1,4 @@
-"""Let schedules submit workflows, and link a step only to files of its own organization."""
+"""Add workflows to schedules, and link a step only to files of its own organization."""
 
 from __future__ import annotations
 

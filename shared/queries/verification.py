@@ -214,9 +214,9 @@ WHERE bulk.task_id >= %(floor)s AND task.status = 'succeeded'
     ),
     Check(
         "webhooks",
-        "The end of a task is told to each endpoint that matches it, and to the webhook of its submission.",
+        "The end of a task has a delivery for each endpoint that matches it, and for the webhook of its submission.",
         f"""
-SELECT task.id AS subject, format('it is %%s, and no delivery tells the endpoint %%s', task.status, endpoint.id) AS detail
+SELECT task.id AS subject, format('it is %%s, and there is no delivery to the endpoint %%s', task.status, endpoint.id) AS detail
 FROM webhook_endpoints AS endpoint JOIN tasks AS task ON task.organization_id = endpoint.organization_id
 WHERE task.id >= %(floor)s AND task.status IN ({_DONE}) AND endpoint.enabled AND endpoint.updated_at < task.finished_at
     AND task.finished_at > now() - interval '29 days' AND ('task.' || task.status) = ANY (endpoint.event_types)

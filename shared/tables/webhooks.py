@@ -72,7 +72,7 @@ webhook_deliveries = Table(
     Column("id", Uuid, primary_key=True),
     Column("organization_id", Uuid, nullable=False),
     Column("endpoint_id", Uuid, ForeignKey("webhook_endpoints.id", ondelete="CASCADE")),
-    # The task whose end is told; NULL for other events.
+    # The task that ended; NULL for other events.
     Column("task_id", Uuid),
     Column("event_type", Text, nullable=False),
     Column("event_at", moment, nullable=False, server_default=func.now()),

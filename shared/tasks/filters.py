@@ -70,7 +70,7 @@ class TaskFilter(BaseModel):
     ] = None
     parent_id: Annotated[UUID | None, Field(description="The task that submitted the task.")] = None
     schedule_id: Annotated[UUID | None, Field(description="The schedule that submitted the task.")] = None
-    rerun_of: Annotated[UUID | None, Field(description="The task that the task was submitted anew from.")] = None
+    rerun_of: Annotated[UUID | None, Field(description="The task that the task reruns.")] = None
     metadata: Annotated[
         dict[str, str] | None, Field(min_length=1, description="Keys of the task's metadata with their values.")
     ] = None

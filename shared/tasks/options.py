@@ -108,7 +108,7 @@ NotifiedStatus = Literal["succeeded", "failed", "cancelled", "expired"]
 
 
 class NotifyOption(BaseModel):
-    """Whom to tell by email when a task has ended."""
+    """Who gets an email when a task has ended."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -116,7 +116,8 @@ class NotifyOption(BaseModel):
         list[MailboxText], Field(min_length=1, max_length=20, description="The mailboxes that receive the message.")
     ]
     on: Annotated[
-        list[NotifiedStatus], Field(min_length=1, max_length=4, description="The statuses that are told.")
+        list[NotifiedStatus],
+        Field(min_length=1, max_length=4, description="The statuses after which the message is sent."),
     ] = ["failed"]
 
 
@@ -185,7 +186,7 @@ class TaskOptions(BaseModel):
     ] = None
     notify: Annotated[
         NotifyOption | None,
-        Field(description="Who is told by email when the task has ended, and after which statuses."),
+        Field(description="Who gets an email when the task has ended, and after which statuses."),
     ] = None
 
     backoff: Annotated[

@@ -286,7 +286,9 @@ def _timed_out(attempt: Attempt) -> dict[str, Any]:
 
 
 def _internal_error(attempt: Attempt) -> dict[str, Any]:
-    detail = "The fault is ours, and was logged under the task's id."
+    detail = (
+        "An unexpected error, which was logged with the task's id. If a retry fails too, report the id to the operator."
+    )
     return _failed(attempt, Failed("/problems/internal-error", "Internal error", detail, retryable=True))
 
 

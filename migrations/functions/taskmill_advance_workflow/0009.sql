@@ -43,8 +43,8 @@ BEGIN
                 'data', '{}'::jsonb), false);
         ELSIF before.failed IS NOT NULL THEN
             PERFORM taskmill_end_unstarted_step(step, 'cancelled', jsonb_build_object('type', '/problems/upstream-failed',
-                'title', 'Upstream failed', 'detail', format('The step %s before it did not succeed, so it was not started. '
-                    'Retry that step, and this one goes on after it.', before.failed->>0),
+                'title', 'Upstream failed', 'detail', format('The step %s, which comes before this one, did not succeed. '
+                    'Retry that step: this one starts when it has succeeded.', before.failed->>0),
                 'retryable', false, 'attempt', 0, 'data', jsonb_build_object('steps', before.failed)), true);
         ELSIF before.live = 0 THEN
             PERFORM taskmill_start_step(step);

@@ -19,7 +19,8 @@ BEGIN
             AND (one.status IN ('waiting', 'running') OR NOT taskmill_lets_go_on(one))
         ORDER BY one.place LIMIT 1;
         IF FOUND THEN
-            RAISE EXCEPTION 'The step % before it has not succeeded. Retry that one, and this one goes on after it.', unfinished
+            RAISE EXCEPTION 'The step %, which comes before this one, has not succeeded. Retry that step: this one starts when it has '
+                'succeeded.', unfinished
                 USING ERRCODE = 'TM002';
         END IF;
         SELECT * INTO resolved FROM taskmill_resolve_params(step, NULL);

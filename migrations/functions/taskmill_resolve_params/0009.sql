@@ -11,8 +11,8 @@ BEGIN
         value := CASE WHEN reference.source = 'item' THEN item #> reference.path
             ELSE taskmill_find_step_value(step.workflow_id, reference.source, reference.path) END;
         IF value IS NULL THEN
-            problem := format('There is no %s. It was to become the param %s.', reference.written,
-                '/' || array_to_string(reference.pointer, '/'));
+            problem := format('The param %s refers to %s, which does not exist.',
+                '/' || array_to_string(reference.pointer, '/'), reference.written);
             RETURN;
         END IF;
         params := jsonb_set(params, reference.pointer, value, false);

@@ -10,7 +10,7 @@ BEGIN
         'parent_id', task.id, 'request_id', task.request_id,
         'params', (submission->'params') || jsonb_build_object(
             'subject', format('Task %s: %s', task.status, task.kind),
-            'text', format(E'The task %s of the kind %s is %s since %s.\n', task.id, task.kind, task.status,
+            'text', format(E'The task %s (kind %s) ended with the status %s at %s.\n', task.id, task.kind, task.status,
                     taskmill_timestamp(task.finished_at))
                 || CASE WHEN task.status <> 'succeeded' AND error IS NOT NULL
                     THEN format(E'\n%s: %s\n', error->>'title', coalesce(error->>'detail', error->>'type')) ELSE '' END

@@ -43,7 +43,7 @@ KIND = Kind(
     result=BulkResult,
     title="Cancel, retry or delete many tasks",
     description="Cancels, retries or deletes the tasks that fit a filter and were created before it, in small steps. "
-    "An attempt after a lost one goes on where the last step ended.",
+    "An attempt after a lost one continues where the last step ended.",
     queue="maintenance",
     max_attempts=20,
     timeout_seconds=6 * 3600,

@@ -156,7 +156,7 @@ def test_a_step_that_says_so_lets_those_after_it_go_on_when_it_fails(
     assert flow.task("tell")["params"]["echo"] == "failed"
     error = flow.task("needs")["error"]
     assert (error["type"], error["attempt"]) == ("/problems/unresolved-reference", 0)
-    assert error["detail"] == "There is no may-fail.result.echo. It was to become the param /echo."
+    assert error["detail"] == "The param /echo refers to may-fail.result.echo, which does not exist."
     flow.succeed("tell")
     assert flow.get()["status"] == "succeeded"
 
