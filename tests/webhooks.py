@@ -128,7 +128,7 @@ class Webhooks:
         return [self.run(task) for task in self.claim_due()]
 
     def skip_waits(self) -> None:
-        """Let every delivery that waits for its next try be due."""
+        """Make every delivery that waits for its next try due."""
         self.connection.execute("UPDATE tasks SET next_attempt_at = now() WHERE status = 'retrying'")
 
     def deliveries(self) -> list[Any]:

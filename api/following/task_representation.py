@@ -7,14 +7,14 @@ Serializing that model instead takes more than twice as long.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
 
 from api.auth.authentication import Caller
 from api.http.answers import timestamp
-from shared.tasks.states import DONE_VALUES
+from shared.tasks.states import DONE_VALUES, SHOWS_ERROR
 from shared.tasks.submission import NewTask
 
 
@@ -78,10 +78,6 @@ class TaskRow(NamedTuple):
         return f'"{self.version}"'
 
 
-_SHOWS_ERROR: Final = DONE_VALUES - {"succeeded"} | {"retrying"}
-"""The statuses in which a task shows its error. The row keeps the error of the last attempt also while the next one runs."""
-
-
 def task_json(row: TaskRow) -> bytes:
     """Return a task as JSON."""
     status = row.status
@@ -102,7 +98,7 @@ def task_json(row: TaskRow) -> bytes:
         "priority": row.priority,
         "params": orjson.Fragment(row.params),
         "result": None if row.result is None or status != "succeeded" else orjson.Fragment(row.result),
-        "error": None if row.error is None or status not in _SHOWS_ERROR else orjson.Fragment(row.error),
+        "error": None if row.error is None or status not in SHOWS_ERROR else orjson.Fragment(row.error),
         "artifacts": [] if row.artifacts is None else orjson.Fragment(row.artifacts),
         "tags": row.tags,
         "metadata": orjson.Fragment(row.metadata),

@@ -59,7 +59,7 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
     "task-not-done": ProblemType(
         409,
         "Task is not done",
-        "Only a task that is done can be deleted or submitted anew. Cancel it first, or wait until it is done.",
+        "Only a task that is done can be deleted or rerun. Cancel it first, or wait until it is done.",
     ),
     "task-not-retriable": ProblemType(
         409, "Task cannot be retried", "Only a failed, cancelled or expired task can be retried."
@@ -234,6 +234,11 @@ class Problem(Exception):
 def invalid(pointer: str, code: str, message: str) -> Problem:
     """Return the problem `validation` with one field error."""
     return Problem("validation", errors=[FieldError(pointer, code, message)])
+
+
+def nul_character(pointer: str) -> Problem:
+    """Return the problem for a text with U+0000, which Postgres cannot store."""
+    return invalid(pointer, "nul_character", "A text must not contain the character U+0000.")
 
 
 def invalid_body(error: ValidationError, prefix: str = "") -> Problem:

@@ -93,6 +93,21 @@ def submission_body(schema: Schema, examples: dict[str, Schema]) -> dict[str, An
     }
 
 
+IF_MATCH: Final[dict[str, Any]] = {
+    "name": "If-Match",
+    "in": "header",
+    "required": True,
+    "schema": TEXT,
+    "description": "The `ETag` of what is changed, as you last read it.",
+}
+
+
+def json_body_of(component: str, example: Schema, *parameters: Schema) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that reads a component from a JSON body, and has these parameters too."""
+    content = {"application/json": {"schema": ref(component), "examples": {"example": {"value": example}}}}
+    return {"requestBody": {"required": True, "content": content}, "parameters": list(parameters)}
+
+
 FOLLOWING: Final[dict[str, Any]] = {
     "parameters": [
         {

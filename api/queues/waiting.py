@@ -25,7 +25,7 @@ from shared.queries import waiting as queries
 from shared.settings import Settings
 from shared.tasks.states import TaskStatus
 
-MAX_AHEAD: Final = 10_000
+MAX_COUNTED_AHEAD: Final = 10_000
 """How many tasks ahead of a task are counted at most."""
 MAX_PAIRS: Final = 2_000
 """How many pairs of a kind and a caller with due tasks are looked at."""
@@ -47,11 +47,15 @@ class Waiting(AnswerModel):
         ),
     ]
     position: Annotated[
-        int | None, Field(ge=1, description=f"Its place among the tasks of its queue; null beyond {MAX_AHEAD:,}.")
+        int | None,
+        Field(ge=1, description=f"Its place among the tasks of its queue; null beyond {MAX_COUNTED_AHEAD:,}."),
     ]
     ahead: Annotated[
         int | None,
-        Field(ge=0, description=f"About how many tasks of its queue start before it; null if more than {MAX_AHEAD:,}."),
+        Field(
+            ge=0,
+            description=f"About how many tasks of its queue start before it; null if more than {MAX_COUNTED_AHEAD:,}.",
+        ),
     ]
     estimated_start_at: Annotated[
         Moment | None,
@@ -92,7 +96,7 @@ class WaitingReader:
 
     async def _count_ahead(self, connection: AsyncConnection, task_id: UUID, row: Any) -> int | None:
         """Return how many tasks are claimed before a queued one, or None if there are too many to count."""
-        parameters = {"queue": row.queue, "turn": row.turn, "id": task_id, "limit": MAX_AHEAD + 1}
+        parameters = {"queue": row.queue, "turn": row.turn, "id": task_id, "limit": MAX_COUNTED_AHEAD + 1}
         if row.is_published:
             if row.turn is None:
                 # A relay of an older version published it: those come first, in the order of their ids.
@@ -108,7 +112,7 @@ class WaitingReader:
             }
             found = (await connection.exec_driver_sql(queries.COUNT_AHEAD_OF_DUE, parameters)).one()
             is_unknown = found.is_unknown
-        return None if is_unknown or found.tasks > MAX_AHEAD else int(found.tasks)
+        return None if is_unknown or found.tasks > MAX_COUNTED_AHEAD else int(found.tasks)
 
 
 def _explain_other(row: Any) -> Waiting:

@@ -31,15 +31,13 @@ from api.following.task_models import Task
 from api.following.task_representation import new_task_json
 from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body
-from api.http.conditional import matches_etag
+from api.http.conditional import require_match
 from api.http.cursors import read_cursor
-from api.http.headers import find_header
 from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery, PageLimit, StrictQuery
 from api.http.rate_limits import limited
-from api.openapi.operations import ANY_CALLER, ANY_SUBMISSION, problem_responses
-from api.openapi.submission_schemas import ref
+from api.openapi.operations import ANY_CALLER, ANY_SUBMISSION, IF_MATCH, json_body_of, problem_responses
 from api.scheduling.schedule_models import (
     Schedule,
     ScheduleError,
@@ -75,24 +73,12 @@ LAST_RUNS: Final = 10
 router = APIRouter(tags=["schedules"])
 
 
-def _json_body_of(component: str, example: dict[str, Any]) -> dict[str, Any]:
-    content = {"application/json": {"schema": ref(component), "examples": {"example": {"value": example}}}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
 _EXAMPLE: Final = {
     "name": "nightly-profile",
     "cron": "30 2 * * *",
     "timezone": "Europe/Berlin",
     "kind": "email.send",
     "params": {"to": ["team@example.com"], "subject": "Good morning", "text": "It is half past two."},
-}
-IF_MATCH: Final[dict[str, Any]] = {
-    "name": "If-Match",
-    "in": "header",
-    "required": True,
-    "schema": {"type": "string"},
-    "description": "The `ETag` of the schedule that the change is based on.",
 }
 
 
@@ -103,7 +89,7 @@ IF_MATCH: Final[dict[str, Any]] = {
     response_model=Schedule,
     response_description="The schedule, which is committed.",
     responses=problem_responses(*ANY_CALLER, "conflict", "name-taken", "unsupported-media-type"),
-    openapi_extra=_json_body_of("NewSchedule", _EXAMPLE),
+    openapi_extra=json_body_of("NewSchedule", _EXAMPLE),
 )
 @limited("submit")
 async def create_schedule(
@@ -178,7 +164,7 @@ async def list_schedules(
     response_model=SchedulePreview,
     response_description="The next ten times.",
     responses=problem_responses(*ANY_CALLER, "unsupported-media-type"),
-    openapi_extra=_json_body_of("ScheduleRule", {"cron": "30 2 * * *", "timezone": "Europe/Berlin"}),
+    openapi_extra=json_body_of("ScheduleRule", {"cron": "30 2 * * *", "timezone": "Europe/Berlin"}),
 )
 @limited("submit")
 async def preview_schedule(
@@ -237,7 +223,7 @@ async def get_schedule(
         "precondition-required",
         "unsupported-media-type",
     ),
-    openapi_extra={**_json_body_of("ScheduleChange", {"enabled": False}), "parameters": [IF_MATCH]},
+    openapi_extra=json_body_of("ScheduleChange", {"enabled": False}, IF_MATCH),
 )
 @limited("submit")
 async def change_schedule(
@@ -255,7 +241,7 @@ async def change_schedule(
     try:
         async with engine.begin() as connection:
             stored = await _lock_for_change(connection, schedule_id, caller)
-            _require_match(find_header(request, "if-match"), stored)
+            require_match(request, _etag(stored))
             if stored.owner_id == PLATFORM_ID:
                 values = {"enabled": refuse_platform_change(body), "next_at": stored.now}
             else:
@@ -367,13 +353,6 @@ async def _require_room(connection: AsyncConnection, organization_id: UUID, max_
         raise Problem(
             "conflict", f"An organization may have {max_schedules} schedules, and yours has them: delete one first."
         )
-
-
-def _require_match(if_match: str | None, row: Any) -> None:
-    if if_match is None:
-        raise Problem("precondition-required")
-    if not matches_etag(if_match, _etag(row)):
-        raise Problem("precondition-failed")
 
 
 async def _find_next(connection: AsyncConnection, parsed: ParsedSchedule) -> Any:

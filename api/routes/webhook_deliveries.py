@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,20 +16,15 @@ from api.dependencies import (
     TaskWriterCaller,
 )
 from api.http.answers import private_answer
-from api.http.cursors import read_cursor, write_cursor
+from api.http.cursors import cut_page, read_cursor
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery, PageLimit, StrictQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, problem_responses
-from api.webhooks.representations import delivery_model
+from api.webhooks.representations import STATES, delivery_model
 from api.webhooks.webhook_models import Outcome, WebhookDelivery, WebhookDeliveryPage
 from shared.queries import webhooks as queries
 
-_STATES: Final[dict[Outcome, tuple[str, ...]]] = {
-    "pending": ("pending", "waiting", "sending"),
-    "delivered": ("delivered",),
-    "failed": ("failed",),
-}
 router = APIRouter(tags=["webhooks"])
 
 
@@ -66,12 +61,11 @@ async def list_deliveries(
         query.limit + 1,
         endpoint_id=query.endpoint_id,
         task_id=query.task_id,
-        states=_STATES[query.outcome] if query.outcome is not None else None,
+        states=STATES[query.outcome] if query.outcome is not None else None,
     )
     async with reads.connect() as connection:
         rows = (await connection.execute(statement)).all()
-    page = rows[: query.limit]
-    next_cursor = write_cursor(settings, page[-1].id) if len(rows) > len(page) else None
+    page, next_cursor = cut_page(settings, rows, query.limit)
     return private_answer(WebhookDeliveryPage(items=[delivery_model(row) for row in page], next_cursor=next_cursor))
 
 
@@ -128,7 +122,7 @@ async def redeliver_webhook(
             raise Problem("conflict", "The delivery has not ended yet: it is still tried.")
         if not row.has_data:
             raise Problem("gone", "What the delivery contained was erased with its task.")
-        await connection.exec_driver_sql(queries.SEND_AGAIN, {"id": delivery_id})
+        await connection.exec_driver_sql(queries.ALLOW_MORE_TRIES, {"id": delivery_id})
         await connection.exec_driver_sql(queries.START_DELIVERY, {"id": delivery_id})
         row = (await connection.execute(queries.find_delivery(delivery_id, None))).one()
     return private_answer(delivery_model(row), 202)

@@ -25,15 +25,13 @@ from api.dependencies import (
 from api.following.waiters import Waiters
 from api.http.answers import PRIVATE_HEADERS, private_answer
 from api.http.body import json_body
-from api.http.conditional import matches_etag
-from api.http.cursors import read_cursor, write_cursor
-from api.http.headers import find_header
+from api.http.conditional import require_match
+from api.http.cursors import cut_page, read_cursor
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid, invalid_body
 from api.http.query_strings import NoQuery, PageLimit, StrictQuery
 from api.http.rate_limits import limited
-from api.openapi.operations import ANY_CALLER, problem_responses
-from api.openapi.submission_schemas import ref
+from api.openapi.operations import ANY_CALLER, IF_MATCH, json_body_of, problem_responses
 from api.submitting.parsing import dump_part
 from api.webhooks.representations import delivery_model, endpoint_etag, endpoint_model
 from api.webhooks.webhook_models import EndpointFields, WebhookDelivery, WebhookEndpoint, WebhookEndpointPage
@@ -49,18 +47,6 @@ TEST_POLL_SECONDS: Final = 0.2
 router = APIRouter(tags=["webhooks"])
 
 
-def _json_body_of(component: str, example: dict[str, Any]) -> dict[str, Any]:
-    content = {"application/json": {"schema": ref(component), "examples": {"example": {"value": example}}}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-IF_MATCH: Final[dict[str, Any]] = {
-    "name": "If-Match",
-    "in": "header",
-    "required": True,
-    "schema": {"type": "string"},
-    "description": "The `ETag` of the endpoint that the change is based on.",
-}
 _EXAMPLE: Final = {"url": "https://example.com/hooks", "event_types": ["task.failed", "batch.finished"]}
 
 
@@ -71,7 +57,7 @@ _EXAMPLE: Final = {"url": "https://example.com/hooks", "event_types": ["task.fai
     response_model=WebhookEndpoint,
     response_description="The endpoint with its secret, which is shown only now.",
     responses=problem_responses(*ANY_CALLER, "conflict", "unsupported-media-type"),
-    openapi_extra=_json_body_of("NewWebhookEndpoint", _EXAMPLE),
+    openapi_extra=json_body_of("NewWebhookEndpoint", _EXAMPLE),
 )
 @limited("submit")
 async def create_endpoint(
@@ -129,8 +115,7 @@ async def list_endpoints(
     async with reads.connect() as connection:
         statement = queries.list_endpoints(caller.visible_organization_id, before, query.limit + 1)
         rows = (await connection.execute(statement)).all()
-    page = rows[: query.limit]
-    next_cursor = write_cursor(settings, page[-1].id) if len(rows) > len(page) else None
+    page, next_cursor = cut_page(settings, rows, query.limit)
     return private_answer(WebhookEndpointPage(items=[endpoint_model(row) for row in page], next_cursor=next_cursor))
 
 
@@ -163,7 +148,7 @@ async def get_endpoint(
     responses=problem_responses(
         *ANY_CALLER, "not-found", "precondition-failed", "precondition-required", "unsupported-media-type"
     ),
-    openapi_extra={**_json_body_of("WebhookEndpointChange", {"enabled": False}), "parameters": [IF_MATCH]},
+    openapi_extra=json_body_of("WebhookEndpointChange", {"enabled": False}, IF_MATCH),
 )
 @limited("submit")
 async def change_endpoint(
@@ -181,14 +166,14 @@ async def change_endpoint(
     async with reads.connect() as connection:
         stored = await _find(connection, endpoint_id, caller)
     caller.require_may_change(stored.organization_id)
-    _require_match(request, stored)
+    require_match(request, endpoint_etag(stored))
     fields = _parse(_apply_patch(stored, body))
     # A name server may take seconds, so no row is locked meanwhile.
     if fields.url != stored.url:
         await hosts.require({"/url": fields.url})
     async with engine.begin() as connection:
         stored = await _lock_for_change(connection, endpoint_id, caller)
-        _require_match(request, stored)
+        require_match(request, endpoint_etag(stored))
         values = _parse(_apply_patch(stored, body)).model_dump()
         if values["enabled"]:
             values["disabled_reason"] = None
@@ -196,15 +181,6 @@ async def change_endpoint(
                 values["failing_since"] = None
         row = (await connection.execute(queries.change_endpoint(endpoint_id, values))).one()
     return private_answer(endpoint_model(row), headers={"ETag": endpoint_etag(row)})
-
-
-def _require_match(request: Request, stored: Any) -> None:
-    """Raise a problem unless the header `If-Match` names the version of an endpoint."""
-    if_match = find_header(request, "if-match")
-    if if_match is None:
-        raise Problem("precondition-required")
-    if not matches_etag(if_match, endpoint_etag(stored)):
-        raise Problem("precondition-failed")
 
 
 @router.delete(

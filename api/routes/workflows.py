@@ -19,7 +19,7 @@ from api.dependencies import (
 from api.following.task_models import Valid
 from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body
-from api.http.cursors import read_cursor, write_cursor
+from api.http.cursors import cut_page, read_cursor
 from api.http.headers import find_header
 from api.http.query_strings import NoQuery, PageLimit, StrictQuery, read_validate_only
 from api.http.rate_limits import limited
@@ -116,8 +116,7 @@ async def list_workflows(
     before = read_cursor(settings, query.cursor) if query.cursor is not None else None
     status = [query.status] if query.status is not None else None
     rows = await workflows.list_page(caller, before, query.limit + 1, status)
-    page = rows[: query.limit]
-    next_cursor = write_cursor(settings, page[-1].id) if len(rows) > len(page) else None
+    page, next_cursor = cut_page(settings, rows, query.limit)
     return private_answer(WorkflowPage(items=page, next_cursor=next_cursor))
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import null
 
 from api.auth.authentication import Caller
 from api.http.json_text import load_json
-from api.http.problems import FieldError, Problem, invalid, invalid_body
+from api.http.problems import FieldError, Problem, invalid, invalid_body, nul_character
 from api.openapi.submission_schemas import ref
 from api.scheduling.schedule_models import RuleFields, ScheduleFields
 from api.submitting.parsing import Parsed, dump_part, parse_submission
@@ -141,7 +141,7 @@ def parse_schedule(body: bytes, caller: Caller) -> ParsedSchedule:
     except ValidationError as error:
         raise invalid_body(error) from None
     if "\x00" in fields.name:
-        raise invalid("/name", "nul_character", "Text must not contain U+0000")
+        raise nul_character("/name")
     if task.get("workflow") is not None:
         return _parse_scheduled_workflow(task, fields, caller)
     task.pop("workflow", None)

@@ -3,7 +3,7 @@
 A position in the feed is a snapshot of Postgres: which transactions had committed. One read returns what a later snapshot
 contains and the position does not, so that an event is read whenever its transaction commits, late or not, and no cursor skips
 it. While streams are open, one statement reads for all of their callers and batches: soon after a wake-up, and otherwise once
-in `POLL_SECONDS`. See decision 0021.
+in `FEED_POLL_SECONDS`. See decision 0021.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shared.settings import Settings
 STEP_EVENTS: Final = 2000
 """After about how many events of all callers a step ends early."""
 NO_LIMIT: Final = 2**31 - 1
-POLL_SECONDS: Final = 1.0
+FEED_POLL_SECONDS: Final = 1.0
 READ_PAUSE_SECONDS: Final = 0.1
 """The least time between two reads of the feed, which bounds what it costs when tasks change all the time."""
 RETRY_SECONDS: Final = 1.0
@@ -237,7 +237,7 @@ class EventFeed:
             await asyncio.sleep(READ_PAUSE_SECONDS)
             if not self._joining:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
+                    async with asyncio.timeout(FEED_POLL_SECONDS):
                         await self._wake.wait()
 
     def _pass_on(self, step: Step, joining: set[Follower]) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from api.auth.authentication import Caller
 from api.http.json_text import load_json
-from api.http.problems import MAX_FIELD_ERRORS, FieldError, Problem, invalid, invalid_body, json_pointer
+from api.http.problems import MAX_FIELD_ERRORS, FieldError, Problem, invalid, invalid_body, json_pointer, nul_character
 from shared.contracts.catalog import find_kind
 from shared.contracts.kind import AnyKind, ReferredFile, list_referred_files
 from shared.tasks.options import TaskOptions, dump_params, side_by_side_model, submission_model
@@ -113,7 +113,7 @@ def _refuse_nul(value: object, pointer: str) -> None:
     """Raise a problem if a text contains U+0000, which Postgres cannot store."""
     if isinstance(value, str):
         if "\x00" in value:
-            raise invalid(pointer, "nul_character", "A text must not contain the character U+0000.")
+            raise nul_character(pointer)
     elif isinstance(value, dict):
         for key, item in value.items():
             _refuse_nul(key, pointer)

@@ -14,7 +14,13 @@ from api.webhooks.webhook_models import (
     WebhookTry,
 )
 
-_OUTCOMES: Final[dict[str, Outcome]] = {"delivered": "delivered", "failed": "failed"}
+STATES: Final[dict[Outcome, tuple[str, ...]]] = {
+    "pending": ("pending", "waiting", "sending"),
+    "delivered": ("delivered",),
+    "failed": ("failed",),
+}
+"""The states of a delivery that callers see as one outcome."""
+_OUTCOMES: Final = {state: outcome for outcome, states in STATES.items() for state in states}
 
 
 def endpoint_model(row: Any, **secret: str) -> WebhookEndpoint:
@@ -58,7 +64,7 @@ def delivery_model(row: Any, tries: Sequence[Any] | None = None) -> WebhookDeliv
         task_id=row.task_id,
         event_type=row.event_type,
         url=row.receiver_url,
-        outcome=_OUTCOMES.get(row.state, "pending"),
+        outcome=_OUTCOMES[row.state],
         tries=row.tries,
         next_try_at=row.next_try_at,
         created_at=row.created_at,

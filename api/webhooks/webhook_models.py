@@ -106,7 +106,8 @@ class WebhookEndpoint(AnswerModel):
         Moment | None, Field(description="Since when no delivery has succeeded; null if the last one did.")
     ]
     previous_secret_until: Annotated[
-        Moment | None, Field(description="Until when the secret before the last rotation signs, too.")
+        Moment | None,
+        Field(description="Until when messages are also signed with the secret from before the last rotation."),
     ]
     secret: Annotated[
         str | None,
@@ -129,7 +130,8 @@ class WebhookSecret(AnswerModel):
 
     secret: str
     previous_secret_until: Annotated[
-        Moment | None, Field(description="Until when the secret before the last rotation signs, too.")
+        Moment | None,
+        Field(description="Until when messages are also signed with the secret from before the last rotation."),
     ]
 
 
@@ -143,11 +145,12 @@ class WebhookTry(AnswerModel):
     error: Annotated[
         str | None,
         Field(
-            description="Why there is no answer: `address_refused`, `name_not_resolved`, `connect_failed`, `tls_failed`, "
-            "`timed_out`, `connection_lost`, `not_http`, `endpoint_disabled`, `data_erased`, `secret_unreadable` or `interrupted`."
+            description="Why there is no answer; null if there is one: `address_refused`, `name_not_resolved`, `connect_failed`, "
+            "`tls_failed`, `timed_out`, `connection_lost`, `not_http`, `endpoint_disabled`, `data_erased`, `secret_unreadable` or "
+            "`interrupted`."
         ),
     ]
-    detail: Annotated[str | None, Field(description="The same as a sentence.")]
+    detail: Annotated[str | None, Field(description="The same as `error`, as a sentence.")]
     answer: Annotated[str | None, Field(description="The first 1,024 bytes of the answer's body.")]
 
 
@@ -163,11 +166,11 @@ class WebhookDelivery(AnswerModel):
 
     id: Annotated[UUID, Field(description="The `webhook-id` of every try.")]
     endpoint_id: Annotated[UUID | None, Field(description="The endpoint; null for the webhook of one submission.")]
-    task_id: Annotated[UUID | None, Field(description="The task whose end is told; null for other events.")]
+    task_id: Annotated[UUID | None, Field(description="The task that ended; null for other events.")]
     event_type: str
     url: str
     outcome: Outcome
-    tries: Annotated[int, Field(ge=0, description="How often it was tried.")]
+    tries: Annotated[int, Field(ge=0, description="How many tries have begun.")]
     next_try_at: Annotated[Moment | None, Field(description="When it is tried next, after a failed try.")]
     created_at: Moment
     finished_at: Annotated[Moment | None, Field(description="When it was delivered, or failed for good.")]

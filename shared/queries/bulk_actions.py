@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from shared.tables.bulk_actions import bulk_actions
 
 ALLOW_LONG_READ: Final = "SET LOCAL statement_timeout = '5min'"
-"""Let the transaction's statements read a large table for tasks that are rare in it."""
+"""Raise the time limit of the transaction's statements, which may search a large table for a few tasks."""
 
 
 def begin_action(task_id: UUID) -> Executable:

@@ -77,8 +77,8 @@ schedule_id, rerun_of, metadata as JSON text; with an event that ended an attemp
 """
 
 COUNT_LOG: Final = """
-SELECT count(*) FILTER (WHERE NOT data ? 'is_full'), coalesce(sum(octet_length(data::text)), 0)::bigint,
-    count(*) FILTER (WHERE data ? 'is_full') > 0
+SELECT count(*) FILTER (WHERE NOT data ? 'is_full') AS lines, coalesce(sum(octet_length(data::text)), 0)::bigint AS bytes,
+    count(*) FILTER (WHERE data ? 'is_full') > 0 AS is_full
 FROM task_events WHERE task_id = %(id)s AND type = 'log'"""
 """Count the log lines of a task. Returns (lines, bytes, whether a line says that the log is full)."""
 

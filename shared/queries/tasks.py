@@ -28,6 +28,7 @@ from shared.tables.tasks import (
     tombstones,
 )
 from shared.tasks.filters import TaskFilter
+from shared.tasks.states import SHOWS_ERROR
 
 MAX_CLOCK_DIFFERENCE: Final = timedelta(days=1)
 """How far the clock of an API process and that of the database may differ.
@@ -97,7 +98,6 @@ GROUP BY owner_id"""
 """Count the queued tasks of each caller. Each half reads one partial index; for both at once, Postgres reads the whole table."""
 
 
-_SHOWS_ERROR: Final = ("cancelled", "expired", "failed", "retrying")
 _ERROR_TYPE: Final = literal_column("(task_payloads.error ->> 'type')", Text)
 """The type of a task's error, in the words of the index on it: with a parameter, the index could not be used."""
 
@@ -304,7 +304,9 @@ def _where(
             statement = statement.join(task_payloads, task_payloads.c.task_id == tasks.c.id)
         # The second condition is that of the partial index; a task of another status does not show its error.
         statement = statement.where(
-            _ERROR_TYPE.in_([which.error_type]), task_payloads.c.error.is_not(None), tasks.c.status.in_(_SHOWS_ERROR)
+            _ERROR_TYPE.in_([which.error_type]),
+            task_payloads.c.error.is_not(None),
+            tasks.c.status.in_(sorted(SHOWS_ERROR)),
         )
     # The API shows times in milliseconds, so the filters compare times rounded down to milliseconds.
     shown_at = func.date_trunc("milliseconds", tasks.c.created_at)

@@ -183,14 +183,14 @@ SELECT EXISTS (SELECT FROM webhook_deliveries AS delivery WHERE delivery.receive
 START_DELIVERY: Final = "SELECT taskmill_start_delivery(%(id)s)"
 """Submit the task that sends a delivery. Returns its id."""
 
-SEND_AGAIN: Final = """
+ALLOW_MORE_TRIES: Final = """
 UPDATE webhook_deliveries SET give_up_at = now() + interval '3 days' WHERE id = %(id)s"""
-"""Let the tries of a delivery go on for three days from now. `START_DELIVERY` must follow."""
+"""Allow tries of a delivery for three days from now. Execute `START_DELIVERY` after it."""
 
 LOCK_RECEIVER: Final = "SELECT pg_advisory_xact_lock(hashtextextended(%(receiver)s::text, 0))"
 """Wait until no other transaction starts or ends a try at a receiver."""
 
-FIND_SENT: Final = """
+READ_DELIVERY: Final = """
 SELECT delivery.id, delivery.organization_id, delivery.receiver_id, delivery.endpoint_id, delivery.event_type,
     delivery.event_at, delivery.data::text AS data, delivery.state, delivery.tries, delivery.give_up_at, delivery.send_task_id,
     coalesce(delivery.url, endpoint.url) AS url, coalesce(endpoint.enabled, true) AS enabled,
@@ -211,7 +211,7 @@ SELECT taskmill_count_sending(%(receiver)s, %(id)s) < taskmill_receiver_bound(%(
 """Return whether another delivery may be on its way to a receiver. The receiver must be locked."""
 
 MARK_WAITING: Final = "UPDATE webhook_deliveries SET state = 'waiting', next_try_at = NULL WHERE id = %(id)s"
-"""Let a delivery wait until another one to its receiver ends."""
+"""Store that a delivery waits until another one to its receiver ends."""
 
 BEGIN_TRY: Final = """
 WITH interrupted AS (
@@ -241,7 +241,7 @@ WAIT_FOR_NEXT_TRY: Final = """
 UPDATE webhook_deliveries AS delivery SET state = 'pending', next_try_at = clock_timestamp() + %(delay)s * interval '1 second'
 WHERE delivery.id = %(id)s AND clock_timestamp() + %(delay)s * interval '1 second' <= delivery.give_up_at
 RETURNING delivery.id"""
-"""Let a delivery wait for its next try. Returns no row, and changes nothing, if its time would be over by then."""
+"""Store when the next try of a delivery is due. Returns no row, and changes nothing, if its time is over by then."""
 
 NOTE_SUCCESS: Final = """
 UPDATE webhook_endpoints SET failing_since = NULL WHERE id = %(endpoint)s AND failing_since IS NOT NULL"""

@@ -66,3 +66,5 @@ MOVES: Final[frozenset[tuple[TaskStatus, TaskStatus]]] = frozenset(
     }
 )
 FIRST_STATES: Final = frozenset({S.SCHEDULED, S.QUEUED})
+SHOWS_ERROR: Final = DONE_VALUES - {S.SUCCEEDED.value} | {S.RETRYING.value}
+"""The statuses in which a task shows its error. The row keeps the error of the last attempt also while the next one runs."""

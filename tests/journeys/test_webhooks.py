@@ -9,7 +9,7 @@ from tests.conftest import Eventually
 from tests.receiver import answer_in_turn, answer_with, run_receiver
 
 
-def test_receivers_are_told_the_end_of_a_task_again_until_they_accept_it(
+def test_the_webhook_of_a_task_is_sent_until_the_receiver_accepts_it(
     stack_client: httpx2.Client, eventually: Eventually
 ) -> None:
     first_refused = answer_in_turn(answer_with(503, headers="retry-after: 1\r\n"), answer_with(204))

@@ -9,8 +9,8 @@ import redis
 
 from shared.settings import Settings
 
-CHECK_SECONDS: Final = 1.0
-TIMEOUT_SECONDS: Final = 1.0
+RECEIVERS_CHECK_SECONDS: Final = 1.0
+RECEIVERS_TIMEOUT_SECONDS: Final = 1.0
 
 
 class EventReceivers:
@@ -24,7 +24,9 @@ class EventReceivers:
         self.exist = False
         """Whether a program received events at the last check; False while the broker does not answer."""
         self._redis = redis.Redis.from_url(
-            settings.broker_url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
+            settings.broker_url,
+            socket_timeout=RECEIVERS_TIMEOUT_SECONDS,
+            socket_connect_timeout=RECEIVERS_TIMEOUT_SECONDS,
         )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="event-receivers", daemon=True)
@@ -37,7 +39,7 @@ class EventReceivers:
         """Stop checking."""
         self._stopping.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=2 * TIMEOUT_SECONDS)
+            self._thread.join(timeout=2 * RECEIVERS_TIMEOUT_SECONDS)
         self._redis.close()
 
     def _run(self) -> None:
@@ -47,5 +49,5 @@ class EventReceivers:
                 self.exist = bool(self._redis.pubsub_numpat())
             except (redis.RedisError, OSError):
                 self.exist = False
-            if self._stopping.wait(CHECK_SECONDS):
+            if self._stopping.wait(RECEIVERS_CHECK_SECONDS):
                 return

@@ -37,6 +37,14 @@ class _Line(NamedTuple):
     data: bytes
 
 
+class _StoredLog(NamedTuple):
+    """A row of `COUNT_LOG`."""
+
+    lines: int
+    bytes: int
+    is_full: bool
+
+
 @dataclass(eq=False)
 class TaskLog:
     """The lines of one attempt that are not written yet, and how much the task's log has."""
@@ -143,7 +151,9 @@ class TaskLogWriter:
         if task_log.written_lines is None:
             row = self._connection.execute(COUNT_LOG, {"id": task.id}).fetchone()
             assert row is not None
-            task_log.written_lines, task_log.written_bytes, task_log.is_full = row
+            stored = _StoredLog._make(row)
+            task_log.written_lines, task_log.written_bytes = stored.lines, stored.bytes
+            task_log.is_full = stored.is_full
         kept = _keep_within_limits(task_log, lines)
         if not kept:
             return

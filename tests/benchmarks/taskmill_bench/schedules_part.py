@@ -27,7 +27,7 @@ JOIN tasks task ON task.id = slot.task_id"""
 
 
 def measure_schedules(system: System, options: Options) -> Measures:
-    """Let 1,000 schedules of 1,000 callers come due at once, and time their tasks from the slot."""
+    """Make 1,000 schedules of 1,000 callers due at once, and time their tasks from the slot."""
     assert isinstance(system, Taskmill)
     system.start(workers=True)
     system.start_part("beat", [*python_module("cli.main"), "beat"])

@@ -110,7 +110,7 @@ def deliver(params: DeliverParams, context: HandlerContext, client: HttpClient) 
 
 
 def _find(connection: Connection, delivery_id: UUID) -> Any:
-    return connection.exec_driver_sql(queries.FIND_SENT, {"id": delivery_id}).one_or_none()
+    return connection.exec_driver_sql(queries.READ_DELIVERY, {"id": delivery_id}).one_or_none()
 
 
 def _send(delivery: Any, context: HandlerContext, client: HttpClient) -> End:

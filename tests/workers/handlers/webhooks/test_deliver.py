@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from shared.contracts.webhooks.deliver import KIND
 from shared.identifiers import new_id
 from shared.queries import tasks as task_queries
 from shared.queries import webhooks as queries
@@ -52,6 +53,16 @@ def test_the_end_of_a_task_is_sent_signed_to_each_endpoint_that_asks_for_it(webh
     (one,) = webhooks.tries()
     assert (one.status, one.answer, one.error) == (200, "thank you", None)
     assert one.duration_ms >= 0
+
+
+def test_the_task_that_sends_a_delivery_has_the_options_of_its_contract(webhooks: Webhooks) -> None:
+    webhooks.add_endpoint("http://127.0.0.1:9/")
+    webhooks.end_new_task()
+
+    (delivery,) = webhooks.deliveries()
+    task = webhooks.task(delivery.send_task_id)
+    assert (task["kind"], task["kind_version"], task["queue"]) == ("webhooks.deliver", KIND.version, KIND.queue)
+    assert (task["max_attempts"], task["timeout_seconds"]) == (KIND.max_attempts, KIND.timeout_seconds)
 
 
 def test_a_wrong_secret_does_not_verify_the_signature(webhooks: Webhooks) -> None:
@@ -264,7 +275,7 @@ def test_a_secret_that_cannot_be_decrypted_delays_the_delivery(webhooks: Webhook
     assert webhooks.endpoint(endpoint_id).failing_since is None
 
 
-def test_a_batch_is_told_once_when_its_last_task_has_ended(webhooks: Webhooks) -> None:
+def test_a_batch_has_one_delivery_once_its_last_task_has_ended(webhooks: Webhooks) -> None:
     webhooks.add_endpoint("http://127.0.0.1:9/", ["batch.finished"], kinds=["email.send"])
     batch_id = new_id()
     first, second = (webhooks.submit(batch_id=batch_id) for _ in range(2))
@@ -278,7 +289,7 @@ def test_a_batch_is_told_once_when_its_last_task_has_ended(webhooks: Webhooks) -
     assert (delivery.data["total"], delivery.data["counts"]) == (2, {"succeeded": 1, "failed": 1})
 
 
-def test_a_workflow_is_told_when_its_last_step_has_ended(webhooks: Webhooks) -> None:
+def test_a_workflow_has_a_delivery_once_its_last_step_has_ended(webhooks: Webhooks) -> None:
     webhooks.add_endpoint("http://127.0.0.1:9/", ["workflow.finished"])
     task_id, workflow_id = webhooks.submit(), new_id()
     webhooks.connection.execute(
@@ -305,7 +316,7 @@ def test_a_workflow_is_told_when_its_last_step_has_ended(webhooks: Webhooks) -> 
     assert [(step["name"], step["task_id"]) for step in delivery.data["steps"]] == [("only", str(task_id))]
 
 
-def test_a_schedule_that_submits_nothing_is_told(webhooks: Webhooks) -> None:
+def test_a_schedule_that_cannot_submit_its_task_has_a_delivery(webhooks: Webhooks) -> None:
     webhooks.add_endpoint("http://127.0.0.1:9/", ["schedule.failed"])
     webhooks.connection.execute(
         """INSERT INTO schedules (id, organization_id, owner_id, name, kind, params, every_seconds, next_at)
@@ -323,7 +334,7 @@ def test_a_schedule_that_submits_nothing_is_told(webhooks: Webhooks) -> None:
     assert delivery.data["last_error"]["type"] == "/problems/queue-full"
 
 
-def test_cancelled_and_expired_tasks_are_told_with_their_errors(webhooks: Webhooks) -> None:
+def test_the_delivery_of_a_cancelled_task_contains_its_error(webhooks: Webhooks) -> None:
     webhooks.add_endpoint("http://127.0.0.1:9/", ["task.cancelled"])
     task_id = webhooks.submit()
     webhooks.connection.execute(task_queries.CANCEL, {"ids": [task_id]})
@@ -334,7 +345,7 @@ def test_cancelled_and_expired_tasks_are_told_with_their_errors(webhooks: Webhoo
 
 
 @pytest.mark.parametrize(("status", "mails"), [("failed", 1), ("succeeded", 0)])
-def test_an_email_tells_of_the_statuses_that_were_asked_for(webhooks: Webhooks, status: str, mails: int) -> None:
+def test_an_email_is_sent_for_the_statuses_of_notify_alone(webhooks: Webhooks, status: str, mails: int) -> None:
     task_id = webhooks.end_new_task(status, notify={"email": ["Ada <ada@example.com>"], "on": ["failed", "cancelled"]})
 
     found = webhooks.connection.execute(
