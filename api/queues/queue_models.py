@@ -96,6 +96,6 @@ class Worker(AnswerModel):
 
 
 class WorkerList(AnswerModel):
-    """The worker processes of the last day that did not stop in an orderly way, by name."""
+    """The running worker processes, and those that were killed in the last day, by name."""
 
     items: list[Worker]

@@ -201,14 +201,7 @@ class Submissions:
             await self.check_files(batch, request.caller)
             await self._queue_bounds.admit(request.caller.owner_id, len(batch))
         except Problem as problem:
-            if request.idempotency_key is None:
-                raise
-            refusal = problem
-
-            async def refuse() -> NoReturn:
-                raise refusal
-
-            return await self.replay(request, refuse)
+            return await self._replay_refused(request, problem)
         return None
 
     def new_task(self, parsed: Parsed, request: SubmissionRequest) -> NewTask:
@@ -321,14 +314,17 @@ class Submissions:
         try:
             return await submit()
         except Problem as problem:
-            if request.idempotency_key is None:
-                raise
-            refusal = problem
+            return await self._replay_refused(request, problem)
 
-            async def refuse() -> NoReturn:
-                raise refusal
+    async def _replay_refused(self, request: SubmissionRequest, problem: Problem) -> Answer:
+        """Return the answer that was stored with the request's idempotency key. Raises the problem if there is none."""
+        if request.idempotency_key is None:
+            raise problem
 
-            return await self.replay(request, refuse)
+        async def refuse() -> NoReturn:
+            raise problem
+
+        return await self.replay(request, refuse)
 
     async def replay(self, request: SubmissionRequest, submit_again: Callable[[], Awaitable[Answer]]) -> Answer:
         """Return the answer that was stored with the request's idempotency key. If the key is free, call `submit_again`.

@@ -1,6 +1,6 @@
-"""References of a workflow's step to what an earlier step gives: `{"$from": "inspect.result.pages"}`.
+"""References of a workflow's step to values of an earlier step: `{"$from": "inspect.result.pages"}`.
 
-A reference names a step and then the way into its document, keys and positions of lists separated by dots:
+A reference names a step and then a path in its document: keys and positions of lists, separated by dots:
 
 - a step with one task has `result`, `artifacts`, `status` and `error`, as its task shows them;
 - a step with `for_each` has `results` and `artifacts`, in the order of the elements, and `status`;
@@ -46,7 +46,7 @@ class Reference(NamedTuple):
 
 
 class UnreadableReference(ValueError):
-    """An object with `$from` that is no reference. The message is for the caller."""
+    """An object with `$from` that is not a valid reference. The message is for the caller."""
 
 
 def is_reference(value: object) -> bool:

@@ -29,7 +29,7 @@ class _Duplicate(Exception):
 
 
 class _NoNumber(Exception):
-    """`NaN` or `Infinity` stands in the place of a number."""
+    """`NaN` or `Infinity` stands in place of a number."""
 
 
 class _Fault(Exception):
@@ -61,7 +61,7 @@ def find_json_fault(path: Path) -> str | None:
 
 
 def may_be_accepted_though_invalid(path: Path) -> bool:
-    """Return whether DuckDB may read a file that is no JSON: a trailing comma, or a number such as `NaN`, is in it."""
+    """Return whether DuckDB may read a file that is not valid JSON: a trailing comma, or a number such as `NaN`, is in it."""
     if path.stat().st_size == 0:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -105,7 +105,7 @@ class _Text:
             try:
                 _, end = _decode(self._text, self._position, record)
             except json.JSONDecodeError as error:
-                # What is far from the end of what was read cannot be mended by reading on; an open string can be.
+                # Reading on helps where the fault is near the end of what was read, or where a string has no end yet.
                 if not self._at_end and (
                     error.msg.startswith("Unterminated") or len(self._text) - error.pos < self._piece_characters // 2
                 ):
@@ -121,7 +121,7 @@ class _Text:
             return
 
     def fault(self) -> _Invalid:
-        """Return the error of what stands here."""
+        """Return the error at the position."""
         if self._at_end and not self._text[self._position :].strip():
             return _Invalid("it is not valid JSON: it ends within a value.")
         return _not_valid(*self._count_place())
@@ -197,7 +197,7 @@ def _check_lines(path: Path) -> None:
 def _is_lines(path: Path) -> bool:
     """Return whether each value has a line of its own: one of the first two lines that are not empty is a whole value.
 
-    The first line of an object that is spread over several lines is none, and the second neither.
+    The first two lines of an object that is spread over several lines are not whole values.
     """
     lines = _list_lines(path)
     for number, (_, line) in zip(range(2), lines, strict=False):
@@ -238,7 +238,7 @@ def _decode(text: str, position: int, record: int) -> tuple[object, int]:
 
 
 def _find_no_number(text: str, position: int) -> int:
-    """Return where the first `NaN` or `Infinity` stands that is not within a text."""
+    """Return the position of the first `NaN` or `Infinity` that is not within a text."""
     return next(token.start() for token in _TEXT_OR_NO_NUMBER.finditer(text, position) if not token[0].startswith('"'))
 
 

@@ -2,7 +2,7 @@
 
 An encoding of one byte per character reads every text, and statistics need more than a name or two to tell them apart.
 Two facts help where there is little text. A language has few letters beyond ASCII, so a reading whose letters belong to
-one alphabet is likelier than a reading that mixes several. And signs and capital letters do not stand within a word: what
+one alphabet is likelier than a reading that mixes several. And signs and capital letters are not found within words: what
 windows-1252 reads as `M‚ller` was written in another encoding.
 """
 

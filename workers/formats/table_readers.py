@@ -38,7 +38,7 @@ _RENAMED_KEY = re.compile(r"_[0-9]+$")
 
 _VALUE_TOO_LARGE = re.compile(r'maximum_object_size\\?" of ([0-9]+) bytes exceeded')
 _LINE_TOO_LONG = re.compile(r"Maximum line size of ([0-9]+) bytes exceeded")
-"""In messages of DuckDB's, be they plain or JSON."""
+"""Parts of messages of DuckDB, which are plain text or JSON."""
 
 _NO_FORMAT = "none: %Y"
 """A format of dates that no text is in. Without one, read_json tries its own."""
@@ -59,7 +59,7 @@ def find_csv_reader(
     longer than DuckDB reads by default; reading them takes more memory. Columns that DuckDB takes for dates are read
     once or twice, whole.
     """
-    # Left to itself, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
+    # By default, DuckDB skips leading lines and comments that do not fit the rest, and so loses rows in silence.
     arguments = (
         f"{quote_literal(str(path))}, delim = {quote_literal(form.separator)}, header = {header}, "
         f"skip = {form.skipped_lines}, sample_size = {sample}, nullstr = ['', 'NA'], comment = '', "
@@ -125,7 +125,7 @@ def _settle_dates_of_csv(connection: duckdb.DuckDBPyConnection, arguments: str) 
     as_text = f"read_csv({arguments}, types = {_all_text(moments)})"
     doubtful = _find_contradicting(connection, as_text, days, _begins_with_a_year)
     imprecise = _find_contradicting(connection, as_text, moments, _is_of_microseconds)
-    # What is text for its dates being in another format than the file's must not become a date in their place.
+    # These stay text: once the others are text, DuckDB might find the format of their dates.
     texts = [name for name, column_type in columns if column_type == "VARCHAR"]
     if doubtful or imprecise:
         types = _all_text({*doubtful, *imprecise, *texts})
