@@ -15,12 +15,12 @@ BEGIN
         items := taskmill_find_step_value(step.workflow_id, step.for_each->>'source',
             ARRAY(SELECT jsonb_array_elements_text(step.for_each->'path')));
         IF items IS NULL THEN
-            problem := format('There is no %s, for each of whose elements a task was to be submitted.', step.for_each->>'written');
+            problem := format('for_each refers to %s, which does not exist.', step.for_each->>'written');
         ELSIF jsonb_typeof(items) <> 'array' THEN
-            problem := format('%s is no list.', step.for_each->>'written');
+            problem := format('for_each refers to %s, which is not a list.', step.for_each->>'written');
         ELSIF jsonb_array_length(items) > 1000 THEN
-            problem := format('%s has %s elements; a step may have at most 1,000 tasks.', step.for_each->>'written',
-                jsonb_array_length(items));
+            problem := format('for_each refers to %s, which has %s elements: a step may have at most 1,000 tasks.',
+                step.for_each->>'written', jsonb_array_length(items));
         END IF;
     END IF;
     IF problem IS NULL THEN
