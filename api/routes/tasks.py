@@ -41,6 +41,7 @@ from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body, optional_json_body
 from api.http.cursors import read_cursor
 from api.http.headers import find_header
+from api.http.json_text import load_json
 from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list
 from api.http.problems import invalid
 from api.http.query_strings import (
@@ -453,6 +454,8 @@ async def rerun_task(
     """
     key = read_idempotency_key(find_header(request, "idempotency-key"))
     body = await optional_json_body(request, settings.max_json_bytes)
+    # Before the digest of the request is made, which needs JSON.
+    load_json(body)
     submission = submission_request(request, caller, body, key)
 
     async def accept() -> Answer:

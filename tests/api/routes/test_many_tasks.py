@@ -378,3 +378,11 @@ def test_every_task_is_meant_only_if_the_caller_says_so(client: httpx2.Client) -
     body = {"action": "delete", "filter": {}, "all": True, "dry_run": True}
 
     assert client.post("/tasks/bulk", json=body).status_code == 200
+
+
+def test_a_rerun_with_an_idempotency_key_and_a_body_that_is_not_json_is_refused(client: httpx2.Client) -> None:
+    headers = {"Idempotency-Key": "one", "Content-Type": "application/json"}
+
+    answer = client.post(f"/tasks/{new_id()}/rerun", content=b"\x82\xd3", headers=headers)
+
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "json_invalid"), answer.text
