@@ -21,6 +21,7 @@ import structlog
 from psycopg.rows import class_row
 
 from api.batcher import HotConnection, HotPool
+from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
 from shared.queries import submissions as queries
 
@@ -67,8 +68,15 @@ def read_idempotency_key(value: str | None) -> str | None:
 
 
 def fingerprint(method: str, path: str, body: bytes) -> str:
-    """Return the SHA-256, in hex, of a request's method, path and JSON body in canonical form."""
-    canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    """Return the SHA-256, in hex, of a request's method, path and JSON body in canonical form.
+
+    Raises the problem `validation` for a body that is no JSON, or is nested too deeply.
+    """
+    try:
+        canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        load_json(body)
+        raise invalid("", "json_invalid", "The JSON is nested too deeply.") from None
     return hashlib.sha256(f"{method} {path}\n".encode() + canonical).hexdigest()
 
 

@@ -327,6 +327,14 @@ def test_an_action_on_many_tasks_is_a_task_of_its_caller(client: httpx2.Client, 
     assert client.post("/tasks", json={"kind": "maintenance.bulk", "params": task["params"]}).status_code == 422
 
 
+@pytest.mark.parametrize(
+    "body", [b"\xff90f", b'{"params": ' + b'{"a": ' * 300 + b"1" + b"}" * 301], ids=["no JSON", "deep"]
+)
+def test_a_malformed_body_with_an_idempotency_key_is_refused(client: httpx2.Client, body: bytes) -> None:
+    headers = {"Content-Type": "application/json", "Idempotency-Key": new_id().hex}
+    assert client.post(f"/tasks/{new_id()}/rerun", content=body, headers=headers).status_code == 422
+
+
 def test_only_an_operator_retries_the_action_of_an_operator(served: Api, tag: str) -> None:
     operator, member = served.client("bulk-together", "operator"), served.client("bulk-together", "client")
     task = operator.post("/tasks/bulk", json={"action": "cancel", "filter": {"tag": tag}}).json()
