@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -55,7 +54,7 @@ def test_an_api_that_stops_under_load_answers_no_5xx_except_503(room: Room) -> N
 
     with ThreadPoolExecutor(8) as threads:
         work = threads.map(submit, range(600))
-        time.sleep(0.3)
+        room.eventually(lambda: len(room.accepted) >= 50)
         process.send_signal(signal.SIGTERM)
         list(work)
     room.eventually(lambda: process.poll() is not None)

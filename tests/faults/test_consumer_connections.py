@@ -144,7 +144,7 @@ def test_a_consumer_goes_on_after_repeatedly_broken_connections(
             time.sleep(0.05 * turn)
     last = room.submit_many(client, 5)
 
-    room.eventually(lambda: is_done(room, worker, [*room.accepted[:-5], *last]), 90)
+    room.eventually(lambda: is_done(room, worker, [*room.accepted[:-5], *last]))
     assert set(room.settle().values()) == {"succeeded"}
     assert set(worker.ends) <= {1}
 
@@ -161,6 +161,6 @@ def test_a_consumer_goes_on_after_connections_died_without_a_notice(
     second = room.submit_many(client, 5)
 
     # Its socket's timeout of ten seconds, or the watch, whichever is sooner.
-    room.eventually(lambda: is_done(room, worker, second), 60)
+    room.eventually(lambda: is_done(room, worker, second))
     assert set(room.settle().values()) == {"succeeded"}
     assert set(worker.ends) <= {1}

@@ -30,7 +30,7 @@ def test_a_mail_server_that_does_not_answer_delays_no_other_queue(
     still_running = room.statuses()[first] == "running"
     mail.handler.goes_on.set()
 
-    statuses = room.settle(60)
+    statuses = room.settle()
     for task_id, address in emails.items():
         # Without a reply for as long as an attempt may last, the outcome is unknown.
         unknown = statuses[task_id] == "failed" and room.error_type(task_id) == "/problems/delivery-unknown"

@@ -77,7 +77,7 @@ def test_a_backend_that_outlives_its_postmaster_is_ended_before_the_next_start(p
         os.kill(postgres.pid, signal.SIGKILL)
         time.sleep(0.1)
         postgres.start()
-        assert wait_until_gone([backend], limit_seconds=10)
+        assert wait_until_gone([backend], limit_seconds=60)
     with psycopg.connect(postgres.url) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 

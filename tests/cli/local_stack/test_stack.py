@@ -237,7 +237,7 @@ def test_a_start_ends_what_a_killed_supervisor_left_and_has_all_data(running: Lo
 
     running.start()
 
-    assert wait_until_gone(left, limit_seconds=10)
+    assert wait_until_gone(left, limit_seconds=PATIENCE_SECONDS)
     again = running.ready
     assert get_task(again, done)["status"] == "succeeded"
     assert get_task(again, submit_ping(again))["status"] == "succeeded"
@@ -255,7 +255,7 @@ def test_a_signal_stops_all_parts_in_time_and_leaves_no_process(running: LocalSt
 
     assert time.monotonic() - began < 20
     assert not (running.data_dir / "ready.json").exists()
-    assert wait_until_gone(processes, limit_seconds=5)
+    assert wait_until_gone(processes, limit_seconds=PATIENCE_SECONDS)
     assert list_processes(running) == []
 
 
