@@ -24,7 +24,8 @@ def test_a_paused_queue_stays_paused_over_the_loss_of_broker_relay_and_workers(
 ) -> None:
     relay = room.relay()
     workers = [room.worker(concurrency=1) for _ in range(2)]
-    tasks = room.submit_many(client, 200, sleep_ms=20)
+    # They last for ten seconds, so that on a busy machine, too, most of them are left at the pause.
+    tasks = room.submit_many(client, 100, sleep_ms=200)
     room.eventually(lambda: _started(room, tasks) > 10)
 
     paused = client.post("/queues/files/pause")
@@ -38,7 +39,7 @@ def test_a_paused_queue_stays_paused_over_the_loss_of_broker_relay_and_workers(
     with redis.Redis.from_url(room.settings.broker_url) as broker:
         broker.flushall()
     room.relay()
-    worker = room.worker(concurrency=2)
+    worker = room.worker(concurrency=16)
     waiting = room.submit(client)
     # The relay publishes and the worker consumes: a task of another queue runs.
     room.wait_for(room.email(client), "succeeded")

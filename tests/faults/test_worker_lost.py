@@ -137,7 +137,8 @@ def test_a_poison_task_fails_after_its_attempts_and_its_neighbours_finish(room: 
 
     for _ in range(2):
         worker = room.worker()
-        room.wait_for(poison, "running")
+        # On a busy machine, a worker that lives may lose its lease too.
+        room.wait_for(poison, "running", "failed")
         os.kill(worker.pid, signal.SIGKILL)
         room.wait_for(poison, "retrying", "queued", "failed")
     room.worker()

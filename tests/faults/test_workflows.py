@@ -7,7 +7,9 @@ from pydantic import JsonValue
 
 from tests.faults.conftest import Room
 
-LEASE_SECONDS = 1.0
+LEASE_SECONDS = 2.0
+MAX_ATTEMPTS = 10
+"""More than the killed workers use up, because on a busy machine a worker that lives may lose its lease too."""
 LAYERS, STEPS_OF_A_LAYER = 8, 5
 COUNT_SUCCEEDED = "SELECT count(*) FROM workflow_steps WHERE status = 'succeeded'"
 ENDS_BY_STEP = """
@@ -18,10 +20,16 @@ FROM tasks task JOIN task_events event ON event.task_id = task.id GROUP BY task.
 def _make_step(layer: int, place: int) -> dict[str, JsonValue]:
     """Return a step that waits for the whole layer before it, and passes on the text of the one at its place there."""
     if layer == 0:
-        return {"name": f"s0-{place}", "kind": "platform.ping", "params": {"echo": f"text {place}"}}
+        return {
+            "name": f"s0-{place}",
+            "kind": "platform.ping",
+            "params": {"echo": f"text {place}"},
+            "max_attempts": MAX_ATTEMPTS,
+        }
     return {
         "name": f"s{layer}-{place}",
         "kind": "platform.ping",
+        "max_attempts": MAX_ATTEMPTS,
         "params": {"echo": {"$from": f"s{layer - 1}-{place}.result.echo"}, "sleep_ms": 20},
         "after": [f"s{layer - 1}-{other}" for other in range(STEPS_OF_A_LAYER)],
     }
