@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow
 from shared.database.connections import make_engine
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
-from tests.conftest import Api, Eventually, Parts
+from tests.conftest import PATIENCE_SECONDS, Api, Eventually, Parts
 from workers.beat_scheduler import ensure_platform_schedules, insert_due_tasks
 from workers.celery_app import make_celery_app
 from workers.engine.consumer_watch import ConsumerWatch
@@ -179,7 +179,7 @@ def test_a_broker_or_a_database_that_is_away_is_no_sign(
 def stop_consuming(broker_url: str) -> None:
     """End the subscription of every worker for files, by remote control; the workers stay alive otherwise."""
     app = make_celery_app(Settings(broker_url=broker_url))
-    answers = app.control.cancel_consumer("files", reply=True, timeout=5)
+    answers = app.control.cancel_consumer("files", reply=True, limit=1, timeout=PATIENCE_SECONDS)
     app.close()
     assert answers
 
