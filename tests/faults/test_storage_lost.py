@@ -22,6 +22,7 @@ import pytest
 from cli.local_stack.child_process import wait_until
 from cli.local_stack.free_ports import choose_port, is_free
 from shared.settings import Settings
+from tests.conftest import PATIENCE_SECONDS
 from tests.faults.conftest import Room
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -57,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.refused += 1
             self._send(503, {}, b"<Error><Code>SlowDown</Code><Message>Later</Message></Error>")
             return
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=PATIENCE_SECONDS)
         try:
             connection.request(self.command, self.path, body, dict(self.headers))
             response = connection.getresponse()
