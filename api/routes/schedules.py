@@ -51,6 +51,7 @@ from api.scheduling.schedule_models import (
 from api.scheduling.schedule_parsing import (
     ParsedSchedule,
     apply_patch,
+    only_disables,
     parse_preview,
     parse_schedule,
     refuse_platform_change,
@@ -244,6 +245,9 @@ async def change_schedule(
             require_match(request, _etag(stored))
             if stored.owner_id == PLATFORM_ID:
                 values = {"enabled": refuse_platform_change(body), "next_at": stored.now}
+            elif only_disables(body):
+                # Neither the rule nor the task is checked: a schedule whose file is gone can be stopped, too.
+                values = {"enabled": False, "planned_at": stored.planned_at}
             else:
                 parsed = parse_schedule(apply_patch(_as_body(stored, cipher), body), caller)
                 await submissions.check_files(parsed.submissions, caller)

@@ -29,9 +29,9 @@ from shared.tasks.options import TaskOptions
 from shared.workflows.submission import SCHEDULED_KIND, dump_plans
 
 TASK_OPTIONS: Final = ("priority", "ttl", "max_attempts", "timeout", "keep_for", "tags", "metadata", "backoff")
+"""The options that a schedule may set for its tasks. Options that set the time of a task are left out."""
 FOLLOW_UP_OPTIONS: Final = ("webhook", "notify")
 """The options about the end of each task, which are stored apart from the others because one may hold a secret."""
-"""The options that a schedule may set for its tasks. Options that set the time of a task are left out."""
 MAX_PARAMS_BYTES: Final = 64 << 10
 """The largest params of a schedule, as compact JSON: beat reads those of a hundred schedules at a time, and a page of the
 list shows those of two hundred."""
@@ -212,6 +212,12 @@ def find_rule_of(fields: RuleFields) -> Rule:
     if fields.ends_at is not None and fields.ends_at <= datetime.now(UTC) - timedelta(days=1):
         raise invalid("/ends_at", "in_the_past", "The schedule would have ended already")
     return rule
+
+
+def only_disables(patch: bytes) -> bool:
+    """Return whether a change does nothing but disable a schedule, which is possible whatever has become of its task."""
+    content = load_json(patch)
+    return isinstance(content, dict) and set(content) == {"enabled"} and content["enabled"] is False
 
 
 def refuse_platform_change(patch: bytes) -> bool:

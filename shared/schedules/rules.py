@@ -141,7 +141,7 @@ def parse_rule(
     Exactly one of `cron` and `every_seconds` is given. `timezone` is an IANA name; an interval does not use it.
     """
     if (cron is None) == (every_seconds is None):
-        raise InvalidRule("cron", "A schedule has either a cron rule or an interval.")
+        raise InvalidRule("cron", "A schedule needs one of `cron` and `every`, and not both.")
     if every_seconds is not None and every_seconds < 1:
         raise InvalidRule("every", "An interval is at least one second.")
     if timezone not in _list_timezones():

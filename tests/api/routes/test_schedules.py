@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
-from typing import Any
+from typing import Any, LiteralString
 
 import httpx2
 import psycopg
 import pytest
+from psycopg.sql import SQL
 
 from shared.api_keys import create_key
 from shared.database.connections import make_engine
@@ -342,3 +343,26 @@ def test_a_schedule_in_a_time_zone_that_the_server_does_not_know_is_shown(
     assert (shown.status_code, shown.json()["timezone"], shown.json()["next_times"]) == (200, "Mars/Olympus_Mons", [])
     assert client.get("/schedules").status_code == 200
     assert change(client, shown.json(), timezone="Europe/Berlin").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change_row",
+    [
+        "ends_at = now() - interval '3 days'",
+        "timezone = 'Mars/Olympus_Mons'",
+        "kind = 'files.unheard_of'",
+        """kind = 'files.inspect', params = '{"file_id": "01a226c1-69c8-7161-a545-9958d4e0e77d"}'""",
+    ],
+    ids=["ended", "unknown time zone", "kind that was removed", "file that was deleted"],
+)
+def test_a_schedule_that_could_not_be_created_any_more_can_be_disabled(
+    client: httpx2.Client, module_settings: Settings, change_row: LiteralString
+) -> None:
+    schedule = created(client)
+    with psycopg.connect(module_settings.database_url, autocommit=True) as connection:
+        connection.execute(SQL("UPDATE schedules SET {} WHERE id = %s").format(SQL(change_row)), (schedule["id"],))
+
+    answer = change(client, schedule, enabled=False)
+
+    assert (answer.status_code, answer.json()["enabled"], answer.json()["next_at"]) == (200, False, None)
+    assert change(client, schedule, enabled=True).status_code == 422
