@@ -35,6 +35,8 @@ MAX_SUBSCRIPTIONS: Final = 100
 """How many subscriptions one socket may have at a time."""
 MAX_MESSAGE_BYTES: Final = 16 << 10
 """How large a message of a client may be. Four times as much closes the socket (`api/serve.py`)."""
+MAX_NAME_CHARACTERS: Final = 64
+"""How long the name of a subscription may be."""
 NORMAL_CLOSURE: Final = 1000
 POLICY_VIOLATION: Final = 1008
 KEY_REVOKED: Final = "The key of this stream was revoked or has expired."
@@ -76,7 +78,7 @@ async def _send(websocket: WebSocket, text: str) -> None:
     await send_soon(websocket.send_text(text), websocket.scope)
 
 
-SubscriptionName = Annotated[str, Field(min_length=1, max_length=64)]
+SubscriptionName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 
 
 class _ClientMessage(BaseModel):
@@ -156,7 +158,7 @@ class SubscriptionSocket:
         await self._websocket.close(POLICY_VIOLATION, KEY_REVOKED)
 
     async def _answer(self, message: Any) -> None:
-        name = None
+        name = _find_subscription_name(message)
         try:
             request = _parse(message)
             name = request.subscription
@@ -231,6 +233,18 @@ class SubscriptionSocket:
 
     async def _send(self, document: dict[str, object]) -> None:
         await _send(self._websocket, orjson.dumps(document).decode())
+
+
+def _find_subscription_name(message: Any) -> str | None:
+    """Return the `subscription` of a message that may be invalid, so that the client knows which one an error is about."""
+    text = message.get("text")
+    if text is None or len(text) > MAX_MESSAGE_BYTES:
+        return None
+    try:
+        name = orjson.loads(text)["subscription"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return name if isinstance(name, str) and 1 <= len(name) <= MAX_NAME_CHARACTERS else None
 
 
 def _parse(message: Any) -> Subscribe | Unsubscribe:

@@ -188,6 +188,7 @@ def test_a_bad_message_is_answered_with_an_error_and_the_socket_goes_on(
         after = receive(socket)
 
     assert error["type"] == "error"
+    assert error.get("subscription") == ("a" if isinstance(text, str) and '"subscription": "a"' in text else None)
     assert error["problem"]["type"] == f"/problems/{problem}"
     assert [one["pointer"] for one in error["problem"].get("errors", [])] == ([] if pointer is None else [pointer])
     assert after == {"type": "subscribed", "subscription": "all"}
