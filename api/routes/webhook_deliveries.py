@@ -24,6 +24,7 @@ from api.openapi.operations import ANY_CALLER, problem_responses
 from api.webhooks.representations import STATES, delivery_model
 from api.webhooks.webhook_models import Outcome, WebhookDelivery, WebhookDeliveryPage
 from shared.queries import webhooks as queries
+from shared.webhooks.events import PING
 
 router = APIRouter(tags=["webhooks"])
 
@@ -119,7 +120,9 @@ async def redeliver_webhook(
             raise Problem("not-found")
         caller.require_may_change(row.organization_id)
         if row.finished_at is None:
-            raise Problem("conflict", "The delivery has not ended yet: it is still tried.")
+            raise Problem("conflict", "The delivery has not ended yet. It is tried again by itself: see `next_try_at`.")
+        if row.endpoint_is_disabled and row.event_type != PING:
+            raise Problem("conflict", "The endpoint of the delivery is disabled. Enable it first, then redeliver.")
         if not row.has_data:
             raise Problem("gone", "What the delivery contained was erased with its task.")
         await connection.exec_driver_sql(queries.ALLOW_MORE_TRIES, {"id": delivery_id})

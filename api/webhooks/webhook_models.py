@@ -28,15 +28,28 @@ class EndpointFields(BaseModel):
     url: ReceiverUrl
     event_types: Annotated[
         list[EventType],
-        Field(min_length=1, max_length=100, description="The events that are sent to the endpoint."),
+        Field(
+            min_length=1,
+            max_length=100,
+            description="The events that are sent to the endpoint. `schedule.failed` is sent at each time at which a schedule "
+            "cannot submit its task, and not when the task fails.",
+        ),
     ]
     description: Annotated[str, Field(max_length=500, description="A text for people.")] = ""
     kinds: Annotated[
         list[str],
-        Field(max_length=100, description="Only tasks and schedules of these kinds; an empty list for all."),
+        Field(
+            max_length=100,
+            description="Only tasks and schedules of these kinds; an empty list for all. Batches and workflows have no kind, "
+            "and are sent whatever is here.",
+        ),
     ] = []
     tags: Annotated[
-        list[Tag], Field(max_length=100, description="Only tasks with one of these tags; an empty list for all.")
+        list[Tag],
+        Field(
+            max_length=100,
+            description="Only tasks with one of these tags; an empty list for all. Other events are sent whatever is here.",
+        ),
     ] = []
     enabled: Annotated[bool, Field(description="Whether events are sent to it.")] = True
 
@@ -150,7 +163,9 @@ class WebhookTry(AnswerModel):
             "`interrupted`."
         ),
     ]
-    detail: Annotated[str | None, Field(description="The same as `error`, as a sentence.")]
+    detail: Annotated[
+        str | None, Field(description="Why it failed, as a sentence; null if the status of the answer says it.")
+    ]
     answer: Annotated[str | None, Field(description="The first 1,024 bytes of the answer's body.")]
 
 

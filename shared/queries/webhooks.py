@@ -156,7 +156,8 @@ def _select_deliveries() -> Select[Any]:
     url = func.coalesce(webhook_deliveries.c.url, webhook_endpoints.c.url).label("receiver_url")
     columns = [column for column in webhook_deliveries.c if column.name not in {"data", "secret"}]
     has_data = webhook_deliveries.c.data.is_not(null()).label("has_data")
-    return select(*columns, url, has_data).select_from(webhook_deliveries.outerjoin(webhook_endpoints))
+    is_disabled = webhook_endpoints.c.enabled.is_(False).label("endpoint_is_disabled")
+    return select(*columns, url, has_data, is_disabled).select_from(webhook_deliveries.outerjoin(webhook_endpoints))
 
 
 def read_data(delivery_id: UUID) -> Select[Any]:

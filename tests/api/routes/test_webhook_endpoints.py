@@ -260,6 +260,7 @@ def test_deliveries_are_listed_by_endpoint_task_and_outcome_and_sent_again(
     assert stranger.post(delivery["links"]["redeliver"]).status_code == 404
 
     receiver.respond = answer_with(200)
+    assert member.post(delivery["links"]["redeliver"]).status_code == 409
     change(member, endpoint, enabled=True)
     again = member.post(delivery["links"]["redeliver"])
 

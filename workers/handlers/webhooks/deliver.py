@@ -35,6 +35,7 @@ from workers.outcomes import Failed
 KEPT_ANSWER_BYTES: Final = 1024
 GONE: Final = 410
 LONGEST_RETRY_AFTER_SECONDS: Final = 3 * 86_400.0
+NO_REDIRECTS: Final = "A redirect is not followed. Change the URL to the one that it leads to."
 RETRY_AFTER_JITTER: Final = 0.1
 """By how much of its value a wait that the receiver asked for is lengthened at random."""
 
@@ -121,7 +122,7 @@ def _send(delivery: Any, context: HandlerContext, client: HttpClient) -> End:
         return End(round((time.monotonic() - began) * 1000), **values)
 
     if not delivery.enabled and delivery.event_type != PING:
-        return end(error="endpoint_disabled", detail="The endpoint is disabled.")
+        return end(error="endpoint_disabled", detail="The endpoint is disabled. Enable it, and redeliver.")
     if delivery.data is None:
         return end(error="data_erased", detail="The content of the message was erased with its task.")
     try:
@@ -147,7 +148,12 @@ def _send(delivery: Any, context: HandlerContext, client: HttpClient) -> End:
         answer = client.post(delivery.url, body, headers, max_body_bytes=KEPT_ANSWER_BYTES, check=context.check)
     except RequestFailed as error:
         return end(error=error.reason, detail=error.detail)
-    return end(status=answer.status, answer=_as_text(answer.body), retry_after_seconds=_read_retry_after(answer))
+    return end(
+        status=answer.status,
+        answer=_as_text(answer.body),
+        retry_after_seconds=_read_retry_after(answer),
+        detail=NO_REDIRECTS if 300 <= answer.status < 400 else None,
+    )
 
 
 def _record(connection: Connection, delivery: Any, end: End, attempt: int) -> float | None:
