@@ -69,7 +69,13 @@ async def create_endpoint(
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
-    """Store an endpoint. From now on, the events that it names are sent to its URL, signed with its secret."""
+    """Store an endpoint. From now on, the events that it names are posted to its URL, signed as Standard Webhooks.
+
+    The body of a message is `{"type": "task.failed", "timestamp": …, "data": …}`. `data` is the task as `GET /tasks/<id>` shows
+    it, without its params, or the batch, schedule or workflow. The headers are `webhook-id`, which is the id of the delivery and
+    the same in every try, `webhook-timestamp` and `webhook-signature`. A receiver begins to answer within 15 seconds, with 2xx.
+    Any other answer is followed by more tries for three days, but 410 disables the endpoint.
+    """
     fields = _parse(await json_body(request, settings.max_json_bytes))
     await hosts.require({"/url": fields.url})
     secret = new_secret()
