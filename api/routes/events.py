@@ -81,7 +81,8 @@ class EventsQuery(FilterQuery):
             '`{"type": "subscribe", "subscription": NAME, …}` with one of `task_id`, `batch_id` and `filter` (an object with '
             "the filters of this route), and `last_event_id` to resume; "
             '`{"type": "unsubscribe", "subscription": NAME}` ends one. You get `subscribed`, `unsubscribed`, `event` (with '
-            "`subscription`, `id`, `event` and `data`), `end` when a stream is over, and `error` with a `problem`. A socket "
+            "`subscription`, `id`, `event` and `data`), `end` when a stream is over, and `error` with a `problem` and, if "
+            "it is known, the `subscription`. A message with an `id` only is an `event` named `position` there. A socket "
             "may have 100 subscriptions, and a message 16 KiB.",
         ),
         **problem_responses(*ANY_CALLER),
