@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -213,7 +214,7 @@ def test_two_transactions_that_end_the_steps_before_another_start_it_once(
 CallersAction = Callable[[sqlalchemy.Connection, Sequence[LockedTask]], Changes]
 
 
-@pytest.mark.parametrize("action", [cancel_tasks, retry_tasks, delete_tasks])
+@pytest.mark.parametrize("action", [cancel_tasks, partial(retry_tasks, privileged=True), delete_tasks])
 def test_an_action_on_a_step_that_waits_never_deadlocks_with_the_step_before_it(
     connection: Connection, settings: Settings, eventually: Eventually, action: CallersAction
 ) -> None:
