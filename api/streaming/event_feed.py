@@ -91,6 +91,12 @@ class _Row(NamedTuple):
     owner_id: UUID
     organization_id: UUID
     created_at: datetime
+    workflow_id: UUID | None
+    parent_id: UUID | None
+    schedule_id: UUID | None
+    rerun_of: UUID | None
+    metadata: str
+    error_type: str | None
 
 
 class Step(NamedTuple):
@@ -299,4 +305,10 @@ def _place_events(task_id: UUID, rows: Iterable[_Row]) -> Iterator[FeedEvent]:
             owner_id=row.owner_id,
             organization_id=row.organization_id,
             created_at=row.created_at,
+            workflow_id=row.workflow_id,
+            parent_id=row.parent_id,
+            schedule_id=row.schedule_id,
+            rerun_of=row.rerun_of,
+            metadata=row.metadata,
+            error_type=row.error_type,
         )

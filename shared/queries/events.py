@@ -58,7 +58,7 @@ SELECT step.since::text, step.until::text, step.is_past, step.is_early, found.id
     found.kind, found.queue, found.tags, found.batch_id, found.owner_id, found.organization_id, found.created_at,
     found.workflow_id, found.parent_id, found.schedule_id, found.rerun_of, found.metadata::text,
     CASE WHEN found.type = 'status' AND found.data->>'status' IN ('retrying', 'failed', 'cancelled', 'expired') THEN
-        (SELECT payload.error->>'type' FROM task_payloads payload WHERE payload.task_id = ANY (ARRAY[found.id])) END
+        (SELECT payload.error->>'type' FROM task_payloads payload WHERE payload.task_id = ANY (ARRAY[found.id])) END AS error_type
 FROM step LEFT JOIN found ON true ORDER BY found.id, found.seq"""
 """List the events of some callers and batches that a snapshot does not contain yet and a later one does.
 
