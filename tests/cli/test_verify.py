@@ -421,7 +421,7 @@ def test_a_database_under_load_has_no_findings(api: Api, engine_room: Parts, eve
     client = api.client("operator", "operator")
     reports = []
     first = client.post("/tasks", json={"kind": "platform.ping", "params": {}}).headers["location"]
-    assert client.get(first, params={"wait": 30}).json()["done"]
+    assert client.get(first, params={"wait": 60}).json()["done"]
     for _ in range(6):
         batch = [{"kind": "platform.ping", "params": {"sleep_ms": n % 30}} for n in range(60)]
         submitted = client.post("/tasks/batch", json={"tasks": batch}).json()

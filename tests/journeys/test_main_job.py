@@ -172,7 +172,7 @@ def test_a_cancelled_task_stops_and_can_be_retried(
 
     assert client.post(f"{location}/cancel").status_code == 202
 
-    cancelled = client.get(location, params={"wait": 10}).json()
+    cancelled = client.get(location, params={"wait": 60}).json()
     assert (cancelled["status"], cancelled["error"]["type"]) == ("cancelled", "/problems/cancelled")
     assert client.post(f"{location}/cancel").status_code == 409
     assert client.post(f"{location}/retry").status_code == 202

@@ -17,7 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from shared.queries.hot_tasks import WRITE_LOG
 from tests.api.conftest import ManualWorker, Submit
-from tests.conftest import PATIENCE_SECONDS, Api, Eventually
+from tests.conftest import PATIENCE_SECONDS, Api, Eventually, wait_until_true
 from tests.needed_programs import find_program
 
 PAGE = "/docs/examples/follow.html"
@@ -47,6 +47,12 @@ class Browser:
         return result["result"].get("value")
 
 
+def find_page(port: str) -> str | None:
+    """Return the URL of the debugger of the browser's first page, once it has one."""
+    things = httpx2.get(f"http://127.0.0.1:{port}/json/list", trust_env=False, timeout=PATIENCE_SECONDS).json()
+    return next((str(one["webSocketDebuggerUrl"]) for one in things if one["type"] == "page"), None)
+
+
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
     program = find_program("chromium")
@@ -57,22 +63,19 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
         process = subprocess.Popen(argv, stdout=log, stderr=log)
     try:
         port_file = tmp_path / "profile" / "DevToolsActivePort"
-        for _ in range(600):
-            if port_file.exists() and port_file.read_text().count("\n") >= 1:
-                break
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.1)
+
+        def has_written_its_port() -> bool:
+            assert process.poll() is None, "Chromium has ended"
+            return port_file.exists() and port_file.read_text().count("\n") >= 1
+
+        wait_until_true(has_written_its_port)
         port = port_file.read_text().splitlines()[0]
-        (page, *_) = (
-            one
-            for one in httpx2.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
-            if one["type"] == "page"
-        )
-        with connect(page["webSocketDebuggerUrl"], proxy=None, max_size=None) as socket:
+        page = wait_until_true(lambda: find_page(port))
+        with connect(page, proxy=None, max_size=None, open_timeout=PATIENCE_SECONDS) as socket:
             yield Browser(socket)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_SECONDS)
         shutil.rmtree(tmp_path / "profile", ignore_errors=True)
 
 

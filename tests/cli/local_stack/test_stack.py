@@ -45,16 +45,16 @@ def submit_ping(ready: dict[str, Any]) -> str:
     body = json.dumps({"kind": "platform.ping", "params": {"echo": "hello"}}).encode()
     headers = {"Authorization": f"Bearer {ready['api_key']}", "Content-Type": "application/json"}
     request = urllib.request.Request(f"{ready['api_url']}/tasks", body, headers)
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:
         task_id = json.load(response)["id"]
     assert isinstance(task_id, str)
     return task_id
 
 
-def get_task(ready: dict[str, Any], task_id: str, wait_seconds: int = 30) -> dict[str, Any]:
+def get_task(ready: dict[str, Any], task_id: str, wait_seconds: int = 60) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {ready['api_key']}"}
     request = urllib.request.Request(f"{ready['api_url']}/tasks/{task_id}?wait={wait_seconds}", headers=headers)
-    with urllib.request.urlopen(request, timeout=wait_seconds + 10) as response:
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:
         task = json.load(response)
     assert isinstance(task, dict)
     return task
@@ -200,7 +200,7 @@ def test_two_stacks_at_once_do_not_disturb_each_other(running: LocalStack, stack
         f"{ours['api_url']}/tasks/{task_id}", headers={"Authorization": f"Bearer {ours['api_key']}"}
     )
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(request, timeout=10)
+        urllib.request.urlopen(request, timeout=PATIENCE_SECONDS)
     assert get_task(ours, submit_ping(ours))["status"] == "succeeded"
 
 
