@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
+from cli.chaos.receiver import Event
 from cli.chaos.schedule import Fault
+from cli.chaos.workflows import Workflow
 from cli.chaos.workload import TRY_SECONDS, Workload
 
 MOST_SLOW_HEALTH: Final = 2
@@ -27,6 +30,32 @@ class SweptAttempt(Protocol):
     def swept_at(self) -> float: ...
 
 
+class WorkflowEnds(Protocol):
+    """A row of `LIST_WORKFLOW_ENDS`."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def ends(self) -> dict[str, list[str]]: ...
+
+
+class FollowUp(Protocol):
+    """A row of `LIST_FOLLOWING`."""
+
+    @property
+    def tag(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def is_early(self) -> bool: ...
+
+
 def find_wrong_slots(expected: Sequence[datetime], tasks_by_slot: Mapping[datetime, int], tasks: int) -> list[str]:
     """Return which slots of a schedule, which has so many tasks in all, did not get exactly one."""
     wrong = [f"the slot {at} has {tasks_by_slot.get(at, 0)} tasks" for at in expected if tasks_by_slot.get(at) != 1]
@@ -42,6 +71,49 @@ def find_wrong_streams(received: Mapping[str, list[int]], histories: Mapping[str
         f"the stream of {task_id} had the events {events} of {histories.get(task_id)}"
         for task_id, events in received.items()
         if events != histories.get(task_id)
+    ]
+
+
+def find_wrong_workflows(workflows: Mapping[str, Workflow], rows: Iterable[WorkflowEnds]) -> list[str]:
+    """Return which workflows, by id, did not end as they must, or have a step that was not done exactly once."""
+    found = {row.id: (row.status, row.ends) for row in rows}
+    return [
+        f"the workflow {workflow_id} ended as {found.get(workflow_id)}, and not as {(workflow.status, workflow.ends)}"
+        for workflow_id, workflow in workflows.items()
+        if found.get(workflow_id) != (workflow.status, workflow.ends)
+    ]
+
+
+def find_wrong_follow_ups(batches: Mapping[str, str], rows: Sequence[FollowUp]) -> list[str]:
+    """Return the batches whose `on_finished` was not submitted exactly once, or did not succeed after their tasks.
+
+    `batches` has the tag of the `on_finished` of each batch, by the id of the batch.
+    """
+    following = {tag: batch_id for batch_id, tag in batches.items()}
+    found = {tag: [row.status for row in rows if row.tag == tag] for tag in following}
+    wrong = [
+        f"the on_finished of the batch {batch_id} ended as {found[tag]}"
+        for tag, batch_id in following.items()
+        if found[tag] != ["succeeded"]
+    ]
+    early = [following[row.tag] for row in rows if row.is_early]
+    return wrong + [
+        f"the on_finished of the batch {batch_id} came before its last task had ended" for batch_id in early
+    ]
+
+
+def find_wrong_webhooks(
+    workload: Workload, ends: Mapping[str, tuple[str, str | None]], received: Mapping[str, Event]
+) -> list[str]:
+    """Return the events that were not received under exactly one `webhook-id`. `received` has the event of each id."""
+    counts = Counter(received.values())
+    expected = {Event("workflow.finished", workflow_id) for workflow_id in workload.workflows}
+    expected |= {Event("batch.finished", batch_id) for batch_id in workload.batches}
+    expected |= {Event(f"task.{ends[task_id][0]}", task_id) for task_id in workload.reported if task_id in ends}
+    return [
+        f"the event {event.type} of {event.subject_id} was received under {counts[event]} ids"
+        for event in sorted(expected | set(counts))
+        if counts[event] != (event in expected)
     ]
 
 

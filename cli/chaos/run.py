@@ -15,13 +15,17 @@ from psycopg.rows import namedtuple_row
 
 from cli.chaos.checks import (
     find_wrong_answers,
+    find_wrong_follow_ups,
     find_wrong_mail,
     find_wrong_slots,
     find_wrong_streams,
+    find_wrong_webhooks,
+    find_wrong_workflows,
     measure_sweeps,
 )
 from cli.chaos.faults import FaultThrower, NothingHit
 from cli.chaos.mail_server import MailServer
+from cli.chaos.receiver import WebhookReceiver
 from cli.chaos.schedule import FAULTS, Fault, plan_faults
 from cli.chaos.workload import Workload
 from cli.local_stack.stack import LocalStack
@@ -83,7 +87,10 @@ def run_chaos(options: ChaosOptions) -> int:
         print(f"  {fault}")
     mail = MailServer()
     mail.start()
+    receiver = WebhookReceiver()
+    receiver.start()
     environment = {
+        "TASKMILL_ALLOWED_NETWORKS": "127.0.0.0/8",
         "TASKMILL_SMTP_URL": mail.url,
         "TASKMILL_LEASE_SECONDS": str(options.lease_seconds),
         "TASKMILL_RERING_SECONDS": str(options.lease_seconds),
@@ -95,13 +102,14 @@ def run_chaos(options: ChaosOptions) -> int:
     passed = False
     try:
         stack.start()
-        run = _Run(options, stack, mail, Outcome(schedule))
+        run = _Run(options, stack, mail, receiver, Outcome(schedule))
         run.go()
         _print_outcome(run)
         passed = not run.outcome.broken
     finally:
         stack.stop()
         mail.stop()
+        receiver.stop()
         if passed:
             stack.remove()
         else:
@@ -114,10 +122,18 @@ def run_chaos(options: ChaosOptions) -> int:
 
 
 class _Run:
-    def __init__(self, options: ChaosOptions, stack: LocalStack, mail: MailServer, outcome: Outcome) -> None:
+    def __init__(
+        self,
+        options: ChaosOptions,
+        stack: LocalStack,
+        mail: MailServer,
+        receiver: WebhookReceiver,
+        outcome: Outcome,
+    ) -> None:
         ready = stack.ready
         self.options = options
         self.mail = mail
+        self.receiver = receiver
         self.outcome = outcome
         self._stack = stack
         self.workload = Workload(ready["api_url"], ready["api_key"], options.rate, options.seed, self._find_api_pid)
@@ -131,6 +147,7 @@ class _Run:
 
     def go(self) -> None:
         self._schedule_id, self._slots = self.workload.create_schedule(self.options.seconds)
+        self.receiver.secret = self.workload.create_endpoint(self.receiver.url)
         self.workload.start()
         began = time.monotonic()
         for fault in self.outcome.schedule:
@@ -208,6 +225,13 @@ class _Run:
         received = self.workload.listeners.histories
         histories = {row.task_id: row.seqs for row in self._ask(queries.LIST_HISTORIES, {"ids": list(received)})}
         broken += self.workload.listeners.wrong + find_wrong_streams(received, histories)
+        workflows, batches = self.workload.workflows, self.workload.batches
+        broken += find_wrong_workflows(workflows, self._ask(queries.LIST_WORKFLOW_ENDS, {"ids": list(workflows)}))
+        tags = {"batch_ids": list(batches), "tags": list(batches.values())}
+        broken += find_wrong_follow_ups(batches, self._ask(queries.LIST_FOLLOWING, tags))
+        broken += self.receiver.wrong[:20] + find_wrong_webhooks(self.workload, ends, self.receiver.received)
+        undelivered = self._ask(queries.LIST_UNDELIVERED)
+        broken += [f"the delivery {row.id} of {row.event_type} is {row.state}" for row in undelivered]
 
     @property
     def _of_schedule(self) -> dict[str, str]:
@@ -233,6 +257,8 @@ def _print_outcome(run: _Run) -> None:
     print(f"Listeners: {len(listeners.histories)}, with {listeners.connections} connections and {events} events")
     print(f"Ends: {dict(outcome.statuses)}; errors: {dict(outcome.errors)}")
     print(f"Messages accepted by the mail server: {run.mail.accepted.total()} for {len(run.mail.accepted)} recipients")
+    print(f"Workflows: {len(workload.workflows)}; batches: {len(workload.batches)}")
+    print(f"Webhooks: {len(run.receiver.received)} received, by {run.receiver.requests} requests")
     if outcome.backlog_seconds is not None:
         print(f"The backlog was gone {outcome.backlog_seconds:.1f} s after the last fault")
     if values := outcome.swept_after_seconds:

@@ -1,4 +1,7 @@
-"""Submits real tasks of every family at a rate. Clients that get no answer repeat the request with the same key."""
+"""Submits real tasks of every family, batches and workflows at a rate.
+
+Clients that get no answer repeat the request with the same key.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cli.chaos.listeners import Listeners
+from cli.chaos.workflows import Workflow, make_workflows
 
 _DATA: Final = Path(__file__).resolve().parents[1] / "demo" / "data"
 _CLIENTS: Final = 16
@@ -28,7 +32,10 @@ SLOW_SECONDS: Final = 1.0
 _LISTEN_EACH: Final = 10
 """Of how many accepted tasks one is listened to."""
 SLOT_SECONDS: Final = 2
-_MIX: Final = {"ping": 60, "email": 18, "inspect": 10, "images": 6, "report": 4, "text": 2}
+_MIX: Final = {"ping": 51, "email": 18, "inspect": 8, "images": 5, "report": 4, "text": 2, "batch": 3, "workflow": 6}
+_BATCH_TASKS: Final = 3
+_REPORTED_TAG: Final = "reported"
+"""The tag of the tasks whose ends are sent to the webhook receiver."""
 Headers = dict[str, str]
 
 
@@ -48,10 +55,17 @@ class Workload:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
         self._table: str | None = None
+        self._shapes: list[Workflow] = []
         self.listeners = Listeners(self._host, self._port, api_key)
         self.accepted: dict[str, str] = {}
         self.recipients: dict[str, str] = {}
         """The recipient of each email, by task id. Each recipient gets one."""
+        self.workflows: dict[str, Workflow] = {}
+        """How each workflow must end, by its id."""
+        self.batches: dict[str, str] = {}
+        """The tag of the `on_finished` of each batch, by the id of the batch."""
+        self.reported: set[str] = set()
+        """The tasks whose ends are sent to the webhook receiver."""
         self.answers: Counter[str] = Counter()
         """The number of answers by status, and of requests without an answer as `no answer`."""
         self.given_up = 0
@@ -66,7 +80,10 @@ class Workload:
 
     def start(self) -> None:
         """Start to submit."""
-        self._table = self._submit("/files", *self._file("penguins.csv", "text/csv", None), "upload")
+        self._table = self._upload("penguins.csv", "text/csv")
+        image = self._upload("rocket.jpg", "image/jpeg")
+        assert self._table is not None and image is not None, f"a file was not stored: {self.wrong}"
+        self._shapes = list(make_workflows(image).values())
         self._thread.start()
         threading.Thread(target=self.note_failure, args=[self._watch_health], name="health", daemon=True).start()
 
@@ -83,10 +100,19 @@ class Workload:
             "starts_at": slots[0].isoformat(),
             "ends_at": slots[-1].isoformat(),
         }
+        return str(self._create("/schedules", body)["id"]), slots
+
+    def create_endpoint(self, url: str) -> str:
+        """Create an endpoint for the ends of batches, of workflows and of tagged tasks; return its secret."""
+        types = ["task.succeeded", "task.failed", "batch.finished", "workflow.finished"]
+        body = {"url": url, "event_types": types, "tags": [_REPORTED_TAG]}
+        return str(self._create("/webhook-endpoints", body)["secret"])
+
+    def _create(self, path: str, body: dict[str, Any]) -> Any:
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
-        status, answer = self._request("POST", "/schedules", json.dumps(body).encode(), headers)
-        assert status == 201, f"the schedule was not created: {status}: {answer.decode(errors='replace')}"
-        return str(json.loads(answer)["id"]), slots
+        status, answer = self._request("POST", path, json.dumps(body).encode(), headers)
+        assert status == 201, f"POST {path} was answered with {status}: {answer.decode(errors='replace')}"
+        return json.loads(answer)
 
     def stop(self) -> None:
         """Stop submitting, and wait for requests that are under way."""
@@ -106,16 +132,22 @@ class Workload:
         if name == "email":
             address = f"{secrets.token_hex(6)}@example.com"
             body = {"to": [address], "subject": "Chaos", "text": "A message."}
-            return lambda: self._note_recipient(self._submit("/emails", *_json(body), "email"), address)
+            return lambda: self._submit_email(body, address)
         if name == "ping":
             queue = self._chance.choice(["files", "reports", "email"])
             params = {"sleep_ms": self._chance.choice([0, 0, 5, 50, 500, 3000]), "queue": queue}
-            return lambda: self._submit("/tasks", *_json({"kind": "platform.ping", "params": params}), "ping")
+            tags = self._chance.choice([[], [], [], [], [_REPORTED_TAG]])
+            return lambda: self._submit_ping({"kind": "platform.ping", "params": params, "tags": tags})
+        if name == "batch":
+            return self._submit_batch
+        if name == "workflow":
+            workflow = self._chance.choice(self._shapes)
+            return lambda: self._submit_workflow(workflow)
         if name == "report":
             source: dict[str, Any] = {"name": "penguins", "file_id": self._table}
             query = "SELECT species, count(*) AS n FROM penguins GROUP BY species ORDER BY species"
             report: dict[str, Any] = {"title": "Chaos", "sources": [source], "query": query, "formats": ["csv", "xlsx"]}
-            return lambda: self._submit("/reports", *_json(report), "report")
+            return lambda: self._submit_task("/reports", *_json(report), "report")
         form = {
             "inspect": ("rocket.jpg", "image/jpeg", None),
             "images": (
@@ -125,7 +157,7 @@ class Workload:
             ),
             "text": ("latex-news.pdf", "application/pdf", {"kind": "files.extract_text", "params": {}}),
         }[name]
-        return lambda: self._submit("/files", *self._file(*form), name)
+        return lambda: self._submit_task("/files", *self._file(*form), name)
 
     def note_failure(self, work: Callable[[], object]) -> None:
         """Do the work, and keep an error of it."""
@@ -135,10 +167,48 @@ class Workload:
             with self._lock:
                 self.failed.append(repr(error))
 
-    def _note_recipient(self, task_id: str | None, address: str) -> None:
-        if task_id is not None:
+    def _upload(self, name: str, media_type: str) -> str | None:
+        """Store a file, and return its id."""
+        task = self._submit_task("/files", *self._file(name, media_type, None), "upload")
+        return None if task is None else str(task["params"]["file_id"])
+
+    def _submit_email(self, body: dict[str, Any], address: str) -> None:
+        if (task := self._submit_task("/emails", *_json(body), "email")) is not None:
             with self._lock:
-                self.recipients[task_id] = address
+                self.recipients[task["id"]] = address
+
+    def _submit_ping(self, body: dict[str, Any]) -> None:
+        task = self._submit_task("/tasks", *_json(body), "ping")
+        if task is not None and body["tags"]:
+            with self._lock:
+                self.reported.add(task["id"])
+
+    def _submit_batch(self) -> None:
+        ping: dict[str, Any] = {"kind": "platform.ping", "params": {"sleep_ms": 50}}
+        tag = f"after-{secrets.token_hex(6)}"
+        body = {"tasks": [ping] * _BATCH_TASKS, "on_finished": {**ping, "tags": [tag], "max_attempts": 25}}
+        if (batch := self._submit("/tasks/batch", *_json(body))) is not None:
+            for task in batch["tasks"]:
+                self._note_task(task["id"], "batch")
+            with self._lock:
+                self.batches[batch["batch_id"]] = tag
+
+    def _submit_workflow(self, workflow: Workflow) -> None:
+        if (answer := self._submit("/workflows", *_json({"steps": workflow.steps}))) is not None:
+            with self._lock:
+                self.workflows[answer["id"]] = workflow
+
+    def _submit_task(self, path: str, body: bytes, content_type: str, work: str) -> Any:
+        """Submit a task, and return it, or None without success."""
+        if (task := self._submit(path, body, content_type)) is not None:
+            self._note_task(task["id"], work)
+        return task
+
+    def _note_task(self, task_id: str, work: str) -> None:
+        with self._lock:
+            self.accepted[task_id] = work
+            if len(self.accepted) % _LISTEN_EACH == 1:
+                self.listeners.listen(task_id)
 
     @staticmethod
     def _file(name: str, media_type: str, task: dict[str, Any] | None) -> tuple[bytes, str]:
@@ -152,8 +222,8 @@ class Workload:
         body = head.encode() + (_DATA / name).read_bytes() + f"\r\n--{boundary}--\r\n".encode()
         return body, f"multipart/form-data; boundary={boundary}"
 
-    def _submit(self, path: str, body: bytes, content_type: str, work: str) -> str | None:
-        """Submit with a new idempotency key until there is an answer. Return the id of the task, or for an upload of the file."""
+    def _submit(self, path: str, body: bytes, content_type: str) -> Any:
+        """Submit with a new idempotency key until there is an answer. Return its content, or None without success."""
         headers = {
             "Authorization": f"Bearer {self._key}",
             "Content-Type": content_type,
@@ -169,12 +239,7 @@ class Workload:
                 continue
             self._count(str(status))
             if status == 202:
-                task = json.loads(answer)
-                with self._lock:
-                    self.accepted[task["id"]] = work
-                    if len(self.accepted) % _LISTEN_EACH == 1:
-                        self.listeners.listen(task["id"])
-                return str(task["params"]["file_id"] if work == "upload" else task["id"])
+                return json.loads(answer)
             if status not in {409, 429, 503}:
                 with self._lock:
                     self.wrong.append(f"{path}: {status}: {answer[:300].decode(errors='replace')}")

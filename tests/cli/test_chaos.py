@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from itertools import pairwise
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 from typer.testing import CliRunner
 
 from cli.chaos.checks import (
     find_wrong_answers,
+    find_wrong_follow_ups,
     find_wrong_mail,
     find_wrong_slots,
     find_wrong_streams,
+    find_wrong_webhooks,
+    find_wrong_workflows,
     measure_sweeps,
 )
 from cli.chaos.faults import CHILD_MODULE, FaultThrower, NothingHit
 from cli.chaos.mail_server import MailServer
+from cli.chaos.receiver import Event, WebhookReceiver
 from cli.chaos.run import parse_faults, percentile
 from cli.chaos.schedule import FAULTS, Fault, plan_faults
+from cli.chaos.workflows import make_workflows
 from cli.chaos.workload import Workload
 from cli.local_stack.ready_file import PARTS
 from cli.main import app
+from shared.webhooks.signing import make_headers, new_secret
 from tests.receiver import answer_with, hang_after, run_receiver
 from workers.sandbox import limited_child
 
@@ -165,6 +174,65 @@ def test_streams_that_lost_or_repeated_an_event_are_reported() -> None:
         "the stream of cut had the events [1, 2] of [1, 2, 3]",
         "the stream of doubled had the events [1, 2, 2, 3] of [1, 2, 3]",
     ]
+
+
+def test_a_workflow_with_another_end_and_a_step_that_was_done_twice_are_reported() -> None:
+    workflow = make_workflows("image")["fail"]
+    rows = [
+        SimpleNamespace(id="right", status="failed", ends={"late": ["failed"], "last": ["cancelled"]}),
+        SimpleNamespace(id="other", status="cancelled", ends={"late": ["failed"], "last": ["cancelled"]}),
+        SimpleNamespace(id="twice", status="failed", ends={"late": ["failed", "failed"], "last": ["cancelled"]}),
+    ]
+    workflows = dict.fromkeys(["right", "other", "twice", "missing"], workflow)
+
+    assert [line.split()[2] for line in find_wrong_workflows(workflows, rows)] == ["other", "twice", "missing"]
+
+
+def test_an_on_finished_that_is_missing_doubled_or_early_is_reported() -> None:
+    batches = {"good": "tag-1", "none": "tag-2", "two": "tag-3", "early": "tag-4"}
+    tags = [("tag-1", False), ("tag-3", False), ("tag-3", False), ("tag-4", True)]
+    rows = [SimpleNamespace(tag=tag, status="succeeded", is_early=is_early) for tag, is_early in tags]
+
+    assert find_wrong_follow_ups(batches, rows) == [
+        "the on_finished of the batch none ended as []",
+        "the on_finished of the batch two ended as ['succeeded', 'succeeded']",
+        "the on_finished of the batch early came before its last task had ended",
+    ]
+
+
+def test_events_that_were_not_received_under_one_id_are_reported() -> None:
+    workload = make_workload([7], "http://127.0.0.1:1")
+    workload.workflows["w"] = make_workflows("image")["chain"]
+    workload.batches["b"] = "tag"
+    workload.reported.add("t")
+    twice, unknown = Event("task.failed", "t"), Event("batch.finished", "unknown")
+    received = {"1": Event("workflow.finished", "w"), "2": twice, "3": twice, "4": unknown}
+
+    assert find_wrong_webhooks(workload, {"t": ("failed", None)}, received) == [
+        "the event batch.finished of b was received under 0 ids",
+        "the event batch.finished of unknown was received under 1 ids",
+        "the event task.failed of t was received under 2 ids",
+    ]
+
+
+def test_the_receiver_accepts_a_signed_webhook_and_reports_a_wrong_signature() -> None:
+    receiver = WebhookReceiver()
+    receiver.secret = new_secret()
+    receiver.start()
+    body = json.dumps({"type": "task.failed", "data": {"id": "t"}}).encode()
+
+    def send(secret: str) -> int | None:
+        headers = make_headers("message", 5, body, [secret])
+        with suppress(httpx2.TransportError):
+            return httpx2.post(receiver.url, content=body, headers=headers).status_code
+        return None
+
+    answers = [send(receiver.secret) for _ in range(8)] + [send(new_secret())]
+    receiver.stop()
+
+    assert answers == [None, 204, 204, 204, 204, 204, 204, 503, 401]
+    assert receiver.received == {"message": Event("task.failed", "t")}
+    assert receiver.wrong == ["the webhook message has no valid signature"]
 
 
 def test_percentiles_use_the_nearest_rank() -> None:
