@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 from uuid import UUID
 
-GATHER_SECONDS: Final = 0.02
+GATHER_SECONDS: Final = 0.1
 """How long claimed tasks are gathered for one message. A task that has ended by then needs none: its end has sent a wake-up."""
 
 
