@@ -395,7 +395,7 @@ def _reset(transport: asyncio.Transport) -> None:
 
 
 def _set_tcp_deadlines(transport: asyncio.Transport, unread_seconds: float) -> None:
-    """Let the kernel close the connection of a peer that vanished while it waits for a response, or that does not read it."""
+    """Set the deadlines after which the kernel closes a connection whose client has vanished or does not read."""
     connection: socket.socket | None = transport.get_extra_info("socket")
     if connection is None or connection.family not in {socket.AF_INET, socket.AF_INET6}:
         return

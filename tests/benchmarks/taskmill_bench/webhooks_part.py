@@ -22,7 +22,7 @@ TRIES = "SELECT count(*) FROM webhook_tries"
 
 
 def measure_webhooks(system: System, options: Options) -> Measures:
-    """Let pings end while deliveries are paused, then time the deliveries alone, until the last is recorded as delivered."""
+    """Measure the deliveries alone: pings end while deliveries are paused, and the time runs from resuming to the last delivery."""
     assert isinstance(system, Taskmill)
     port = choose_port()
     system.queues = "files,webhooks"
