@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final
 from uuid import UUID
 
 from api.http.problems import invalid
@@ -18,25 +17,6 @@ _ID_BYTES: Final = 16
 def write_cursor(settings: Settings, last_id: UUID) -> str:
     """Return the cursor of the page after an id."""
     return sign(settings, _PURPOSE, last_id.bytes, _TAG_BYTES)
-
-
-class Identified(Protocol):
-    """What a list contains."""
-
-    @property
-    def id(self) -> UUID: ...
-
-
-Item = TypeVar("Item", bound=Identified)
-
-
-def cut_page(settings: Settings, rows: Sequence[Item], limit: int) -> tuple[Sequence[Item], str | None]:
-    """Return the first `limit` rows, and the cursor of the page after them if there are more rows.
-
-    Read one row more than `limit`, so that a last page that is full has no cursor.
-    """
-    page = rows[:limit]
-    return page, write_cursor(settings, page[-1].id) if len(rows) > len(page) else None
 
 
 def read_cursor(settings: Settings, cursor: str) -> UUID:

@@ -2,7 +2,8 @@
 
 JSON has one page. NDJSON (one JSON object in each line) and CSV also have one page if the request has a `limit`, with the
 address of the next one in the header `Link` (RFC 8288); without a `limit` they have the whole list, which is read and sent
-page by page, so that its length costs no memory.
+page by page, so that its length costs no memory. A list without pages, such as that of the queues, has everything in each
+format.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import orjson
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from api.http.answers import PRIVATE_HEADERS, json_page
+from api.http.answers import PRIVATE_HEADERS, AnswerModel, json_page
 from api.http.cursors import write_cursor
 from api.http.headers import find_header
 from api.http.problems import Problem
@@ -48,6 +49,17 @@ ReadPage = Callable[[UUID | None, int], Awaitable[Page]]
 
 Columns = Mapping[str, Sequence[str]]
 """The columns of a list as CSV: the path of each one's value in the JSON of an item."""
+
+
+def columns_of(model: type[AnswerModel], *left_out: str) -> Columns:
+    """Return a column for each field of the model of an item, but for those left out, such as `links`."""
+    return {name: (name,) for name in model.model_fields if name not in left_out}
+
+
+def dump_item(item: AnswerModel) -> bytes:
+    """Return an item as JSON, as `private_answer` writes it."""
+    return item.model_dump_json(exclude_unset=True).encode()
+
 
 FORMAT_RESPONSES: Final[dict[str, Any]] = {
     ListFormat.NDJSON: {"schema": {"type": "string", "description": "One item as a JSON object in each line."}},
@@ -100,34 +112,54 @@ def _find_quality(form: ListFormat, ranges: Sequence[tuple[str, float]]) -> floa
     return 0.0
 
 
+_VARY: Final = {**PRIVATE_HEADERS, "Vary": PRIVATE_HEADERS["Vary"] + ", Accept"}
+
+
+def answer_whole_list(
+    request: Request, answer: AnswerModel, items: Sequence[AnswerModel], columns: Columns
+) -> Response:
+    """Return a list without pages in the format that the request accepts: `answer` as JSON, else its items alone."""
+    return answer_whole_json(request, dump_item(answer), [dump_item(item) for item in items], columns)
+
+
+def answer_whole_json(request: Request, answer: bytes, items: Sequence[bytes], columns: Columns) -> Response:
+    """Return a list as `answer_whole_list` does, whose answer and items are JSON already."""
+    form = choose_format(find_header(request, "accept"))
+    body = answer if form is ListFormat.JSON else _write(form, items, columns)
+    return Response(body, headers=_VARY, media_type=_media_type(form))
+
+
 async def answer_list(
     request: Request, settings: Settings, *, after: UUID | None, limit: int | None, read: ReadPage, columns: Columns
 ) -> Response:
     """Return a list in the format that the request accepts; `after` is the id in its cursor, and `limit` its own or None."""
     form = choose_format(find_header(request, "accept"))
-    headers = {**PRIVATE_HEADERS, "Vary": PRIVATE_HEADERS["Vary"] + ", Accept"}
+    headers = dict(_VARY)
     whole = form is not ListFormat.JSON and limit is None
     first = await read(after, STREAMED_PAGE_SIZE if whole else limit or PAGE_SIZE)
     cursor = write_cursor(settings, first.last_id) if first.last_id is not None else None
     if form is ListFormat.JSON:
         body = json_page([orjson.Fragment(item) for item in first.items], cursor)
-        return Response(body, headers=headers, media_type=form.value)
-    media_type = form.value + ("; charset=utf-8; header=present" if form is ListFormat.CSV else "")
+        return Response(body, headers=headers, media_type=_media_type(form))
     if whole:
-        return StreamingResponse(_iterate(form, first, read, columns), headers=headers, media_type=media_type)
+        return StreamingResponse(_iterate(form, first, read, columns), headers=headers, media_type=_media_type(form))
     if cursor is not None:
         headers["Link"] = f'<{_next_address(request, cursor)}>; rel="next"'
-    return Response(_write(form, first.items, columns, with_header=True), headers=headers, media_type=media_type)
+    return Response(_write(form, first.items, columns), headers=headers, media_type=_media_type(form))
+
+
+def _media_type(form: ListFormat) -> str:
+    return form.value + ("; charset=utf-8; header=present" if form is ListFormat.CSV else "")
 
 
 async def _iterate(form: ListFormat, page: Page, read: ReadPage, columns: Columns) -> AsyncIterator[bytes]:
-    yield _write(form, page.items, columns, with_header=True)
+    yield _write(form, page.items, columns)
     while page.last_id is not None:
         page = await read(page.last_id, STREAMED_PAGE_SIZE)
         yield _write(form, page.items, columns, with_header=False)
 
 
-def _write(form: ListFormat, items: Sequence[bytes], columns: Columns, *, with_header: bool) -> bytes:
+def _write(form: ListFormat, items: Sequence[bytes], columns: Columns, *, with_header: bool = True) -> bytes:
     if form is ListFormat.NDJSON:
         return b"".join(item + b"\n" for item in items)
     rows = [",".join(map(csv_text, columns))] if with_header else []

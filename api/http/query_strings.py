@@ -37,6 +37,14 @@ PageLimit = Annotated[
 ]
 
 
+class PageQuery(StrictQuery):
+    """The page of a list. Without `limit`, NDJSON and CSV have the whole list (see `api.http.list_formats`)."""
+
+    # The schema has no default, since generated clients send defaults.
+    limit: PageLimit | None = None
+    cursor: Annotated[str | None, Field(description="The `next_cursor` of the page before.")] = None
+
+
 def read_wait(query_string: bytes, prefer: str | None) -> tuple[int, bool]:
     """Return how many seconds to wait (0 means not at all), and whether `Prefer` asked for it (RFC 7240).
 

@@ -34,9 +34,9 @@ from api.http.byte_ranges import ByteRange, RangeNotSatisfiable, attachment, fin
 from api.http.conditional import matches_etag
 from api.http.cursors import read_cursor
 from api.http.headers import find_header
-from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of
 from api.http.problems import Problem
-from api.http.query_strings import NoQuery, PageLimit, StrictQuery, read_validate_only
+from api.http.query_strings import NoQuery, PageQuery, read_validate_only
 from api.http.rate_limits import limited
 from api.openapi.operations import (
     ANY_CALLER,
@@ -168,13 +168,6 @@ class FilePage(AnswerModel):
     next_cursor: Annotated[str | None, Field(description="The `cursor` of the next page; null on the last page.")]
 
 
-class ListQuery(StrictQuery):
-    """The page of a list."""
-
-    limit: PageLimit | None = None
-    cursor: str | None = None
-
-
 @router.get(
     "/files",
     summary="List files, newest first",
@@ -190,7 +183,7 @@ async def list_files(
     caller: FileReaderCaller,
     settings: SettingsDependency,
     reads: ReadsDependency,
-    query: Annotated[ListQuery, Query()],
+    query: Annotated[PageQuery, Query()],
 ) -> Response:
     """Return a page of the files that the caller may see."""
 
@@ -202,7 +195,7 @@ async def list_files(
         return Page(items, rows[limit - 1].id if len(rows) > limit else None)
 
     after = read_cursor(settings, query.cursor) if query.cursor is not None else None
-    columns = {name: (name,) for name in File.model_fields}
+    columns = columns_of(File)
     return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import NoBody, QueuesDependency, TaskReaderCaller, TaskWriterCaller
 from api.http.answers import private_answer
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, answer_whole_list, columns_of
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
@@ -22,9 +23,11 @@ router = APIRouter(tags=["queues"])
 @router.get(
     "/queues",
     summary="List the queues",
-    response_model=QueueList,
-    response_description="The queues.",
-    responses=problem_responses(*ANY_CALLER),
+    responses={
+        200: {"model": QueueList, "description": "The queues.", "content": FORMAT_RESPONSES},
+        **problem_responses(*ANY_CALLER, "not-acceptable"),
+    },
+    openapi_extra={"parameters": [ACCEPT]},
 )
 @limited("read")
 async def list_queues(
@@ -32,7 +35,8 @@ async def list_queues(
 ) -> Response:
     """Return what waits and runs in each queue, and how fast, to operators and admins."""
     caller.require_operator(OPERATORS_ONLY)
-    return private_answer(await queues.list_queues())
+    found = await queues.list_queues()
+    return answer_whole_list(request, found, found.items, columns_of(QueueState))
 
 
 @router.get(

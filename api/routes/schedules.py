@@ -33,9 +33,9 @@ from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body
 from api.http.conditional import require_match
 from api.http.cursors import read_cursor
-from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
 from api.http.problems import Problem
-from api.http.query_strings import NoQuery, PageLimit, StrictQuery
+from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, ANY_SUBMISSION, IF_MATCH, json_body_of, problem_responses
 from api.scheduling.schedule_models import (
@@ -121,13 +121,6 @@ async def create_schedule(
     return private_answer(_schedule(row), 201, {"Location": f"/schedules/{row.id}", "ETag": _etag(row)})
 
 
-class ListQuery(StrictQuery):
-    """The page of a list."""
-
-    limit: PageLimit | None = None
-    cursor: str | None = None
-
-
 @router.get(
     "/schedules",
     summary="List schedules, newest first",
@@ -143,7 +136,7 @@ async def list_schedules(
     caller: TaskReaderCaller,
     settings: SettingsDependency,
     reads: ReadsDependency,
-    query: Annotated[ListQuery, Query()],
+    query: Annotated[PageQuery, Query()],
 ) -> Response:
     """Return the schedules that the caller may see; operators and admins see all, the platform's own too."""
 
@@ -151,11 +144,11 @@ async def list_schedules(
         async with reads.connect() as connection:
             statement = queries.list_schedules(caller.visible_organization_id, before_id, limit + 1)
             rows = (await connection.execute(statement)).all()
-        items = [_schedule(row).model_dump_json(exclude_unset=True).encode() for row in rows[:limit]]
+        items = [dump_item(_schedule(row)) for row in rows[:limit]]
         return Page(items, rows[limit - 1].id if len(rows) > limit else None)
 
     after = read_cursor(settings, query.cursor) if query.cursor is not None else None
-    columns = {name: (name,) for name in Schedule.model_fields if name not in {"next_times", "last_runs", "links"}}
+    columns = columns_of(Schedule, "next_times", "last_runs", "links")
     return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
 
 

@@ -42,12 +42,20 @@ from api.http.body import json_body, optional_json_body
 from api.http.cursors import read_cursor
 from api.http.headers import find_header
 from api.http.json_text import load_json
-from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list
+from api.http.list_formats import (
+    ACCEPT,
+    FORMAT_RESPONSES,
+    Page,
+    answer_list,
+    answer_whole_json,
+    answer_whole_list,
+    columns_of,
+)
 from api.http.problems import invalid
 from api.http.query_strings import (
     MAX_WAIT_SECONDS,
     NoQuery,
-    PageLimit,
+    PageQuery,
     StrictQuery,
     read_validate_only,
 )
@@ -103,10 +111,11 @@ async def submit_task(request: Request) -> Response:
 @router.get(
     "/tasks/failures",
     summary="Group failed tasks by their kind and error",
-    response_model=FailureGroups,
-    response_description="The groups, the largest first.",
-    responses=problem_responses(*ANY_CALLER),
-    openapi_extra={"parameters": [METADATA_PARAMETER]},
+    responses={
+        200: {"model": FailureGroups, "description": "The groups, the largest first.", "content": FORMAT_RESPONSES},
+        **problem_responses(*ANY_CALLER, "not-acceptable"),
+    },
+    openapi_extra={"parameters": [ACCEPT, METADATA_PARAMETER]},
 )
 @limited("read")
 async def list_failures(
@@ -127,7 +136,8 @@ async def list_failures(
             await connection.execute(queries.list_failures(caller.visible_organization_id, which, MAX_GROUPS + 1))
         ).all()
     groups = [FailureGroup(**row._mapping) for row in rows[:MAX_GROUPS]]
-    return private_answer(FailureGroups(items=groups, complete=len(rows) <= MAX_GROUPS))
+    answer = FailureGroups(items=groups, complete=len(rows) <= MAX_GROUPS)
+    return answer_whole_list(request, answer, groups, columns_of(FailureGroup))
 
 
 class WaitQuery(StrictQuery):
@@ -185,12 +195,9 @@ async def submit_batch(
     return private_json(answer.body, answer.status, answer.headers())
 
 
-class ListQuery(FilterQuery):
+class ListQuery(PageQuery, FilterQuery):
     """The filters of a list of tasks, and the page."""
 
-    # The schema has no default, since generated clients send defaults, and `ids` allows no other parameter.
-    limit: PageLimit | None = None
-    cursor: Annotated[str | None, Field(description="The `next_cursor` of the page before.")] = None
     ids: Annotated[
         str | None,
         Field(description=f"Up to {MAX_IDS} ids, separated by commas. No other parameter can be used with it."),
@@ -222,7 +229,7 @@ async def list_tasks(
     """Return a page of the tasks that the caller may see, or those with the given ids."""
     query.require_known_names()
     if query.ids is not None:
-        return await _list_by_ids(query, caller, tasks)
+        return await _list_by_ids(request, query, caller, tasks)
     which = query.read_filter()
 
     async def read(before_id: UUID | None, limit: int) -> Page:
@@ -236,7 +243,7 @@ async def list_tasks(
     return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=TASK_COLUMNS)
 
 
-async def _list_by_ids(query: ListQuery, caller: Caller, tasks: TaskReader) -> Response:
+async def _list_by_ids(request: Request, query: ListQuery, caller: Caller, tasks: TaskReader) -> Response:
     if extra := (query.model_fields_set | set(query.model_extra or {})) - {"ids"}:
         raise invalid(f"query:{min(extra)}", "not_with_ids", "No other parameter can be used with ids.")
     assert query.ids is not None
@@ -247,9 +254,10 @@ async def _list_by_ids(query: ListQuery, caller: Caller, tasks: TaskReader) -> R
     if len(ids) > MAX_IDS:
         raise invalid("query:ids", "too_long", f"Must be at most {MAX_IDS} ids.")
     rows = {row.id: row for row in await tasks.find_many(ids, caller)}
-    items = [orjson.Fragment(task_json(rows[task_id])) for task_id in ids if task_id in rows]
+    items = [task_json(rows[task_id]) for task_id in ids if task_id in rows]
     missing = [str(task_id) for task_id in ids if task_id not in rows]
-    return private_json(orjson.dumps({"items": items, "missing": missing}))
+    answer = orjson.dumps({"items": [*map(orjson.Fragment, items)], "missing": missing})
+    return answer_whole_json(request, answer, items, TASK_COLUMNS)
 
 
 @router.post(

@@ -16,9 +16,10 @@ from api.dependencies import (
     TaskWriterCaller,
 )
 from api.http.answers import private_answer
-from api.http.cursors import cut_page, read_cursor
+from api.http.cursors import read_cursor
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
 from api.http.problems import Problem
-from api.http.query_strings import NoQuery, PageLimit, StrictQuery
+from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, problem_responses
 from api.webhooks.representations import STATES, delivery_model
@@ -29,11 +30,9 @@ from shared.webhooks.events import PING
 router = APIRouter(tags=["webhooks"])
 
 
-class ListQuery(StrictQuery):
+class ListQuery(PageQuery):
     """The page of a list, and its filters."""
 
-    limit: PageLimit = 50
-    cursor: str | None = None
     endpoint_id: Annotated[UUID | None, Query(description="Only deliveries to this endpoint.")] = None
     task_id: Annotated[UUID | None, Query(description="Only deliveries about this task.")] = None
     outcome: Annotated[Outcome | None, Query(description="Only deliveries with this outcome.")] = None
@@ -42,9 +41,11 @@ class ListQuery(StrictQuery):
 @router.get(
     "/webhook-deliveries",
     summary="List deliveries, newest first",
-    response_model=WebhookDeliveryPage,
-    response_description="A page of deliveries.",
-    responses=problem_responses(*ANY_CALLER),
+    responses={
+        200: {"model": WebhookDeliveryPage, "description": "A page of deliveries.", "content": FORMAT_RESPONSES},
+        **problem_responses(*ANY_CALLER, "not-acceptable"),
+    },
+    openapi_extra={"parameters": [ACCEPT]},
 )
 @limited("read")
 async def list_deliveries(
@@ -55,19 +56,24 @@ async def list_deliveries(
     query: Annotated[ListQuery, Query()],
 ) -> Response:
     """Return the deliveries that the caller may see. A delivery is kept for 30 days after it ended."""
-    before = read_cursor(settings, query.cursor) if query.cursor is not None else None
-    statement = queries.list_deliveries(
-        caller.visible_organization_id,
-        before,
-        query.limit + 1,
-        endpoint_id=query.endpoint_id,
-        task_id=query.task_id,
-        states=STATES[query.outcome] if query.outcome is not None else None,
-    )
-    async with reads.connect() as connection:
-        rows = (await connection.execute(statement)).all()
-    page, next_cursor = cut_page(settings, rows, query.limit)
-    return private_answer(WebhookDeliveryPage(items=[delivery_model(row) for row in page], next_cursor=next_cursor))
+
+    async def read(before_id: UUID | None, limit: int) -> Page:
+        statement = queries.list_deliveries(
+            caller.visible_organization_id,
+            before_id,
+            limit + 1,
+            endpoint_id=query.endpoint_id,
+            task_id=query.task_id,
+            states=STATES[query.outcome] if query.outcome is not None else None,
+        )
+        async with reads.connect() as connection:
+            rows = (await connection.execute(statement)).all()
+        items = [dump_item(delivery_model(row)) for row in rows[:limit]]
+        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+
+    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
+    columns = columns_of(WebhookDelivery, "attempts", "links")
+    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
 
 
 @router.get(

@@ -26,10 +26,11 @@ from api.following.waiters import Waiters
 from api.http.answers import PRIVATE_HEADERS, private_answer
 from api.http.body import json_body
 from api.http.conditional import require_match
-from api.http.cursors import cut_page, read_cursor
+from api.http.cursors import read_cursor
 from api.http.json_text import load_json
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
 from api.http.problems import Problem, invalid, invalid_body
-from api.http.query_strings import NoQuery, PageLimit, StrictQuery
+from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, IF_MATCH, json_body_of, problem_responses
 from api.submitting.parsing import dump_part
@@ -94,19 +95,14 @@ async def create_endpoint(
     return private_answer(endpoint_model(row, secret=secret), 201, headers)
 
 
-class ListQuery(StrictQuery):
-    """The page of a list."""
-
-    limit: PageLimit = 50
-    cursor: str | None = None
-
-
 @router.get(
     "/webhook-endpoints",
     summary="List endpoints, newest first",
-    response_model=WebhookEndpointPage,
-    response_description="A page of endpoints.",
-    responses=problem_responses(*ANY_CALLER),
+    responses={
+        200: {"model": WebhookEndpointPage, "description": "A page of endpoints.", "content": FORMAT_RESPONSES},
+        **problem_responses(*ANY_CALLER, "not-acceptable"),
+    },
+    openapi_extra={"parameters": [ACCEPT]},
 )
 @limited("read")
 async def list_endpoints(
@@ -114,15 +110,20 @@ async def list_endpoints(
     caller: TaskReaderCaller,
     settings: SettingsDependency,
     reads: ReadsDependency,
-    query: Annotated[ListQuery, Query()],
+    query: Annotated[PageQuery, Query()],
 ) -> Response:
     """Return the endpoints that the caller may see, without their secrets."""
-    before = read_cursor(settings, query.cursor) if query.cursor is not None else None
-    async with reads.connect() as connection:
-        statement = queries.list_endpoints(caller.visible_organization_id, before, query.limit + 1)
-        rows = (await connection.execute(statement)).all()
-    page, next_cursor = cut_page(settings, rows, query.limit)
-    return private_answer(WebhookEndpointPage(items=[endpoint_model(row) for row in page], next_cursor=next_cursor))
+
+    async def read(before_id: UUID | None, limit: int) -> Page:
+        async with reads.connect() as connection:
+            statement = queries.list_endpoints(caller.visible_organization_id, before_id, limit + 1)
+            rows = (await connection.execute(statement)).all()
+        items = [dump_item(endpoint_model(row)) for row in rows[:limit]]
+        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+
+    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
+    columns = columns_of(WebhookEndpoint, "secret", "links")
+    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
 
 
 @router.get(

@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import QueuesDependency, TaskReaderCaller
-from api.http.answers import private_answer
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, answer_whole_list, columns_of
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, problem_responses
-from api.queues.queue_models import WorkerList
+from api.queues.queue_models import Worker, WorkerList
 
 router = APIRouter(tags=["queues"])
 
@@ -19,9 +19,11 @@ router = APIRouter(tags=["queues"])
 @router.get(
     "/workers",
     summary="List the workers",
-    response_model=WorkerList,
-    response_description="The worker processes.",
-    responses=problem_responses(*ANY_CALLER),
+    responses={
+        200: {"model": WorkerList, "description": "The worker processes.", "content": FORMAT_RESPONSES},
+        **problem_responses(*ANY_CALLER, "not-acceptable"),
+    },
+    openapi_extra={"parameters": [ACCEPT]},
 )
 @limited("read")
 async def list_workers(
@@ -32,4 +34,5 @@ async def list_workers(
     A process that stops leaves the list. One that was killed stays for a day, with `alive` false.
     """
     caller.require_operator("Workers are for operators and admins.")
-    return private_answer(await queues.list_workers())
+    found = await queues.list_workers()
+    return answer_whole_list(request, found, found.items, columns_of(Worker))

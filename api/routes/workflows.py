@@ -19,15 +19,16 @@ from api.dependencies import (
 from api.following.task_models import Valid
 from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body
-from api.http.cursors import cut_page, read_cursor
+from api.http.cursors import read_cursor
 from api.http.headers import find_header
-from api.http.query_strings import NoQuery, PageLimit, StrictQuery, read_validate_only
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
+from api.http.query_strings import NoQuery, PageQuery, read_validate_only
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, ANY_SUBMISSION, problem_responses, submission_body
 from api.openapi.submission_schemas import ref
 from api.submitting.idempotency import read_idempotency_key
 from api.submitting.submissions import submission_request
-from api.workflows.workflow_models import Workflow, WorkflowPage
+from api.workflows.workflow_models import Workflow, WorkflowPage, WorkflowSummary
 from api.workflows.workflow_parsing import parse_workflow
 
 router = APIRouter(tags=["workflows"])
@@ -89,20 +90,20 @@ async def submit_workflow(
     return private_json(answer.body, answer.status, answer.headers())
 
 
-class ListQuery(StrictQuery):
+class ListQuery(PageQuery):
     """The filter of a list of workflows, and the page."""
 
-    limit: PageLimit = 50
-    cursor: str | None = None
     status: Literal["running", "succeeded", "failed", "cancelled"] | None = None
 
 
 @router.get(
     "/workflows",
     summary="List workflows, newest first",
-    response_model=WorkflowPage,
-    response_description="A page of workflows.",
-    responses=problem_responses(*ANY_CALLER),
+    responses={
+        200: {"model": WorkflowPage, "description": "A page of workflows.", "content": FORMAT_RESPONSES},
+        **problem_responses(*ANY_CALLER, "not-acceptable"),
+    },
+    openapi_extra={"parameters": [ACCEPT]},
 )
 @limited("read")
 async def list_workflows(
@@ -113,11 +114,15 @@ async def list_workflows(
     query: Annotated[ListQuery, Query()],
 ) -> Response:
     """Return the workflows that the caller may see, without their steps."""
-    before = read_cursor(settings, query.cursor) if query.cursor is not None else None
     status = [query.status] if query.status is not None else None
-    rows = await workflows.list_page(caller, before, query.limit + 1, status)
-    page, next_cursor = cut_page(settings, rows, query.limit)
-    return private_answer(WorkflowPage(items=page, next_cursor=next_cursor))
+
+    async def read(before_id: UUID | None, limit: int) -> Page:
+        rows = await workflows.list_page(caller, before_id, limit + 1, status)
+        return Page([dump_item(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None)
+
+    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
+    columns = columns_of(WorkflowSummary, "links")
+    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
 
 
 @router.get(

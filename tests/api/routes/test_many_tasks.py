@@ -169,6 +169,55 @@ def test_lists_of_files_and_schedules_are_csv_too(client: httpx2.Client, tag: st
         assert client.get(f"{path}?limit=1").json()["items"][0]["id"] == rows[0]["id"]
 
 
+def test_every_other_list_comes_as_ndjson_and_csv_too(
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, tag: str
+) -> None:
+    endpoint = {"url": "https://127.0.0.1/hooks", "event_types": ["task.failed"], "tags": [tag]}
+    operator.post("/webhook-endpoints", json=endpoint)
+    operator.post("/workflows", json={"steps": [{"name": "only", "kind": "platform.ping"}]})
+    time_out(manual_worker, failed := ping(tags=[tag]))
+    manual_worker.connection.execute(
+        "INSERT INTO signs_of_life (part, since, details) VALUES ('worker:a@b', now(), %s) ON CONFLICT DO NOTHING",
+        ('{"queues": ["files"], "slots": 2, "version": "1"}',),
+    )
+
+    for path, column in (
+        ("/webhook-endpoints", "url"),
+        ("/webhook-deliveries", "task_id"),
+        ("/workflows", "step_counts"),
+        (f"/tasks/failures?tag={tag}", "error_type"),
+        (f"/tasks?ids={failed}", "status"),
+        ("/queues", "depth"),
+        ("/workers", "host"),
+    ):
+        items = operator.get(path).json()["items"]
+        lines = operator.get(path, headers={"Accept": "application/x-ndjson"}).content.splitlines()
+        answer = operator.get(path, headers={"Accept": "text/csv"})
+        rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+
+        assert items, path
+        assert [list(orjson.loads(line)) for line in lines] == [list(item) for item in items]
+        assert answer.headers["content-type"].startswith("text/csv")
+        assert len(rows) == len(items)
+        assert rows[0][column]
+        assert operator.get(path, headers={"Accept": "image/png"}).status_code == 406
+
+
+def test_a_long_list_of_deliveries_is_whole_as_csv(
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, tag: str
+) -> None:
+    endpoint = {"url": "https://127.0.0.1/hooks", "event_types": ["task.failed"], "tags": [tag]}
+    endpoint_id = operator.post("/webhook-endpoints", json=endpoint).json()["id"]
+    failed = [time_out(manual_worker, ping(tags=[tag])) for _ in range(51)]
+    path = f"/webhook-deliveries?endpoint_id={endpoint_id}"
+
+    answer = operator.get(path, headers={"Accept": "text/csv"})
+
+    rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+    assert sorted(row["task_id"] for row in rows) == sorted(failed)
+    assert len(operator.get(path).json()["items"]) == 50
+
+
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
