@@ -35,7 +35,6 @@ import pytest
 import redis
 import uvicorn
 from psycopg import sql
-from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped] # xdist is without types.
 
 from api.app import create_app
 from api.serve import IDLE_CONNECTION_SECONDS, PROTOCOLS
@@ -58,22 +57,6 @@ MEMORY_FOLDER = Path("/dev/shm")
 MEMORY_PREFIX = "taskmill-tests-"
 MEMORY_BYTES = 2 << 30
 """How much free memory each process of the tests needs to run its servers in memory."""
-
-LONG = (
-    "cli/local_stack/test_stack.py",
-    "journeys",
-    "workers/engine",
-    "benchmarks",
-    "cli",
-    "faults",
-    "workers",
-    "deploy",
-    "api/openapi",
-    "shared/storage",
-)
-"""Folders and files whose tests take long, mostly because they start processes; the longest first."""
-WITH_STACK = ("tests/cli/local_stack/test_stack.py", "tests/journeys/")
-"""Files and folders whose tests use the fixture `stack`. They run in one process, so that the stack is started once."""
 PATIENCE_SECONDS = 90
 """How long a test waits for a condition before it fails. On a busy machine, the start of a part may take half a minute."""
 LIMIT_SECONDS = 900 if os.environ.get("TEST_LONG_FAULTS") == "1" else 300
@@ -89,31 +72,6 @@ class Eventually(Protocol):
 
     def __call__(self, question: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
         """Call the function until its result is true, and return that result. Fail when it is not true in time."""
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest tests first, so that no process still runs them when the others have ended."""
-
-    def rank(item: pytest.Item) -> int:
-        path = item.path.relative_to(ROOT / "tests")
-        return next((place for place, long in enumerate(LONG) if path.is_relative_to(long)), len(LONG))
-
-    items.sort(key=rank)
-
-
-class FileScheduling(LoadFileScheduling):  # type: ignore[misc] # The same.
-    """Runs the tests of a file in one process of pytest-xdist, and all tests that use the local stack in another."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        return "stack" if file.startswith(WITH_STACK) else file
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FileScheduling | None:
-    """Return the scheduler for `--dist loadfile`, which `./taskmill test` chooses."""
-    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import conftest, fast_tests
+from tests import fast_tests, scheduling
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("api", "cli", "deploy", "migrations", "shared", "taskmill_kinds", "workers")
@@ -146,6 +146,6 @@ def test_folders_of_tests_are_not_packages() -> None:
     assert list((ROOT / "tests").rglob("__init__.py")) == []
 
 
-@pytest.mark.parametrize("listed", [conftest.LONG, conftest.WITH_STACK, fast_tests.FAST, fast_tests.SLOW])
+@pytest.mark.parametrize("listed", [scheduling.LONG, scheduling.WITH_STACK, fast_tests.FAST, fast_tests.SLOW])
 def test_lists_of_tests_name_files_and_folders_that_exist(listed: tuple[str, ...]) -> None:
     assert [name for name in listed if not (ROOT / "tests" / name.removeprefix("tests/")).exists()] == []
