@@ -33,7 +33,8 @@ def set_password(role: str, scram_secret: str) -> sql.Composed:
 def list_grants(role: str, database: str, schema: str) -> list[sql.Composed]:
     """Return the statements that let a role read and write rows, now and in tables that later migrations make.
 
-    The revision of the schema is for `migrate` to write, so the role may only read it. LISTEN and NOTIFY need no right.
+    The revision of the schema is for `migrate` to write, so the role may only read it. It may add to the audit log, but change
+    and delete nothing there, except by the function that deletes old seals. LISTEN and NOTIFY need no right.
     """
     names = {"role": sql.Identifier(role), "database": sql.Identifier(database), "schema": sql.Identifier(schema)}
     return [
@@ -43,6 +44,9 @@ def list_grants(role: str, database: str, schema: str) -> list[sql.Composed]:
             "GRANT USAGE ON SCHEMA {schema} TO {role}",
             "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
             "REVOKE INSERT, UPDATE, DELETE ON {schema}.alembic_version FROM {role}",
+            "REVOKE UPDATE, DELETE ON {schema}.audit_entries, {schema}.audit_seals FROM {role}",
+            "REVOKE INSERT, DELETE ON {schema}.audit_chain FROM {role}",
+            "GRANT EXECUTE ON FUNCTION {schema}.taskmill_delete_old_seals(integer, integer) TO {role}",
             "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
             "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role}",
             "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE, SELECT ON SEQUENCES TO {role}",

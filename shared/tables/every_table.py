@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shared.tables import (
+    audit,
     batches,
     bulk_actions,
     callers,
@@ -48,4 +49,8 @@ EVERY_TABLE = (
     webhooks.task_follow_ups,
     turns.queue_turns,
     turns.caller_turns,
+    audit.audit_entries,
+    audit.audit_unsealed,
+    audit.audit_seals,
+    audit.audit_chain,
 )

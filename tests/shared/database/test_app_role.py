@@ -30,6 +30,10 @@ FORBIDDEN = (
     "COPY tasks TO PROGRAM 'cat'",
     "SELECT pg_read_file('/etc/passwd')",
     "UPDATE alembic_version SET version_num = 'x'",
+    "UPDATE audit_entries SET action = 'x'",
+    "DELETE FROM audit_entries",
+    "DELETE FROM audit_seals",
+    "DELETE FROM audit_chain",
 )
 
 
@@ -80,7 +84,12 @@ def test_the_app_role_reads_and_writes_every_table_and_owns_none(prepared: Setti
         connection.execute("NOTIFY taskmill, 'files'")
         notices = list(connection.notifies(timeout=5, stop_after=1))
 
-    assert {name for name, _, may_write in tables if not may_write} == {"alembic_version"}
+    assert {name for name, _, may_write in tables if not may_write} == {
+        "alembic_version",
+        "audit_entries",
+        "audit_seals",
+        "audit_chain",
+    }
     assert not any(is_owner for _, is_owner, _ in tables)
     assert len(notices) == 1
 

@@ -1,0 +1,57 @@
+"""Writes entries of the audit log for requests."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.requests import HTTPConnection
+
+from api.auth.authentication import Caller
+from shared.audit.actions import AuditAction
+from shared.audit.entries import Actor, Entry
+from shared.queries.audit import INSERT_ENTRY
+
+
+def describe_actor(request: HTTPConnection, caller: Caller | None) -> Actor:
+    """Return who makes a request, and from where: the address that the trusted proxies report. `caller` is None for nobody."""
+    address, request_id = _find_address(request), getattr(request.state, "request_id", None)
+    if caller is None:
+        return Actor("anonymous", address=address, request_id=request_id)
+    return Actor("key", caller_id=caller.owner_id, api_key_id=caller.key_id, address=address, request_id=request_id)
+
+
+async def audit(
+    connection: AsyncConnection,
+    request: HTTPConnection,
+    caller: Caller | None,
+    action: AuditAction,
+    resource_id: UUID | str | None,
+    organization_id: UUID | None,
+    *,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what a request does, in the transaction that does it. `shared/audit/entries.py` explains the arguments."""
+    entry = Entry(describe_actor(request, caller), action, resource_id, organization_id, before, after)
+    await write_entry(connection, entry)
+
+
+async def write_entry(connection: AsyncConnection, entry: Entry) -> None:
+    """Write an entry in the transaction of the connection."""
+    await connection.exec_driver_sql(INSERT_ENTRY, entry.parameters())
+
+
+def _find_address(request: HTTPConnection) -> str | None:
+    """Return the address of the client, or None if there is none, as with a Unix socket."""
+    if request.client is None:
+        return None
+    # The zone of a link-local IPv6 address is the name of an interface of this computer.
+    host = request.client.host.partition("%")[0]
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
