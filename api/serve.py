@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import resource
 import socket
 import sys
@@ -13,9 +14,9 @@ import psycopg
 import structlog
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import multiprocess
 
 from api.http.protocol import HttpProtocol
+from api.process_supervisor import ProcessSupervisor
 from shared.database.schema_version import MIGRATE_FIRST, newest_revision, require_known_schema
 from shared.log_setup import set_up_logs
 from shared.settings import Settings
@@ -23,6 +24,8 @@ from shared.settings import Settings
 IDLE_CONNECTION_SECONDS = 75
 REQUEST_GRACE_SECONDS = 10
 """How long a stopping server waits for requests that have begun."""
+PROCESS_STOP_SECONDS = 3 * REQUEST_GRACE_SECONDS
+"""How long one of several processes may take to stop before it is killed."""
 MAX_WEB_SOCKET_MESSAGE_BYTES: Final = 64 << 10
 """A larger message closes its WebSocket. Routes answer smaller ones that they do not accept."""
 PROTOCOLS: Final[dict[str, Any]] = {
@@ -60,30 +63,6 @@ class ApiServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class ApiProcess(multiprocess.Process):
-    """One of several API processes, which runs an `ApiServer`."""
-
-    @property
-    def server(self) -> uvicorn.Server:
-        """The server that runs in the process."""
-        if self._server is None:
-            self._server = ApiServer(self.config)
-        return self._server
-
-
-class ProcessSupervisor(multiprocess.Multiprocess):
-    """Runs several processes on one listening socket."""
-
-    def terminate_all(self) -> None:
-        """Stop every process, and close the listening socket of the supervisor.
-
-        While any process has the socket open, the kernel accepts connections that no process serves, and resets them later.
-        """
-        for listening in self.sockets:
-            listening.close()
-        super().terminate_all()
-
-
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:
     """Serve until a signal to stop, then answer the requests that have begun, for up to `REQUEST_GRACE_SECONDS`.
 
@@ -111,15 +90,22 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
         backlog=BACKLOG,
     )
     if workers > 1:
-        # uvicorn's supervisor has no parameter for the class of its processes, so the class is replaced by name.
-        multiprocess.Process = ApiProcess  # type: ignore[misc]
-        ProcessSupervisor(config, sockets=[config.bind_socket()]).run()
+        listening = config.bind_socket()
+        run = functools.partial(_run_one_of_several, config)
+        supervisor = ProcessSupervisor(run, listening, workers, STARTUP_FAILURE, PROCESS_STOP_SECONDS)
+        if exit_code := supervisor.run():
+            sys.exit(exit_code)
         return
     server = ApiServer(config)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def _run_one_of_several(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        ApiServer(config).run(sockets)
 
 
 def raise_open_file_limit() -> None:
