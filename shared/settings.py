@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared import kill_points
 from shared.encryption_keys import parse_encryption_keys
 from shared.errors import ConfigurationError
 from shared.networks import includes_every_address
+from shared.people_settings import PeopleSettings
+from shared.setting_subjects import GIBIBYTE, MEBIBYTE, Subject, refusal
 
 PREFIX = "TASKMILL_"
 MISSPELLING_SIMILARITY = 0.9
@@ -40,26 +41,6 @@ DEFAULT_SECRET_KEY = "change-me"
 DEFAULT_FLOWER_PASSWORD = "change-me"
 SHORTEST_SECRET_KEY = 32
 SHORTEST_FLOWER_PASSWORD = 12
-
-GIBIBYTE = 1 << 30
-MEBIBYTE = 1 << 20
-
-
-class Subject(BaseModel):
-    """The settings of one subject."""
-
-    model_config = ConfigDict(frozen=True)
-
-    title: ClassVar[str] = ""
-    """The heading of the subject in .env.example and in the table of README.md."""
-
-    def list_production_faults(self) -> Iterator[str]:
-        """Yield each setting that production must not start with, and what to set instead. Values are not quoted."""
-        yield from ()
-
-    def list_production_warnings(self) -> Iterator[str]:
-        """Yield each setting that production starts with, but that the operator should know about."""
-        yield from ()
 
 
 class PlatformSettings(Subject):
@@ -116,7 +97,7 @@ class StoredSecretSettings(Subject):
         try:
             parse_encryption_keys(value.get_secret_value())
         except ValueError as error:
-            raise _refusal(str(error)) from None
+            raise refusal(str(error)) from None
         return value
 
 
@@ -131,7 +112,7 @@ class OutgoingRequestSettings(Subject):
             description="Networks that webhooks may be sent to although they are loopback, private, link-local or otherwise not "
             "public, separated by commas, such as `10.20.0.0/16`. By default none."
         ),
-    ] = []
+    ] = []  # noqa: RUF012 - pydantic copies a default.
 
     @field_validator("allowed_networks", mode="before")
     @classmethod
@@ -181,11 +162,11 @@ class DatabaseSettings(Subject):
         try:
             host = _parse_conninfo(value).get("host")
         except ProgrammingError:
-            raise _refusal("must be in libpq's form, such as postgresql://user:password@host:5432/taskmill") from None
+            raise refusal("must be in libpq's form, such as postgresql://user:password@host:5432/taskmill") from None
         # An @ at the beginning names a socket in Linux' abstract namespace.
         if "@" in str(host or "").removeprefix("@"):
             # libpq would read a part of the password as the host, and error messages would show it.
-            raise _refusal("has more than one @: in a password it is written %40")
+            raise refusal("has more than one @: in a password it is written %40")
         return value
 
     @property
@@ -245,7 +226,7 @@ class BrokerSettings(Subject):
     def _require_a_known_broker(cls, value: str) -> str:
         # The API only checks whether an AMQP broker can be reached; the relay refuses it and says why.
         if urlsplit(value).scheme not in REDIS_SCHEMES | {"amqp", "amqps"}:
-            raise _refusal(
+            raise refusal(
                 "must be a Redis or Valkey server, such as redis://:password@host:6379/0, or rediss://… with TLS; the URL "
                 "of a Valkey server begins with redis:// too"
             )
@@ -302,14 +283,14 @@ class MailSettings(Subject):
     def _require_a_mail_server(cls, value: SecretStr) -> SecretStr:
         url = urlsplit(value.get_secret_value())
         if url.scheme not in {"smtp", "smtps"} or not url.hostname:
-            raise _refusal("must name a mail server, such as smtp://user:password@host:587?starttls=1 or smtps://…")
+            raise refusal("must name a mail server, such as smtp://user:password@host:587?starttls=1 or smtps://…")
         return value
 
     @field_validator("mail_from")
     @classmethod
     def _require_a_mailbox(cls, value: str) -> str:
         if "@" not in value:
-            raise _refusal("must be a mailbox, such as Taskmill <taskmill@example.com>")
+            raise refusal("must be a mailbox, such as Taskmill <taskmill@example.com>")
         return value
 
     def list_production_faults(self) -> Iterator[str]:
@@ -334,7 +315,7 @@ class ApiSettings(Subject):
         Field(
             description="Host names that the API answers to, separated by commas; `*` for any (refused in production)."
         ),
-    ] = ["*"]
+    ] = ["*"]  # noqa: RUF012 - The same.
     forwarded_allow_ips: Annotated[
         str,
         Field(
@@ -496,6 +477,7 @@ SUBJECTS: tuple[type[Subject], ...] = (
     MailSettings,
     OutgoingRequestSettings,
     ApiSettings,
+    PeopleSettings,
     LimitSettings,
     WorkerSettings,
     FlowerSettings,
@@ -513,6 +495,7 @@ class Settings(
     MailSettings,
     OutgoingRequestSettings,
     ApiSettings,
+    PeopleSettings,
     LimitSettings,
     WorkerSettings,
     FlowerSettings,
@@ -543,11 +526,6 @@ class Settings(
         if self.environment != "production":
             return []
         return [warning for subject in SUBJECTS for warning in subject.list_production_warnings(self)]
-
-
-def _refusal(message: str) -> PydanticCustomError:
-    """Return a validation error that does not quote the value, which may hold a password."""
-    return PydanticCustomError("wrong_url", "{message}", {"message": message})
 
 
 def _parse_conninfo(url: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ SAFE = {
     "TASKMILL_FLOWER_PASSWORD": "a-password-of-the-test",
     "TASKMILL_BROKER_URL": "redis://:password@broker.example.com:6379/0",
     "TASKMILL_ALLOWED_HOSTS": "tasks.example.com",
+    "TASKMILL_PUBLIC_URL": "https://tasks.example.com",
 }
 """Settings with which production starts."""
 
@@ -42,6 +43,8 @@ def set_all(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
         ("TASKMILL_MAIL_FROM", "s3cret", "a mailbox"),
         ("TASKMILL_LEASE_SECONDS", "s3cret", "number"),
         ("TASKMILL_ENVIRONMENT", "s3cret", "production"),
+        ("TASKMILL_PUBLIC_URL", "https://user:s3cret@tasks.example.com", "https://tasks.example.com"),
+        ("TASKMILL_REGISTRATION", "s3cret", "invite"),
     ],
 )
 def test_an_unusable_value_is_reported_by_the_name_of_its_setting_only(
@@ -133,6 +136,7 @@ def test_production_starts_with_safe_settings(monkeypatch: pytest.MonkeyPatch) -
         ("TASKMILL_SMTP_URL", "smtp://user:password@mail.example.com:587?starttls=1&verify=0", "remove verify=0"),
         ("TASKMILL_SMTP_URL", "smtps://user:password@mail.example.com?verify=False", "remove verify=False"),
         ("TASKMILL_ALLOWED_HOSTS", "*", "list the host names"),
+        ("TASKMILL_PASSWORD_MEMORY_KIB", "1024", "at least 19456 KiB"),
         ("TASKMILL_ALLOWED_HOSTS", "tasks.example.com,*", "list the host names"),
         ("TASKMILL_FORWARDED_ALLOW_IPS", "*", "list the addresses of your proxies"),
         ("TASKMILL_FORWARDED_ALLOW_IPS", "127.0.0.1, *", "list the addresses of your proxies"),
