@@ -32,7 +32,7 @@ from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.queries.tasks import COUNT_QUEUED
 from shared.queries.workflows import INSERT_WORKFLOW
 from shared.schedules.slots import Missed, plan_slots
-from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled
+from shared.schedules.submission import UnusableSchedule, describe_failed, find_rule, make_scheduled
 from shared.settings import Settings
 from shared.tasks.submission import PLATFORM_ID, NewTask, needs_keyed_form, submission_document
 from shared.workflows.submission import NewWorkflow
@@ -185,7 +185,12 @@ def _insert_together(engine: Engine, limit: int, bounds: QueueBounds) -> tuple[i
             if plan.error:
                 log.error("schedule_failed", schedule=schedule.name, kind=schedule.kind, type=plan.error["type"])
         planned = [
-            {"schedule": schedule.id, "next": plan.next_at, "error": plan.error}
+            {
+                "schedule": schedule.id,
+                "next": plan.next_at,
+                "error": plan.error,
+                "details": describe_failed(schedule, schedule.now) if plan.error else None,
+            }
             for schedule, plan in zip(due, plans, strict=True)
         ]
         if planned:

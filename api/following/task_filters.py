@@ -47,6 +47,8 @@ TASK_COLUMNS: Final[Columns] = {
     "workflow_id": ("workflow_id",),
     "workflow_step": ("workflow_step",),
     "rerun_of": ("rerun_of",),
+    "parent_id": ("parent_id",),
+    "schedule_id": ("schedule_id",),
     "tags": ("tags",),
     "metadata": ("metadata",),
     "params": ("params",),

@@ -96,6 +96,8 @@ class Task(AnswerModel):
     workflow_id: Annotated[UUID | None, Field(description="The workflow that the task is a step of, if it is one.")]
     workflow_step: Annotated[str | None, Field(description="The name of that step.")]
     rerun_of: Annotated[UUID | None, Field(description="The task that this one reruns, if it is a rerun.")]
+    parent_id: Annotated[UUID | None, Field(description="The task that submitted this one, if a task did.")]
+    schedule_id: Annotated[UUID | None, Field(description="The schedule that submitted the task, if one did.")]
     created_at: Moment
     run_at: Moment | None
     started_at: Moment | None

@@ -64,6 +64,8 @@ class TaskRow(NamedTuple):
     workflow_id: UUID | None = None
     workflow_step: str | None = None
     rerun_of: UUID | None = None
+    parent_id: UUID | None = None
+    schedule_id: UUID | None = None
     origin: TaskOrigin | None = None
     """Not a column: `TaskReader` adds it for operators and admins."""
 
@@ -106,6 +108,8 @@ def task_json(row: TaskRow) -> bytes:
         "workflow_id": row.workflow_id,
         "workflow_step": row.workflow_step,
         "rerun_of": row.rerun_of,
+        "parent_id": row.parent_id,
+        "schedule_id": row.schedule_id,
         "created_at": timestamp(row.created_at),
         "run_at": timestamp(row.run_at),
         "started_at": timestamp(row.started_at),
@@ -155,6 +159,8 @@ def new_task_json(task: NewTask, created_at: datetime, origin: TaskOrigin | None
             organization_id=task.organization_id,
             turn=None,
             rerun_of=task.rerun_of,
+            parent_id=task.parent_id,
+            schedule_id=task.schedule_id,
             origin=origin,
         )
     )

@@ -62,13 +62,12 @@ from shared.contracts.catalog import find_kind
 from shared.identifiers import new_id
 from shared.queries import schedules as queries
 from shared.schedules.rules import Rule
-from shared.schedules.submission import UnusableSchedule, find_rule, make_scheduled
+from shared.schedules.submission import UnusableSchedule, describe_rule, find_rule, list_next_times, make_scheduled
 from shared.stored_secrets import SecretCipher
 from shared.tasks.follow_ups import read_follow_up
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import PLATFORM_ID, NewTask
 
-NEXT_TIMES: Final = 5
 PREVIEWED_TIMES: Final = 10
 LAST_RUNS: Final = 10
 router = APIRouter(tags=["schedules"])
@@ -196,12 +195,12 @@ async def get_schedule(
         row = await _get(connection, queries.find_schedule(schedule_id, caller.visible_organization_id))
         runs = (await connection.execute(queries.list_runs(schedule_id, LAST_RUNS))).all()
         now = await _read_clock(connection)
-    rule = _find_stored_rule(row)
-    times = list(islice(rule.iterate_times(now), NEXT_TIMES)) if row.enabled and rule is not None else []
     last_runs = [
         ScheduleRun(at=run.slot, task_id=run.task_id, workflow_id=run.workflow_id, status=run.status) for run in runs
     ]
-    return private_answer(_schedule(row, next_times=times, last_runs=last_runs), headers={"ETag": _etag(row)})
+    return private_answer(
+        _schedule(row, next_times=list_next_times(row, now), last_runs=last_runs), headers={"ETag": _etag(row)}
+    )
 
 
 @router.patch(
@@ -407,7 +406,6 @@ def _as_body(row: Any, cipher: SecretCipher) -> dict[str, Any]:
 
 def _schedule(row: Any, **more: Any) -> Schedule:
     options = TaskOptions.model_validate_json(orjson.dumps(row.options))
-    rule = _find_stored_rule(row)
     follow_up = row.follow_up or {}
     notify = follow_up.get("notify")
     return Schedule(
@@ -422,7 +420,7 @@ def _schedule(row: Any, **more: Any) -> Schedule:
         missed=row.missed,
         overlap=row.overlap,
         jitter=row.jitter_seconds,
-        description=f"In the unknown time zone {row.timezone}" if rule is None else rule.describe(),
+        description=describe_rule(row),
         kind=row.kind if row.workflow is None else None,
         params=row.params,
         workflow=row.workflow["definition"] if row.workflow is not None else None,

@@ -116,7 +116,7 @@ _SHOWN_COLUMNS: Final = """
     END,
     task.tags, task.metadata::text, task.batch_id, task.created_at, task.run_at, task.started_at, task.finished_at,
     task.cancel_requested_at, task.purge_at, task.version, task.organization_id, task.turn, task.workflow_id,
-    task.workflow_step, task.rerun_of"""
+    task.workflow_step, task.rerun_of, task.parent_id, task.schedule_id"""
 
 _VISIBLE: Final = """
     unnest(%(ids)s::uuid[], %(organizations)s::uuid[]) AS asked (id, organization_id)

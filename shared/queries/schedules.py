@@ -70,12 +70,14 @@ def insert_slots(slots: Sequence[Mapping[str, Any]]) -> Executable:
 def plan_next_slots() -> Executable:
     """Store the next slot of schedules and why their last slot has no task, for executing with a list of parameters.
 
-    The parameters are `schedule` (its id), `next` (None if the rule has no further slot) and `error` (None if there is none).
+    The parameters are `schedule` (its id), `next` (None if the rule has no further slot), `error` (None if there is none), and
+    `details`, the column `failure_details` (None without an error).
     """
     values = {
         "next_at": bindparam("next", type_=schedules.c.next_at.type),
         "planned_at": func.now(),
         "last_error": bindparam("error", type_=JSONB(none_as_null=True)),
+        "failure_details": bindparam("details", type_=JSONB(none_as_null=True)),
     }
     return update(schedules).where(schedules.c.id == bindparam("schedule", type_=schedules.c.id.type)).values(**values)
 

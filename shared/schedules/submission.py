@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import islice
 from math import ceil
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -18,6 +19,9 @@ from shared.schedules.rules import Rule, find_jitter
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import NewTask, make_task
 from shared.workflows.submission import NewWorkflow, load_plans
+
+NEXT_TIMES: Final = 5
+"""How many of its next times a schedule shows."""
 
 
 class ScheduleRow(Protocol):
@@ -37,6 +41,7 @@ class ScheduleRow(Protocol):
     starts_at: datetime | None
     ends_at: datetime | None
     jitter_seconds: int
+    enabled: bool
     follow_up: dict[str, Any] | None
 
 
@@ -63,6 +68,28 @@ def find_rule(schedule: ScheduleRow) -> Rule:
         )
         raise UnusableSchedule("/problems/unknown-time-zone", "Unknown time zone", detail) from None
     return Rule(schedule.cron, schedule.every_seconds, zone, schedule.starts_at, schedule.ends_at)
+
+
+def describe_rule(schedule: ScheduleRow) -> str:
+    """Return the rule of a stored schedule in plain words."""
+    try:
+        return find_rule(schedule).describe()
+    except UnusableSchedule:
+        return f"In the unknown time zone {schedule.timezone}"
+
+
+def list_next_times(schedule: ScheduleRow, now: datetime) -> list[datetime]:
+    """Return the next times of a stored schedule: none while it is disabled, or while its time zone is not known."""
+    try:
+        return list(islice(find_rule(schedule).iterate_times(now), NEXT_TIMES)) if schedule.enabled else []
+    except UnusableSchedule:
+        return []
+
+
+def describe_failed(schedule: ScheduleRow, now: datetime) -> dict[str, Any]:
+    """Return `failure_details` of a schedule whose slot gets no task: what SQL cannot compute for the webhook about it."""
+    times = [moment.isoformat() for moment in list_next_times(schedule, now)]
+    return {"description": describe_rule(schedule), "next_times": times}
 
 
 def make_scheduled(schedule: ScheduleRow, slot: datetime) -> NewTask | NewWorkflow:

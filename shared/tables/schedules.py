@@ -51,6 +51,8 @@ schedules = Table(
     Column("planned_at", moment, nullable=False, server_default=func.now()),
     # Why the last slot has no task, as a problem; NULL when it has one.
     Column("last_error", JSONB),
+    # As of that slot: {"description": the rule in plain words, "next_times": [the next five]}, for the webhook about it.
+    Column("failure_details", JSONB),
     # What each of its tasks asks for when it ends, in the form of `FollowUp.document`.
     Column("follow_up", JSONB(none_as_null=True)),
     Column("version", Integer, nullable=False, server_default="1"),

@@ -64,6 +64,11 @@ def row(status: TaskStatus) -> TaskRow:
         version=7,
         organization_id=new_id(),
         turn=3.0,
+        workflow_id=new_id(),
+        workflow_step="make",
+        rerun_of=new_id(),
+        parent_id=new_id(),
+        schedule_id=new_id(),
     )
 
 
