@@ -384,6 +384,16 @@ class LimitSettings(Subject):
     max_schedules: Annotated[int, Field(ge=0, description="How many schedules an organization may have.")] = 1000
 
 
+class AuditSettings(Subject):
+    """The audit log."""
+
+    title: ClassVar[str] = "Audit log"
+
+    audit_keep_days: Annotated[
+        int, Field(ge=1, le=36500, description="For how many days entries of the audit log are kept.")
+    ] = 400
+
+
 class WorkerSettings(Subject):
     """How workers run attempts."""
 
@@ -479,6 +489,7 @@ SUBJECTS: tuple[type[Subject], ...] = (
     ApiSettings,
     PeopleSettings,
     LimitSettings,
+    AuditSettings,
     WorkerSettings,
     FlowerSettings,
     LogSettings,
@@ -497,6 +508,7 @@ class Settings(
     ApiSettings,
     PeopleSettings,
     LimitSettings,
+    AuditSettings,
     WorkerSettings,
     FlowerSettings,
     LogSettings,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from shared.queries.audit import hash_entries, hash_seal
 from shared.tasks.states import DONE_VALUES, FIRST_STATES, MOVES, RETRIABLE
 
 
@@ -378,6 +379,56 @@ SELECT link.task_id AS subject, CASE WHEN file.id IS NULL THEN format('its %%s %
 FROM task_files AS link LEFT JOIN files AS file ON file.id = link.file_id
 WHERE link.task_id >= %(floor)s
     AND (file.id IS NULL OR (link.role = 'artifact' AND file.task_id IS DISTINCT FROM link.task_id))""",
+    ),
+    Check(
+        "audit-entries",
+        "An entry of the audit log is as it was when it was sealed, or waits for its seal.",
+        f"""
+SELECT sealed.entry_id AS subject, format('it is missing, and the seal %%s covers it', seal.number) AS detail
+FROM audit_seals AS seal CROSS JOIN LATERAL unnest(seal.entry_ids) AS sealed (entry_id)
+WHERE sealed.entry_id >= %(floor)s AND NOT EXISTS (SELECT FROM audit_entries AS entry WHERE entry.id = sealed.entry_id)
+UNION ALL
+SELECT seal.entry_ids[1], format('an entry of the seal %%s, of which this is the first, was changed', seal.number)
+FROM audit_seals AS seal
+WHERE seal.entry_ids[cardinality(seal.entry_ids)] >= %(floor)s AND seal.entries_sha256 <> {hash_entries("seal.entry_ids")}
+    AND NOT EXISTS (SELECT FROM unnest(seal.entry_ids) AS sealed (entry_id)
+        WHERE NOT EXISTS (SELECT FROM audit_entries AS entry WHERE entry.id = sealed.entry_id))
+UNION ALL
+SELECT entry.id, 'it was inserted past the triggers, or its seal was removed: no seal covers it, and it waits for none'
+FROM audit_entries AS entry
+WHERE entry.id >= %(floor)s AND NOT EXISTS (SELECT FROM audit_unsealed AS unsealed WHERE unsealed.entry_id = entry.id)
+    AND NOT EXISTS (SELECT FROM (SELECT unnest(entry_ids) AS entry_id FROM audit_seals) AS sealed WHERE sealed.entry_id = entry.id)
+UNION ALL
+SELECT unsealed.entry_id, 'it was removed before it was sealed' FROM audit_unsealed AS unsealed
+WHERE unsealed.entry_id >= %(floor)s AND NOT EXISTS (SELECT FROM audit_entries AS entry WHERE entry.id = unsealed.entry_id)
+UNION ALL
+-- A transaction that writes entries lasts seconds; a clock that was set back may add some.
+SELECT entry.id, format('its time is %%s, and the seal %%s, which is not the first after that, covers it', entry.at, seal.number)
+FROM (SELECT seal.*, lag(sealed_at) OVER (ORDER BY number) AS earlier FROM audit_seals AS seal) AS seal
+JOIN audit_entries AS entry ON entry.id = ANY (seal.entry_ids)
+WHERE entry.id >= %(floor)s AND entry.at < seal.earlier - interval '1 hour'""",
+    ),
+    Check(
+        "audit-seals",
+        "The seals of the audit log are one chain, of which only the oldest may have been deleted.",
+        f"""
+SELECT coalesce(seal.entry_ids[1], '00000000-0000-0000-0000-000000000000') AS subject, CASE
+    WHEN seal.number IS NULL THEN format('the chain has %%s seals, and the last of them is missing', chain.last_number)
+    WHEN seal.number <> seal.expected THEN format('the seal %%s follows, and the seal %%s is missing', seal.number, seal.expected)
+    WHEN seal.sha256 <> {hash_seal("seal")} THEN format('the seal %%s was changed', seal.number)
+    WHEN seal.previous_sha256 <> seal.before THEN format('the seal %%s does not follow the one before it', seal.number)
+    ELSE format('the seal %%s is the last, and the chain ends with the seal %%s', seal.number, chain.last_number) END AS detail
+FROM audit_chain AS chain LEFT JOIN (
+    SELECT seal.*, chain.last_number, lead(seal.number) OVER numbers IS NULL AS is_last,
+        coalesce(lag(seal.number) OVER numbers, chain.deleted_number) + 1 AS expected,
+        coalesce(lag(seal.sha256) OVER numbers, chain.deleted_sha256) AS before
+    FROM audit_seals AS seal CROSS JOIN audit_chain AS chain WINDOW numbers AS (ORDER BY seal.number)) AS seal ON true
+WHERE CASE WHEN seal.number IS NULL THEN chain.last_number <> chain.deleted_number
+    ELSE seal.number <> seal.expected OR seal.sha256 <> {hash_seal("seal")} OR seal.previous_sha256 <> seal.before
+        OR seal.is_last AND (seal.number, seal.sha256) IS DISTINCT FROM (chain.last_number, chain.last_sha256) END
+UNION ALL
+SELECT '00000000-0000-0000-0000-000000000000', 'the row of the chain of seals is missing'
+WHERE NOT EXISTS (SELECT FROM audit_chain)""",
     ),
 )
 

@@ -18,12 +18,15 @@ from typer.testing import CliRunner
 from cli.local_stack.postgres import PostgresServer
 from cli.main import app
 from cli.verify import parse_since
+from shared.audit.actions import AuditAction
+from shared.audit.entries import COMMAND_LINE, Entry, write_entry
 from shared.contracts.catalog import list_kinds
 from shared.database.connections import connect_hot, make_engine
 from shared.identifiers import new_id
 from shared.queries import emails, hot_tasks
 from shared.queries import schedules as schedule_queries
 from shared.queries import tasks as queries
+from shared.queries.audit import LOCK_CHAIN, SEAL
 from shared.queries.batches import INSERT_FOLLOW_UP
 from shared.queries.purging import erase_tasks
 from shared.queries.relay import EXPIRE
@@ -150,6 +153,14 @@ class Rows:
         self._fill_with_workflow(json.loads(submission_document([task]))[0])
         self.submit("keyed", idempotency_key="single", fingerprint="00")
         self._fill_with_slot_and_purged()
+        self._fill_with_audit()
+
+    def _fill_with_audit(self) -> None:
+        with self.engine.begin() as connection:
+            write_entry(connection, Entry(COMMAND_LINE, AuditAction.API_KEY_REVOKED, OWNER, OWNER))
+            connection.exec_driver_sql(LOCK_CHAIN)
+            connection.exec_driver_sql(SEAL, {"limit": 10})
+            self.task["audit"] = connection.exec_driver_sql("SELECT id FROM audit_entries").scalar_one()
 
     def _fill_with_workflow(self, submission: dict[str, object]) -> None:
         plans = [
@@ -321,6 +332,10 @@ CORRUPTIONS = [
      "VALUES ({queued}, gen_random_uuid(), 'input')"),
     ("an artifact of another", "file-links", "failed", "INSERT INTO task_files (task_id, file_id, role) "
      "SELECT {failed}, id, 'artifact' FROM files"),
+    ("an entry of the audit log that was changed", "audit-entries", "audit", "UPDATE audit_entries SET request_id = 'x'"),
+    ("an entry of the audit log that was removed", "audit-entries", "audit", "DELETE FROM audit_entries"),
+    ("a seal of the audit log that was changed", "audit-seals", "audit", "UPDATE audit_seals SET "
+     "sealed_at = sealed_at - interval '1 second'"),
     ]  # fmt: skip
 
 
