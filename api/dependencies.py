@@ -11,7 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import HTTPConnection
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
+from api.auth.route_permissions import declare_permissions
 from api.following.task_actions import TaskActions
 from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
@@ -35,6 +36,7 @@ from api.submitting.submissions import Submissions
 from api.webhooks.receiver_hosts import ReceiverHosts
 from api.workflows.workflow_actions import WorkflowActions
 from api.workflows.workflow_reader import WorkflowReader
+from shared.permissions import Permission
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 from shared.stored_secrets import SecretCipher
@@ -185,12 +187,15 @@ async def authenticate_stream(connection: HTTPConnection, task_id: UUID, *, is_o
 async def stream_caller(connection: HTTPConnection, task_id: UUID) -> Caller:
     """Return the caller of a task's stream. Raises `unauthorized` or `forbidden`."""
     caller = await authenticate_stream(connection, task_id)
-    caller.require("tasks:read")
+    caller.require(Permission.TASKS_READ)
     return caller
 
 
-async def is_allowed(connection: HTTPConnection, *scopes: str, task_id: UUID | None = None) -> bool:
-    """Return whether the key of a request is valid now and has all of the scopes, for requests that last.
+declare_permissions(stream_caller, (Permission.TASKS_READ,))
+
+
+async def is_allowed(connection: HTTPConnection, *permissions: Permission, task_id: UUID | None = None) -> bool:
+    """Return whether the key of a request is valid now and has all of the permissions, for requests that last.
 
     With `task_id`, the request may have been opened with a stream token of this task. While the database does not answer, so
     that there is nothing to read either, the key counts as valid until the next check.
@@ -200,7 +205,7 @@ async def is_allowed(connection: HTTPConnection, *scopes: str, task_id: UUID | N
             caller = await authenticate(connection)
         else:
             caller = await authenticate_stream(connection, task_id, is_open=True)
-        caller.require(*scopes)
+        caller.require(*permissions)
     except Problem:
         return False
     except (SQLAlchemyError, OSError):
@@ -208,15 +213,14 @@ async def is_allowed(connection: HTTPConnection, *scopes: str, task_id: UUID | N
     return True
 
 
-def caller_with(*scopes: str) -> Any:
-    """Return a dependency that requires a caller with all of the scopes."""
+def caller_with(*permissions: Permission) -> Any:
+    """Return a dependency that requires a caller with all of the permissions. It declares what the route needs."""
 
     async def require(caller: Annotated[Caller, Depends(authenticate)]) -> Caller:
-        caller.require(*scopes)
+        caller.require(*permissions)
         return caller
 
-    require.__name__ = "caller_with_" + "_".join(scope.replace(":", "_") for scope in scopes)
-    return Depends(require)
+    return Depends(declare_permissions(require, permissions))
 
 
 async def refuse_body(request: Request) -> None:
@@ -256,8 +260,15 @@ TaskStreamCaller = Annotated[Caller, Depends(stream_caller)]
 WaitersDependency = Annotated[Waiters, Depends(get_waiters)]
 ReceiverHostsDependency = Annotated[ReceiverHosts, Depends(get_receiver_hosts)]
 CipherDependency = Annotated[SecretCipher, Depends(get_cipher)]
-TaskReaderCaller = Annotated[Caller, caller_with("tasks:read")]
-TaskWriterCaller = Annotated[Caller, caller_with("tasks:write")]
-FileReaderCaller = Annotated[Caller, caller_with("files:read")]
-FileWriterCaller = Annotated[Caller, caller_with("files:write")]
-UploaderCaller = Annotated[Caller, caller_with("tasks:write", "files:write")]
+TaskReaderCaller = Annotated[Caller, caller_with(Permission.TASKS_READ)]
+TaskContentCaller = Annotated[Caller, caller_with(Permission.TASKS_READ_CONTENT)]
+SubmitterCaller = Annotated[Caller, caller_with(Permission.TASKS_SUBMIT)]
+TaskActorCaller = Annotated[Caller, caller_with(Permission.TASKS_ACT)]
+TaskDeleterCaller = Annotated[Caller, caller_with(Permission.TASKS_DELETE)]
+FileReaderCaller = Annotated[Caller, caller_with(Permission.FILES_READ)]
+FileDeleterCaller = Annotated[Caller, caller_with(Permission.FILES_DELETE)]
+UploaderCaller = Annotated[Caller, caller_with(Permission.TASKS_SUBMIT, Permission.FILES_UPLOAD)]
+ScheduleReaderCaller = Annotated[Caller, caller_with(Permission.SCHEDULES_READ)]
+ScheduleManagerCaller = Annotated[Caller, caller_with(Permission.SCHEDULES_MANAGE)]
+WebhookReaderCaller = Annotated[Caller, caller_with(Permission.WEBHOOKS_READ)]
+WebhookManagerCaller = Annotated[Caller, caller_with(Permission.WEBHOOKS_MANAGE)]

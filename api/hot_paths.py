@@ -13,7 +13,8 @@ from uuid import UUID
 
 from starlette.types import Receive, Scope, Send
 
-from api.auth.authentication import Authenticator, Caller
+from api.auth.authentication import Authenticator
+from api.auth.caller import Caller
 from api.following.task_reader import TaskReader, TaskVersion
 from api.following.task_representation import TaskRow, task_json
 from api.following.waiters import Waiters
@@ -29,6 +30,7 @@ from api.queues.wait_estimates import WaitEstimates
 from api.submitting.idempotency import fingerprint, read_idempotency_key
 from api.submitting.parsing import parse_submission, read_traceparent
 from api.submitting.submissions import SubmissionRequest, Submissions
+from shared.permissions import Permission
 
 UUID_LENGTH: Final = 36
 _PRIVATE: Final[RawHeaders] = [(name.lower().encode(), value.encode()) for name, value in PRIVATE_HEADERS.items()]
@@ -104,10 +106,10 @@ class HotPaths:
         scope["state"]["caller"] = caller
         if scope["method"] == "POST":
             limit_headers += self._limits.count("submit", caller.rate_key)
-            caller.require("tasks:write")
+            caller.require(Permission.TASKS_SUBMIT)
             return await self._submit(scope, receive, given, caller, limit_headers)
         limit_headers += self._limits.count("read", caller.rate_key)
-        caller.require("tasks:read")
+        caller.require(Permission.TASKS_READ)
         return await self._read(scope, receive, given, caller, limit_headers)
 
     async def _submit(

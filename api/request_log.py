@@ -11,7 +11,8 @@ from typing import Final
 import structlog
 from starlette.types import Scope
 
-from api.auth.authentication import Caller, read_token
+from api.auth.authentication import read_token
+from api.auth.caller import Caller
 from api.http.headers import RawHeaders, join_repeated_headers
 from shared.api_keys import key_prefix
 from shared.settings import Settings

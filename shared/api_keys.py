@@ -8,24 +8,27 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from shared.database.connections import make_engine
 from shared.identifiers import new_id
+from shared.permissions import (
+    DEFAULT_SCOPES,
+    ORGANIZATION_ROLES,
+    PLATFORM_ROLES,
+    SCOPES,
+    OrganizationRole,
+    PlatformRole,
+    allowed_scopes,
+)
 from shared.queries import callers as queries
 from shared.settings import Settings
 
 T = TypeVar("T")
-Role = Literal["client", "operator", "admin"]
-SCOPES: Final = ("tasks:read", "tasks:write", "files:read", "files:write", "admin")
-DEFAULT_SCOPES: Final[dict[Role, tuple[str, ...]]] = {
-    "client": SCOPES[:4],
-    "operator": SCOPES[:4],
-    "admin": SCOPES,
-}
+Role = OrganizationRole
 PREFIX_CHARACTERS: Final = 12
 MAX_KEY_CHARACTERS: Final = 200
 LOCAL_ADMIN: Final = "local-admin"
@@ -39,7 +42,8 @@ class CreatedKey:
     id: UUID
     key: str
     name: str
-    role: Role
+    role: OrganizationRole
+    platform_role: PlatformRole | None
     scopes: tuple[str, ...]
     organization_id: UUID
     caller_id: UUID
@@ -54,7 +58,8 @@ class KnownKey:
     prefix: str
     name: str
     organization: str
-    role: Role
+    role: OrganizationRole
+    platform_role: PlatformRole | None
     scopes: tuple[str, ...]
     created_at: datetime
     last_used_at: datetime | None
@@ -87,14 +92,34 @@ def create_key(
     scopes: Iterable[str] | None = None,
     organization: str | None = None,
     expires_at: datetime | None = None,
+    *,
+    organization_only: bool = False,
 ) -> CreatedKey:
     """Create a key for the caller of that name, and the caller and its organization if there are none.
 
     A caller belongs to an organization, by default one of its own name: callers of different names see nothing of each
-    other. A second key for a name, such as one that replaces an older key, sees what the first does. Raises `ValueError`
-    for an unknown role or scope, for a scope that the role does not have, and for an `expires_at` that is not ahead.
+    other. A second key for a name, such as one that replaces an older key, sees what the first does.
+
+    The roles `operator` and `admin` are platform roles too, which reach every organization, unless `organization_only` is set:
+    then they hold for what belongs to the organization of the caller alone.
+
+    Raises `ValueError` for an unknown role or scope, for a scope that the role does not have, and for an `expires_at` that is
+    not ahead.
     """
-    return _with_connection(settings, lambda c: insert_key(c, new_key(), name, role, scopes, organization, expires_at))
+
+    def insert(connection: Connection) -> CreatedKey:
+        return insert_key(
+            connection,
+            new_key(),
+            name,
+            role,
+            scopes,
+            organization,
+            expires_at,
+            organization_only=organization_only,
+        )
+
+    return _with_connection(settings, insert)
 
 
 def insert_key(
@@ -105,14 +130,17 @@ def insert_key(
     scopes: Iterable[str] | None = None,
     organization: str | None = None,
     expires_at: datetime | None = None,
+    *,
+    organization_only: bool = False,
 ) -> CreatedKey:
     """Store a given key; see `create_key`."""
-    if role not in DEFAULT_SCOPES:
-        raise ValueError(f"unknown role {role!r}: one of {', '.join(DEFAULT_SCOPES)}")
+    if role not in ORGANIZATION_ROLES:
+        raise ValueError(f"unknown role {role!r}: one of {', '.join(ORGANIZATION_ROLES)}")
+    platform_role = next((name for name in PLATFORM_ROLES if name == role and not organization_only), None)
     chosen = tuple(scopes) if scopes is not None else DEFAULT_SCOPES[role]
     if unknown := set(chosen) - set(SCOPES):
         raise ValueError(f"unknown scopes {', '.join(sorted(unknown))}: the scopes are {', '.join(SCOPES)}")
-    if beyond := set(chosen) - set(DEFAULT_SCOPES[role]):
+    if beyond := set(chosen) - set(allowed_scopes(role, platform_role)):
         raise ValueError(f"the role {role} does not have the scope {', '.join(sorted(beyond))}: choose another role")
     if not name.strip() or len(name) > 200 or not name.isprintable():
         raise ValueError("a name has 1 to 200 characters, and no control characters")
@@ -129,9 +157,11 @@ def insert_key(
         connection.execute(queries.insert_caller(caller_id, organization_id, name))
     key_id = new_id()
     connection.execute(
-        queries.insert_api_key(key_id, caller_id, name, prefix, key_digest(key), role, list(chosen), expires_at)
+        queries.insert_api_key(
+            key_id, caller_id, name, prefix, key_digest(key), role, platform_role, list(chosen), expires_at
+        )
     )
-    return CreatedKey(key_id, key, name, role, chosen, organization_id, caller_id, expires_at)
+    return CreatedKey(key_id, key, name, role, platform_role, chosen, organization_id, caller_id, expires_at)
 
 
 def ensure_first_admin_key(settings: Settings, key: str) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.requests import HTTPConnection
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from shared.audit.actions import AuditAction
 from shared.audit.entries import Actor, Entry
 from shared.queries.audit import INSERT_ENTRY

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
@@ -16,8 +15,10 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.auth.caller import Caller
 from api.http.problems import Problem
 from shared.api_keys import key_digest, key_prefix
+from shared.permissions import lower_platform_role, lower_role
 from shared.queries import callers as queries
 
 KEY_CACHE_SECONDS: Final = 1.0
@@ -26,59 +27,6 @@ MAX_CACHED_KEYS: Final = 10_000
 LAST_USE_STORE_SECONDS: Final = 60.0
 """How old the stored last use of a key must be for another use to be stored."""
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The caller of a request, and what the caller may do."""
-
-    key_id: UUID
-    key_prefix: str
-    key_name: str
-    owner_id: UUID
-    owner_name: str
-    organization_id: UUID
-    role: str
-    scopes: frozenset[str]
-    rate_key: str
-    """The key by which the rate limits count requests: the role and the caller's id."""
-
-    @property
-    def privileged(self) -> bool:
-        """Whether the caller sees and cancels what belongs to other organizations."""
-        return self.role != "client"
-
-    @property
-    def visible_organization_id(self) -> UUID | None:
-        """The organization whose tasks and files the caller sees, or None for all organizations."""
-        return None if self.privileged else self.organization_id
-
-    def sees(self, organization_id: UUID) -> bool:
-        """Return whether the caller sees what belongs to an organization."""
-        return organization_id == self.organization_id or self.privileged
-
-    def require_operator(self, detail: str) -> None:
-        """Raise the problem `forbidden`, with this detail, unless the caller is an operator or an admin."""
-        if not self.privileged:
-            raise Problem("forbidden", detail)
-
-    def require_may_change(self, organization_id: UUID) -> None:
-        """Raise the problem `forbidden` unless the caller may change or delete what belongs to an organization.
-
-        Operators see what belongs to other organizations, but only admins may change or delete it.
-        """
-        if organization_id != self.organization_id and self.role != "admin":
-            raise Problem("forbidden", "Only an admin may change or delete what belongs to another organization.")
-
-    def require(self, *scopes: str) -> None:
-        """Raise the problem `forbidden` unless the key has every one of the scopes (RFC 6750, section 3.1)."""
-        if not self.scopes.issuperset(scopes):
-            needed = " ".join(scopes)
-            raise Problem(
-                "forbidden",
-                f"The key lacks a scope. This route needs: {needed}.",
-                headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'},
-            )
 
 
 def read_token(authorization: str | None, api_key: str | None) -> str | None:
@@ -143,16 +91,22 @@ class Authenticator:
             storing = asyncio.create_task(self._store_last_use(row.id))
             self._background.add(storing)
             storing.add_done_callback(self._background.discard)
+        role, platform_role = row.role, row.platform_role
+        if row.person_id is not None:
+            # A person's key never reaches further than the person does now.
+            role = lower_role(role, row.member_role)
+            platform_role = lower_platform_role(platform_role, row.person_platform_role)
         return Caller(
             key_id=row.id,
             key_prefix=prefix,
             key_name=row.name,
             owner_id=row.caller_id,
             owner_name=row.caller_name,
+            person_id=row.person_id,
             organization_id=row.organization_id,
-            role=row.role,
+            role=role,
+            platform_role=platform_role,
             scopes=frozenset(row.scopes),
-            rate_key=f"{'client' if row.role == 'client' else 'privileged'}:{row.caller_id}",
         )
 
     async def close(self) -> None:

@@ -10,13 +10,14 @@ from uuid import UUID
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.following.deadlocks import repeat_after_deadlock
 from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
 from api.http.problems import Problem
 from api.storage_threads import in_storage_thread
 from shared.errors import StorageUnavailable
+from shared.permissions import Permission
 from shared.queries import tasks as queries
 from shared.queries.batches import lock_batch
 from shared.storage.object_store import ObjectStore
@@ -52,7 +53,9 @@ class TaskActions:
 
         Raises `task-not-retriable`, `input-gone` or `forbidden`.
         """
-        await self._apply(partial(retry_tasks, privileged=caller.privileged), task_id, caller)
+        await self._apply(
+            partial(retry_tasks, privileged=caller.has(Permission.TASKS_SUBMIT_PLATFORM_KINDS)), task_id, caller
+        )
         await self._waiters.wake_everywhere([task_id])
 
     async def delete(self, task_id: UUID, caller: Caller) -> None:
@@ -60,7 +63,7 @@ class TaskActions:
 
         Raises `forbidden`, `task-not-done`, `workflow-not-done` or `file-in-use`.
         """
-        changes = await self._apply(delete_tasks, task_id, caller, require_may_change=True)
+        changes = await self._apply(delete_tasks, task_id, caller, permission=Permission.TASKS_DELETE)
         if changes.storage_keys:
             # The rows are deleted. An object that cannot be deleted now is an orphan, which is deleted later.
             with suppress(StorageUnavailable):
@@ -72,7 +75,7 @@ class TaskActions:
         task_id: UUID,
         caller: Caller,
         *,
-        require_may_change: bool = False,
+        permission: Permission = Permission.TASKS_ACT,
     ) -> Changes:
         """Lock a task's row and apply an action to it, in a transaction.
 
@@ -85,8 +88,7 @@ class TaskActions:
                 rows = await connection.run_sync(lock_tasks, [task_id])
                 if not rows:
                     raise Problem("gone")
-                if require_may_change:
-                    caller.require_may_change(rows[0].organization_id)
+                caller.require_for(permission, rows[0].organization_id)
                 changes = await connection.run_sync(action, rows)
                 if (refusal := changes.refused.get(task_id)) is not None:
                     raise Problem(refusal.problem, refusal.detail)

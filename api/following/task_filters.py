@@ -7,10 +7,12 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from api.auth.caller import Caller
 from api.http.list_formats import Columns
 from api.http.problems import invalid, nul_character
 from api.http.query_strings import StrictQuery
 from shared.contracts.kind import QUEUES
+from shared.permissions import Permission
 from shared.tasks.filters import TaskFilter
 from shared.tasks.states import TaskStatus
 from shared.tasks.timestamps import Timestamp
@@ -56,6 +58,15 @@ TASK_COLUMNS: Final[Columns] = {
     "artifacts": ("artifacts",),
 }
 """The columns of a list of tasks as CSV."""
+
+
+def require_visible_conditions(which: TaskFilter, caller: Caller) -> None:
+    """Raise the problem `forbidden` if a filter has a condition on what the caller may not see of tasks.
+
+    The tasks that pass it would show what is hidden.
+    """
+    if which.metadata is not None:
+        caller.require(Permission.TASKS_READ_CONTENT)
 
 
 class FilterQuery(StrictQuery):

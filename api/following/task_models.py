@@ -118,6 +118,13 @@ class Task(AnswerModel):
             "admins see it."
         ),
     ] = None
+    content_hidden: Annotated[
+        bool | None,
+        Field(
+            description="True for a viewer, and left out for others. `params` and `metadata` are then empty, `result` is null, "
+            "`artifacts` is empty, and `progress` and `error` have no text of the handler."
+        ),
+    ] = None
 
 
 class TaskPage(AnswerModel):

@@ -14,10 +14,11 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.batcher import Batcher, HotConnection
 from api.following.task_representation import TaskOrigin, TaskRow
 from api.http.problems import Problem
+from shared.permissions import Permission
 from shared.queries import hot_tasks
 from shared.queries.tasks import find_tombstone, list_origins
 from shared.settings import Settings
@@ -68,9 +69,7 @@ class TaskReader:
     async def find(self, task_id: UUID, caller: Caller) -> TaskRow | None:
         """Return a task, or None unless it exists and the caller may see it."""
         row = await self._rows.submit(TaskKey(task_id, caller.visible_organization_id))
-        if row is None or not caller.privileged:
-            return row
-        return (await self._add_origins([row]))[0]
+        return None if row is None else (await self._fit_to([row], caller))[0]
 
     async def get(self, task_id: UUID, caller: Caller) -> TaskRow:
         """Return a task. Raises `not-found` or `gone` unless it exists and the caller may see it."""
@@ -84,7 +83,13 @@ class TaskReader:
         keys = (TaskKey(task_id, caller.visible_organization_id) for task_id in task_ids)
         found = await asyncio.gather(*map(self._rows.submit, keys))
         rows = [row for row in found if row is not None]
-        return await self._add_origins(rows) if caller.privileged else rows
+        return await self._fit_to(rows, caller)
+
+    async def _fit_to(self, rows: list[TaskRow], caller: Caller) -> list[TaskRow]:
+        """Return rows with what the caller may see of them."""
+        if not caller.has(Permission.TASKS_READ_CONTENT):
+            return [row.without_content() for row in rows]
+        return await self._add_origins(rows) if caller.has(Permission.TASKS_READ_ORIGIN) else rows
 
     async def _add_origins(self, rows: Sequence[TaskRow]) -> list[TaskRow]:
         async with self._reads.connect() as connection:

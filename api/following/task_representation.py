@@ -7,13 +7,14 @@ Serializing that model instead takes more than twice as long.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import orjson
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.http.answers import timestamp
+from shared.permissions import Permission
 from shared.tasks.states import DONE_VALUES, SHOWS_ERROR
 from shared.tasks.submission import NewTask
 
@@ -29,7 +30,11 @@ class TaskOrigin(NamedTuple):
     @classmethod
     def of_new_task(cls, caller: Caller) -> TaskOrigin | None:
         """Return the origin of a task that the caller has just submitted, or None if the caller may not see it."""
-        return cls(caller.owner_id, caller.owner_name, caller.key_name, None) if caller.privileged else None
+        return (
+            cls(caller.owner_id, caller.owner_name, caller.key_name, None)
+            if caller.has(Permission.TASKS_READ_ORIGIN)
+            else None
+        )
 
 
 class TaskRow(NamedTuple):
@@ -68,6 +73,8 @@ class TaskRow(NamedTuple):
     schedule_id: UUID | None = None
     origin: TaskOrigin | None = None
     """Not a column: `TaskReader` adds it for operators and admins."""
+    is_content_hidden: bool = False
+    """Not a column: whether this is a row of `without_content`."""
 
     @property
     def done(self) -> bool:
@@ -78,6 +85,26 @@ class TaskRow(NamedTuple):
     def etag(self) -> str:
         """The strong entity tag of the task's representation, which changes with anything that it shows."""
         return f'"{self.version}"'
+
+    def without_content(self) -> TaskRow:
+        """Return the task as a viewer may see it: without what was given to the handler, and what came of it."""
+        return self._replace(
+            params="{}",
+            result=None,
+            artifacts=None,
+            metadata="{}",
+            progress_message=None,
+            error=None if self.error is None else orjson.dumps(hide_details(orjson.loads(self.error))).decode(),
+            is_content_hidden=True,
+        )
+
+
+HIDDEN_DETAIL: Final = "Your role does not show what happened. Ask someone who may see the content of tasks."
+
+
+def hide_details(error: dict[str, Any]) -> dict[str, Any]:
+    """Return the error of a task as a viewer may see it: what kind of error it is, but not what it says of the content."""
+    return {**error, "detail": HIDDEN_DETAIL, "data": {}}
 
 
 def task_json(row: TaskRow) -> bytes:
@@ -122,6 +149,8 @@ def task_json(row: TaskRow) -> bytes:
         document["owner"] = {"id": str(row.origin.owner_id), "name": row.origin.owner_name}
         document["api_key_name"] = row.origin.api_key_name
         document["worker"] = row.origin.worker
+    if row.is_content_hidden:
+        document["content_hidden"] = True
     return orjson.dumps(document)
 
 

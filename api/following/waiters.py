@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.following.task_reader import TaskReader
 from api.following.task_representation import TaskRow
 from shared.outage_log import OutageLog

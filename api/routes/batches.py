@@ -9,15 +9,15 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.dependencies import (
     NoBody,
     OpenStreamsDependency,
     ReadsDependency,
     StreamsDependency,
     TaskActionsDependency,
+    TaskActorCaller,
     TaskReaderCaller,
-    TaskWriterCaller,
     is_allowed,
 )
 from api.following.batch_states import batch_state
@@ -29,6 +29,7 @@ from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, LAST_EVENT_ID, LAST_EVENT_ID_HEADER, problem_responses, stream_response
 from api.openapi.submission_schemas import ref
 from api.streaming.streams import EventStreamResponse, LastEventId
+from shared.permissions import Permission
 from shared.queries import batches as queries
 
 router = APIRouter(tags=["batches"])
@@ -65,7 +66,7 @@ async def get_batch(
 async def cancel_batch(
     request: Request,
     batch_id: UUID,
-    caller: TaskWriterCaller,
+    caller: TaskActorCaller,
     reads: ReadsDependency,
     actions: TaskActionsDependency,
     query: Annotated[NoQuery, Query()],
@@ -146,4 +147,4 @@ async def stream_batch(
     stream = await streams.open_batch(batch_id, caller, last_id)
     if stream is None:
         return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
-    return EventStreamResponse(stream, caller, open_streams, partial(is_allowed, request, "tasks:read"))
+    return EventStreamResponse(stream, caller, open_streams, partial(is_allowed, request, Permission.TASKS_READ))

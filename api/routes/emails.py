@@ -6,7 +6,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from api.dependencies import SettingsDependency, SubmissionsDependency, TaskWriterCaller
+from api.dependencies import SettingsDependency, SubmissionsDependency, SubmitterCaller
 from api.http.rate_limits import limited
 from api.openapi.operations import submission_body, submission_responses
 from api.openapi.submission_schemas import side_by_side_examples, side_by_side_ref
@@ -25,7 +25,7 @@ router = APIRouter(tags=["emails"])
 )
 @limited("submit")
 async def submit_email(
-    request: Request, caller: TaskWriterCaller, settings: SettingsDependency, submissions: SubmissionsDependency
+    request: Request, caller: SubmitterCaller, settings: SettingsDependency, submissions: SubmissionsDependency
 ) -> Response:
     """Store a task of the kind `email.send`, whose params and options stand side by side in the body."""
     return await submit_side_by_side(request, caller, settings, submissions, KIND)

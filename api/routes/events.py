@@ -23,6 +23,7 @@ from api.openapi.operations import ANY_CALLER, LAST_EVENT_ID, LAST_EVENT_ID_HEAD
 from api.streaming.feed_stream import EventFilter
 from api.streaming.streams import EventStreamResponse, LastEventId
 from api.streaming.web_sockets import SubscriptionSocket
+from shared.permissions import Permission
 
 router = APIRouter(tags=["events"])
 
@@ -99,9 +100,9 @@ async def follow_events(
 ) -> Response:
     """Return the events of the caller's tasks as they happen, as server-sent events."""
     which = query.require_known_names().read_filter()
-    event_filter = EventFilter(which.owner or caller.owner_id, caller.visible_organization_id, which)
+    event_filter = EventFilter(caller, which)
     stream = streams.open_feed(event_filter, LastEventId.find(request, query.last_event_id))
-    return EventStreamResponse(stream, caller, open_streams, partial(is_allowed, request, "tasks:read"))
+    return EventStreamResponse(stream, caller, open_streams, partial(is_allowed, request, Permission.TASKS_READ))
 
 
 @router.websocket("/events/ws")
@@ -116,5 +117,5 @@ async def subscribe(
     """Send the events of the tasks, batches and filters that the client subscribes to."""
     limits.count("read", caller.rate_key)
     count_request = partial(limits.count, "read", caller.rate_key)
-    is_still_allowed = partial(is_allowed, websocket, "tasks:read")
+    is_still_allowed = partial(is_allowed, websocket, Permission.TASKS_READ)
     await SubscriptionSocket(websocket, caller, streams, count_request, is_still_allowed).run(open_streams)

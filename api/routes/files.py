@@ -15,11 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.dependencies import (
     EngineDependency,
+    FileDeleterCaller,
     FileReaderCaller,
-    FileWriterCaller,
     IdempotencyKeysDependency,
     QueueBoundsDependency,
     ReadsDependency,
@@ -50,6 +50,7 @@ from api.storage_threads import in_storage_thread, start_in_storage_thread
 from api.submitting.idempotency import read_idempotency_key
 from api.uploads.upload import Upload
 from shared.errors import StorageFull, StorageUnavailable
+from shared.permissions import Permission
 from shared.queries import files as queries
 from shared.queries.tasks import lock_task
 from shared.storage.object_store import ObjectReader
@@ -313,7 +314,7 @@ class _ContentResponse(StreamingResponse):
 async def delete_file(
     request: Request,
     file_id: UUID,
-    caller: FileWriterCaller,
+    caller: FileDeleterCaller,
     reads: ReadsDependency,
     engine: EngineDependency,
     store: StoreDependency,
@@ -321,7 +322,7 @@ async def delete_file(
 ) -> Response:
     """Delete a file now, unless a task that is not done reads it."""
     found = await _find(reads, caller, file_id)
-    caller.require_may_change(found.organization_id)
+    caller.require_for(Permission.FILES_DELETE, found.organization_id)
     async with engine.begin() as connection:
         if found.task_id is not None:
             # Deleting a task locks it before its files. The same order here avoids a deadlock.

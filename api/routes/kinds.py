@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api.dependencies import NoBody, QueuesDependency, TaskReaderCaller, TaskWriterCaller
+from api.auth.caller import Caller
+from api.dependencies import NoBody, QueuesDependency, caller_with
 from api.http.answers import AnswerModel, private_answer
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery
@@ -16,9 +17,11 @@ from api.openapi.operations import ANY_CALLER, problem_responses
 from api.openapi.submission_schemas import kind_schemas
 from api.queues.queue_models import KindPause
 from shared.contracts.catalog import find_kind, list_kinds
+from shared.permissions import Permission
 from shared.queries.canaries import CANARY_KIND
 
 router = APIRouter(tags=["kinds"])
+KindPauserCaller = Annotated[Caller, caller_with(Permission.KINDS_PAUSE)]
 
 
 class KindDescription(AnswerModel):
@@ -52,7 +55,7 @@ class Kinds(AnswerModel):
 )
 @limited("read")
 async def list_submittable_kinds(
-    request: Request, caller: TaskReaderCaller, query: Annotated[NoQuery, Query()]
+    request: Request, caller: Annotated[Caller, caller_with(Permission.KINDS_READ)], query: Annotated[NoQuery, Query()]
 ) -> Response:
     """Return each kind with the JSON Schemas of its params and its result."""
     schemas = kind_schemas()
@@ -72,7 +75,7 @@ async def list_submittable_kinds(
                     reason=None,
                 )
                 for name, kind in list_kinds().items()
-                if kind.public and (caller.privileged or not kind.privileged)
+                if kind.public and (not kind.privileged or caller.has(Permission.TASKS_SUBMIT_PLATFORM_KINDS))
             ]
         )
     )
@@ -89,7 +92,7 @@ async def list_submittable_kinds(
 async def pause_kind(
     request: Request,
     kind: str,
-    caller: TaskWriterCaller,
+    caller: KindPauserCaller,
     queues: QueuesDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
@@ -98,7 +101,6 @@ async def pause_kind(
 
     Otherwise as for a queue.
     """
-    caller.require_operator("Only operators and admins may pause a kind.")
     _require_kind(kind)
     if kind == CANARY_KIND:
         raise Problem(
@@ -119,13 +121,12 @@ async def pause_kind(
 async def resume_kind(
     request: Request,
     kind: str,
-    caller: TaskWriterCaller,
+    caller: KindPauserCaller,
     queues: QueuesDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
     """Start tasks of a kind again. A queue that is paused stays paused."""
-    caller.require_operator("Only operators and admins may pause a kind.")
     _require_kind(kind)
     await queues.resume("kind", kind)
     return private_answer(await queues.read_kind_pause(kind))

@@ -10,9 +10,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from api.dependencies import ReadsDependency, TaskReaderCaller
+from api.auth.caller import Caller
+from api.dependencies import ReadsDependency, caller_with
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
+from shared.permissions import Permission
 from shared.queries.canaries import CANARY_KIND, LIST_CANARIES
 from shared.queries.signs_of_life import list_signs_of_life
 
@@ -33,10 +35,12 @@ class _Gauges(Collector):
 @router.get("/metrics", include_in_schema=False)
 @limited("read")
 async def get_metrics(
-    request: Request, reads: ReadsDependency, caller: TaskReaderCaller, query: Annotated[NoQuery, Query()]
+    request: Request,
+    reads: ReadsDependency,
+    caller: Annotated[Caller, caller_with(Permission.METRICS_READ)],
+    query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Return gauges of each queue's last canary and of each part's last sign of life, to operators and admins."""
-    caller.require_operator("Metrics are for operators and admins.")
     return_age = GaugeMetricFamily(
         "taskmill_canary_age_seconds", "How long ago a canary of the queue last succeeded.", labels=["queue"]
     )

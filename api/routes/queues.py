@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.dependencies import NoBody, QueuesDependency, TaskReaderCaller, TaskWriterCaller
+from api.auth.caller import Caller
+from api.dependencies import NoBody, QueuesDependency, caller_with
 from api.http.answers import private_answer
 from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, answer_whole_list, columns_of
 from api.http.problems import Problem
@@ -15,9 +16,11 @@ from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, problem_responses
 from api.queues.queue_models import QueueList, QueueState
 from shared.contracts.kind import QUEUES
+from shared.permissions import Permission
 
-OPERATORS_ONLY: Final = "Queues are for operators and admins."
 router = APIRouter(tags=["queues"])
+QueueReaderCaller = Annotated[Caller, caller_with(Permission.QUEUES_READ)]
+QueuePauserCaller = Annotated[Caller, caller_with(Permission.QUEUES_PAUSE)]
 
 
 @router.get(
@@ -31,10 +34,9 @@ router = APIRouter(tags=["queues"])
 )
 @limited("read")
 async def list_queues(
-    request: Request, caller: TaskReaderCaller, queues: QueuesDependency, query: Annotated[NoQuery, Query()]
+    request: Request, caller: QueueReaderCaller, queues: QueuesDependency, query: Annotated[NoQuery, Query()]
 ) -> Response:
     """Return what waits and runs in each queue, and how fast, to operators and admins."""
-    caller.require_operator(OPERATORS_ONLY)
     found = await queues.list_queues()
     return answer_whole_list(request, found, found.items, columns_of(QueueState))
 
@@ -48,10 +50,13 @@ async def list_queues(
 )
 @limited("read")
 async def get_queue(
-    request: Request, queue: str, caller: TaskReaderCaller, queues: QueuesDependency, query: Annotated[NoQuery, Query()]
+    request: Request,
+    queue: str,
+    caller: QueueReaderCaller,
+    queues: QueuesDependency,
+    query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Return what waits and runs in a queue, and how fast, to operators and admins."""
-    caller.require_operator(OPERATORS_ONLY)
     _require_queue(queue)
     return private_answer(await queues.get_queue(queue))
 
@@ -67,7 +72,7 @@ async def get_queue(
 async def pause_queue(
     request: Request,
     queue: str,
-    caller: TaskWriterCaller,
+    caller: QueuePauserCaller,
     queues: QueuesDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
@@ -77,7 +82,6 @@ async def pause_queue(
     Only operators and admins may pause. The pause is in force when this answers, and stays until it is ended by a person. A
     `ttl` still ends, so that a task may expire while it is paused.
     """
-    caller.require_operator(OPERATORS_ONLY)
     _require_queue(queue)
     await queues.pause("queue", queue, caller.owner_id)
     return private_answer(await queues.get_queue(queue))
@@ -94,13 +98,12 @@ async def pause_queue(
 async def resume_queue(
     request: Request,
     queue: str,
-    caller: TaskWriterCaller,
+    caller: QueuePauserCaller,
     queues: QueuesDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
     """Start tasks of a queue again. A kind that is paused stays paused."""
-    caller.require_operator(OPERATORS_ONLY)
     _require_queue(queue)
     await queues.resume("queue", queue)
     return private_answer(await queues.get_queue(queue))

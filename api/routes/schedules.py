@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.batcher import HotConnection
 from api.dependencies import (
     CipherDependency,
@@ -21,10 +21,10 @@ from api.dependencies import (
     NoBody,
     QueueBoundsDependency,
     ReadsDependency,
+    ScheduleManagerCaller,
+    ScheduleReaderCaller,
     SettingsDependency,
     SubmissionsDependency,
-    TaskReaderCaller,
-    TaskWriterCaller,
     WorkflowActionsDependency,
 )
 from api.following.task_models import Task
@@ -60,6 +60,7 @@ from api.submitting.submissions import SubmissionRequest
 from api.workflows.workflow_models import Workflow
 from shared.contracts.catalog import find_kind
 from shared.identifiers import new_id
+from shared.permissions import Permission
 from shared.queries import schedules as queries
 from shared.schedules.rules import Rule
 from shared.schedules.submission import UnusableSchedule, describe_rule, find_rule, list_next_times, make_scheduled
@@ -94,7 +95,7 @@ _EXAMPLE: Final = {
 @limited("submit")
 async def create_schedule(
     request: Request,
-    caller: TaskWriterCaller,
+    caller: ScheduleManagerCaller,
     settings: SettingsDependency,
     submissions: SubmissionsDependency,
     cipher: CipherDependency,
@@ -132,7 +133,7 @@ async def create_schedule(
 @limited("read")
 async def list_schedules(
     request: Request,
-    caller: TaskReaderCaller,
+    caller: ScheduleReaderCaller,
     settings: SettingsDependency,
     reads: ReadsDependency,
     query: Annotated[PageQuery, Query()],
@@ -162,7 +163,7 @@ async def list_schedules(
 @limited("submit")
 async def preview_schedule(
     request: Request,
-    caller: TaskReaderCaller,
+    caller: ScheduleReaderCaller,
     settings: SettingsDependency,
     reads: ReadsDependency,
     query: Annotated[NoQuery, Query()],
@@ -186,7 +187,7 @@ async def preview_schedule(
 async def get_schedule(
     request: Request,
     schedule_id: UUID,
-    caller: TaskReaderCaller,
+    caller: ScheduleReaderCaller,
     reads: ReadsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -222,7 +223,7 @@ async def get_schedule(
 async def change_schedule(
     request: Request,
     schedule_id: UUID,
-    caller: TaskWriterCaller,
+    caller: ScheduleManagerCaller,
     settings: SettingsDependency,
     submissions: SubmissionsDependency,
     cipher: CipherDependency,
@@ -262,7 +263,7 @@ async def change_schedule(
 async def delete_schedule(
     request: Request,
     schedule_id: UUID,
-    caller: TaskWriterCaller,
+    caller: ScheduleManagerCaller,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -288,7 +289,7 @@ async def delete_schedule(
 async def run_schedule(
     request: Request,
     schedule_id: UUID,
-    caller: TaskWriterCaller,
+    caller: ScheduleManagerCaller,
     reads: ReadsDependency,
     submissions: SubmissionsDependency,
     workflows: WorkflowActionsDependency,
@@ -300,15 +301,15 @@ async def run_schedule(
     async with reads.connect() as connection:
         schedule = await _get(connection, queries.find_schedule(schedule_id, caller.visible_organization_id))
         now = await _read_clock(connection)
-    caller.require_may_change(schedule.organization_id)
+    caller.require_for(Permission.SCHEDULES_MANAGE, schedule.organization_id)
     try:
         task = make_scheduled(schedule, now)
     except UnusableSchedule as error:
         raise Problem("conflict", str(error)) from None
     kind_names = [task.kind] if isinstance(task, NewTask) else [plan.submission["kind"] for plan in task.plans]
     for kind in map(find_kind, kind_names):
-        if kind is not None and kind.privileged and not caller.privileged:
-            raise Problem("forbidden", "Only operators and admins may submit this kind.")
+        if kind is not None and kind.privileged:
+            caller.require(Permission.TASKS_SUBMIT_PLATFORM_KINDS)
     await queue_bounds.admit(schedule.owner_id, len(kind_names))
     task.api_key_id, task.request_id = caller.key_id, request.state.request_id
 
@@ -339,7 +340,7 @@ async def _get(connection: AsyncConnection, statement: Any) -> Any:
 async def _lock_for_change(connection: AsyncConnection, schedule_id: UUID, caller: Caller) -> Any:
     """Return a schedule that the caller may change, and lock its row. Raises `not-found` or `forbidden`."""
     row = await _get(connection, queries.lock_schedule(schedule_id, caller.visible_organization_id))
-    caller.require_may_change(row.organization_id)
+    caller.require_for(Permission.SCHEDULES_MANAGE, row.organization_id)
     return row
 
 

@@ -16,6 +16,7 @@ from api.dependencies import (
     ReadsDependency,
     SettingsDependency,
     StreamsDependency,
+    TaskContentCaller,
     TaskReaderCaller,
     TasksDependency,
     TaskStreamCaller,
@@ -29,6 +30,7 @@ from api.openapi.operations import ANY_CALLER, LAST_EVENT_ID, LAST_EVENT_ID_HEAD
 from api.streaming.stream_tokens import StreamToken, make_token
 from api.streaming.streams import EventStreamResponse, LastEventId
 from api.streaming.web_sockets import send_stream
+from shared.permissions import Permission
 from shared.queries.events import LIST_LOG
 
 router = APIRouter(tags=["tasks"])
@@ -94,7 +96,7 @@ async def stream_events(
         # A browser's EventSource connects again after every end of a stream, until it is answered 204 (HTML Living
         # Standard, section 9.2.3).
         return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
-    is_still_allowed = partial(is_allowed, request, "tasks:read", task_id=task_id)
+    is_still_allowed = partial(is_allowed, request, Permission.TASKS_READ, task_id=task_id)
     return EventStreamResponse(stream, caller, open_streams, is_still_allowed)
 
 
@@ -115,7 +117,7 @@ async def send_events(
         await websocket.accept()
         await websocket.close()
         return
-    is_still_allowed = partial(is_allowed, websocket, "tasks:read", task_id=task_id)
+    is_still_allowed = partial(is_allowed, websocket, Permission.TASKS_READ, task_id=task_id)
     await send_stream(websocket, stream, caller, open_streams, is_still_allowed)
 
 
@@ -165,7 +167,7 @@ class LogQuery(StrictQuery):
 async def read_log(
     request: Request,
     task_id: UUID,
-    caller: TaskReaderCaller,
+    caller: TaskContentCaller,
     tasks: TasksDependency,
     reads: ReadsDependency,
     query: Annotated[LogQuery, Query()],

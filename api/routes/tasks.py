@@ -10,21 +10,24 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
+from api.auth.route_permissions import needs
 from api.dependencies import (
     EngineDependency,
     NoBody,
     ReadsDependency,
     SettingsDependency,
     SubmissionsDependency,
+    SubmitterCaller,
     TaskActionsDependency,
+    TaskActorCaller,
+    TaskDeleterCaller,
     TaskReaderCaller,
     TasksDependency,
-    TaskWriterCaller,
     WaitEstimatesDependency,
     WaitingDependency,
 )
-from api.following.task_filters import METADATA_PARAMETER, TASK_COLUMNS, FilterQuery
+from api.following.task_filters import METADATA_PARAMETER, TASK_COLUMNS, FilterQuery, require_visible_conditions
 from api.following.task_models import (
     FailureGroup,
     FailureGroups,
@@ -78,6 +81,7 @@ from api.submitting.idempotency import read_idempotency_key
 from api.submitting.parsing import parse_batch
 from api.submitting.reruns import parse_rerun, require_inputs
 from api.submitting.submissions import Answer, submission_request
+from shared.permissions import Permission
 from shared.queries import tasks as queries
 from shared.tasks.states import RETRIABLE, TaskStatus
 
@@ -103,6 +107,7 @@ class ThroughHotPath(Response):
     responses=submission_responses(),
     openapi_extra=submission_body(ref("Submission"), submission_examples()),
 )
+@needs(Permission.TASKS_SUBMIT)
 async def submit_task(request: Request) -> Response:
     """Store a task. The answer is 202 once the task is committed; from then on it cannot be lost."""
     return ThroughHotPath()
@@ -125,6 +130,7 @@ async def list_failures(
     others of `failed`, `cancelled` and `expired`.
     """
     which = query.require_known_names().read_filter()
+    require_visible_conditions(which, caller)
     if which.status is None:
         which = which.model_copy(update={"status": (TaskStatus.FAILED,)})
     elif not set(which.status) <= RETRIABLE:
@@ -163,6 +169,7 @@ class WaitQuery(StrictQuery):
     },
     openapi_extra=FOLLOWING,
 )
+@needs(Permission.TASKS_READ)
 async def get_task(request: Request, task_id: UUID, query: Annotated[WaitQuery, Query()]) -> Response:
     """Return a task. With `wait`, the answer comes once the task is done, or, with `If-None-Match`, once it has changed."""
     return ThroughHotPath()
@@ -181,7 +188,7 @@ async def get_task(request: Request, task_id: UUID, query: Annotated[WaitQuery, 
 )
 @limited("submit")
 async def submit_batch(
-    request: Request, caller: TaskWriterCaller, settings: SettingsDependency, submissions: SubmissionsDependency
+    request: Request, caller: SubmitterCaller, settings: SettingsDependency, submissions: SubmissionsDependency
 ) -> Response:
     """Store all tasks of the batch in one transaction, or none if one of them is invalid."""
     validate_only = read_validate_only(request.scope["query_string"])
@@ -231,6 +238,7 @@ async def list_tasks(
     if query.ids is not None:
         return await _list_by_ids(request, query, caller, tasks)
     which = query.read_filter()
+    require_visible_conditions(which, caller)
 
     async def read(before_id: UUID | None, limit: int) -> Page:
         statement = queries.list_page(caller.visible_organization_id, which, before_id=before_id, limit=limit + 1)
@@ -273,7 +281,7 @@ async def _list_by_ids(request: Request, query: ListQuery, caller: Caller, tasks
 async def cancel_task(
     request: Request,
     task_id: UUID,
-    caller: TaskWriterCaller,
+    caller: TaskActorCaller,
     actions: TaskActionsDependency,
     tasks: TasksDependency,
     wait_estimates: WaitEstimatesDependency,
@@ -300,7 +308,7 @@ async def cancel_task(
 async def retry_task(
     request: Request,
     task_id: UUID,
-    caller: TaskWriterCaller,
+    caller: TaskActorCaller,
     actions: TaskActionsDependency,
     tasks: TasksDependency,
     wait_estimates: WaitEstimatesDependency,
@@ -323,7 +331,7 @@ async def retry_task(
 async def delete_task(
     request: Request,
     task_id: UUID,
-    caller: TaskWriterCaller,
+    caller: TaskDeleterCaller,
     actions: TaskActionsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -397,7 +405,7 @@ async def explain_waiting(
 @limited("submit")
 async def submit_bulk(
     request: Request,
-    caller: TaskWriterCaller,
+    caller: TaskActorCaller,
     settings: SettingsDependency,
     engine: EngineDependency,
     submissions: SubmissionsDependency,
@@ -448,7 +456,7 @@ async def submit_bulk(
 async def rerun_task(
     request: Request,
     task_id: UUID,
-    caller: TaskWriterCaller,
+    caller: SubmitterCaller,
     settings: SettingsDependency,
     reads: ReadsDependency,
     tasks: TasksDependency,

@@ -12,8 +12,8 @@ from api.dependencies import (
     NoBody,
     ReadsDependency,
     SettingsDependency,
-    TaskReaderCaller,
-    TaskWriterCaller,
+    WebhookManagerCaller,
+    WebhookReaderCaller,
 )
 from api.http.answers import private_answer
 from api.http.cursors import read_cursor
@@ -24,6 +24,7 @@ from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, problem_responses
 from api.webhooks.representations import STATES, delivery_model
 from api.webhooks.webhook_models import Outcome, WebhookDelivery, WebhookDeliveryPage
+from shared.permissions import Permission
 from shared.queries import webhooks as queries
 from shared.webhooks.events import PING
 
@@ -50,7 +51,7 @@ class ListQuery(PageQuery):
 @limited("read")
 async def list_deliveries(
     request: Request,
-    caller: TaskReaderCaller,
+    caller: WebhookReaderCaller,
     settings: SettingsDependency,
     reads: ReadsDependency,
     query: Annotated[ListQuery, Query()],
@@ -87,7 +88,7 @@ async def list_deliveries(
 async def get_delivery(
     request: Request,
     delivery_id: UUID,
-    caller: TaskReaderCaller,
+    caller: WebhookReaderCaller,
     reads: ReadsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -113,7 +114,7 @@ async def get_delivery(
 async def redeliver_webhook(
     request: Request,
     delivery_id: UUID,
-    caller: TaskWriterCaller,
+    caller: WebhookManagerCaller,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
@@ -124,7 +125,7 @@ async def redeliver_webhook(
         row = (await connection.execute(statement)).one_or_none()
         if row is None:
             raise Problem("not-found")
-        caller.require_may_change(row.organization_id)
+        caller.require_for(Permission.WEBHOOKS_MANAGE, row.organization_id)
         if row.finished_at is None:
             raise Problem("conflict", "The delivery has not ended yet. It is tried again by itself: see `next_try_at`.")
         if row.endpoint_is_disabled and row.event_type != PING:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.dependencies import (
     CipherDependency,
     EngineDependency,
@@ -18,9 +18,9 @@ from api.dependencies import (
     ReadsDependency,
     ReceiverHostsDependency,
     SettingsDependency,
-    TaskReaderCaller,
-    TaskWriterCaller,
     WaitersDependency,
+    WebhookManagerCaller,
+    WebhookReaderCaller,
 )
 from api.following.waiters import Waiters
 from api.http.answers import PRIVATE_HEADERS, private_answer
@@ -37,6 +37,7 @@ from api.submitting.parsing import dump_part
 from api.webhooks.representations import delivery_model, endpoint_etag, endpoint_model
 from api.webhooks.webhook_models import EndpointFields, WebhookDelivery, WebhookEndpoint, WebhookEndpointPage
 from shared.identifiers import new_id
+from shared.permissions import Permission
 from shared.queries import webhooks as queries
 from shared.webhooks.signing import SECRET_PURPOSE, new_secret
 
@@ -63,7 +64,7 @@ _EXAMPLE: Final = {"url": "https://example.com/hooks", "event_types": ["task.fai
 @limited("submit")
 async def create_endpoint(
     request: Request,
-    caller: TaskWriterCaller,
+    caller: WebhookManagerCaller,
     settings: SettingsDependency,
     hosts: ReceiverHostsDependency,
     cipher: CipherDependency,
@@ -107,7 +108,7 @@ async def create_endpoint(
 @limited("read")
 async def list_endpoints(
     request: Request,
-    caller: TaskReaderCaller,
+    caller: WebhookReaderCaller,
     settings: SettingsDependency,
     reads: ReadsDependency,
     query: Annotated[PageQuery, Query()],
@@ -137,7 +138,7 @@ async def list_endpoints(
 async def get_endpoint(
     request: Request,
     endpoint_id: UUID,
-    caller: TaskReaderCaller,
+    caller: WebhookReaderCaller,
     reads: ReadsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -161,7 +162,7 @@ async def get_endpoint(
 async def change_endpoint(
     request: Request,
     endpoint_id: UUID,
-    caller: TaskWriterCaller,
+    caller: WebhookManagerCaller,
     settings: SettingsDependency,
     hosts: ReceiverHostsDependency,
     engine: EngineDependency,
@@ -172,7 +173,7 @@ async def change_endpoint(
     body = await json_body(request, settings.max_json_bytes)
     async with reads.connect() as connection:
         stored = await _find(connection, endpoint_id, caller)
-    caller.require_may_change(stored.organization_id)
+    caller.require_for(Permission.WEBHOOKS_MANAGE, stored.organization_id)
     require_match(request, endpoint_etag(stored))
     fields = _parse(_apply_patch(stored, body))
     # A name server may take seconds, so no row is locked meanwhile.
@@ -201,7 +202,7 @@ async def change_endpoint(
 async def delete_endpoint(
     request: Request,
     endpoint_id: UUID,
-    caller: TaskWriterCaller,
+    caller: WebhookManagerCaller,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -223,7 +224,7 @@ async def delete_endpoint(
 async def rotate_secret(
     request: Request,
     endpoint_id: UUID,
-    caller: TaskWriterCaller,
+    caller: WebhookManagerCaller,
     cipher: CipherDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
@@ -255,7 +256,7 @@ async def rotate_secret(
 async def test_endpoint(
     request: Request,
     endpoint_id: UUID,
-    caller: TaskWriterCaller,
+    caller: WebhookManagerCaller,
     engine: EngineDependency,
     reads: ReadsDependency,
     waiters: WaitersDependency,
@@ -305,7 +306,7 @@ async def _lock_for_change(connection: AsyncConnection, endpoint_id: UUID, calle
     row = (await connection.execute(statement)).one_or_none()
     if row is None:
         raise Problem("not-found")
-    caller.require_may_change(row.organization_id)
+    caller.require_for(Permission.WEBHOOKS_MANAGE, row.organization_id)
     return row
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.dependencies import CipherDependency, EngineDependency, NoBody, TaskWriterCaller
+from api.dependencies import CipherDependency, EngineDependency, NoBody, WebhookManagerCaller
 from api.http.answers import private_answer
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
@@ -29,7 +29,7 @@ router = APIRouter(tags=["webhooks"])
 @limited("read")
 async def get_secret(
     request: Request,
-    caller: TaskWriterCaller,
+    caller: WebhookManagerCaller,
     cipher: CipherDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
@@ -52,7 +52,7 @@ async def get_secret(
 @limited("submit")
 async def rotate_default(
     request: Request,
-    caller: TaskWriterCaller,
+    caller: WebhookManagerCaller,
     cipher: CipherDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],

@@ -6,12 +6,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.dependencies import QueuesDependency, TaskReaderCaller
+from api.auth.caller import Caller
+from api.dependencies import QueuesDependency, caller_with
 from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, answer_whole_list, columns_of
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, problem_responses
 from api.queues.queue_models import Worker, WorkerList
+from shared.permissions import Permission
 
 router = APIRouter(tags=["queues"])
 
@@ -27,12 +29,14 @@ router = APIRouter(tags=["queues"])
 )
 @limited("read")
 async def list_workers(
-    request: Request, caller: TaskReaderCaller, queues: QueuesDependency, query: Annotated[NoQuery, Query()]
+    request: Request,
+    caller: Annotated[Caller, caller_with(Permission.WORKERS_READ)],
+    queues: QueuesDependency,
+    query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Return the worker processes, with their queues and the tasks that they run, to operators and admins.
 
     A process that stops leaves the list. One that was killed stays for a day, with `alive` false.
     """
-    caller.require_operator("Workers are for operators and admins.")
     found = await queues.list_workers()
     return answer_whole_list(request, found, found.items, columns_of(Worker))

@@ -11,8 +11,10 @@ from api.dependencies import (
     NoBody,
     SettingsDependency,
     SubmissionsDependency,
+    SubmitterCaller,
+    TaskActorCaller,
+    TaskDeleterCaller,
     TaskReaderCaller,
-    TaskWriterCaller,
     WorkflowActionsDependency,
     WorkflowsDependency,
 )
@@ -73,7 +75,7 @@ _EXAMPLE: Final = {
 @limited("submit")
 async def submit_workflow(
     request: Request,
-    caller: TaskWriterCaller,
+    caller: SubmitterCaller,
     settings: SettingsDependency,
     submissions: SubmissionsDependency,
     actions: WorkflowActionsDependency,
@@ -156,7 +158,7 @@ async def get_workflow(
 async def cancel_workflow(
     request: Request,
     workflow_id: UUID,
-    caller: TaskWriterCaller,
+    caller: TaskActorCaller,
     workflows: WorkflowsDependency,
     actions: WorkflowActionsDependency,
     query: Annotated[NoQuery, Query()],
@@ -179,7 +181,7 @@ async def cancel_workflow(
 async def delete_workflow(
     request: Request,
     workflow_id: UUID,
-    caller: TaskWriterCaller,
+    caller: TaskDeleterCaller,
     workflows: WorkflowsDependency,
     actions: WorkflowActionsDependency,
     query: Annotated[NoQuery, Query()],

@@ -14,7 +14,7 @@ import orjson
 from pydantic import ValidationError
 from sqlalchemy import null
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.http.json_text import load_json
 from api.http.problems import FieldError, Problem, invalid, invalid_body, nul_character
 from api.openapi.submission_schemas import ref

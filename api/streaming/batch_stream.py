@@ -14,13 +14,14 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.batcher import Batcher, HotConnection
 from api.following.batch_states import batch_state
 from api.following.task_models import BatchState
 from api.streaming.event_feed import EventFeed, Follower
 from api.streaming.messages import Message
 from api.streaming.streams import Stream
+from shared.permissions import Permission
 from shared.queries.batches import COUNT_BATCHES
 from shared.settings import Settings
 from shared.tasks.states import TaskStatus
@@ -60,7 +61,7 @@ class BatchReader:
     async def find(self, batch_id: UUID, caller: Caller) -> CountedBatch | None:
         """Return a batch, or None unless it exists and the caller may see it."""
         batch = await self._batches.submit(batch_id)
-        return batch if batch is not None and caller.sees(batch.organization_id) else None
+        return batch if batch is not None and caller.has_for(Permission.TASKS_READ, batch.organization_id) else None
 
     async def close(self) -> None:
         """Finish the submitted reads, then close the connection."""

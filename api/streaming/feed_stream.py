@@ -16,11 +16,14 @@ from uuid import UUID
 
 import orjson
 
+from api.auth.caller import Caller
+from api.following.task_filters import require_visible_conditions
 from api.http.problems import invalid
 from api.http.signed_values import read_signed, sign
 from api.streaming.event_feed import EventFeed, FeedEvent, Follower, Place, Step
-from api.streaming.messages import Message, event_data, position
+from api.streaming.messages import Message, event_data, hide_content, position
 from api.streaming.streams import Stream
+from shared.permissions import Permission
 from shared.settings import Settings
 from shared.tasks.filters import TaskFilter
 
@@ -63,13 +66,16 @@ class Cursor(NamedTuple):
 class EventFilter:
     """Which events a stream contains: those of the tasks that a list with the same filter contains."""
 
-    def __init__(self, owner_id: UUID, organization_id: UUID | None, tasks: TaskFilter) -> None:
-        """Create a filter of a caller's tasks. Without `organization_id`, the tasks may belong to any organization.
+    def __init__(self, caller: Caller, tasks: TaskFilter) -> None:
+        """Create a filter of the tasks that a caller may see: those of the owner that `tasks` names, or the caller's own.
 
-        `tasks.status` is the status that a task has with the event; with progress and log lines, it is `running`.
+        `tasks.status` is the status that a task has with the event; with progress and log lines, it is `running`. Raises the
+        problem `forbidden` for a condition on what the caller may not see.
         """
-        self.owner_id = owner_id
-        self._organization_id = organization_id
+        require_visible_conditions(tasks, caller)
+        self.owner_id = tasks.owner or caller.owner_id
+        self.shows_content = caller.has(Permission.TASKS_READ_CONTENT)
+        self._organization_id = caller.visible_organization_id
         self._tasks = tasks
         conditions = tasks.conditions()
         self._equal = [(name, conditions[name]) for name in _EQUAL if name in conditions]
@@ -192,11 +198,12 @@ class FeedStream(Stream):
             await follower.has_changed.wait()
 
     def _messages_of(self, step: Step, after: Place | None) -> list[Message]:
-        return [
+        messages = [
             self._message_of(step, event)
             for event in step.events
             if (after is None or event.place > after) and self._filter.matches(event)
         ]
+        return messages if self._filter.shows_content else hide_content(messages)
 
     def _message_of(self, step: Step, event: FeedEvent) -> Message:
         message = step.messages.get(event.place)

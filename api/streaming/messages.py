@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -40,6 +40,24 @@ class Message(NamedTuple):
 
 
 POSITION: Final = "position"
+_SHOWN_TO_VIEWERS: Final = frozenset(
+    {"at", "task_id", "seq", "kind", "status", "attempt", "retried", "cancel_requested", "percent"}
+)
+"""The fields of an event that say nothing about the content of its task."""
+
+
+def hide_content(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages of a task's events as a viewer may see them: no lines of the log, and no text of the handler."""
+    return [
+        message._replace(data=_pick_shown(message.data))
+        for message in messages
+        if message.event in {"status", "progress"}
+    ]
+
+
+def _pick_shown(data: bytes) -> bytes:
+    content = orjson.loads(data)
+    return orjson.dumps({name: value for name, value in content.items() if name in _SHOWN_TO_VIEWERS})
 
 
 def position(at: MessageId) -> Message:

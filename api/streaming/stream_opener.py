@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
 from api.http.problems import Problem, invalid

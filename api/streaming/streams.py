@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.http.answers import PRIVATE_HEADERS
 from api.http.headers import find_header
 from api.http.problems import Problem

@@ -13,12 +13,13 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.batcher import Batcher, HotConnection
 from api.following.task_reader import TaskReader
 from api.following.waiters import Waiter, Waiters
-from api.streaming.messages import Message, event_data, is_end
+from api.streaming.messages import Message, event_data, hide_content, is_end
 from api.streaming.streams import Stream
+from shared.permissions import Permission
 from shared.queries.events import LIST_EVENTS_AFTER
 from shared.settings import Settings
 
@@ -120,7 +121,8 @@ class TaskStream(Stream):
             if events:
                 self._seq = events[-1].seq
                 self._is_over = len(events) < EVENTS_AT_ONCE and is_end(events[-1].type, events[-1].data)
-                return [event.message for event in events]
+                messages = [event.message for event in events]
+                return messages if self._caller.has(Permission.TASKS_READ_CONTENT) else hide_content(messages)
             if await self._has_ended():
                 break
             if not await self._waiter.wait(seconds, self._seq):

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.http.error_responses import from_exception
 from api.http.problems import Problem, invalid, invalid_body
 from api.streaming.feed_stream import EventFilter
@@ -193,9 +193,7 @@ class SubscriptionSocket:
         if request.batch_id is not None:
             return await self._opener.open_batch(request.batch_id, self._caller, last_id)
         assert request.filter is not None
-        owner_id = request.filter.owner or self._caller.owner_id
-        event_filter = EventFilter(owner_id, self._caller.visible_organization_id, request.filter)
-        return self._opener.open_feed(event_filter, last_id)
+        return self._opener.open_feed(EventFilter(self._caller, request.filter), last_id)
 
     def _unsubscribe(self, name: str) -> None:
         subscription = self._subscriptions.pop(name, None)

@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.following.task_models import TaskCount
 from api.http.json_text import load_json
 from api.http.problems import invalid, invalid_body
 from api.submitting.parsing import Parsed
 from shared.contracts.maintenance.bulk import KIND, BulkParams
+from shared.permissions import Permission
 from shared.queries import tasks as queries
 from shared.tasks.filters import BulkAction, TaskFilter
 from shared.tasks.options import TaskOptions
@@ -105,9 +106,9 @@ def parse_bulk(body: bytes, caller: Caller) -> ParsedBulk:
         message = f"No task with such a status can be the object of {request.action}: it needs one of {names}."
         raise invalid("/filter/status", "impossible", message)
     narrowed = request.filter.model_copy(update={"status": tuple(sorted(statuses, key=list(TaskStatus).index))})
-    may_change_others = request.action is not BulkAction.DELETE or caller.role == "admin"
-    organization_id = caller.visible_organization_id if may_change_others else caller.organization_id
-    return ParsedBulk(request.action, narrowed, organization_id, request.per_second, request.dry_run)
+    permission = Permission.TASKS_DELETE if request.action is BulkAction.DELETE else Permission.TASKS_ACT
+    caller.require(permission)
+    return ParsedBulk(request.action, narrowed, caller.reach_of(permission), request.per_second, request.dry_run)
 
 
 async def count_tasks(engine: AsyncEngine, bulk: ParsedBulk) -> TaskCount:

@@ -12,11 +12,12 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.http.json_text import load_json
 from api.http.problems import MAX_FIELD_ERRORS, FieldError, Problem, invalid, invalid_body, json_pointer, nul_character
 from shared.contracts.catalog import find_kind
 from shared.contracts.kind import AnyKind, ReferredFile, list_referred_files
+from shared.permissions import Permission
 from shared.tasks.options import TaskOptions, dump_params, side_by_side_model, submission_model
 
 MAX_BATCH: Final = 1000
@@ -89,8 +90,8 @@ def submittable_kind(name: object, caller: Caller, pointer: str) -> AnyKind:
     kind = find_kind(name) if isinstance(name, str) else None
     if kind is None or not kind.public:
         raise invalid(pointer, "unknown_kind", "There is no kind of this name. `GET /kinds` lists the kinds.")
-    if kind.privileged and not caller.privileged:
-        raise Problem("forbidden", "Only operators and admins may submit this kind.")
+    if kind.privileged:
+        caller.require(Permission.TASKS_SUBMIT_PLATFORM_KINDS)
     return kind
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
 from api.submitting.parsing import Parsed, dump_part, parse_submission

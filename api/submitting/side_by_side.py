@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request, Response
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.http.answers import private_json
 from api.http.body import json_body
 from api.http.headers import find_header

@@ -18,7 +18,7 @@ from fastapi import Request
 from psycopg.rows import class_row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.batcher import HotConnection, HotPool
 from api.following.task_reader import TaskReader
 from api.following.task_representation import TaskOrigin, new_task_json, task_json

@@ -13,7 +13,7 @@ import orjson
 import psycopg
 from fastapi import Request
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.following.task_representation import TaskOrigin, new_task_json
 from api.http.headers import find_header
 from api.http.json_text import load_json

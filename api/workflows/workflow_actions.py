@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.batcher import HotConnection, HotPool
 from api.following.deadlocks import repeat_after_deadlock
 from api.following.waiters import Waiters
@@ -20,6 +20,7 @@ from api.submitting.submissions import Answer, SubmissionRequest, Submissions
 from api.workflows.workflow_parsing import ParsedWorkflow
 from api.workflows.workflow_reader import WorkflowReader
 from shared.errors import StorageUnavailable
+from shared.permissions import Permission
 from shared.queries import purging
 from shared.queries import tasks as task_queries
 from shared.queries import workflows as queries
@@ -142,7 +143,7 @@ class WorkflowActions:
             row = (await connection.execute(queries.lock_workflow(workflow_id))).one_or_none()
             if row is None:
                 raise Problem("gone")
-            caller.require_may_change(row.organization_id)
+            caller.require_for(Permission.TASKS_DELETE, row.organization_id)
             if row.finished_at is None:
                 raise Problem("workflow-not-done")
             ids = list((await connection.execute(queries.list_task_ids(workflow_id))).scalars())

@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 from pydantic import ValidationError
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.http.json_text import load_json
 from api.http.problems import FieldError, Problem, body_errors, invalid, json_pointer, nul_character
 from api.openapi.submission_schemas import kind_schemas

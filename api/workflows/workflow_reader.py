@@ -9,8 +9,9 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.auth.authentication import Caller
+from api.auth.caller import Caller
 from api.following.task_models import TaskError
+from api.following.task_representation import hide_details
 from api.http.problems import Problem
 from api.workflows.workflow_models import (
     StepTasks,
@@ -19,6 +20,7 @@ from api.workflows.workflow_models import (
     WorkflowStep,
     WorkflowSummary,
 )
+from shared.permissions import Permission
 from shared.queries import workflows as queries
 from shared.tasks.states import TaskStatus
 
@@ -41,7 +43,8 @@ class WorkflowReader:
         counts: dict[str, int] = defaultdict(int)
         for step in steps:
             counts[step.status] += 1
-        return Workflow(**_summary(row, counts), steps=[_step(step) for step in steps])
+        shows_content = caller.has(Permission.TASKS_READ_CONTENT)
+        return Workflow(**_summary(row, counts), steps=[_step(step, shows_content=shows_content) for step in steps])
 
     async def list_page(
         self, caller: Caller, before: UUID | None, limit: int, status: Sequence[str] | None
@@ -73,7 +76,7 @@ def _summary(row: Any, counts: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _step(row: Any) -> WorkflowStep:
+def _step(row: Any, *, shows_content: bool) -> WorkflowStep:
     fans_out = row.for_each is not None
     counts = {TaskStatus(status): count for status, count in sorted((row.counts or {}).items())} if fans_out else {}
     own_status = TaskStatus.SCHEDULED if row.status == "waiting" else row.status
@@ -86,7 +89,7 @@ def _step(row: Any) -> WorkflowStep:
         for_each=row.for_each["written"] if fans_out else None,
         task_id=row.task_id,
         tasks=StepTasks(total=sum(counts.values()), counts=counts) if fans_out and row.started_at is not None else None,
-        error=None if row.error is None else TaskError(**row.error),
+        error=None if row.error is None else TaskError(**(row.error if shows_content else hide_details(row.error))),
         started_at=row.task_started_at or (row.started_at if fans_out else None),
         finished_at=row.task_finished_at
         or (row.last_finished_at if row.status not in {"waiting", "running"} else None),

@@ -15,8 +15,9 @@ app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True
 
 
 class Role(StrEnum):
-    """What a key may do. `docs/production.md` explains the roles."""
+    """What a key may do. `docs/permissions.md` explains the roles."""
 
+    VIEWER = "viewer"
     CLIENT = "client"
     OPERATOR = "operator"
     ADMIN = "admin"
@@ -35,6 +36,13 @@ def create_key(
     expires: Annotated[
         str | None, typer.Option(help="When it expires: `90d`, `12h`, or a date such as `2027-06-30` (UTC).")
     ] = None,
+    organization_only: Annotated[
+        bool,
+        typer.Option(
+            "--organization-only",
+            help="Let the role hold for the organization alone. Without this, operators and admins reach every organization.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     data_dir: StackDir = None,
 ) -> None:
@@ -46,7 +54,15 @@ def create_key(
     chosen = split_commas(scopes) if scopes is not None else None
     try:
         expires_at = api_keys.read_expiry(expires, datetime.now(UTC)) if expires is not None else None
-        created = api_keys.create_key(read_settings_of(data_dir), name, role.value, chosen, organization, expires_at)
+        created = api_keys.create_key(
+            read_settings_of(data_dir),
+            name,
+            role.value,
+            chosen,
+            organization,
+            expires_at,
+            organization_only=organization_only,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if as_json:
@@ -75,7 +91,7 @@ def list_keys(as_json: AsJson = False, data_dir: StackDir = None) -> None:
         table.add_row(
             row["prefix"],
             row["name"] if of == row["name"] else f"{row['name']}\nof {of}",
-            "\n".join([row["role"], *(row["scopes"] if _has_fewer_scopes(row) else [])]),
+            "\n".join([_role_name(row), *(row["scopes"] if _has_fewer_scopes(row) else [])]),
             _minute(row["created_at"]),
             _minute(row["last_used_at"]),
             _key_state(row),
@@ -90,8 +106,14 @@ def _minute(moment: str | None) -> str:
     return "never" if moment is None else f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
+def _role_name(key: dict[str, Any]) -> str:
+    """Return the role of a key; of an operator or admin of one organization, with that."""
+    is_of_one = key["role"] in {"operator", "admin"} and key["platform_role"] is None
+    return f"{key['role']} of its organization" if is_of_one else str(key["role"])
+
+
 def _has_fewer_scopes(key: dict[str, Any]) -> bool:
-    from shared.api_keys import DEFAULT_SCOPES
+    from shared.permissions import DEFAULT_SCOPES
 
     return set(key["scopes"]) != set(DEFAULT_SCOPES[key["role"]])
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Executable, Select, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from shared.tables.callers import api_keys, callers, organizations
+from shared.tables.callers import api_keys, callers, memberships, organizations, people
+
+NO_PLATFORM_ROLE: Final = "client"
+"""What `api_keys.role`, the platform role by an older name, contains in keys without one."""
+ROLE: Final = func.coalesce(api_keys.c.organization_role, api_keys.c.role)
+"""The role of a key in its organization. Keys of the time before organization roles have none stored."""
+PLATFORM_ROLE: Final = func.nullif(api_keys.c.role, NO_PLATFORM_ROLE)
 
 
 def ensure_organization(organization_id: UUID, name: str) -> Executable:
@@ -43,7 +49,8 @@ def insert_api_key(
     name: str,
     prefix: str,
     sha256: bytes,
-    role: str,
+    organization_role: str,
+    platform_role: str | None,
     scopes: list[str],
     expires_at: datetime | None,
 ) -> Executable:
@@ -54,16 +61,19 @@ def insert_api_key(
         name=name,
         prefix=prefix,
         sha256=sha256,
-        role=role,
+        role=platform_role or NO_PLATFORM_ROLE,
+        organization_role=organization_role,
         scopes=scopes,
         expires_at=expires_at,
     )
 
 
 def find_api_key(prefix: str, last_use_seconds: float) -> Select[Any]:
-    """Return a key that is neither revoked nor expired: id and name, caller, organization, role, scopes, digest.
+    """Return a key that is neither revoked nor expired: id and name, caller, organization, roles, scopes, digest.
 
-    `is_last_use_due` says whether its last use is not stored, or was stored more than `last_use_seconds` ago.
+    The key of a person has the person's roles too, and is not found unless the person is a member of the organization. A key
+    of a disabled organization or person is not found. `is_last_use_due` says whether its last use is not stored, or was stored
+    more than `last_use_seconds` ago.
     """
     return (
         select(
@@ -71,17 +81,31 @@ def find_api_key(prefix: str, last_use_seconds: float) -> Select[Any]:
             api_keys.c.name,
             api_keys.c.caller_id,
             callers.c.name.label("caller_name"),
+            callers.c.person_id,
             callers.c.organization_id,
-            api_keys.c.role,
+            ROLE.label("role"),
+            PLATFORM_ROLE.label("platform_role"),
+            memberships.c.role.label("member_role"),
+            people.c.platform_role.label("person_platform_role"),
             api_keys.c.scopes,
             api_keys.c.sha256,
             _is_last_use_due(last_use_seconds).label("is_last_use_due"),
         )
         .join(callers, callers.c.id == api_keys.c.caller_id)
+        .join(organizations, organizations.c.id == callers.c.organization_id)
+        .outerjoin(people, people.c.id == callers.c.person_id)
+        .outerjoin(
+            memberships,
+            (memberships.c.person_id == callers.c.person_id)
+            & (memberships.c.organization_id == callers.c.organization_id),
+        )
         .where(
             api_keys.c.prefix == prefix,
             api_keys.c.revoked_at.is_(None),
             api_keys.c.expires_at.is_(None) | (api_keys.c.expires_at > func.now()),
+            organizations.c.disabled_at.is_(None),
+            people.c.disabled_at.is_(None),
+            callers.c.person_id.is_(None) | memberships.c.role.is_not(None),
         )
     )
 
@@ -113,7 +137,8 @@ def list_api_keys() -> Select[Any]:
             api_keys.c.prefix,
             api_keys.c.name,
             organizations.c.name.label("organization"),
-            api_keys.c.role,
+            ROLE.label("role"),
+            PLATFORM_ROLE.label("platform_role"),
             api_keys.c.scopes,
             api_keys.c.created_at,
             api_keys.c.last_used_at,

@@ -20,6 +20,8 @@ from shared.tables import (
 
 EVERY_TABLE = (
     callers.organizations,
+    callers.people,
+    callers.memberships,
     callers.callers,
     callers.api_keys,
     limits.limits,
