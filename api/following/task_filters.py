@@ -89,7 +89,8 @@ class FilterQuery(StrictQuery):
     error_type: Annotated[
         str | None,
         Field(
-            max_length=200, description="The `type` of the error that the task shows, such as `/problems/timed-out`."
+            max_length=200,
+            description="The `type` of the error that the task shows, such as `/problems/timed-out` or `timed-out` for short.",
         ),
     ] = None
     parent_id: Annotated[UUID | None, Field(description="The task that submitted the task.")] = None

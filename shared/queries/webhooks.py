@@ -254,7 +254,8 @@ UPDATE webhook_endpoints SET
     enabled = enabled AND NOT %(gone)s AND coalesce(failing_since > now() - interval '5 days', true),
     disabled_reason = CASE WHEN NOT enabled THEN disabled_reason WHEN %(gone)s THEN 'gone'
         WHEN failing_since <= now() - interval '5 days' THEN 'failing' END,
-    version = version + CASE WHEN enabled AND (%(gone)s OR failing_since <= now() - interval '5 days') THEN 1 ELSE 0 END
+    version = version + CASE WHEN enabled AND (%(gone)s OR failing_since <= now() - interval '5 days') THEN 1 ELSE 0 END,
+    updated_at = CASE WHEN enabled AND (%(gone)s OR failing_since <= now() - interval '5 days') THEN now() ELSE updated_at END
 WHERE id = %(endpoint)s AND (enabled OR failing_since IS NULL)
 RETURNING enabled, disabled_reason"""
 """Record that an endpoint did not accept a delivery. It is disabled if it is gone, or has accepted none for five days."""

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from shared.tasks.states import DONE, LIVE, RETRIABLE, TaskStatus
@@ -43,6 +43,11 @@ Statuses = Annotated[
 """One or more statuses: a list, or a text with commas between them, as in the query of a list."""
 
 
+def _complete_error_type(value: str | None) -> str | None:
+    """Return the type of an error with its path, which callers may leave out: `timed-out` is `/problems/timed-out`."""
+    return f"/problems/{value}" if value and "/" not in value else value
+
+
 class TaskFilter(BaseModel):
     """Conditions that all hold for a task. Without a condition, every task is meant."""
 
@@ -65,8 +70,10 @@ class TaskFilter(BaseModel):
     error_type: Annotated[
         str | None,
         Field(
-            max_length=200, description="The `type` of the error that the task shows, such as `/problems/timed-out`."
+            max_length=200,
+            description="The `type` of the error that the task shows, such as `/problems/timed-out` or `timed-out` for short.",
         ),
+        AfterValidator(_complete_error_type),
     ] = None
     parent_id: Annotated[UUID | None, Field(description="The task that submitted the task.")] = None
     schedule_id: Annotated[UUID | None, Field(description="The schedule that submitted the task.")] = None

@@ -50,9 +50,11 @@ def test_a_list_can_be_filtered_by_the_type_of_the_shown_error(
     time_out(manual_worker, again)
     operator.post(f"/tasks/{again}/retry")
 
-    found = operator.get("/tasks", params={"tag": tag, "error_type": "/problems/timed-out"})
-
-    assert ids_of(found) == [timed_out]
+    for error_type, expected in (("/problems/timed-out", [timed_out]), ("timed-out", [timed_out]), ("timed", [])):
+        assert ids_of(operator.get("/tasks", params={"tag": tag, "error_type": error_type})) == expected
+    by_id = {"action": "retry", "filter": {"tag": tag, "error_type": "timed-out"}, "dry_run": True}
+    assert operator.post("/tasks/bulk", json=by_id).json()["count"] == 1
+    assert operator.get("/tasks", params={"error_type": "x" * 201}).status_code == 422
 
 
 def test_a_list_can_be_filtered_by_keys_of_metadata(operator: httpx2.Client, ping: Submit, tag: str) -> None:

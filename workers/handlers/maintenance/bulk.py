@@ -58,6 +58,7 @@ def handle(params: BulkParams, context: HandlerContext) -> BulkResult:
         context.check()
         if time.monotonic() - began > SLICE_SECONDS:
             context.requeue()
+    context.progress(100, f"{progress.tried:,} tasks")
     return BulkResult(changed=progress.changed, refused=dict(progress.refused))
 
 

@@ -187,6 +187,7 @@ def test_a_receiver_that_is_gone_gets_no_more(webhooks: Webhooks) -> None:
 
     endpoint = webhooks.endpoint(endpoint_id)
     assert (endpoint.enabled, endpoint.disabled_reason, endpoint.version) == (False, "gone", 2)
+    assert endpoint.updated_at > endpoint.created_at
     assert [delivery.state for delivery in webhooks.deliveries()] == ["failed"] * 3
     assert len(receiver.requests) == 2
     assert [one.error for one in webhooks.tries() if one.status is None] == ["endpoint_disabled"]
@@ -200,12 +201,15 @@ def test_an_endpoint_that_accepts_nothing_for_five_days_is_disabled(webhooks: We
         webhooks.connection.execute("UPDATE webhook_endpoints SET failing_since = now() - interval '4 days 23 hours'")
         webhooks.skip_waits()
         assert webhooks.run_due() == ["retrying"]
+        before = webhooks.endpoint(endpoint_id)
+        assert before.updated_at == before.created_at
         webhooks.connection.execute("UPDATE webhook_endpoints SET failing_since = now() - interval '5 days 1 second'")
         webhooks.skip_waits()
         assert webhooks.run_due() == ["failed"]
 
     endpoint = webhooks.endpoint(endpoint_id)
     assert (endpoint.enabled, endpoint.disabled_reason) == (False, "failing")
+    assert endpoint.updated_at > before.updated_at
 
 
 def test_a_delivery_fails_when_its_three_days_are_over(webhooks: Webhooks) -> None:
