@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.auth.caller import Caller
 from api.auth.route_permissions import needs
 from api.dependencies import (
+    CipherDependency,
     EngineDependency,
     NoBody,
     ReadsDependency,
@@ -461,6 +462,7 @@ async def rerun_task(
     reads: ReadsDependency,
     tasks: TasksDependency,
     submissions: SubmissionsDependency,
+    cipher: CipherDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Submit a new task with the kind, params and options of a done one, each of which the body may change.
@@ -481,7 +483,7 @@ async def rerun_task(
             ).one_or_none()
         if stored is None:
             raise await tasks.gone_or_missing(task_id, caller)
-        parsed = parse_rerun(body, stored, caller)
+        parsed = parse_rerun(body, stored, caller, cipher)
         await require_inputs(submissions, parsed, caller)
         return await submissions.accept(parsed, submission)
 

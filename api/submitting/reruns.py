@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from api.auth.caller import Caller
@@ -10,6 +11,8 @@ from api.http.problems import Problem, invalid
 from api.submitting.parsing import Parsed, dump_part, parse_submission
 from api.submitting.submissions import Submissions
 from shared.contracts.catalog import find_kind
+from shared.stored_secrets import SecretCipher, UnreadableSecret
+from shared.tasks.follow_ups import read_follow_up
 from shared.tasks.options import TaskOptions
 from shared.tasks.states import TaskStatus
 
@@ -26,8 +29,8 @@ def rerun_components() -> dict[str, dict[str, Any]]:
         "description": "Params that change: they are merged into those of the task (JSON Merge Patch, RFC 7396).",
     }
     description = (
-        "What changes: params, and options. What is left out stays as it was, but for `run_at`, `delay`, `unique_for`, "
-        "`webhook` and `notify`, which the new task has only if the body has them."
+        "What changes: params, and options. What is left out stays as it was, but for `run_at`, `delay` and `unique_for`, "
+        "which the new task has only if the body has them. `webhook` or `notify` that is null is left out."
     )
     properties = {"params": params, **schema["properties"]}
     return {
@@ -35,7 +38,7 @@ def rerun_components() -> dict[str, dict[str, Any]]:
     }
 
 
-def parse_rerun(body: bytes, stored: Any, caller: Caller) -> Parsed:
+def parse_rerun(body: bytes, stored: Any, caller: Caller, cipher: SecretCipher) -> Parsed:
     """Return the submission that repeats a task, a row of `shared.queries.tasks.find_submission`, with a body's changes.
 
     It is validated as any other submission, since the kind may have changed. Raises a problem.
@@ -69,6 +72,7 @@ def parse_rerun(body: bytes, stored: Any, caller: Caller) -> Parsed:
     submission = {
         "kind": stored.kind,
         **{name: value for name, value in options.items() if value is not None},
+        **_follow_up(stored, changes, cipher),
         **changes,
         "params": merge_patch(stored.params, changes.get("params", {})),
     }
@@ -98,6 +102,21 @@ def merge_patch(target: Any, patch: Any) -> Any:
         else:
             merged[name] = merge_patch(merged.get(name), value)
     return merged
+
+
+def _follow_up(stored: Any, changes: Mapping[str, Any], cipher: SecretCipher) -> dict[str, Any]:
+    """Return the options `webhook` and `notify` of a stored task, without those that change."""
+    columns = {"webhook_url": stored.webhook_url, "webhook_secret": stored.webhook_secret, "notify": stored.notify}
+    if "webhook" in changes:
+        del columns["webhook_url"], columns["webhook_secret"]
+    try:
+        found = read_follow_up({name: value for name, value in columns.items() if value is not None}, cipher)
+    except UnreadableSecret:
+        detail = (
+            "The secret of the task's webhook cannot be read any more. Name a webhook in the body, or null for none."
+        )
+        raise Problem("conflict", detail) from None
+    return {name: value for name, value in found.items() if name not in changes}
 
 
 def _first_attempts(stored: Any, kind_attempts: int) -> int:

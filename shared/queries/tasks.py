@@ -27,6 +27,7 @@ from shared.tables.tasks import (
     tasks,
     tombstones,
 )
+from shared.tables.webhooks import task_follow_ups
 from shared.tasks.filters import TaskFilter
 from shared.tasks.states import SHOWS_ERROR
 
@@ -149,7 +150,9 @@ def list_next(
 
 
 def find_submission(task_id: UUID, organization_id: UUID | None) -> Select[Any]:
-    """Find how a task was submitted: its kind, params and options, its status, and how often a caller retried it."""
+    """Find how a task was submitted: its kind, params and options, what follows its end, its status, and how often a caller
+    retried it.
+    """
     retried = task_events.c.data.has_key("retried")
     retries = (
         select(func.count())
@@ -176,8 +179,10 @@ def find_submission(task_id: UUID, organization_id: UUID | None) -> Select[Any]:
             ),
             task_payloads.c.params,
             retries.label("retries"),
+            *(task_follow_ups.c.webhook_url, task_follow_ups.c.webhook_secret, task_follow_ups.c.notify),
         )
         .join(task_payloads, task_payloads.c.task_id == tasks.c.id)
+        .outerjoin(task_follow_ups, task_follow_ups.c.task_id == tasks.c.id)
         .where(tasks.c.id == task_id)
     )
     return statement if organization_id is None else statement.where(tasks.c.organization_id == organization_id)

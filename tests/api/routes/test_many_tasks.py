@@ -271,6 +271,44 @@ def test_a_done_task_is_submitted_anew_with_what_changes(
     assert (old["rerun_of"], ids_of(operator.get(old["links"]["reruns"]))) == (None, [again["id"]])
 
 
+def test_a_rerun_has_the_webhook_and_the_notice_of_its_task_unless_they_change(
+    operator: httpx2.Client, manual_worker: ManualWorker
+) -> None:
+    webhook = {"url": "https://127.0.0.1/hooks", "secret": "whsec_" + "A" * 32}
+    notify = {"email": ["ada@example.com"], "on": ["failed", "succeeded"]}
+    body = {"kind": "platform.ping", "webhook": webhook, "notify": notify}
+    manual_worker.succeed(task_id := operator.post("/tasks", json=body).json()["id"])
+
+    def follow_up(**changes: object) -> tuple[str | None, bool, list[str] | None]:
+        again = operator.post(f"/tasks/{task_id}/rerun", json=changes)
+        assert again.status_code == 202, again.text
+        row = manual_worker.connection.execute(
+            "SELECT webhook_url, webhook_secret IS NOT NULL, notify->'on' FROM task_follow_ups WHERE task_id = %s",
+            (again.json()["id"],),
+        ).fetchone()
+        return row or (None, False, None)
+
+    assert follow_up() == (webhook["url"], True, notify["on"])
+    assert follow_up(webhook=None) == (None, False, notify["on"])
+    assert follow_up(webhook={"url": "https://127.0.0.1/other"}) == ("https://127.0.0.1/other", False, notify["on"])
+    assert follow_up(notify=None) == (webhook["url"], True, None)
+    assert follow_up(webhook=None, notify=None) == (None, False, None)
+
+
+def test_the_webhook_of_a_rerun_must_change_if_its_secret_is_lost(
+    operator: httpx2.Client, manual_worker: ManualWorker
+) -> None:
+    webhook = {"url": "https://127.0.0.1/hooks", "secret": "whsec_" + "A" * 32}
+    task_id = operator.post("/tasks", json={"kind": "platform.ping", "webhook": webhook}).json()["id"]
+    manual_worker.succeed(task_id)
+    manual_worker.connection.execute(
+        "UPDATE task_follow_ups SET webhook_secret = 'v1:lost:AAAA' WHERE task_id = %s", (task_id,)
+    )
+
+    assert operator.post(f"/tasks/{task_id}/rerun").status_code == 409
+    assert operator.post(f"/tasks/{task_id}/rerun", json={"webhook": None}).status_code == 202
+
+
 def test_a_rerun_without_a_body_repeats_the_task_once_for_each_key(
     operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit
 ) -> None:
