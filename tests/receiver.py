@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from tests.conftest import wait_until_true
 
 LONGEST_HANG_SECONDS = 60.0
+IDLE_SECONDS = 60.0
+"""How long a connection may be silent before it is closed."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +105,28 @@ def run_receiver(respond: Respond | None = None, *, certificate: str | None = No
         if context is not None and certificate is not None:
             context.load_cert_chain(certificate)
         lock = threading.Lock()
+        threads: list[threading.Thread] = []
+        connections: set[socket.socket] = set()
 
         def serve(connection: socket.socket) -> None:
+            connection.settimeout(IDLE_SECONDS)
             with suppress(OSError), connection if context is None else context.wrap_socket(connection, True) as stream:
-                request = _read_request(stream)
                 with lock:
-                    receiver.requests.append(request)
-                    receiver.in_flight += 1
-                    receiver.most_in_flight = max(receiver.most_in_flight, receiver.in_flight)
+                    connections.add(stream)
                 try:
-                    receiver.respond(request, stream, closing)
+                    request = _read_request(stream)
+                    with lock:
+                        receiver.requests.append(request)
+                        receiver.in_flight += 1
+                        receiver.most_in_flight = max(receiver.most_in_flight, receiver.in_flight)
+                    try:
+                        receiver.respond(request, stream, closing)
+                    finally:
+                        with lock:
+                            receiver.in_flight -= 1
                 finally:
                     with lock:
-                        receiver.in_flight -= 1
+                        connections.discard(stream)
 
         def accept() -> None:
             while True:
@@ -123,28 +134,42 @@ def run_receiver(respond: Respond | None = None, *, certificate: str | None = No
                     connection, _ = listener.accept()
                 except OSError:
                     return
-                threading.Thread(target=serve, args=(connection,), daemon=True).start()
+                thread = threading.Thread(target=serve, args=(connection,), daemon=True)
+                threads.append(thread)
+                thread.start()
 
-        threading.Thread(target=accept, daemon=True).start()
+        accepting = threading.Thread(target=accept, daemon=True)
+        accepting.start()
         try:
             yield receiver
         finally:
             closing.set()
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
+            accepting.join(IDLE_SECONDS)
+            with lock:
+                for connection in connections:
+                    with suppress(OSError):
+                        connection.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join(IDLE_SECONDS)
 
 
 def _read_request(connection: socket.socket) -> ReceivedRequest:
     content = b""
     while b"\r\n\r\n" not in content:
-        piece = connection.recv(65536)
-        if not piece:
-            raise ConnectionError("the client closed the connection before its request was whole")
-        content += piece
+        content += _receive(connection)
     head, _, body = content.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     length = int(headers.get("content-length", "0"))
     while len(body) < length:
-        body += connection.recv(65536)
+        body += _receive(connection)
     return ReceivedRequest(first.split(" ")[1], headers, body)
+
+
+def _receive(connection: socket.socket) -> bytes:
+    """Return the next bytes. Raises `ConnectionError` at the end of the connection."""
+    if piece := connection.recv(65536):
+        return piece
+    raise ConnectionError("the client closed the connection before its request was whole")

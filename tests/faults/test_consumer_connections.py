@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from shared.settings import Settings
+from tests.conftest import PATIENCE_SECONDS
 from tests.faults.conftest import Room
 from tests.forked_parts import Part
 
@@ -51,7 +52,7 @@ class BrokerProxy:
 
     def close(self) -> None:
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(PATIENCE_SECONDS)
         for end in [self._listening, *self._other_end, *self._dead]:
             end.close()
 

@@ -90,7 +90,7 @@ def test_no_task_is_lost_while_the_broker_is_wiped_repeatedly(
                 assert wiped.acquire(timeout=PATIENCE_SECONDS)
     finally:
         stop.set()
-        wiping.join()
+        wiping.join(PATIENCE_SECONDS)
 
     eventually(lambda: _all_done(settings, ids))
     _assert_each_ended_once(settings, ids)

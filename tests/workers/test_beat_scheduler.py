@@ -128,7 +128,7 @@ def test_several_beats_at_once_submit_each_slot_once(tasks: Tasks, settings: Set
     for thread in beats:
         thread.start()
     for thread in beats:
-        thread.join()
+        thread.join(PATIENCE_SECONDS)
 
     slots = tasks.connection.execute(
         "SELECT count(*) AS all, count(DISTINCT (schedule_id, slot)) AS distinct FROM schedule_slots"

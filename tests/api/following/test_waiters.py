@@ -17,7 +17,7 @@ from api.following import waiters as wakeups
 from api.following.waiters import LISTENING_POLL_SECONDS
 from shared.settings import Settings
 from tests.api.conftest import ErrorsOf, ManualWorker, OpenManualWorker, PublishWakeup, Submit, count_waiters
-from tests.conftest import Eventually, ServeApi
+from tests.conftest import PATIENCE_SECONDS, Eventually, ServeApi
 
 SOON_SECONDS = 30
 """Much less than the 60 seconds of the longest wait, and more than a busy machine needs."""
@@ -29,7 +29,7 @@ def soon(act: Callable[[], object], seconds: float = 0.3) -> Iterator[None]:
     timer = threading.Timer(seconds, act)
     timer.start()
     yield
-    timer.join()
+    timer.join(PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -330,7 +330,7 @@ def send_endless_headers(api: Api, connections: int) -> Iterator[None]:
     finally:
         is_over.set()
         for thread in threads:
-            thread.join()
+            thread.join(PATIENCE_SECONDS)
 
 
 def test_endless_headers_do_not_slow_others_down(served: Api, nobody: httpx2.Client) -> None:

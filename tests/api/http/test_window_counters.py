@@ -9,6 +9,7 @@ from limits import parse
 
 from api.http import rate_limits
 from api.http.rate_limits import WindowCounters, limiter
+from tests.conftest import PATIENCE_SECONDS
 
 
 class Clock:
@@ -57,7 +58,7 @@ def test_counters_of_windows_that_are_over_are_deleted(clock: Clock) -> None:
 
 def test_counting_starts_no_thread() -> None:
     counters = WindowCounters()
-    counters.timer.join()
+    counters.timer.join(PATIENCE_SECONDS)
     before = threading.active_count()
 
     for _ in range(1000):

@@ -18,7 +18,7 @@ from shared.identifiers import new_id
 from shared.queries import webhooks as queries
 from shared.settings import Settings
 from tests.api.conftest import ErrorsOf, ManualWorker
-from tests.conftest import Api, Eventually, ServeApi
+from tests.conftest import PATIENCE_SECONDS, Api, Eventually, ServeApi
 from tests.receiver import Receiver, answer_with, run_receiver
 from tests.webhooks import Webhooks
 
@@ -72,7 +72,7 @@ def sender(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
     thread.start()
     yield
     stop.set()
-    thread.join()
+    thread.join(PATIENCE_SECONDS)
 
 
 def test_an_endpoint_is_shown_as_it_was_created_but_for_its_secret(client: httpx2.Client) -> None:

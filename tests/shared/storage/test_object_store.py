@@ -25,6 +25,7 @@ from shared.storage.local_objects import LocalObjects
 from shared.storage.object_store import ObjectStore, list_key_folders, new_object_key
 from shared.storage.open_store import open_object_store
 from shared.storage.s3_objects import S3Objects, raising_storage_errors
+from tests.conftest import PATIENCE_SECONDS
 
 ACCESS_KEY = "AKIATESTTESTTESTTEST"
 SECRET_KEY = "a-secret-that-only-this-test-knows"
@@ -311,7 +312,7 @@ def test_many_threads_write_at_once(store: ObjectStore) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(PATIENCE_SECONDS)
     assert len(written) == 30
     assert list_keys(store) == sorted(written)
     assert all(read(store, key) == data for key, data in written.items())

@@ -76,7 +76,7 @@ class ScriptedDialogue:
 
     def stop(self) -> None:
         self._done.set()
-        self._thread.join()
+        self._thread.join(PATIENCE_SECONDS)
         self._listener.close()
 
     def _serve(self) -> None:

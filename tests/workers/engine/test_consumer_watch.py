@@ -113,7 +113,7 @@ def test_messages_that_come_and_go_are_no_sign(quick: Settings) -> None:
         assert not is_ended(quick, Worker())
     finally:
         stopping.set()
-        thread.join()
+        thread.join(PATIENCE_SECONDS)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from shared.queries import hot_tasks, pauses
 from shared.queries.chaos import LIST_STARTED_WHILE_PAUSED
 from shared.queries.publishing import MARK_PUBLISHED
 from shared.settings import Settings
-from tests.conftest import Eventually
+from tests.conftest import PATIENCE_SECONDS, Eventually
 from tests.workers.conftest import Tasks
 from workers.relay.relay import list_due_queues
 
@@ -129,7 +129,7 @@ def test_a_relay_that_does_not_see_a_pause_yet_publishes_nothing(
         publishing = threading.Thread(target=lambda: published.append(pauser.publish()))
         publishing.start()
         eventually(lambda: _waits_for_a_lock(tasks))
-    publishing.join()
+    publishing.join(PATIENCE_SECONDS)
 
     assert published == [set()]
     assert pauser.claim() == set()

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from shared.contracts.reports.run import RunParams, RunResult
+from tests.conftest import PATIENCE_SECONDS
 from workers.adapters.memory_context import MemoryContext
 from workers.handlers.reports import run
 from workers.handlers.reports._limits import ReportLimits
@@ -703,7 +704,7 @@ def test_a_million_rows_stream_through_a_child_of_constant_size(
         report = run_report("SELECT i, 'name ' || i AS name, i * 1.5::DOUBLE AS amount FROM range(1_000_000) t(i)")
     finally:
         ended.set()
-        watcher.join()
+        watcher.join(PATIENCE_SECONDS)
 
     assert report.result.rows == 1_000_000
     assert report.contents["report.csv"].count(b"\r\n") == 1_000_001

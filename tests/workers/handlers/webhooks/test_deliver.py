@@ -18,6 +18,7 @@ from shared.settings import Settings
 from shared.stored_secrets import SecretCipher
 from shared.webhooks.signing import SECRET_PURPOSE, new_secret
 from tests.claims import claim_tasks
+from tests.conftest import PATIENCE_SECONDS
 from tests.receiver import ReceivedRequest, Respond, answer_with, hang_after, repeat, run_receiver
 from tests.webhooks import Webhooks
 from workers.adapters.address_guard import AddressGuard
@@ -392,7 +393,7 @@ def test_a_receiver_that_hangs_does_not_delay_another(webhooks: Webhooks) -> Non
             thread.start()
         fast.wait_for_requests(1)
         for thread in threads:
-            thread.join()
+            thread.join(PATIENCE_SECONDS)
         states = [delivery.state for delivery in webhooks.deliveries() if delivery.receiver_id == slow_id]
 
     # At most four were on their way; the others waited without a slot, and one was started when these had ended.
@@ -412,7 +413,7 @@ def test_deliveries_that_wait_are_all_sent_in_the_end(webhooks: Webhooks) -> Non
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join()
+                thread.join(PATIENCE_SECONDS)
 
     assert [delivery.state for delivery in webhooks.deliveries()] == ["delivered"] * 10
     assert len(receiver.requests) == 10
