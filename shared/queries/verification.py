@@ -430,6 +430,34 @@ UNION ALL
 SELECT '00000000-0000-0000-0000-000000000000', 'the row of the chain of seals is missing'
 WHERE NOT EXISTS (SELECT FROM audit_chain)""",
     ),
+    Check(
+        "usage",
+        "The tasks of an owner and day that are stored are counted, and so is each byte of a stored file.",
+        """
+SELECT task.owner_id AS subject, format('%%s tasks of %%s are stored, and %%s are counted', task.stored, task.day,
+    coalesce(counted.tasks, 0)) AS detail
+FROM (
+    SELECT organization_id, owner_id, (created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS stored FROM tasks
+    WHERE id >= %(floor)s AND organization_id <> '00000000-0000-7000-8000-000000000000' GROUP BY 1, 2, 3) AS task
+LEFT JOIN (
+    SELECT organization_id, owner_id, day, sum(tasks) AS tasks FROM usage_by_day GROUP BY 1, 2, 3) AS counted
+    USING (organization_id, owner_id, day)
+WHERE task.day >= (SELECT min(day) FROM usage_by_day) AND task.stored > coalesce(counted.tasks, 0)
+UNION ALL
+SELECT coalesce(file.owner_id, counted.owner_id), format('%%s bytes are stored, and %%s are counted', coalesce(file.bytes, 0),
+    coalesce(counted.bytes, 0))
+FROM (SELECT organization_id, owner_id, sum(size) AS bytes FROM files GROUP BY 1, 2) AS file
+FULL JOIN (SELECT organization_id, owner_id, sum(bytes) AS bytes FROM stored_bytes GROUP BY 1, 2) AS counted
+    USING (organization_id, owner_id)
+WHERE coalesce(file.bytes, 0) <> coalesce(counted.bytes, 0)
+UNION ALL
+SELECT known.subject_id, format('it has %%s live tasks, and its bound is %%s', live.tasks, known.bound)
+FROM live_task_bounds AS known CROSS JOIN LATERAL (
+    SELECT count(*) AS tasks FROM tasks AS task WHERE task.finished_at IS NULL
+        AND CASE known.scope WHEN 'caller' THEN task.owner_id ELSE task.organization_id END = known.subject_id) AS live
+WHERE known.bound < live.tasks AND EXISTS (SELECT FROM limits AS quota WHERE quota.name = 'live_tasks'
+    AND quota.scope = known.scope AND quota.subject_id = known.subject_id AND quota.amount IS NOT NULL)""",
+    ),
 )
 
 LIST_FILES: Final = """

@@ -14,6 +14,7 @@ from shared.tables import (
     schedules,
     tasks,
     turns,
+    usage,
     webhooks,
     workflows,
 )
@@ -25,6 +26,10 @@ EVERY_TABLE = (
     callers.callers,
     callers.api_keys,
     limits.limits,
+    usage.usage_by_day,
+    usage.stored_bytes,
+    usage.live_task_bounds,
+    usage.quota_warnings,
     files.files,
     tasks.tasks,
     tasks.task_payloads,

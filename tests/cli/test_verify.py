@@ -150,6 +150,7 @@ class Rows:
         follow_up = {"batch_id": batch_id, "submissions": submission_document([task])}
         self.hot.execute(INSERT_FOLLOW_UP, follow_up)
         self.task["batch"] = batch_id
+        self.task["owner"] = OWNER
         self._fill_with_workflow(json.loads(submission_document([task]))[0])
         self.submit("keyed", idempotency_key="single", fingerprint="00")
         self._fill_with_slot_and_purged()
@@ -328,6 +329,10 @@ CORRUPTIONS = [
     ("an artifact that nobody refers to", "artifacts", "succeeded", "DELETE FROM task_files WHERE role = 'artifact'"),
     ("an artifact of a failure", "artifacts", "failed", "WITH x AS (UPDATE task_files SET task_id = {failed}) "
      "UPDATE files SET task_id = {failed}"),
+    ("tasks that are not counted", "usage", "owner", "UPDATE usage_by_day SET tasks = 0"),
+    ("a stored byte that is not counted", "usage", "owner", "UPDATE stored_bytes SET bytes = bytes - 1"),
+    ("a bound below the live tasks", "usage", "owner", "WITH quota AS (INSERT INTO limits (subject_id, scope, name, amount) "
+     "VALUES ({owner}, 'caller', 'live_tasks', 5)) INSERT INTO live_task_bounds VALUES ({owner}, 'caller', 0)"),
     ("a link to no file", "file-links", "queued", "INSERT INTO task_files (task_id, file_id, role) "
      "VALUES ({queued}, gen_random_uuid(), 'input')"),
     ("an artifact of another", "file-links", "failed", "INSERT INTO task_files (task_id, file_id, role) "

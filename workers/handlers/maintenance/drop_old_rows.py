@@ -1,4 +1,4 @@
-"""Deletes rows, such as idempotency keys, tombstones and schedule slots, that are too old to matter."""
+"""Deletes rows that are too old to matter, such as idempotency keys and tombstones, and adds up the counts of usage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import Executable
 from shared.contracts.maintenance.drop_old_rows import DropOldRowsParams, DropOldRowsResult
 from shared.queries import purging
 from shared.queries import schedules as schedule_queries
+from shared.queries import usage as usage_queries
 from shared.queries import webhooks as webhook_queries
 from shared.queries.files import TOMBSTONE_DAYS
 from workers.handler_context import HandlerContext
@@ -31,6 +32,14 @@ def handle(params: DropOldRowsParams, context: HandlerContext) -> DropOldRowsRes
         webhook_deliveries=_repeat(context, lambda: webhook_queries.drop_old_deliveries(ROWS_TOGETHER, DELIVERY_DAYS)),
         turns=_repeat(context, lambda: purging.drop_old_turns(ROWS_TOGETHER, TURN_DAYS)),
         activity=_repeat(context, lambda: purging.drop_old_activity(ROWS_TOGETHER, ACTIVITY_HOURS)),
+        usage=sum(
+            (
+                _repeat(context, lambda: usage_queries.drop_old_days(ROWS_TOGETHER)),
+                _repeat(context, lambda: usage_queries.drop_old_warnings(ROWS_TOGETHER)),
+                _repeat(context, lambda: usage_queries.add_up_days(ROWS_TOGETHER)),
+                _repeat(context, lambda: usage_queries.add_up_stored_bytes(ROWS_TOGETHER)),
+            )
+        ),
     )
 
 

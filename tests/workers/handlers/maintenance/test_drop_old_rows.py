@@ -50,6 +50,7 @@ def test_old_keys_tombstones_slots_and_turns_are_deleted_and_younger_ones_kept(t
         "batch_follow_ups": 0,
         "webhook_deliveries": 1,
         "activity": 6,
+        "usage": 0,
     }
 
     assert (chores.count("idempotency_keys"), chores.count("tombstones"), chores.count("schedule_slots")) == (
