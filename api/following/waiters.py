@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -173,6 +173,22 @@ class Waiters:
                 version = row.version
                 del row  # Thousands of requests may wait for a minute, and should not hold their rows in memory.
                 await waiter.wait(left, version)
+
+    async def wait_for_all(
+        self, find_live: Callable[[], Awaitable[UUID | None]], caller: Caller, seconds: float, receive: Receive
+    ) -> None:
+        """Wait until `find_live` returns None, but not longer than `seconds`.
+
+        `find_live` returns a task of a batch or of a workflow that is not done, and is called again when that one is done. Raises
+        `ClientDisconnect` as soon as the client disconnects.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not self._stopping and (left := deadline - loop.time()) > 0:
+            if (task_id := await find_live()) is None:
+                return
+            if await self.wait(task_id, caller, left, lambda row: row.done, receive) is None:
+                return
 
     def wake(self, task_id: UUID) -> None:
         """Wake the waiters of a task in this process."""

@@ -25,6 +25,15 @@ class NoQuery(StrictQuery):
     """The query of a route that takes no parameters."""
 
 
+class WaitForAllQuery(StrictQuery):
+    """How long a request waits for the end of a batch or of a workflow. `read_wait` reads it."""
+
+    wait: Annotated[
+        int | None,
+        Field(ge=1, le=MAX_WAIT_SECONDS, description="How many seconds to wait for all of its tasks to be done."),
+    ] = None
+
+
 def require_digits(value: object) -> object:
     """Return a value unchanged. Raises an error of pydantic for a text that is not a short whole number."""
     if isinstance(value, str) and not _is_short_number(value):

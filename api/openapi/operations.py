@@ -108,6 +108,13 @@ def json_body_of(component: str, example: Schema, *parameters: Schema) -> dict[s
     return {"requestBody": {"required": True, "content": content}, "parameters": list(parameters)}
 
 
+PREFER: Final[dict[str, Any]] = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "schema": TEXT,
+    "description": "`wait=N` waits like the query parameter `wait`; more than 60 counts as 60 (RFC 7240).",
+}
 FOLLOWING: Final[dict[str, Any]] = {
     "parameters": [
         {
@@ -117,13 +124,7 @@ FOLLOWING: Final[dict[str, Any]] = {
             "schema": TEXT,
             "description": "The `ETag` of an earlier answer. While the task has not changed since, the answer is 304.",
         },
-        {
-            "name": "Prefer",
-            "in": "header",
-            "required": False,
-            "schema": TEXT,
-            "description": "`wait=N` waits like the query parameter `wait`; more than 60 counts as 60 (RFC 7240).",
-        },
+        PREFER,
     ]
 }
 """The headers that `GET /tasks/<id>` reads."""

@@ -18,19 +18,29 @@ from api.dependencies import (
     TaskActionsDependency,
     TaskActorCaller,
     TaskReaderCaller,
+    WaitersDependency,
     is_allowed,
 )
 from api.following.batch_states import batch_state
 from api.following.task_models import BatchFollowUp, BatchState
+from api.following.waiting_requests import wait_for_all
 from api.http.answers import PRIVATE_HEADERS, private_answer
 from api.http.problems import Problem
-from api.http.query_strings import NoQuery, StrictQuery
+from api.http.query_strings import NoQuery, StrictQuery, WaitForAllQuery
 from api.http.rate_limits import limited
-from api.openapi.operations import ANY_CALLER, LAST_EVENT_ID, LAST_EVENT_ID_HEADER, problem_responses, stream_response
+from api.openapi.operations import (
+    ANY_CALLER,
+    LAST_EVENT_ID,
+    LAST_EVENT_ID_HEADER,
+    PREFER,
+    problem_responses,
+    stream_response,
+)
 from api.openapi.submission_schemas import ref
 from api.streaming.streams import EventStreamResponse, LastEventId
 from shared.permissions import Permission
 from shared.queries import batches as queries
+from shared.queries.tasks import find_live_task
 
 router = APIRouter(tags=["batches"])
 
@@ -41,6 +51,7 @@ router = APIRouter(tags=["batches"])
     response_model=BatchState,
     response_description="The batch.",
     responses=problem_responses(*ANY_CALLER, "not-found"),
+    openapi_extra={"parameters": [PREFER]},
 )
 @limited("read")
 async def get_batch(
@@ -48,10 +59,18 @@ async def get_batch(
     batch_id: UUID,
     caller: TaskReaderCaller,
     reads: ReadsDependency,
-    query: Annotated[NoQuery, Query()],
+    waiters: WaitersDependency,
+    query: Annotated[WaitForAllQuery, Query()],
 ) -> Response:
-    """Return how many of the batch's tasks have each status."""
-    return private_answer(await _count(reads, caller, batch_id))
+    """Return how many of the batch's tasks have each status. With `wait`, the answer comes once all of them are done."""
+    batch = await _count(reads, caller, batch_id)
+
+    async def find_live() -> UUID | None:
+        async with reads.connect() as connection:
+            return (await connection.execute(find_live_task(batch_id=batch_id))).scalar_one_or_none()
+
+    has_waited, headers = await wait_for_all(request, waiters, caller, find_live, done=batch.finished_at is not None)
+    return private_answer(await _count(reads, caller, batch_id) if has_waited else batch, headers=headers)
 
 
 @router.post(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
@@ -15,18 +16,20 @@ from api.dependencies import (
     TaskActorCaller,
     TaskDeleterCaller,
     TaskReaderCaller,
+    WaitersDependency,
     WorkflowActionsDependency,
     WorkflowsDependency,
 )
 from api.following.task_models import Valid
+from api.following.waiting_requests import wait_for_all
 from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body
 from api.http.cursors import read_cursor
 from api.http.headers import find_header
 from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
-from api.http.query_strings import NoQuery, PageQuery, read_validate_only
+from api.http.query_strings import NoQuery, PageQuery, WaitForAllQuery, read_validate_only
 from api.http.rate_limits import limited
-from api.openapi.operations import ANY_CALLER, ANY_SUBMISSION, problem_responses, submission_body
+from api.openapi.operations import ANY_CALLER, ANY_SUBMISSION, PREFER, problem_responses, submission_body
 from api.openapi.submission_schemas import ref
 from api.submitting.idempotency import read_idempotency_key
 from api.submitting.submissions import submission_request
@@ -133,6 +136,7 @@ async def list_workflows(
     response_model=Workflow,
     response_description="The workflow.",
     responses=problem_responses(*ANY_CALLER, "not-found", "gone"),
+    openapi_extra={"parameters": [PREFER]},
 )
 @limited("read")
 async def get_workflow(
@@ -140,10 +144,17 @@ async def get_workflow(
     workflow_id: UUID,
     caller: TaskReaderCaller,
     workflows: WorkflowsDependency,
-    query: Annotated[NoQuery, Query()],
+    waiters: WaitersDependency,
+    query: Annotated[WaitForAllQuery, Query()],
 ) -> Response:
-    """Return a workflow, and for each step its status, the steps before it, and its task."""
-    return private_answer(await workflows.require(workflow_id, caller))
+    """Return a workflow, and for each step its status, the steps before it, and its task.
+
+    With `wait`, the answer comes once the workflow is done.
+    """
+    workflow = await workflows.require(workflow_id, caller)
+    find_live = partial(workflows.find_live_task, workflow_id)
+    has_waited, headers = await wait_for_all(request, waiters, caller, find_live, done=workflow.done)
+    return private_answer(await workflows.require(workflow_id, caller) if has_waited else workflow, headers=headers)
 
 
 @router.post(

@@ -22,6 +22,7 @@ from api.workflows.workflow_models import (
 )
 from shared.permissions import Permission
 from shared.queries import workflows as queries
+from shared.queries.tasks import find_live_task
 from shared.tasks.states import TaskStatus
 
 
@@ -45,6 +46,11 @@ class WorkflowReader:
             counts[step.status] += 1
         shows_content = caller.has(Permission.TASKS_READ_CONTENT)
         return Workflow(**_summary(row, counts), steps=[_step(step, shows_content=shows_content) for step in steps])
+
+    async def find_live_task(self, workflow_id: UUID) -> UUID | None:
+        """Return a task of the workflow that is not done, or None if there is none."""
+        async with self._reads.connect() as connection:
+            return (await connection.execute(find_live_task(workflow_id=workflow_id))).scalar_one_or_none()
 
     async def list_page(
         self, caller: Caller, before: UUID | None, limit: int, status: Sequence[str] | None

@@ -188,6 +188,14 @@ def find_submission(task_id: UUID, organization_id: UUID | None) -> Select[Any]:
     return statement if organization_id is None else statement.where(tasks.c.organization_id == organization_id)
 
 
+def find_live_task(*, batch_id: UUID | None = None, workflow_id: UUID | None = None) -> Select[UUID]:
+    """Find the last task of a batch or of a workflow that is not done."""
+    statement = select(tasks.c.id).where(tasks.c.finished_at.is_(None)).order_by(tasks.c.id.desc()).limit(1)
+    if batch_id is not None:
+        statement = statement.where(tasks.c.batch_id == batch_id)
+    return statement if workflow_id is None else statement.where(tasks.c.workflow_id == workflow_id)
+
+
 def list_params(task_ids: Sequence[UUID]) -> Select[Any]:
     """List the params of tasks: (task_id, params)."""
     return select(task_payloads.c.task_id, task_payloads.c.params).where(task_payloads.c.task_id.in_(task_ids))

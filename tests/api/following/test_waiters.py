@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import httpx2
 import pytest
@@ -384,3 +385,67 @@ def test_a_server_that_stops_answers_waiting_requests(
 
     assert (answer.status_code, answer.json()["status"]) == (200, "queued")
     assert time.monotonic() - begun < SOON_SECONDS
+
+
+# Batches and workflows
+
+
+class Together(NamedTuple):
+    """A batch or a workflow: its path, and its tasks in the order in which a worker can run them."""
+
+    path: str
+    task_ids: list[str]
+
+
+def submit_batch(client: httpx2.Client) -> Together:
+    batch = client.post("/tasks/batch", json={"tasks": [{"kind": "platform.ping"}] * 2}).json()
+    return Together(f"/batches/{batch['batch_id']}", [task["id"] for task in batch["tasks"]])
+
+
+def submit_workflow(client: httpx2.Client) -> Together:
+    names = ("first", "last")
+    steps = [{"name": name, "kind": "platform.ping", "after": list(names[:place])} for place, name in enumerate(names)]
+    workflow = client.post("/workflows", json={"steps": steps}).json()
+    return Together(f"/workflows/{workflow['id']}", [step["task_id"] for step in workflow["steps"]])
+
+
+@pytest.mark.parametrize("submit", [submit_batch, submit_workflow])
+def test_a_wait_for_a_batch_or_workflow_ends_with_its_last_task(
+    operator: httpx2.Client,
+    manual_worker: ManualWorker,
+    publish_wakeup: PublishWakeup,
+    eventually: Eventually,
+    errors_of: ErrorsOf,
+    submit: Callable[[httpx2.Client], Together],
+) -> None:
+    together = submit(operator)
+
+    def finish_both() -> None:
+        eventually(lambda: count_waiters() > 0)
+        for task_id in together.task_ids:
+            manual_worker.succeed(task_id)
+            publish_wakeup(task_id)
+
+    short, _ = timed(lambda: operator.get(together.path, headers={"Prefer": "wait=1"}))
+    with soon(finish_both, 0):
+        waited, seconds = timed(lambda: operator.get(f"{together.path}?wait=60"))
+    again, _ = timed(lambda: operator.get(f"{together.path}?wait=60"))
+
+    assert (short.json()["finished_at"], short.headers["preference-applied"]) == (None, "wait=1")
+    assert waited.json()["finished_at"] is not None
+    assert seconds < SOON_SECONDS
+    assert again.json() == waited.json()
+    for wrong in ("wait=0", "wait=61", "wait=x", "wait="):
+        assert list(errors_of(operator.get(f"{together.path}?{wrong}"))) == ["query:wait"]
+
+
+def test_a_wait_for_a_workflow_ends_when_its_client_disconnects(
+    operator: httpx2.Client, eventually: Eventually
+) -> None:
+    url, key = operator.base_url, operator.headers["Authorization"]
+    path = submit_workflow(operator).path
+    request = f"GET {path}?wait=60 HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: {key}\r\n\r\n"
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        connection.sendall(request.encode())
+        eventually(lambda: count_waiters() == 1)
+    eventually(lambda: count_waiters() == 0)
