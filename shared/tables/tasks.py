@@ -10,6 +10,7 @@ from __future__ import annotations
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -75,6 +76,8 @@ tasks = Table(
     Column("metadata", JSONB, nullable=False, server_default="{}"),
     Column("backoff", JSONB),
     Column("rerun_of", Uuid),
+    # True for a task with a row of its own, or of its batch, in which a follow-up is stored. Triggers of those tables set it.
+    Column("has_follow_up", Boolean),
     Column("progress_percent", SmallInteger),
     Column("progress_message", Text),
     Column("created_at", moment, nullable=False, server_default=func.now()),

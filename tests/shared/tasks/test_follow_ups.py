@@ -105,6 +105,16 @@ def test_every_statement_that_ends_the_last_tasks_submits_what_follows(connectio
     assert noted == (task.id,)
 
 
+def test_the_tasks_of_a_batch_with_a_follow_up_are_marked(connection: Connection) -> None:
+    _, followed = _submit_batch(connection, 2)
+    other = make_task("platform.ping", list_kinds()["platform.ping"], b"{}", "files", TaskOptions(), OWNER, OWNER)
+    connection.execute(hot_tasks.SUBMIT, {"document": submission_document([other])})
+
+    marked = connection.execute("SELECT id FROM tasks WHERE has_follow_up ORDER BY id").fetchall()
+
+    assert [task.id for task in marked] == followed
+
+
 def test_two_transactions_that_end_the_last_two_tasks_submit_what_follows_once(
     connection: Connection, other_connection: Connection, eventually: Eventually, settings: Settings
 ) -> None:

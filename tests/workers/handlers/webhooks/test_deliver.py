@@ -76,6 +76,15 @@ def test_a_wrong_secret_does_not_verify_the_signature(webhooks: Webhooks) -> Non
         verify(new_secret(), receiver.requests[0])
 
 
+def test_an_endpoint_gets_the_end_of_a_task_that_was_submitted_before_it(webhooks: Webhooks) -> None:
+    task_id = webhooks.submit()
+    endpoint_id, _ = webhooks.add_endpoint("https://example.com/hook")
+
+    webhooks.end(task_id)
+
+    assert [(row.endpoint_id, row.task_id) for row in webhooks.deliveries()] == [(endpoint_id, task_id)]
+
+
 def test_filters_choose_the_tasks_by_kind_and_tag(webhooks: Webhooks) -> None:
     for values in ({"kinds": ["email.send"]}, {"tags": ["red"]}, {"kinds": ["platform.ping"], "tags": ["blue", "red"]}):
         webhooks.add_endpoint("http://127.0.0.1:9/", **values)
