@@ -28,7 +28,7 @@ from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 
 CHECK_CACHE_SECONDS: Final = 2.0
-CHECK_SECONDS: Final = 2.0
+CHECK_TIMEOUT_SECONDS: Final = 2.0
 """How long a check may take before it fails."""
 SILENT_SECONDS: Final = 15.0
 """How old the last sign of life of a part may be."""
@@ -99,7 +99,7 @@ class ReadinessChecks:
     async def _check_database(self) -> dict[str, HealthCheck]:
         """Return the check of the database, and if it succeeds, those of the parts and queues that it knows of."""
         try:
-            async with asyncio.timeout(CHECK_SECONDS), self._reads.connect() as connection:
+            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS), self._reads.connect() as connection:
                 if not await self._is_migrated(connection):
                     return {"database": HealthCheck(status="wrong", reason=f"not migrated: {MIGRATE_FIRST}")}
                 return {
@@ -133,7 +133,7 @@ class ReadinessChecks:
 
 async def _check(question: Awaitable[None]) -> HealthCheck:
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
+        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
             await question
     except Exception as error:
         return HealthCheck(status="wrong", reason=type(error).__name__)

@@ -87,8 +87,6 @@ class Services:
             pool=self._pool,
             reader=self.workflows,
             submissions=self.submissions,
-            queue_bounds=self.queue_bounds,
-            keys=self.idempotency_keys,
             waiters=self.waiters,
             store=self.store,
             cipher=self.cipher,

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.conftest import PATIENCE_SECONDS
 
-RECONNECT_SECONDS = 0.2
+LISTENER_PAUSE_SECONDS = 0.2
 
 
 class Listener:
@@ -74,7 +74,7 @@ async def _run(
             finally:
                 writer.close()
         listener.address += 1
-        await asyncio.sleep(RECONNECT_SECONDS)
+        await asyncio.sleep(LISTENER_PAUSE_SECONDS)
 
 
 async def _read_stream(

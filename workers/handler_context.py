@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, Final, Literal, NoReturn, Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
@@ -19,6 +19,8 @@ from structlog.typing import FilteringBoundLogger
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 
+STOP_CHECK_SECONDS: Final = 0.25
+"""How often a wait for another server checks whether the attempt must stop."""
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 

@@ -57,7 +57,7 @@ from shared.storage.object_store import ObjectReader
 
 router = APIRouter(tags=["files"])
 
-PIECE_BYTES: Final = 512 << 10
+SENT_PIECE_BYTES: Final = 512 << 10
 """How many bytes one call reads in a thread, which bounds the memory of a download."""
 
 _BYTES: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
@@ -296,7 +296,7 @@ class _ContentResponse(StreamingResponse):
 
     def _read(self) -> bytes:
         with self._lock:
-            return self._reader.read(PIECE_BYTES)
+            return self._reader.read(SENT_PIECE_BYTES)
 
     def _close(self) -> None:
         with self._lock:

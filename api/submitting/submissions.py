@@ -89,6 +89,10 @@ class Answer:
         return headers
 
 
+AnswerStored = Callable[[StoredAnswer, Caller], Awaitable[Answer]]
+"""Makes the answer to a repeated request from what was stored with its idempotency key."""
+
+
 class UniqueTaken(Exception):
     """A live task of the same owner, kind and params exists, so no new one is stored (`unique_for`)."""
 
@@ -142,7 +146,7 @@ class Submissions:
         The answer is 202 with the task, the earlier answer if the idempotency key was used before, or 200 with the live
         task for a submission with `unique_for`.
         """
-        if (earlier := await self._admit([parsed], request)) is not None:
+        if (earlier := await self.admit([parsed], 1, request)) is not None:
             return earlier
         task = self.new_task(parsed, request)
         try:
@@ -167,7 +171,7 @@ class Submissions:
 
     async def accept_batch(self, batch: ParsedBatch, request: SubmissionRequest) -> Answer:
         """Store all tasks or none, in one transaction, and return the answer once it is committed."""
-        if (earlier := await self._admit(batch.submissions, request)) is not None:
+        if (earlier := await self.admit(batch.submissions, len(batch.submissions), request)) is not None:
             return earlier
         batch_id = new_id()
         tasks = [self.new_task(parsed, request) for parsed in batch.tasks]
@@ -191,17 +195,23 @@ class Submissions:
         bodies = [new_task_json(task, created_at, origin) for task in tasks]
         return Answer(202, f"/batches/{batch_id}", batch_json(batch_id, bodies))
 
-    async def _admit(self, batch: Sequence[Parsed], request: SubmissionRequest) -> Answer | None:
+    async def admit(
+        self,
+        submissions: Sequence[Parsed],
+        task_count: int,
+        request: SubmissionRequest,
+        answer_stored: AnswerStored | None = None,
+    ) -> Answer | None:
         """Check the files and the queue bounds. Raises the problem if the tasks cannot be accepted.
 
         If they cannot be accepted, but the idempotency key was used before, returns the earlier answer: since then, a file may
         have been deleted or the queue may have become full. Returns None if the tasks can be accepted.
         """
         try:
-            await self.check_files(batch, request.caller)
-            await self._queue_bounds.admit(request.caller.owner_id, len(batch))
+            await self.check_files(submissions, request.caller)
+            await self._queue_bounds.admit(request.caller.owner_id, task_count)
         except Problem as problem:
-            return await self._replay_refused(request, problem)
+            return await self._replay_refused(request, problem, answer_stored)
         return None
 
     def new_task(self, parsed: Parsed, request: SubmissionRequest) -> NewTask:
@@ -264,10 +274,7 @@ class Submissions:
         Raises `KeyTaken` or `UniqueTaken`, and then nothing is stored.
         """
         async with self._pool.connection() as connection, connection.transaction():
-            if request.idempotency_key is not None:
-                stored = StoredAnswer(tasks[0].batch_id or tasks[0].id, 202)
-                owner_id = request.caller.owner_id
-                await store_key(connection, owner_id, request.idempotency_key, request.fingerprint, stored)
+            await store_key_of(connection, request, tasks[0].batch_id or tasks[0].id)
             for task in tasks:
                 if task.unique_for is not None:
                     await self._claim_uniqueness(connection, task)
@@ -316,7 +323,9 @@ class Submissions:
         except Problem as problem:
             return await self._replay_refused(request, problem)
 
-    async def _replay_refused(self, request: SubmissionRequest, problem: Problem) -> Answer:
+    async def _replay_refused(
+        self, request: SubmissionRequest, problem: Problem, answer_stored: AnswerStored | None = None
+    ) -> Answer:
         """Return the answer that was stored with the request's idempotency key. Raises the problem if there is none."""
         if request.idempotency_key is None:
             raise problem
@@ -324,18 +333,24 @@ class Submissions:
         async def refuse() -> NoReturn:
             raise problem
 
-        return await self.replay(request, refuse)
+        return await self.replay(request, refuse, answer_stored)
 
-    async def replay(self, request: SubmissionRequest, submit_again: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def replay(
+        self,
+        request: SubmissionRequest,
+        submit_again: Callable[[], Awaitable[Answer]],
+        answer_stored: AnswerStored | None = None,
+    ) -> Answer:
         """Return the answer that was stored with the request's idempotency key. If the key is free, call `submit_again`.
 
-        Raises the problems of `IdempotencyKeys.find`.
+        `answer_stored` makes the answer; by default, it is that of a task or batch. Raises the problems of
+        `IdempotencyKeys.find`.
         """
         assert request.idempotency_key is not None
         stored = await self._keys.find(request.caller.owner_id, request.idempotency_key, request.fingerprint)
         if stored is None:
             return await submit_again()
-        answer = await self._answer_existing(stored, request.caller)
+        answer = await (answer_stored or self._answer_existing)(stored, request.caller)
         answer.replayed = True
         return answer
 
@@ -356,6 +371,13 @@ class Submissions:
         return Answer(
             stored.status_code, f"/batches/{batch_id}", batch_json(batch_id, [task_json(row) for row in rows])
         )
+
+
+async def store_key_of(connection: HotConnection, request: SubmissionRequest, subject_id: UUID) -> None:
+    """Store the idempotency key of the request, if it has one, in the connection's transaction. Raises `KeyTaken`."""
+    if request.idempotency_key is not None:
+        stored = StoredAnswer(subject_id, 202)
+        await store_key(connection, request.caller.owner_id, request.idempotency_key, request.fingerprint, stored)
 
 
 def batch_json(batch_id: UUID, bodies: Sequence[bytes]) -> bytes:

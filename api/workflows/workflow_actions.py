@@ -14,9 +14,8 @@ from api.following.deadlocks import repeat_after_deadlock
 from api.following.waiters import Waiters
 from api.http.problems import Problem
 from api.storage_threads import in_storage_thread
-from api.submitting.idempotency import IdempotencyKeys, KeyTaken, StoredAnswer, store_key
-from api.submitting.queue_bounds import QueueBounds
-from api.submitting.submissions import Answer, SubmissionRequest, Submissions
+from api.submitting.idempotency import KeyTaken, StoredAnswer
+from api.submitting.submissions import Answer, SubmissionRequest, Submissions, store_key_of
 from api.workflows.workflow_parsing import ParsedWorkflow
 from api.workflows.workflow_reader import WorkflowReader
 from shared.errors import StorageUnavailable
@@ -39,8 +38,6 @@ class WorkflowActions:
         pool: HotPool,
         reader: WorkflowReader,
         submissions: Submissions,
-        queue_bounds: QueueBounds,
-        keys: IdempotencyKeys,
         waiters: Waiters,
         store: ObjectStore,
         cipher: SecretCipher,
@@ -49,8 +46,6 @@ class WorkflowActions:
         self._pool = pool
         self._reader = reader
         self._submissions = submissions
-        self._queue_bounds = queue_bounds
-        self._keys = keys
         self._waiters = waiters
         self._store = store
         self._cipher = cipher
@@ -60,14 +55,10 @@ class WorkflowActions:
 
         The answer is 202 with the workflow, or the earlier one if the idempotency key was used before.
         """
-        try:
-            await self._submissions.check_files(parsed.submissions, request.caller)
-            await self._queue_bounds.admit(request.caller.owner_id, len(parsed.plans))
-        except Problem:
-            # Since the first request with this key, a file may have been deleted, or the queue may have become full.
-            if (earlier := await self._replay(request)) is not None:
-                return earlier
-            raise
+        task_count = len(parsed.plans)
+        earlier = await self._submissions.admit(parsed.submissions, task_count, request, self._answer_stored)
+        if earlier is not None:
+            return earlier
         workflow = NewWorkflow(
             organization_id=request.caller.organization_id,
             owner_id=request.caller.owner_id,
@@ -78,16 +69,10 @@ class WorkflowActions:
             traceparent=request.traceparent,
         )
 
-        async def insert_key(connection: HotConnection) -> None:
-            if request.idempotency_key is not None:
-                stored = StoredAnswer(workflow.id, 202)
-                owner_id = request.caller.owner_id
-                await store_key(connection, owner_id, request.idempotency_key, request.fingerprint, stored)
-
         try:
-            return await self.store(workflow, request.caller, insert_key)
+            return await self.store(workflow, request.caller, lambda hot: store_key_of(hot, request, workflow.id))
         except KeyTaken:
-            return await self._replay(request) or await self.submit(parsed, request)
+            return await self._submissions.replay(request, lambda: self.submit(parsed, request), self._answer_stored)
 
     async def store(
         self, workflow: NewWorkflow, caller: Caller, before: Callable[[HotConnection], Awaitable[None]]
@@ -98,16 +83,8 @@ class WorkflowActions:
             await connection.execute(queries.INSERT_WORKFLOW, {"document": workflow.document()})
         return await self._answer(workflow.id, caller)
 
-    async def _replay(self, request: SubmissionRequest) -> Answer | None:
-        """Return the answer that was stored with the request's idempotency key, or None."""
-        if request.idempotency_key is None:
-            return None
-        stored = await self._keys.find(request.caller.owner_id, request.idempotency_key, request.fingerprint)
-        if stored is None:
-            return None
-        answer = await self._answer(stored.subject_id, request.caller)
-        answer.replayed = True
-        return answer
+    async def _answer_stored(self, stored: StoredAnswer, caller: Caller) -> Answer:
+        return await self._answer(stored.subject_id, caller)
 
     async def _answer(self, workflow_id: UUID, caller: Caller) -> Answer:
         workflow = await self._reader.require(workflow_id, caller)

@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from shared.tables.base import metadata
 
-MAX_REPLY_LENGTH = 500
+MAX_STORED_REPLY_CHARACTERS = 500
 """Characters of a server's reply that are kept."""
 
 email_intents = Table(
@@ -55,6 +55,6 @@ email_receipts = Table(
     CheckConstraint("status IN ('accepted', 'rejected', 'deferred')", name="status_is_known"),
     CheckConstraint("code BETWEEN 200 AND 599", name="code_is_a_reply_code"),
     CheckConstraint("status <> 'accepted' OR coalesce(code, 0) BETWEEN 200 AND 299", name="acceptance_has_its_code"),
-    CheckConstraint(f"char_length(reply) <= {MAX_REPLY_LENGTH}", name="reply_is_bounded"),
+    CheckConstraint(f"char_length(reply) <= {MAX_STORED_REPLY_CHARACTERS}", name="reply_is_bounded"),
     Index(None, "task_id"),
 )

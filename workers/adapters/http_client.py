@@ -22,9 +22,8 @@ import httpcore2
 import truststore
 
 from workers.adapters.address_guard import AddressGuard, AddressRefused, NameNotResolved, Target
+from workers.handler_context import STOP_CHECK_SECONDS
 
-CHECK_SECONDS: Final = 0.25
-"""How often a wait checks whether the attempt must stop."""
 WRITE_BYTES: Final = 64 << 10
 
 Reason = Literal[
@@ -143,7 +142,7 @@ class _Clock:
         left = self._end - time.monotonic()
         if left <= 0:
             raise RequestFailed("timed_out", f"The receiver took too long: {self._phase} did not arrive in time.")
-        return min(left, CHECK_SECONDS)
+        return min(left, STOP_CHECK_SECONDS)
 
     def left(self) -> float:
         """Return how long the phase may still last, in seconds."""

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from shared.errors import ConfigurationError
+from workers.handler_context import STOP_CHECK_SECONDS
 
 SOCKET_TIMEOUT_SECONDS = 10.0
 """The limit of one network operation: to connect, to shake hands for TLS, to send a command."""
@@ -40,9 +41,7 @@ REPLY_TIMEOUT_SECONDS = 60.0
 It is less than the minutes of RFC 5321 section 4.5.3.2, because a later attempt costs less than a waiting worker.
 """
 QUIT_TIMEOUT_SECONDS = 2.0
-CHECK_SECONDS = 0.25
-"""How often a wait checks whether the attempt must stop."""
-MAX_REPLY_LENGTH = 400
+MAX_REPLY_CHARACTERS = 400
 """How many characters of a reply's text are kept."""
 
 _RECEIVE_BYTES = 8192
@@ -366,7 +365,7 @@ class _Client(smtplib.SMTP):
         usual_timeout = self.sock.gettimeout()
         try:
             while (left := end - time.monotonic()) > 0:
-                self.sock.settimeout(min(left, CHECK_SECONDS))
+                self.sock.settimeout(min(left, STOP_CHECK_SECONDS))
                 try:
                     return self.sock.recv(_RECEIVE_BYTES)
                 except TimeoutError:
@@ -494,7 +493,7 @@ def _make_reply(code: int, text: bytes | str) -> Reply:
     if not 200 <= code <= 599:
         raise MailServerUnavailable(_NOT_SMTP)
     decoded = text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text
-    return Reply(code, " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", decoded).split())[:MAX_REPLY_LENGTH])
+    return Reply(code, " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", decoded).split())[:MAX_REPLY_CHARACTERS])
 
 
 def _stuff_dots(content: bytes) -> bytes:

@@ -20,7 +20,7 @@ SEPARATORS = (",", ";", "\t", "|")
 NO_SEPARATOR = "\x1f"
 """The separator of a table with a single column: a control character that does not occur in CSV files."""
 
-SAMPLE_ROWS = 1_000
+FORM_SAMPLE_ROWS = 1_000
 SAMPLE_CHARACTERS = 4 << 20
 MAX_CELL_CHARACTERS = 1 << 30
 """For Python's reader; DuckDB's bound on a line is smaller."""
@@ -178,7 +178,7 @@ def _sample_rows(path: Path, form: CsvForm, lenient: bool = False) -> Iterator[_
     """Yield the first rows, a thousand at most. Raises `BadCsv` unless `lenient`, which ends at what cannot be read."""
     characters = 0
     try:
-        for row in islice(_read_rows(path, form), SAMPLE_ROWS):
+        for row in islice(_read_rows(path, form), FORM_SAMPLE_ROWS):
             yield row
             characters += sum(map(len, row.cells))
             if characters > SAMPLE_CHARACTERS:

@@ -13,7 +13,7 @@ from shared.contracts.text_encodings import find_codec
 from shared.unicode_text import find_marked_codec, find_unmarked_codec
 from workers.formats.latin_letters import Likelihood, rate_reading
 
-PIECE_BYTES = 1 << 20
+DECODED_PIECE_BYTES = 1 << 20
 HEAD_BYTES = 64 << 10
 """How much of a text is read to recognize UTF-16 without a byte order mark."""
 SAMPLE_BYTES = 256 << 10
@@ -185,7 +185,7 @@ codecs.register_error(_COUNT_AND_REPLACE, _count_and_replace)
 def _decode(path: Path, codec: str, errors: str) -> Iterator[str]:
     decode = _decode_windows_1252 if codec == "cp1252" else codecs.getincrementaldecoder(codec)(errors).decode
     with path.open("rb") as stream:
-        while piece := stream.read(PIECE_BYTES):
+        while piece := stream.read(DECODED_PIECE_BYTES):
             yield decode(piece, False)
     yield decode(b"", True)
 
@@ -270,7 +270,7 @@ def _from_first_byte_beyond_ascii(sample: bytes, path: Path) -> bytes:
     if not sample.isascii():
         return sample
     with path.open("rb") as stream:
-        while piece := stream.read(PIECE_BYTES):
+        while piece := stream.read(DECODED_PIECE_BYTES):
             if not piece.isascii():
                 at = next(position for position, byte in enumerate(piece) if byte > 0x7F)
                 return piece[max(0, at - SAMPLE_BYTES // 2) : at + SAMPLE_BYTES // 2]

@@ -34,14 +34,14 @@ from workers.formats.table_readers import (
 )
 from workers.outcomes import Failed
 
-PIECE_BYTES = 1 << 19
+SCANNED_PIECE_BYTES = 1 << 19
 """A line of more than 1 MiB has a whole piece without a line end in it."""
 WHOLE_SAMPLE_BYTES = 256 << 20
 """Up to this size the types of columns are found from every row, so that no later one can contradict them.
 
 DuckDB holds the whole file in memory meanwhile, which counts against its limit.
 """
-SAMPLE_ROWS = 100_000
+TYPE_SAMPLE_ROWS = 100_000
 """In a larger file, types are found from so many rows."""
 
 MAX_COPIED_BYTES = 1 << 30
@@ -114,7 +114,7 @@ def find_relation(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
     Values of DuckDB's type JSON, which columns of mixed values have, are read as VARIANT at any depth: JSON is kept as
     its source text, so a string would have quotation marks and could not be compared with other strings.
     """
-    sample = -1 if table.path.stat().st_size <= WHOLE_SAMPLE_BYTES else SAMPLE_ROWS
+    sample = -1 if table.path.stat().st_size <= WHOLE_SAMPLE_BYTES else TYPE_SAMPLE_ROWS
     if table.shape == "parquet":
         reader = f"read_parquet({quote_literal(str(table.path))})"
     elif table.shape == "json":
@@ -159,7 +159,7 @@ def _find_reason(error: duckdb.Error, table: Table) -> str:
     if (fault := find_csv_fault(table.path, table.csv_form)) is not None:
         return fault
     if isinstance(error, duckdb.ConversionException) and table.path.stat().st_size > WHOLE_SAMPLE_BYTES:
-        return f"a value behind the first {SAMPLE_ROWS:,} rows is not of the type that these have."
+        return f"a value behind the first {TYPE_SAMPLE_ROWS:,} rows is not of the type that these have."
     return "it is no CSV that can be read."
 
 
@@ -211,7 +211,7 @@ def _find_line_ends(path: Path, source: str | None) -> _LineEnds:
     kinds: set[bytes] = set()
     before, has_long_lines = b"", False
     with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
+        while piece := file.read(SCANNED_PIECE_BYTES):
             if b"\0" in piece:
                 raise unreadable_table(NEITHER_TEXT_NOR_PARQUET, source)
             piece, before = before + piece, b""
@@ -219,7 +219,7 @@ def _find_line_ends(path: Path, source: str | None) -> _LineEnds:
                 # Its line feed may stand in the next piece.
                 piece, before = piece[:-1], b"\r"
             found = _list_line_ends(piece)
-            has_long_lines = has_long_lines or (not found and len(piece) >= PIECE_BYTES)
+            has_long_lines = has_long_lines or (not found and len(piece) >= SCANNED_PIECE_BYTES)
             kinds |= found
     return _LineEnds(frozenset(kinds | ({b"\r"} if before else set())), has_long_lines)
 
@@ -236,9 +236,9 @@ def _refuse_unfinished_array(table: Table) -> None:
     DuckDB takes one that is cut off behind a comma for a whole one.
     """
     with table.path.open("rb") as file:
-        if not file.read(PIECE_BYTES).lstrip().startswith(b"["):
+        if not file.read(SCANNED_PIECE_BYTES).lstrip().startswith(b"["):
             return
-        file.seek(max(0, table.path.stat().st_size - PIECE_BYTES))
+        file.seek(max(0, table.path.stat().st_size - SCANNED_PIECE_BYTES))
         if not file.read().rstrip().endswith((b"]", b"}")):
             raise unreadable_table(find_json_fault(table.path) or "its JSON array has no end.", table.source)
 

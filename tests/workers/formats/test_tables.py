@@ -279,7 +279,7 @@ def test_a_report_names_its_source() -> None:
 
 def test_a_long_cell_behind_the_sampled_rows_of_a_large_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "WHOLE_SAMPLE_BYTES", 1 << 20)
-    monkeypatch.setattr(tables, "SAMPLE_ROWS", 100)
+    monkeypatch.setattr(tables, "TYPE_SAMPLE_ROWS", 100)
 
     _, *rows = read(b"a,b\n" + b"1,x\n" * 30_000 + b"2," + b"y" * 3_000_000 + b"\n")
 

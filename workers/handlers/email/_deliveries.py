@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from shared.identifiers import new_id
 from shared.queries import emails
 from shared.queries.emails import ReceiptRow, ReceiptStatus
-from shared.tables.emails import MAX_REPLY_LENGTH
+from shared.tables.emails import MAX_STORED_REPLY_CHARACTERS
 from workers.adapters.smtp import Reply
 from workers.handler_context import HandlerContext
 
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
     def from_reply(cls, reply: Reply) -> Outcome:
         """Return the outcome of a reply: 2xx accepts, 5xx rejects, everything else defers (RFC 5321 section 4.2.1)."""
         status: ReceiptStatus = "accepted" if reply.accepts else "rejected" if reply.rejects else "deferred"
-        return cls(status, reply.code, reply.text[:MAX_REPLY_LENGTH])
+        return cls(status, reply.code, reply.text[:MAX_STORED_REPLY_CHARACTERS])
 
     @classmethod
     def from_recipient_reply(cls, reply: Reply) -> Outcome:
