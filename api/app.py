@@ -17,6 +17,7 @@ from api.http.rate_limits import limiter
 from api.openapi.document import install_openapi, operation_id
 from api.request_log import RequestLog
 from api.routes import (
+    audit,
     batches,
     docs,
     emails,
@@ -59,6 +60,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     kinds.router,
     queues.router,
     workers.router,
+    audit.router,
     problems.router,
     health.router,
     index.router,

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import HTTPConnection
 
+from api.auditing.entries import describe_actor
 from api.auth.caller import Caller
 from api.auth.route_permissions import declare_permissions
 from api.following.task_actions import TaskActions
@@ -36,6 +37,7 @@ from api.submitting.submissions import Submissions
 from api.webhooks.receiver_hosts import ReceiverHosts
 from api.workflows.workflow_actions import WorkflowActions
 from api.workflows.workflow_reader import WorkflowReader
+from shared.audit.entries import Actor
 from shared.permissions import Permission
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
@@ -223,6 +225,11 @@ def caller_with(*permissions: Permission) -> Any:
     return Depends(declare_permissions(require, permissions))
 
 
+async def get_actor(connection: HTTPConnection, caller: Annotated[Caller, Depends(authenticate)]) -> Actor:
+    """Return who makes the request, and from where, for entries of the audit log."""
+    return describe_actor(connection, caller)
+
+
 async def refuse_body(request: Request) -> None:
     """Raise a problem if the body has any content, because its fields would be ignored silently."""
     limit_bytes = _services(request).settings.max_json_bytes
@@ -238,6 +245,7 @@ async def refuse_body(request: Request) -> None:
 
 
 NoBody = Annotated[None, Depends(refuse_body)]
+ActorDependency = Annotated[Actor, Depends(get_actor)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]
 EngineDependency = Annotated[AsyncEngine, Depends(get_engine)]
 ReadsDependency = Annotated[AsyncEngine, Depends(get_reads)]

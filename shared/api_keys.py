@@ -13,6 +13,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from shared.audit.actions import AuditAction
+from shared.audit.entries import COMMAND_LINE, Actor, Entry, write_entry
 from shared.database.connections import make_engine
 from shared.identifiers import new_id
 from shared.permissions import (
@@ -132,8 +134,9 @@ def insert_key(
     expires_at: datetime | None = None,
     *,
     organization_only: bool = False,
+    actor: Actor = COMMAND_LINE,
 ) -> CreatedKey:
-    """Store a given key; see `create_key`."""
+    """Store a given key, which `actor` makes; see `create_key`."""
     if role not in ORGANIZATION_ROLES:
         raise ValueError(f"unknown role {role!r}: one of {', '.join(ORGANIZATION_ROLES)}")
     platform_role = next((name for name in PLATFORM_ROLES if name == role and not organization_only), None)
@@ -161,6 +164,14 @@ def insert_key(
             key_id, caller_id, name, prefix, key_digest(key), role, platform_role, list(chosen), expires_at
         )
     )
+    after = {
+        "caller_id": str(caller_id),
+        "role": role,
+        "platform_role": platform_role,
+        "scopes": chosen,
+        "expires_at": expires_at,
+    }
+    write_entry(connection, Entry(actor, AuditAction.API_KEY_CREATED, key_id, organization_id, after=after))
     return CreatedKey(key_id, key, name, role, platform_role, chosen, organization_id, caller_id, expires_at)
 
 
@@ -191,7 +202,15 @@ def revoke_key(settings: Settings, id_or_prefix: str) -> bool:
         condition: UUID | str = UUID(id_or_prefix)
     except ValueError:
         condition = id_or_prefix.removeprefix("tm_").partition("_")[0]
-    return _with_connection(settings, lambda c: c.execute(queries.revoke_api_key(condition)).rowcount > 0)
+
+    def revoke(connection: Connection) -> bool:
+        row = connection.execute(queries.revoke_api_key(condition)).one_or_none()
+        if row is None:
+            return False
+        write_entry(connection, Entry(COMMAND_LINE, AuditAction.API_KEY_REVOKED, row.id, row.organization_id))
+        return True
+
+    return _with_connection(settings, revoke)
 
 
 def read_expiry(text: str, now: datetime) -> datetime:

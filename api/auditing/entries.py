@@ -21,7 +21,14 @@ def describe_actor(request: HTTPConnection, caller: Caller | None) -> Actor:
     address, request_id = _find_address(request), getattr(request.state, "request_id", None)
     if caller is None:
         return Actor("anonymous", address=address, request_id=request_id)
-    return Actor("key", caller_id=caller.owner_id, api_key_id=caller.key_id, address=address, request_id=request_id)
+    return Actor(
+        "key",
+        caller_id=caller.owner_id,
+        person_id=caller.person_id,
+        api_key_id=caller.key_id,
+        address=address,
+        request_id=request_id,
+    )
 
 
 async def audit(

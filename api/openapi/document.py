@@ -45,6 +45,7 @@ TAGS: Final = [
         "description": "List the kinds of tasks, with the JSON Schemas of their params and results; operators can pause them.",
     },
     {"name": "queues", "description": "For operators: see queues and workers, and pause queues and kinds."},
+    {"name": "audit", "description": "For admins: see who did what, and from where."},
     {"name": "problems", "description": "Explain the errors of requests and tasks."},
     {"name": "health", "description": "Check the server, for load balancers and monitoring."},
 ]

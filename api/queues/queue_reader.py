@@ -11,17 +11,22 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from api.auditing.entries import write_entry
 from api.queues.queue_models import KindPause, PausedKind, QueueList, QueueState, RunningTask, Worker, WorkerList
+from shared.audit.actions import AuditAction
+from shared.audit.entries import Actor, Entry
 from shared.contracts.kind import QUEUES
 from shared.queries import pauses, publishing, queues
 from shared.queries.hot_tasks import DUE_CHANNEL
 from shared.queries.schedules import NOW
 
+Target = Literal["queue", "kind"]
+"""What can be paused."""
 SLOW_SECONDS: Final = 0.1
 """How long a reading of counts takes at least for its counts to be used again."""
 COUNTS_CACHE_FACTOR: Final = 10
@@ -92,19 +97,24 @@ class QueueReader:
         since = next((row.since for row in rows if (row.target, row.name) == ("kind", kind)), None)
         return KindPause(kind=kind, paused=since is not None, paused_since=since)
 
-    async def pause(self, target: str, name: str, caller_id: UUID) -> None:
-        """Pause a queue or a kind (`target`). No worker can claim its tasks any more when this returns."""
+    async def pause(self, target: Target, name: str, caller_id: UUID, actor: Actor) -> None:
+        """Pause a queue or a kind. No worker can claim its tasks any more when this returns."""
         affected = [name] if target == "queue" else list(QUEUES)
         async with self._engine.begin() as connection:
             await connection.exec_driver_sql(pauses.COUNT_AS_PUBLICATION, {"queues": affected})
-            await connection.exec_driver_sql(pauses.PAUSE, {"target": target, "name": name, "caller_id": caller_id})
-            parameters = {"queues": affected, "kind": name if target == "kind" else None}
-            await connection.exec_driver_sql(pauses.UNMARK_PAUSED, parameters)
+            parameters = {"target": target, "name": name, "caller_id": caller_id}
+            if (await connection.exec_driver_sql(pauses.PAUSE, parameters)).rowcount:
+                action = AuditAction.QUEUE_PAUSED if target == "queue" else AuditAction.KIND_PAUSED
+                await write_entry(connection, Entry(actor, action, name, None))
+            unmarked = {"queues": affected, "kind": name if target == "kind" else None}
+            await connection.exec_driver_sql(pauses.UNMARK_PAUSED, unmarked)
 
-    async def resume(self, target: str, name: str) -> None:
-        """Resume a queue or a kind (`target`), and notify the relay, which publishes its tasks at once."""
+    async def resume(self, target: Target, name: str, actor: Actor) -> None:
+        """Resume a queue or a kind, and notify the relay, which publishes its tasks at once."""
         async with self._engine.begin() as connection:
-            await connection.exec_driver_sql(pauses.RESUME, {"target": target, "name": name})
+            if (await connection.exec_driver_sql(pauses.RESUME, {"target": target, "name": name})).rowcount:
+                action = AuditAction.QUEUE_RESUMED if target == "queue" else AuditAction.KIND_RESUMED
+                await write_entry(connection, Entry(actor, action, name, None))
             notice = {"channel": DUE_CHANNEL, "queues": name if target == "queue" else ",".join(QUEUES)}
             await connection.exec_driver_sql(publishing.NOTIFY, notice)
 

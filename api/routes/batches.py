@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth.caller import Caller
 from api.dependencies import (
+    ActorDependency,
     NoBody,
     OpenStreamsDependency,
     ReadsDependency,
@@ -87,13 +88,14 @@ async def cancel_batch(
     batch_id: UUID,
     caller: TaskActorCaller,
     reads: ReadsDependency,
+    actor: ActorDependency,
     actions: TaskActionsDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
     """Cancel the tasks of the batch that are not done."""
     await _count(reads, caller, batch_id)
-    await actions.cancel_batch(batch_id)
+    await actions.cancel_batch(batch_id, caller, actor)
     return private_answer(await _count(reads, caller, batch_id), 202)
 
 

@@ -15,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from api.auditing.entries import write_entry
 from api.auth.caller import Caller
 from api.dependencies import (
+    ActorDependency,
     EngineDependency,
     FileDeleterCaller,
     FileReaderCaller,
@@ -49,6 +51,8 @@ from api.openapi.operations import (
 from api.storage_threads import in_storage_thread, start_in_storage_thread
 from api.submitting.idempotency import read_idempotency_key
 from api.uploads.upload import Upload
+from shared.audit.actions import AuditAction
+from shared.audit.entries import Entry
 from shared.errors import StorageFull, StorageUnavailable
 from shared.permissions import Permission
 from shared.queries import files as queries
@@ -235,6 +239,8 @@ async def download_file(
     request: Request,
     file_id: UUID,
     caller: FileReaderCaller,
+    actor: ActorDependency,
+    engine: EngineDependency,
     reads: ReadsDependency,
     store: StoreDependency,
     query: Annotated[NoQuery, Query()],
@@ -271,6 +277,9 @@ async def download_file(
     headers["Content-Length"] = str(wanted.length)
     if is_head:
         return Response(status_code=status, headers=headers)
+    if row.owner_id != caller.owner_id:
+        async with engine.begin() as connection:
+            await write_entry(connection, Entry(actor, AuditAction.FILE_DOWNLOADED, file_id, row.organization_id))
     reader = await in_storage_thread(store.open_reader, row.storage_key, wanted.start, wanted.length)
     return _ContentResponse(reader, status, headers)
 
@@ -315,6 +324,7 @@ async def delete_file(
     request: Request,
     file_id: UUID,
     caller: FileDeleterCaller,
+    actor: ActorDependency,
     reads: ReadsDependency,
     engine: EngineDependency,
     store: StoreDependency,
@@ -335,6 +345,8 @@ async def delete_file(
         await connection.execute(queries.delete_files([file_id]))
         if row.task_id is not None:
             await connection.execute(queries.record_deleted_artifact(row.task_id, row.name))
+        if row.owner_id != caller.owner_id:
+            await write_entry(connection, Entry(actor, AuditAction.FILE_DELETED, file_id, row.organization_id))
     # The row is deleted. An object that cannot be deleted now is an orphan, which is deleted later.
     with suppress(StorageUnavailable):
         await in_storage_thread(store.delete, [row.storage_key])

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from api.auth.caller import Caller
-from api.dependencies import NoBody, QueuesDependency, caller_with
+from api.dependencies import ActorDependency, NoBody, QueuesDependency, caller_with
 from api.http.answers import AnswerModel, private_answer
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery
@@ -93,6 +93,7 @@ async def pause_kind(
     request: Request,
     kind: str,
     caller: KindPauserCaller,
+    actor: ActorDependency,
     queues: QueuesDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
@@ -106,7 +107,7 @@ async def pause_kind(
         raise Problem(
             "conflict", "Canaries show that queues work and cannot be paused. Disable their schedules to stop them."
         )
-    await queues.pause("kind", kind, caller.owner_id)
+    await queues.pause("kind", kind, caller.owner_id, actor)
     return private_answer(await queues.read_kind_pause(kind))
 
 
@@ -122,13 +123,14 @@ async def resume_kind(
     request: Request,
     kind: str,
     caller: KindPauserCaller,
+    actor: ActorDependency,
     queues: QueuesDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
     """Start tasks of a kind again. A queue that is paused stays paused."""
     _require_kind(kind)
-    await queues.resume("kind", kind)
+    await queues.resume("kind", kind, actor)
     return private_answer(await queues.read_kind_pause(kind))
 
 

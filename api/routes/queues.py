@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from api.auth.caller import Caller
-from api.dependencies import NoBody, QueuesDependency, caller_with
+from api.dependencies import ActorDependency, NoBody, QueuesDependency, caller_with
 from api.http.answers import private_answer
 from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, answer_whole_list, columns_of
 from api.http.problems import Problem
@@ -73,6 +73,7 @@ async def pause_queue(
     request: Request,
     queue: str,
     caller: QueuePauserCaller,
+    actor: ActorDependency,
     queues: QueuesDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
@@ -83,7 +84,7 @@ async def pause_queue(
     `ttl` still ends, so that a task may expire while it is paused.
     """
     _require_queue(queue)
-    await queues.pause("queue", queue, caller.owner_id)
+    await queues.pause("queue", queue, caller.owner_id, actor)
     return private_answer(await queues.get_queue(queue))
 
 
@@ -99,13 +100,14 @@ async def resume_queue(
     request: Request,
     queue: str,
     caller: QueuePauserCaller,
+    actor: ActorDependency,
     queues: QueuesDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
 ) -> Response:
     """Start tasks of a queue again. A kind that is paused stays paused."""
     _require_queue(queue)
-    await queues.resume("queue", queue)
+    await queues.resume("queue", queue, actor)
     return private_answer(await queues.get_queue(queue))
 
 

@@ -13,9 +13,11 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.auditing.entries import write_entry
 from api.auth.caller import Caller
 from api.batcher import HotConnection
 from api.dependencies import (
+    ActorDependency,
     CipherDependency,
     EngineDependency,
     NoBody,
@@ -33,6 +35,7 @@ from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body
 from api.http.conditional import require_match
 from api.http.cursors import read_cursor
+from api.http.json_text import load_json
 from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery, PageQuery
@@ -58,10 +61,13 @@ from api.scheduling.schedule_parsing import (
 )
 from api.submitting.submissions import SubmissionRequest
 from api.workflows.workflow_models import Workflow
+from shared.audit.actions import AuditAction
+from shared.audit.entries import Entry
 from shared.contracts.catalog import find_kind
 from shared.identifiers import new_id
 from shared.permissions import Permission
 from shared.queries import schedules as queries
+from shared.queries.audit import INSERT_ENTRY
 from shared.schedules.rules import Rule
 from shared.schedules.submission import UnusableSchedule, describe_rule, find_rule, list_next_times, make_scheduled
 from shared.stored_secrets import SecretCipher
@@ -96,6 +102,7 @@ _EXAMPLE: Final = {
 async def create_schedule(
     request: Request,
     caller: ScheduleManagerCaller,
+    actor: ActorDependency,
     settings: SettingsDependency,
     submissions: SubmissionsDependency,
     cipher: CipherDependency,
@@ -116,6 +123,8 @@ async def create_schedule(
             await _require_room(connection, caller.organization_id, settings.max_schedules)
             values["next_at"] = await _find_next(connection, parsed)
             row = (await connection.execute(queries.insert_schedule(values))).one()
+            entry = Entry(actor, AuditAction.SCHEDULE_CREATED, row.id, row.organization_id, after=_audited(row))
+            await write_entry(connection, entry)
     except IntegrityError:
         raise Problem("name-taken") from None
     return private_answer(_schedule(row), 201, {"Location": f"/schedules/{row.id}", "ETag": _etag(row)})
@@ -224,6 +233,7 @@ async def change_schedule(
     request: Request,
     schedule_id: UUID,
     caller: ScheduleManagerCaller,
+    actor: ActorDependency,
     settings: SettingsDependency,
     submissions: SubmissionsDependency,
     cipher: CipherDependency,
@@ -247,6 +257,9 @@ async def change_schedule(
                 columns = parsed.columns(cipher, stored.organization_id, stored.owner_id)
                 values = {**columns, **await _plan_change(connection, stored, parsed)}
             row = (await connection.execute(queries.change_schedule(schedule_id, values))).one()
+            after = _audited(row) | {"changed": sorted(load_json(body))}
+            entry = Entry(actor, AuditAction.SCHEDULE_CHANGED, row.id, row.organization_id, _audited(stored), after)
+            await write_entry(connection, entry)
     except IntegrityError:
         raise Problem("name-taken") from None
     return private_answer(_schedule(row), headers={"ETag": _etag(row)})
@@ -264,6 +277,7 @@ async def delete_schedule(
     request: Request,
     schedule_id: UUID,
     caller: ScheduleManagerCaller,
+    actor: ActorDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -273,6 +287,8 @@ async def delete_schedule(
         if stored.owner_id == PLATFORM_ID:
             raise Problem("forbidden", "The platform's own schedules can be disabled, but not deleted.")
         await connection.execute(queries.delete_schedule(schedule_id))
+        entry = Entry(actor, AuditAction.SCHEDULE_DELETED, schedule_id, stored.organization_id, _audited(stored))
+        await write_entry(connection, entry)
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
 
 
@@ -290,6 +306,7 @@ async def run_schedule(
     request: Request,
     schedule_id: UUID,
     caller: ScheduleManagerCaller,
+    actor: ActorDependency,
     reads: ReadsDependency,
     submissions: SubmissionsDependency,
     workflows: WorkflowActionsDependency,
@@ -316,6 +333,9 @@ async def run_schedule(
     async def insert_slot(connection: HotConnection) -> None:
         task_id = task.id if isinstance(task, NewTask) else task.first_task_id
         await connection.execute(queries.INSERT_SLOT_NOW, {"schedule_id": schedule_id, "task_id": task_id})
+        after = {"task_id": str(task_id)}
+        entry = Entry(actor, AuditAction.SCHEDULE_RUN, schedule_id, schedule.organization_id, after=after)
+        await connection.execute(INSERT_ENTRY, entry.parameters())
 
     try:
         if not isinstance(task, NewTask):
@@ -380,6 +400,17 @@ def _find_stored_rule(row: Any) -> Rule | None:
         return find_rule(row)
     except UnusableSchedule:
         return None
+
+
+def _audited(row: Any) -> dict[str, Any]:
+    """Return what the audit log holds of a schedule: when it runs, and neither its name nor its params."""
+    return {
+        "kind": row.kind if row.workflow is None else None,
+        "cron": row.cron,
+        "every": row.every_seconds,
+        "timezone": row.timezone,
+        "enabled": row.enabled,
+    }
 
 
 def _etag(row: Any) -> str:

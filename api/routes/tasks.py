@@ -12,7 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from api.auth.caller import Caller
 from api.auth.route_permissions import needs
+from api.batcher import HotConnection
 from api.dependencies import (
+    ActorDependency,
     CipherDependency,
     EngineDependency,
     NoBody,
@@ -82,9 +84,13 @@ from api.submitting.idempotency import read_idempotency_key
 from api.submitting.parsing import parse_batch
 from api.submitting.reruns import parse_rerun, require_inputs
 from api.submitting.submissions import Answer, submission_request
+from shared.audit.actions import AuditAction
+from shared.audit.entries import Entry
 from shared.permissions import Permission
 from shared.queries import tasks as queries
+from shared.queries.audit import INSERT_ENTRY
 from shared.tasks.states import RETRIABLE, TaskStatus
+from shared.tasks.submission import NewTask
 
 router = APIRouter(tags=["tasks"])
 MAX_IDS: Final = 100
@@ -283,6 +289,7 @@ async def cancel_task(
     request: Request,
     task_id: UUID,
     caller: TaskActorCaller,
+    actor: ActorDependency,
     actions: TaskActionsDependency,
     tasks: TasksDependency,
     wait_estimates: WaitEstimatesDependency,
@@ -290,7 +297,7 @@ async def cancel_task(
     body: NoBody,
 ) -> Response:
     """Cancel a task that is not running, or request the cancellation of a running one."""
-    await actions.cancel(task_id, caller)
+    await actions.cancel(task_id, caller, actor)
     return await _task_answer(tasks, wait_estimates, task_id, caller)
 
 
@@ -310,6 +317,7 @@ async def retry_task(
     request: Request,
     task_id: UUID,
     caller: TaskActorCaller,
+    actor: ActorDependency,
     actions: TaskActionsDependency,
     tasks: TasksDependency,
     wait_estimates: WaitEstimatesDependency,
@@ -317,7 +325,7 @@ async def retry_task(
     body: NoBody,
 ) -> Response:
     """Queue the task again, with the attempts of its kind added."""
-    await actions.retry(task_id, caller)
+    await actions.retry(task_id, caller, actor)
     return await _task_answer(tasks, wait_estimates, task_id, caller)
 
 
@@ -333,11 +341,12 @@ async def delete_task(
     request: Request,
     task_id: UUID,
     caller: TaskDeleterCaller,
+    actor: ActorDependency,
     actions: TaskActionsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Delete a done task, its params, its result and its artifacts now, instead of when `purge_at` is reached."""
-    await actions.delete(task_id, caller)
+    await actions.delete(task_id, caller, actor)
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
 
 
@@ -407,6 +416,7 @@ async def explain_waiting(
 async def submit_bulk(
     request: Request,
     caller: TaskActorCaller,
+    actor: ActorDependency,
     settings: SettingsDependency,
     engine: EngineDependency,
     submissions: SubmissionsDependency,
@@ -422,7 +432,14 @@ async def submit_bulk(
     count = await count_tasks(engine, bulk)
     if bulk.dry_run:
         return private_answer(count)
-    answer = await submissions.accept(bulk.submission(count), submission_request(request, caller, body, key))
+    details = {"action": bulk.action, "count": count.count}
+
+    async def write_audit(connection: HotConnection, task: NewTask) -> None:
+        entry = Entry(actor, AuditAction.BULK_ACTION_SUBMITTED, task.id, bulk.organization_id, after=details)
+        await connection.execute(INSERT_ENTRY, entry.parameters())
+
+    submission = submission_request(request, caller, body, key)
+    answer = await submissions.accept(bulk.submission(count), submission, write_audit)
     return private_json(answer.body, answer.status, answer.headers())
 
 

@@ -7,7 +7,9 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
+from api.auditing.entries import write_entry
 from api.dependencies import (
+    ActorDependency,
     EngineDependency,
     NoBody,
     ReadsDependency,
@@ -24,6 +26,8 @@ from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, problem_responses
 from api.webhooks.representations import STATES, delivery_model
 from api.webhooks.webhook_models import Outcome, WebhookDelivery, WebhookDeliveryPage
+from shared.audit.actions import AuditAction
+from shared.audit.entries import Entry
 from shared.permissions import Permission
 from shared.queries import webhooks as queries
 from shared.webhooks.events import PING
@@ -115,6 +119,7 @@ async def redeliver_webhook(
     request: Request,
     delivery_id: UUID,
     caller: WebhookManagerCaller,
+    actor: ActorDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
     body: NoBody,
@@ -134,5 +139,7 @@ async def redeliver_webhook(
             raise Problem("gone", "What the delivery contained was erased with its task.")
         await connection.exec_driver_sql(queries.ALLOW_MORE_TRIES, {"id": delivery_id})
         await connection.exec_driver_sql(queries.START_DELIVERY, {"id": delivery_id})
+        entry = Entry(actor, AuditAction.DELIVERY_REDELIVERED, delivery_id, row.organization_id)
+        await write_entry(connection, entry)
         row = (await connection.execute(queries.find_delivery(delivery_id, None))).one()
     return private_answer(delivery_model(row), 202)

@@ -10,8 +10,10 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from api.auditing.entries import write_entry
 from api.auth.caller import Caller
 from api.dependencies import (
+    ActorDependency,
     CipherDependency,
     EngineDependency,
     NoBody,
@@ -36,6 +38,8 @@ from api.openapi.operations import ANY_CALLER, IF_MATCH, json_body_of, problem_r
 from api.submitting.parsing import dump_part
 from api.webhooks.representations import delivery_model, endpoint_etag, endpoint_model
 from api.webhooks.webhook_models import EndpointFields, WebhookDelivery, WebhookEndpoint, WebhookEndpointPage
+from shared.audit.actions import AuditAction
+from shared.audit.entries import Entry
 from shared.identifiers import new_id
 from shared.permissions import Permission
 from shared.queries import webhooks as queries
@@ -65,6 +69,7 @@ _EXAMPLE: Final = {"url": "https://example.com/hooks", "event_types": ["task.fai
 async def create_endpoint(
     request: Request,
     caller: WebhookManagerCaller,
+    actor: ActorDependency,
     settings: SettingsDependency,
     hosts: ReceiverHostsDependency,
     cipher: CipherDependency,
@@ -92,6 +97,8 @@ async def create_endpoint(
         if (await connection.execute(queries.count_endpoints(caller.organization_id))).scalar_one() >= MAX_ENDPOINTS:
             raise Problem("conflict", f"An organization may have {MAX_ENDPOINTS} endpoints: delete one first.")
         row = (await connection.execute(queries.insert_endpoint(values))).one()
+        entry = Entry(actor, AuditAction.WEBHOOK_ENDPOINT_CREATED, row.id, row.organization_id, after=_audited(row))
+        await write_entry(connection, entry)
     headers = {"Location": f"/webhook-endpoints/{row.id}", "ETag": endpoint_etag(row)}
     return private_answer(endpoint_model(row, secret=secret), 201, headers)
 
@@ -163,6 +170,7 @@ async def change_endpoint(
     request: Request,
     endpoint_id: UUID,
     caller: WebhookManagerCaller,
+    actor: ActorDependency,
     settings: SettingsDependency,
     hosts: ReceiverHostsDependency,
     engine: EngineDependency,
@@ -188,6 +196,9 @@ async def change_endpoint(
             if not stored.enabled:
                 values["failing_since"] = None
         row = (await connection.execute(queries.change_endpoint(endpoint_id, values))).one()
+        after = _audited(row) | {"url_changed": row.url != stored.url}
+        entry = Entry(actor, AuditAction.WEBHOOK_ENDPOINT_CHANGED, row.id, row.organization_id, _audited(stored), after)
+        await write_entry(connection, entry)
     return private_answer(endpoint_model(row), headers={"ETag": endpoint_etag(row)})
 
 
@@ -203,13 +214,18 @@ async def delete_endpoint(
     request: Request,
     endpoint_id: UUID,
     caller: WebhookManagerCaller,
+    actor: ActorDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Delete an endpoint and its deliveries. What was not delivered yet is not sent any more."""
     async with engine.begin() as connection:
-        await _lock_for_change(connection, endpoint_id, caller)
+        stored = await _lock_for_change(connection, endpoint_id, caller)
         await connection.execute(queries.delete_endpoint(endpoint_id))
+        entry = Entry(
+            actor, AuditAction.WEBHOOK_ENDPOINT_DELETED, endpoint_id, stored.organization_id, _audited(stored)
+        )
+        await write_entry(connection, entry)
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))
 
 
@@ -225,6 +241,7 @@ async def rotate_secret(
     request: Request,
     endpoint_id: UUID,
     caller: WebhookManagerCaller,
+    actor: ActorDependency,
     cipher: CipherDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
@@ -236,6 +253,8 @@ async def rotate_secret(
         await _lock_for_change(connection, endpoint_id, caller)
         statement = queries.rotate_secret(endpoint_id, cipher.encrypt(secret, SECRET_PURPOSE))
         row = (await connection.execute(statement)).one()
+        entry = Entry(actor, AuditAction.WEBHOOK_ENDPOINT_SECRET_ROTATED, endpoint_id, row.organization_id)
+        await write_entry(connection, entry)
     return private_answer(endpoint_model(row, secret=secret), headers={"ETag": endpoint_etag(row)})
 
 
@@ -308,6 +327,11 @@ async def _lock_for_change(connection: AsyncConnection, endpoint_id: UUID, calle
         raise Problem("not-found")
     caller.require_for(Permission.WEBHOOKS_MANAGE, row.organization_id)
     return row
+
+
+def _audited(row: Any) -> dict[str, Any]:
+    """Return what the audit log holds of an endpoint: not its URL, which may contain a secret, nor its description."""
+    return {"event_types": row.event_types, "enabled": row.enabled}
 
 
 def _parse(body: bytes) -> EndpointFields:

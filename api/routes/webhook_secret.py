@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.dependencies import CipherDependency, EngineDependency, NoBody, WebhookManagerCaller
+from api.auditing.entries import write_entry
+from api.auth.caller import Caller
+from api.dependencies import ActorDependency, CipherDependency, EngineDependency, NoBody, WebhookManagerCaller
 from api.http.answers import private_answer
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, problem_responses
 from api.webhooks.webhook_models import WebhookSecret
+from shared.audit.actions import AuditAction
+from shared.audit.entries import Actor, Entry
 from shared.queries import webhooks as queries
 from shared.stored_secrets import SecretCipher
 from shared.webhooks.signing import SECRET_PURPOSE, new_secret
@@ -30,6 +35,7 @@ router = APIRouter(tags=["webhooks"])
 async def get_secret(
     request: Request,
     caller: WebhookManagerCaller,
+    actor: ActorDependency,
     cipher: CipherDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
@@ -39,6 +45,7 @@ async def get_secret(
         statement = queries.store_default_secret(caller.organization_id, cipher.encrypt(new_secret(), SECRET_PURPOSE))
         await connection.execute(statement)
         row = (await connection.execute(queries.find_default_secret(caller.organization_id))).one()
+        await _audit(connection, actor, AuditAction.WEBHOOK_SECRET_SHOWN, caller)
     return private_answer(_model(row, cipher))
 
 
@@ -53,6 +60,7 @@ async def get_secret(
 async def rotate_default(
     request: Request,
     caller: WebhookManagerCaller,
+    actor: ActorDependency,
     cipher: CipherDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
@@ -64,7 +72,12 @@ async def rotate_default(
         await connection.execute(queries.store_default_secret(caller.organization_id, stored))
         statement = queries.rotate_default_secret(caller.organization_id, cipher.encrypt(new_secret(), SECRET_PURPOSE))
         row = (await connection.execute(statement)).one()
+        await _audit(connection, actor, AuditAction.WEBHOOK_SECRET_ROTATED, caller)
     return private_answer(_model(row, cipher))
+
+
+async def _audit(connection: AsyncConnection, actor: Actor, action: AuditAction, caller: Caller) -> None:
+    await write_entry(connection, Entry(actor, action, caller.organization_id, caller.organization_id))
 
 
 def _model(row: Any, cipher: SecretCipher) -> WebhookSecret:

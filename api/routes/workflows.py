@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import (
+    ActorDependency,
     NoBody,
     SettingsDependency,
     SubmissionsDependency,
@@ -170,6 +171,7 @@ async def cancel_workflow(
     request: Request,
     workflow_id: UUID,
     caller: TaskActorCaller,
+    actor: ActorDependency,
     workflows: WorkflowsDependency,
     actions: WorkflowActionsDependency,
     query: Annotated[NoQuery, Query()],
@@ -177,7 +179,7 @@ async def cancel_workflow(
 ) -> Response:
     """Cancel the steps that have not ended. Running ones stop soon; no further step starts."""
     await workflows.require(workflow_id, caller)
-    await actions.cancel(workflow_id)
+    await actions.cancel(workflow_id, caller, actor)
     return private_answer(await workflows.require(workflow_id, caller), 202)
 
 
@@ -193,11 +195,12 @@ async def delete_workflow(
     request: Request,
     workflow_id: UUID,
     caller: TaskDeleterCaller,
+    actor: ActorDependency,
     workflows: WorkflowsDependency,
     actions: WorkflowActionsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Erase a workflow with its tasks, their artifacts and payloads."""
     await workflows.require(workflow_id, caller)
-    await actions.delete(workflow_id, caller)
+    await actions.delete(workflow_id, caller, actor)
     return Response(status_code=204, headers=dict(PRIVATE_HEADERS))

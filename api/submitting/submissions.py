@@ -140,8 +140,13 @@ class Submissions:
         self._hosts = hosts
         self._cipher = cipher
 
-    async def accept(self, parsed: Parsed, request: SubmissionRequest) -> Answer:
-        """Store one task and return the answer once it is committed.
+    async def accept(
+        self,
+        parsed: Parsed,
+        request: SubmissionRequest,
+        before: Callable[[HotConnection, NewTask], Awaitable[None]] | None = None,
+    ) -> Answer:
+        """Store one task, and what `before` writes in its transaction, and return the answer once it is committed.
 
         The answer is 202 with the task, the earlier answer if the idempotency key was used before, or 200 with the live
         task for a submission with `unique_for`.
@@ -150,7 +155,9 @@ class Submissions:
             return earlier
         task = self.new_task(parsed, request)
         try:
-            if parsed.options.unique_for is not None:
+            if before is not None:
+                created_at = await self.store_together([task], request, lambda connection: before(connection, task))
+            elif parsed.options.unique_for is not None:
                 created_at = await self.store_together([task], request)
             else:
                 task.idempotency_key, task.fingerprint = request.idempotency_key, request.fingerprint
@@ -159,7 +166,7 @@ class Submissions:
                     raise KeyTaken
                 created_at = stored
         except KeyTaken:
-            return await self.replay(request, lambda: self.accept(parsed, request))
+            return await self.replay(request, lambda: self.accept(parsed, request, before))
         except UniqueTaken as taken:
             return await self._answer_unique(taken.task_id, parsed, request)
         except psycopg.errors.ForeignKeyViolation:

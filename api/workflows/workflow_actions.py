@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.auditing.entries import write_entry
 from api.auth.caller import Caller
 from api.batcher import HotConnection, HotPool
 from api.following.deadlocks import repeat_after_deadlock
@@ -18,6 +19,8 @@ from api.submitting.idempotency import KeyTaken, StoredAnswer
 from api.submitting.submissions import Answer, SubmissionRequest, Submissions, store_key_of
 from api.workflows.workflow_parsing import ParsedWorkflow
 from api.workflows.workflow_reader import WorkflowReader
+from shared.audit.actions import AuditAction
+from shared.audit.entries import Actor, Entry
 from shared.errors import StorageUnavailable
 from shared.permissions import Permission
 from shared.queries import purging
@@ -90,7 +93,7 @@ class WorkflowActions:
         workflow = await self._reader.require(workflow_id, caller)
         return Answer(202, f"/workflows/{workflow_id}", workflow.model_dump_json(exclude_unset=True).encode())
 
-    async def cancel(self, workflow_id: UUID) -> None:
+    async def cancel(self, workflow_id: UUID, caller: Caller, actor: Actor) -> None:
         """Cancel what is left of a workflow. Raises `workflow-done`. Check first that the caller may see it."""
 
         async def cancel() -> list[UUID]:
@@ -107,11 +110,14 @@ class WorkflowActions:
                 ids = list((await connection.execute(queries.list_task_ids(workflow_id))).scalars())
                 changed = (await connection.exec_driver_sql(task_queries.CANCEL, {"ids": ids})).scalars().all()
                 await connection.exec_driver_sql(queries.ADVANCE, parameters)
+                if row.owner_id != caller.owner_id:
+                    entry = Entry(actor, AuditAction.WORKFLOW_CANCELLED, workflow_id, row.organization_id)
+                    await write_entry(connection, entry)
             return list(changed)
 
         await self._waiters.wake_everywhere(await repeat_after_deadlock(cancel))
 
-    async def delete(self, workflow_id: UUID, caller: Caller) -> None:
+    async def delete(self, workflow_id: UUID, caller: Caller, actor: Actor) -> None:
         """Erase a finished workflow with its tasks and their artifacts.
 
         Raises `forbidden`, `workflow-not-done` or `file-in-use`. Check first that the caller may see it.
@@ -130,6 +136,9 @@ class WorkflowActions:
                 raise Problem("file-in-use", "A task that is not done yet reads an artifact of this workflow.")
             for statement in (*purging.erase_tasks(ids), *queries.erase_workflows([workflow_id])):
                 await connection.execute(statement)
+            if row.owner_id != caller.owner_id:
+                entry = Entry(actor, AuditAction.WORKFLOW_DELETED, workflow_id, row.organization_id)
+                await write_entry(connection, entry)
         if artifacts:
             # The rows are deleted. An object that cannot be deleted now is an orphan, which is deleted later.
             with suppress(StorageUnavailable):

@@ -65,11 +65,9 @@ class AuditAction(StrEnum):
 
     TASK_CANCELLED = "task.cancelled"
     TASK_RETRIED = "task.retried"
-    TASK_RERUN = "task.rerun"
     TASK_DELETED = "task.deleted"
     BATCH_CANCELLED = "batch.cancelled"
     WORKFLOW_CANCELLED = "workflow.cancelled"
-    WORKFLOW_RETRIED = "workflow.retried"
     WORKFLOW_DELETED = "workflow.deleted"
     BULK_ACTION_SUBMITTED = "bulk_action.submitted"
     DELIVERY_REDELIVERED = "webhook_delivery.redelivered"

@@ -1,8 +1,19 @@
-"""Statements on the audit log: its entries and the seals over them. Plain SQL, for psycopg and SQLAlchemy."""
+"""Statements on the audit log: its entries and the seals over them. Those as plain SQL are for psycopg and SQLAlchemy."""
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Select, or_, select
+
+from shared.identifiers import least_id
+from shared.tables.audit import audit_entries
+
+_CLOCK_DIFFERENCE: Final = timedelta(hours=1)
+"""How much the times of ids and of transactions may differ: the clocks of computers, and how long a transaction lasts."""
 
 INSERT_ENTRY: Final = """
 INSERT INTO audit_entries (id, actor_type, caller_id, person_id, api_key_id, action, resource_type, resource_id, organization_id,
@@ -64,3 +75,44 @@ An entry that commits late is covered by a later seal: its row of `audit_unseale
 
 DELETE_OLD_SEALS: Final = "SELECT seals, entries FROM taskmill_delete_old_seals(%(keep_days)s::int, %(limit)s::int)"
 """Delete the oldest seals with their entries, if they are older than `keep_days`: at most `limit`. Returns how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """Which entries are listed. What is None is not asked for."""
+
+    organization_id: UUID | None = None
+    actor_id: UUID | None = None
+    """A caller, a person or an API key."""
+    actions: tuple[str, ...] = ()
+    resource_type: str | None = None
+    resource_id: str | None = None
+    request_id: str | None = None
+    since: datetime | None = None
+    before: datetime | None = None
+    """Entries earlier than this moment."""
+
+
+def list_entries(which: EntryFilter, before_id: UUID | None, limit: int) -> Select[Any]:
+    """List entries, newest first: every column of `audit_entries`, of those with an id below `before_id`."""
+    entry = audit_entries.c
+    statement = select(audit_entries).order_by(entry.id.desc()).limit(limit)
+    for column, value in (
+        (entry.organization_id, which.organization_id),
+        (entry.resource_type, which.resource_type),
+        (entry.resource_id, which.resource_id),
+        (entry.request_id, which.request_id),
+    ):
+        if value is not None:
+            statement = statement.where(column == value)
+    if which.actor_id is not None:
+        actors = (entry.caller_id, entry.person_id, entry.api_key_id)
+        statement = statement.where(or_(*(column == which.actor_id for column in actors)))
+    if which.actions:
+        statement = statement.where(entry.action.in_(which.actions))
+    if which.since is not None:
+        # Ids sort by time, so that the index on them bounds what is read.
+        statement = statement.where(entry.at >= which.since, entry.id >= least_id(which.since, -_CLOCK_DIFFERENCE))
+    if which.before is not None:
+        statement = statement.where(entry.at < which.before, entry.id < least_id(which.before, _CLOCK_DIFFERENCE))
+    return statement if before_id is None else statement.where(entry.id < before_id)

@@ -61,6 +61,10 @@ def is_batch_of(batch_id: UUID, organization_id: UUID) -> ColumnElement[bool]:
     return owner == organization_id
 
 
-def lock_batch(batch_id: UUID) -> Select[UUID]:
-    """List the ids of a batch's tasks, and lock their rows in the order of ids, which prevents deadlocks with other statements."""
-    return select(tasks.c.id).where(tasks.c.batch_id == batch_id).order_by(tasks.c.id).with_for_update()
+def lock_batch(batch_id: UUID) -> Select[Any]:
+    """List (id, organization_id, owner_id) of a batch's tasks, and lock their rows.
+
+    They are locked in the order of ids, which prevents deadlocks with other statements.
+    """
+    columns = (tasks.c.id, tasks.c.organization_id, tasks.c.owner_id)
+    return select(*columns).where(tasks.c.batch_id == batch_id).order_by(tasks.c.id).with_for_update()

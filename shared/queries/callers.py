@@ -152,8 +152,11 @@ def list_api_keys() -> Select[Any]:
 
 
 def revoke_api_key(id_or_prefix: UUID | str) -> Executable:
-    """Revoke a key that is not revoked yet."""
+    """Revoke a key that is not revoked yet. Returns its id, and the organization of its caller."""
     column = api_keys.c.id if isinstance(id_or_prefix, UUID) else api_keys.c.prefix
     return (
-        api_keys.update().where(column == id_or_prefix, api_keys.c.revoked_at.is_(None)).values(revoked_at=func.now())
+        api_keys.update()
+        .where(column == id_or_prefix, api_keys.c.revoked_at.is_(None), callers.c.id == api_keys.c.caller_id)
+        .values(revoked_at=func.now())
+        .returning(api_keys.c.id, callers.c.organization_id)
     )

@@ -88,6 +88,7 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("post", "/queues/{queue}/pause"): READING | {200, 404, 415},
     ("post", "/queues/{queue}/resume"): READING | {200, 404, 415},
     ("get", "/workers"): READING | {200, 406},
+    ("get", "/audit"): READING | {200, 406},
     ("get", "/problems/{name}"): ANY | {200, 404, 422},
     ("get", "/health"): ANY | {200, 422},
     ("get", "/health/ready"): ANY | {200, 422, 503},
