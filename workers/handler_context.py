@@ -103,9 +103,10 @@ class HandlerContext(Protocol):
     ) -> dict[str, Any]:
         """Run `module`'s `run_in_child(request, report_progress)` in a limited child and return its answer.
 
-        The child may write files of `max_file_bytes` each into `scratch`, and of `max_folder_bytes` (by default twice as
-        much) together. Its progress goes to `progress` unless `on_progress` is given. Raises the child's `Failed`, or
-        the error of the limit that ended it (`workers/sandbox/limited_child.py`).
+        Where the kernel allows it, the child has no network and reads no other files than those of `input_file`, those in
+        `scratch`, and programs. The child may write files of `max_file_bytes` each into `scratch`, and of `max_folder_bytes`
+        (by default twice as much) together. Its progress goes to `progress` unless `on_progress` is given. Raises the child's
+        `Failed`, or the error of the limit that ended it (`workers/sandbox/limited_child.py`).
         """
 
     def fenced_transaction(self) -> AbstractContextManager[Connection]:

@@ -152,7 +152,10 @@ class MemoryContext:
             file_bytes=file_bytes,
             folder_bytes=max_folder_bytes or 2 * file_bytes,
         )
-        return run_limited_child(module, request, limits, self.scratch, self.check, on_progress or self.progress)
+        inputs = [file.path for file in self._files.values()]
+        return run_limited_child(
+            module, request, limits, self.scratch, self.check, on_progress or self.progress, inputs
+        )
 
     @property
     def engine(self) -> Engine:

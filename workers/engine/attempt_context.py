@@ -82,6 +82,7 @@ class AttemptContext:
         self._task_log = TaskLog(attempt)
         self._progress_due = 0.0
         self._last_progress: tuple[int, str | None] | None = None
+        self._input_paths: set[Path] = set()
 
     @cached_property
     def _folder(self) -> Path:
@@ -122,6 +123,7 @@ class AttemptContext:
                     self._parts.store.fetch(row.storage_key, path)
         except ObjectMissing:
             raise _input_gone() from None
+        self._input_paths.add(path)
         return InputFile(row.id, path, row.name, row.media_type, row.size, row.sha256.hex())
 
     def progress(self, percent: int, message: str | None = None) -> None:
@@ -205,7 +207,9 @@ class AttemptContext:
             file_bytes=file_bytes,
             folder_bytes=max_folder_bytes or 2 * file_bytes,
         )
-        return run_limited_child(module, request, limits, self.scratch, self.check, on_progress or self.progress)
+        return run_limited_child(
+            module, request, limits, self.scratch, self.check, on_progress or self.progress, self._input_paths
+        )
 
     @contextmanager
     def fenced_transaction(self) -> Iterator[Connection]:

@@ -42,6 +42,7 @@ from workers.engine.progress_writer import ProgressWriter
 from workers.engine.scratch_folder import ScratchFolder
 from workers.engine.start_wake_ups import StartWakeUps
 from workers.engine.task_log_writer import TaskLogWriter
+from workers.sandbox.confinement import find_confinement
 from workers.sandbox.memory_dumps import forbid_memory_dumps
 
 log = structlog.get_logger()
@@ -127,7 +128,12 @@ class WorkerProcess:
             loglevel="WARNING",
             quiet=True,
         )
-        log.info("worker_started", queues=self._queues, concurrency=self._concurrency)
+        log.info(
+            "worker_started",
+            queues=self._queues,
+            concurrency=self._concurrency,
+            confines_children=find_confinement()._asdict(),
+        )
         self._watch.start()
         if not self._settings.worker_remote_control:
             self._receivers.start()

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from shared.errors import is_no_room
+from workers.sandbox.confinement import confine
 from workers.sandbox.memory_dumps import forbid_memory_dumps
 
 ADDED_NICENESS = 5
@@ -45,6 +46,7 @@ def main() -> None:
 
     try:
         _set_limits(opening)
+        confine(opening["readable"], opening["listable"], opening["writable"])
         module = import_module(opening["module"])
         result = module.run_in_child(
             opening["request"], lambda percent, message=None: answer({"progress": [percent, message]})

@@ -27,8 +27,9 @@ well, which the kernel sends to the largest process when the machine runs out of
 ask a process to end, such as SIGTERM: a service manager that stops a worker sends them to all of its processes, but the
 worker decides whether its child ends.
 
-This bounds the cost of bad input and keeps crashes out of the worker. It does not contain hostile code: the child runs as
-the same user as its worker and can use the network.
+This bounds the cost of bad input and keeps crashes out of the worker. Where the kernel allows it, the child has no network, and
+sees only the programs' files, its folder and the files that it is given (`confinement`). Elsewhere it does not contain hostile
+code: the child runs as the same user as its worker.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from workers.outcomes import Failed
+from workers.sandbox.program_paths import find_program_paths, find_search_path
 
 LONGEST_LINE_BYTES = 16 << 20
 STDERR_KEPT_BYTES = 4096
@@ -94,11 +95,13 @@ def run_limited_child(
     folder: Path,
     check: Callable[[], None],
     report_progress: Callable[[int, str | None], None],
+    readable: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Run the module's `run_in_child` in a child whose working and temporary folder is `folder`; return its answer.
 
-    `check` is called several times a second. If it, or `report_progress`, raises an exception such as `Stopped`, the
-    child is killed at once. Raises `Failed` as the module's docstring describes.
+    `readable` are the files outside of `folder` that it may read. `check` is called several times a second. If it, or
+    `report_progress`, raises an exception such as `Stopped`, the child is killed at once. Raises `Failed` as the module's
+    docstring describes.
     """
     deadline = time.monotonic() + limits.wall_seconds
     opening = {
@@ -107,6 +110,10 @@ def run_limited_child(
         "memory_bytes": limits.memory_bytes,
         "cpu_seconds": limits.cpu_seconds,
         "file_bytes": limits.file_bytes,
+        "readable": [*find_program_paths(module), *map(str, readable)],
+        # Importing from a folder lists it.
+        "listable": find_search_path(module),
+        "writable": [str(folder), "/dev/null", "/dev/full"],
         "request": request,
     }
     child = subprocess.Popen(
@@ -170,29 +177,16 @@ def _environment(folder: Path, module: str) -> dict[str, str]:
     kept = {
         name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH") if name in os.environ
     }
-    # A package may be found by other means than `sys.path`, as when it is installed in editable mode.
-    roots = [root for root in (_find_root(__name__), _find_root(module)) if root is not None]
-    search_path = [*roots, *(entry for entry in sys.path if Path(entry).is_absolute())]
     return {
         **kept,
         "HOME": str(folder),
         "TMPDIR": str(folder),
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(search_path)),
+        "PYTHONPATH": os.pathsep.join(find_search_path(module)),
         "PYTHONUTF8": "1",
         "VIPS_BLOCK_UNTRUSTED": "1",
         "VIPS_CONCURRENCY": "2",
         "MALLOC_ARENA_MAX": "2",
     }
-
-
-def _find_root(module: str) -> str | None:
-    """Return the folder from which the module's top-level package can be imported, None if there is no such package."""
-    spec = find_spec(module.partition(".")[0])
-    if spec is None:
-        return None
-    if spec.submodule_search_locations:
-        return str(Path(next(iter(spec.submodule_search_locations))).resolve().parent)
-    return str(Path(spec.origin).resolve().parent) if spec.origin else None
 
 
 def _converse(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from structlog.testing import CapturingLogger
 from tests.conftest import stays_true, wait_until_true
 from workers.outcomes import Cancelled, Failed
 from workers.sandbox import limited_child
+from workers.sandbox.confinement import find_confinement
 from workers.sandbox.limited_child import ChildLimits, run_limited_child
 
 MEBIBYTE = 1 << 20
@@ -40,6 +41,7 @@ class Run(Protocol):
         folder_bytes: int = 64 * MEBIBYTE,
         check: Callable[[], None] = lambda: None,
         report_progress: Callable[[int, str | None], None] = lambda percent, message: None,
+        readable: Sequence[Path] = (),
     ) -> dict[str, Any]: ...
 
 
@@ -64,11 +66,12 @@ def run(
         folder_bytes: int = 64 * MEBIBYTE,
         check: Callable[[], None] = lambda: None,
         report_progress: Callable[[int, str | None], None] = lambda percent, message: None,
+        readable: Sequence[Path] = (),
     ) -> dict[str, Any]:
         source = "def run_in_child(request, report_progress):\n" + textwrap.indent(textwrap.dedent(body), "    ")
         (modules / "work_of_a_child.py").write_text(source)
         limits = ChildLimits(memory_bytes, wall_seconds, cpu_seconds, file_bytes, folder_bytes)
-        return run_limited_child("work_of_a_child", request or {}, limits, folder, check, report_progress)
+        return run_limited_child("work_of_a_child", request or {}, limits, folder, check, report_progress, readable)
 
     yield run_body
     assert limited_children() == [], "a child was left behind"
@@ -394,7 +397,7 @@ def test_cancelling_while_progress_is_reported_ends_the_child(run: Run) -> None:
 
 
 def test_processes_that_the_child_started_end_with_it(run: Run, tmp_path: Path) -> None:
-    noted = tmp_path / "pids"
+    noted = tmp_path / "scratch" / "pids"
     run(
         """
         import os, time
@@ -514,3 +517,81 @@ def test_the_child_ends_when_its_worker_is_killed_and_not_before(tmp_path: Path)
         worker.kill()
         worker.communicate()
     wait_until_true(lambda: not is_alive(child))
+
+
+confined_files = pytest.mark.skipif(not find_confinement().files, reason="this kernel has no Landlock")
+confined_network = pytest.mark.skipif(not find_confinement().network, reason="this kernel has no seccomp filters")
+TRY = """
+import os, socket
+def attempt():
+    {body}
+try:
+    return {{"result": repr(attempt())}}
+except OSError as error:
+    return {{"result": error.strerror}}
+"""
+
+
+def attempt(run: Run, body: str, request: Mapping[str, Any] | None = None, readable: Sequence[Path] = ()) -> str:
+    result: str = run(TRY.format(body=body), request, readable=readable)["result"]
+    return result
+
+
+@confined_files
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return open('/etc/passwd').read(1)",
+        "return open(request['path']).read(1)",
+        "return open(request['path'], 'a')",
+        "return os.rename(request['path'], 'here')",
+        "return os.link(request['path'], 'here')",
+        "return os.listdir('/root')",
+        "return os.kill(os.getppid(), 0)",
+        "return open(f'/proc/{os.getppid()}/environ').read(1)",
+    ],
+)
+def test_a_child_does_not_reach_what_is_not_its_own(run: Run, tmp_path: Path, body: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+
+    assert attempt(run, body, {"path": str(secret)}) in {
+        os.strerror(number) for number in (errno.EACCES, errno.EPERM, errno.EXDEV)
+    }
+    assert secret.read_text() == "secret"
+
+
+@confined_files
+def test_a_child_reads_and_never_writes_the_files_that_it_is_given(tmp_path: Path, run: Run) -> None:
+    given = tmp_path / "given"
+    given.write_text("content")
+
+    assert attempt(run, "return open(request['path']).read()", {"path": str(given)}, [given]) == "'content'"
+    assert attempt(run, "return open(request['path'], 'w')", {"path": str(given)}, [given]) == os.strerror(errno.EACCES)
+
+
+@confined_files
+def test_a_checkout_on_the_search_path_shows_its_packages_only(run: Run) -> None:
+    root = str(Path(__file__).parents[3])
+
+    assert (
+        attempt(run, "return bool(open(request['root'] + '/workers/__init__.py').read(0) == '')", {"root": root})
+        == "True"
+    )
+    assert attempt(run, "return open(request['root'] + '/pyproject.toml').read(1)", {"root": root}) == os.strerror(
+        errno.EACCES
+    )
+
+
+@confined_network
+@pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"])
+def test_a_child_opens_no_socket(run: Run, family: str) -> None:
+    assert attempt(run, f"return socket.socket(socket.{family}, socket.SOCK_DGRAM)") == os.strerror(errno.EACCES)
+
+
+@confined_network
+def test_what_a_child_starts_is_confined_too(run: Run) -> None:
+    code = "import socket; socket.socket()"
+    body = f"import subprocess, sys; return subprocess.run([sys.executable, '-c', '{code}'], capture_output=True).stderr[-60:]"
+
+    assert "Permission denied" in attempt(run, body)
