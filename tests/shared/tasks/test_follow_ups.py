@@ -21,6 +21,7 @@ from shared.identifiers import new_id
 from shared.queries import hot_tasks, relay
 from shared.queries import tasks as task_queries
 from shared.queries.batches import INSERT_FOLLOW_UP
+from shared.queries.publishing import LISTEN
 from shared.queries.workflows import INSERT_WORKFLOW
 from shared.settings import Settings
 from shared.tasks.actions import Changes, LockedTask, cancel_tasks, delete_tasks, lock_tasks, retry_tasks
@@ -28,7 +29,7 @@ from shared.tasks.options import TaskOptions
 from shared.tasks.submission import make_task, submission_document
 from shared.workflows.submission import NewWorkflow, StepPlan
 from tests.claims import claim_tasks
-from tests.conftest import Eventually
+from tests.conftest import PATIENCE_SECONDS, Eventually
 
 OWNER = new_id()
 COUNT_BLOCKED = """
@@ -103,6 +104,17 @@ def test_every_statement_that_ends_the_last_tasks_submits_what_follows(connectio
     assert (task.status, task.params, task.events) == ("queued", {}, 1)
     noted = connection.execute("SELECT task_id FROM batch_follow_ups WHERE batch_id = %s", (batch_id,)).fetchone()
     assert noted == (task.id,)
+
+
+def test_the_relay_is_notified_of_what_follows(connection: Connection, other_connection: Connection) -> None:
+    _, ids = _submit_batch(connection, 1)
+    claims = _claim(connection, ids)
+    other_connection.execute(LISTEN)
+
+    _finish(connection, claims)
+
+    notices = other_connection.notifies(timeout=PATIENCE_SECONDS, stop_after=1)
+    assert [notice.payload for notice in notices] == ["files"]
 
 
 def test_the_tasks_of_a_batch_with_a_follow_up_are_marked(connection: Connection) -> None:
