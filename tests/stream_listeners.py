@@ -97,12 +97,16 @@ async def _read_stream(
     listener.connections += 1
     text = b""
     while size := int(await reader.readuntil(b"\r\n"), 16):
-        text += (await reader.readexactly(size + 2))[:-2]
-        while b"\n\n" in text:
-            message, text = text.split(b"\n\n", 1)
-            fields = dict(line.split(": ", 1) for line in message.decode().split("\n") if not line.startswith(":"))
-            listener.last_id = fields.get("id", listener.last_id)
-            if "data" in fields:
-                data = json.loads(fields["data"])
-                listener.events.append((fields["id"], fields["event"], data))
-                on_event(listener, data)
+        # As a browser does, read what has come of a chunk, whether the rest of it follows or not.
+        while size and (part := await reader.read(size)):
+            size -= len(part)
+            text += part
+            while b"\n\n" in text:
+                message, text = text.split(b"\n\n", 1)
+                fields = dict(line.split(": ", 1) for line in message.decode().split("\n") if not line.startswith(":"))
+                listener.last_id = fields.get("id", listener.last_id)
+                if "data" in fields:
+                    data = json.loads(fields["data"])
+                    listener.events.append((fields["id"], fields["event"], data))
+                    on_event(listener, data)
+        await reader.readexactly(2)

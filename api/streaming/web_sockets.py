@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import orjson
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect
@@ -39,6 +40,8 @@ MAX_NAME_CHARACTERS: Final = 64
 """How long the name of a subscription may be."""
 NORMAL_CLOSURE: Final = 1000
 POLICY_VIOLATION: Final = 1008
+INTERNAL_ERROR: Final = 1011
+log = structlog.get_logger()
 KEY_REVOKED: Final = "The key of this stream was revoked or has expired."
 
 
@@ -151,10 +154,16 @@ class SubscriptionSocket:
                     subscription.cancel()
 
     async def _check_key(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_KEY_SECONDS)
-            if not await self._is_still_allowed():
-                break
+        try:
+            while True:
+                await asyncio.sleep(CHECK_KEY_SECONDS)
+                if not await self._is_still_allowed():
+                    break
+        except Exception:
+            # A socket must not stay open whose key is checked no more.
+            log.exception("key_check_failed")
+            await self._websocket.close(INTERNAL_ERROR, "The key of this stream could not be checked.")
+            return
         await self._websocket.close(POLICY_VIOLATION, KEY_REVOKED)
 
     async def _answer(self, message: Any) -> None:

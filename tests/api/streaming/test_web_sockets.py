@@ -10,14 +10,19 @@ from uuid import UUID
 
 import httpx2
 import pytest
+from starlette.requests import HTTPConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from api.auth import authentication
+from api.dependencies import is_allowed
+from api.routes import events
 from api.streaming import streams, web_sockets
 from shared.api_keys import revoke_key
+from shared.permissions import Permission
 from shared.settings import Settings
 from tests.api.conftest import ManualWorker, SendRaw, Submit
-from tests.conftest import PATIENCE_SECONDS, Api
+from tests.conftest import PATIENCE_SECONDS, Api, Eventually
 
 Document = dict[str, Any]
 
@@ -224,6 +229,48 @@ def test_a_socket_of_a_revoked_key_is_closed(
 
         assert receive_rest(socket) == ([], 1008)
     assert streams.CHECK_KEY_SECONDS == 15.0
+
+
+def test_a_socket_of_a_revoked_key_is_closed_after_errors_of_the_database(
+    served: Api,
+    module_settings: Settings,
+    manual_worker: ManualWorker,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(web_sockets, "CHECK_KEY_SECONDS", 0.1)
+    monkeypatch.setattr(authentication, "KEY_CACHE_SECONDS", 0.0)
+    checks: list[bool] = []
+
+    async def note_check(connection: HTTPConnection, *permissions: Permission) -> bool:
+        checks.append(await is_allowed(connection, *permissions))
+        return checks[-1]
+
+    monkeypatch.setattr(events, "is_allowed", note_check)
+    key = served.key("leaver-during-an-outage")
+    with open_socket(served, "/events/ws", served.client_with(key.key)) as socket:
+        # Every statement that reads a key now fails.
+        manual_worker.connection.execute("ALTER TABLE api_keys RENAME TO api_keys_away")
+        try:
+            checked = len(checks)
+            eventually(lambda: len(checks) > checked + 2)
+            assert all(checks)
+        finally:
+            manual_worker.connection.execute("ALTER TABLE api_keys_away RENAME TO api_keys")
+        revoke_key(module_settings, str(key.id))
+
+        assert receive_rest(socket) == ([], 1008)
+
+
+def test_a_socket_whose_key_cannot_be_checked_is_closed(served: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_sockets, "CHECK_KEY_SECONDS", 0.1)
+
+    async def fail(*_: object) -> bool:
+        raise RuntimeError("an error that nobody expects")
+
+    monkeypatch.setattr(events, "is_allowed", fail)
+    with open_socket(served, "/events/ws", served.client("unchecked")) as socket:
+        assert receive_rest(socket) == ([], 1011)
 
 
 @pytest.mark.parametrize(
