@@ -17,6 +17,7 @@ from api.http.rate_limits import limiter
 from api.openapi.document import install_openapi, operation_id
 from api.request_log import RequestLog
 from api.routes import (
+    api_keys,
     audit,
     batches,
     docs,
@@ -27,6 +28,7 @@ from api.routes import (
     index,
     kinds,
     metrics,
+    organizations,
     problems,
     queues,
     reports,
@@ -57,6 +59,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     webhook_endpoints.router,
     webhook_deliveries.router,
     webhook_secret.router,
+    api_keys.router,
+    organizations.router,
     kinds.router,
     queues.router,
     workers.router,

@@ -158,7 +158,8 @@ async def authenticate(connection: HTTPConnection) -> Caller:
     """Return the caller, and store it in the request's state for the rate limits. Raises `unauthorized`."""
     services = _services(connection)
     authorization, api_key = find_header(connection, "authorization"), find_header(connection, "x-api-key")
-    return await _identify(connection, services.authenticator.caller(authorization, api_key))
+    address = connection.client.host if connection.client else None
+    return await _identify(connection, services.authenticator.caller(authorization, api_key, address))
 
 
 async def _identify(connection: HTTPConnection, identifying: Coroutine[None, None, Caller]) -> Caller:

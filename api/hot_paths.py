@@ -99,6 +99,7 @@ class HotPaths:
             caller = await self._authenticator.caller(
                 authorization.decode("latin-1") if authorization is not None else None,
                 api_key.decode("latin-1") if api_key is not None else None,
+                scope["client"][0] if scope.get("client") else None,
             )
         except Problem as problem:
             problem.headers |= self._limits.count_refused(scope["client"][0] if scope.get("client") else "")

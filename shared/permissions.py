@@ -14,12 +14,13 @@ from typing import Final, Literal, NamedTuple
 
 OrganizationRole = Literal["viewer", "client", "operator", "admin"]
 PlatformRole = Literal["operator", "admin"]
+Scope = Literal["tasks:read", "tasks:write", "files:read", "files:write", "keys:write", "admin"]
 ORGANIZATION_ROLES: Final[tuple[OrganizationRole, ...]] = ("viewer", "client", "operator", "admin")
 """The roles in an organization. Each may do what those before it may."""
 PLATFORM_ROLES: Final[tuple[PlatformRole, ...]] = ("operator", "admin")
 """The roles on the platform. An admin may do what an operator may."""
 
-SCOPES: Final[dict[str, str]] = {
+SCOPES: Final[dict[Scope, str]] = {
     "tasks:read": "See tasks and what belongs to them, such as batches, workflows, schedules and webhooks.",
     "tasks:write": "Submit, cancel, retry and delete tasks, and manage schedules and webhooks.",
     "files:read": "List and download files.",

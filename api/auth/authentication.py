@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.auth.caller import Caller
 from api.http.problems import Problem
 from shared.api_keys import key_digest, key_prefix
+from shared.networks import find_network, is_within
 from shared.permissions import lower_platform_role, lower_role
 from shared.queries import callers as queries
 
@@ -50,8 +51,12 @@ class Authenticator:
         self._cached: dict[str, tuple[float, Caller]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
-    async def caller(self, authorization: str | None, api_key: str | None) -> Caller:
-        """Return the caller. Raises the problem `unauthorized` without credentials, and for refused ones."""
+    async def caller(self, authorization: str | None, api_key: str | None, address: str | None = None) -> Caller:
+        """Return the caller. `address` is the client's, as the trusted proxies report it.
+
+        Raises the problem `unauthorized` without credentials and for refused ones, and `forbidden` for a key that is not
+        accepted from this address.
+        """
         token = read_token(authorization, api_key)
         if token is None:
             if authorization is not None and not authorization.lower().startswith("bearer"):
@@ -59,36 +64,48 @@ class Authenticator:
             raise Problem("unauthorized")
         known = self._cached.get(token)
         if known is not None and known[0] > time.monotonic():
-            return known[1]
-        return await self._look_up(token)
+            caller = known[1]
+        else:
+            caller = await self._look_up(token, address)
+        if caller.networks is not None and not is_within(address, caller.networks):
+            raise Problem(
+                "forbidden",
+                "This key is restricted to networks, and the address of this request is in none of them. Use a key that is "
+                "accepted from here, or have the networks changed by rotating or replacing the key.",
+            )
+        return caller
 
     async def caller_of_key(self, prefix: str) -> Caller:
         """Return the caller whose key has a prefix, for a token that this server signed on behalf of that key.
 
-        Raises the problem `unauthorized` when the key was revoked or has expired.
+        Raises the problem `unauthorized` when the key was revoked or has expired. The networks of the key are not compared: the
+        token was asked for from within them, for a browser elsewhere.
         """
-        return await self._look_up_prefix(prefix, None)
+        return await self._look_up_prefix(prefix, None, None)
 
-    async def _look_up(self, token: str) -> Caller:
+    async def _look_up(self, token: str, address: str | None) -> Caller:
         self._cached.pop(token, None)
         prefix = key_prefix(token)
         if prefix is None or "\x00" in prefix:
             raise _refused()
-        caller = await self._look_up_prefix(prefix, key_digest(token))
+        caller = await self._look_up_prefix(prefix, key_digest(token), address)
         if len(self._cached) >= MAX_CACHED_KEYS:
             self._cached.clear()
         self._cached[token] = (time.monotonic() + KEY_CACHE_SECONDS, caller)
         return caller
 
-    async def _look_up_prefix(self, prefix: str, digest: bytes | None) -> Caller:
+    async def _look_up_prefix(self, prefix: str, digest: bytes | None, address: str | None) -> Caller:
         """Return the caller of a valid key. Its digest is compared, if one is given."""
         async with self._engine.connect() as connection:
             row = (await connection.execute(queries.find_api_key(prefix, LAST_USE_STORE_SECONDS))).one_or_none()
         if row is None or (digest is not None and not hmac.compare_digest(row.sha256, digest)):
             raise _refused()
-        if row.is_last_use_due:
+        networks = None if row.networks is None else tuple(row.networks)
+        # A stream token is used from an address that says nothing about the key.
+        is_use = digest is not None and (networks is None or is_within(address, networks))
+        if row.is_last_use_due and is_use:
             # Stored in the background, so that the request does not wait for it.
-            storing = asyncio.create_task(self._store_last_use(row.id))
+            storing = asyncio.create_task(self._store_last_use(row.id, find_network(address)))
             self._background.add(storing)
             storing.add_done_callback(self._background.discard)
         role, platform_role = row.role, row.platform_role
@@ -107,16 +124,18 @@ class Authenticator:
             role=role,
             platform_role=platform_role,
             scopes=frozenset(row.scopes),
+            networks=networks,
+            expires_at=row.expires_at,
         )
 
     async def close(self) -> None:
         """Wait until the last uses of keys are stored."""
         await asyncio.gather(*self._background)
 
-    async def _store_last_use(self, key_id: UUID) -> None:
+    async def _store_last_use(self, key_id: UUID, network: str | None) -> None:
         try:
             async with self._engine.connect() as connection:
-                await connection.execute(queries.store_last_use(key_id, LAST_USE_STORE_SECONDS))
+                await connection.execute(queries.store_last_use(key_id, network, LAST_USE_STORE_SECONDS))
         except (SQLAlchemyError, OSError) as error:
             log.warning("last_use_not_stored", key_id=str(key_id), error=type(error).__name__)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
 from uuid import UUID
 
 from api.http.problems import Problem
@@ -41,6 +43,10 @@ class Caller:
     scopes: frozenset[str]
     person_id: UUID | None = None
     """The person, or None for a service."""
+    networks: tuple[IPv4Network | IPv6Network, ...] | None = None
+    """The networks from which the key is accepted, or None for all."""
+    expires_at: datetime | None = None
+    """When the key expires, or None."""
     rate_key: str = field(init=False)
     """The key by which the rate limits count requests: the class of limits and the caller's id."""
     _grants: Grants = field(init=False, repr=False, compare=False)
@@ -71,6 +77,10 @@ class Caller:
         return permission in self._grants.everywhere or (
             organization_id == self.organization_id and permission in self._grants.own
         )
+
+    def allows(self, permission: Permission) -> bool:
+        """Return whether the caller has a permission, for its own organization or for all, by its roles and scopes."""
+        return permission in self._allowed
 
     def require(self, *permissions: Permission) -> None:
         """Raise the problem `forbidden` unless the caller has every one of the permissions, by its roles and scopes."""

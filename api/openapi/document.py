@@ -11,8 +11,10 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from api.http.problems import ProblemDocument
+from api.keys.key_models import key_components
 from api.openapi.operations import TEXT
 from api.openapi.submission_schemas import COMPONENT, Schema, submission_components
+from api.organizations.organization_models import organization_components
 from api.scheduling.schedule_parsing import schedule_components
 from api.submitting.bulk import bulk_components
 from api.submitting.reruns import rerun_components
@@ -46,6 +48,8 @@ TAGS: Final = [
     },
     {"name": "queues", "description": "For operators: see queues and workers, and pause queues and kinds."},
     {"name": "audit", "description": "For admins: see who did what, and from where."},
+    {"name": "keys", "description": "Make, list, rotate and revoke API keys."},
+    {"name": "organizations", "description": "For admins: manage organizations, and who is in them with which role."},
     {"name": "problems", "description": "Explain the errors of requests and tasks."},
     {"name": "health", "description": "Check the server, for load balancers and monitoring."},
 ]
@@ -108,6 +112,8 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
         **rerun_components(),
         **bulk_components(),
         **webhook_components(),
+        **key_components(),
+        **organization_components(),
     }
     for body in bodies.values():
         _describe_defaults(body)

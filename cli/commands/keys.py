@@ -1,17 +1,20 @@
-"""The commands for API keys: `keys create`, `keys list`, `keys revoke`."""
+"""The commands for API keys: `keys create`, `keys list`, `keys rotate`, `keys revoke`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.commands.options import AsJson, StackDir, read_settings_of, split_commas
 
-app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from shared.api_keys import CreatedKey
+
+app = typer.Typer(help="Create, list, rotate and revoke API keys.", no_args_is_help=True)
 
 
 class Role(StrEnum):
@@ -43,6 +46,12 @@ def create_key(
             help="Let the role hold for the organization alone. Without this, operators and admins reach every organization.",
         ),
     ] = False,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A network from which the key is accepted, such as `203.0.113.0/24`; may be repeated. Default: all."
+        ),
+    ] = None,
     as_json: AsJson = False,
     data_dir: StackDir = None,
 ) -> None:
@@ -62,14 +71,42 @@ def create_key(
             organization,
             expires_at,
             organization_only=organization_only,
+            networks=network or None,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    _print_created(created, as_json=as_json)
+
+
+def _print_created(created: CreatedKey, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_plain(created)))
         return
     print(created.key)
     print(f"The key of {created.name} ({created.role}), id {created.id}: it cannot be shown again.", file=sys.stderr)
+
+
+@app.command("rotate")
+def rotate_key(
+    key: Annotated[str, typer.Argument(help="The id of the key, or its prefix.")],
+    overlap: Annotated[
+        str,
+        typer.Option(help="How long the old key is accepted beside the new one: `24h`, `2d`, or `0h` for not at all."),
+    ] = "24h",
+    as_json: AsJson = False,
+    data_dir: StackDir = None,
+) -> None:
+    """Replace a key by a new one with the same rights, and print it. The old one is accepted for a while."""
+    from shared import api_keys
+
+    try:
+        created = api_keys.replace_key(read_settings_of(data_dir), key, api_keys.read_overlap(overlap))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if created is None:
+        print("There is no such key, or it is revoked or has expired: create a new one.", file=sys.stderr)
+        raise typer.Exit(1)
+    _print_created(created, as_json=as_json)
 
 
 @app.command("list")
@@ -93,7 +130,7 @@ def list_keys(as_json: AsJson = False, data_dir: StackDir = None) -> None:
             row["name"] if of == row["name"] else f"{row['name']}\nof {of}",
             "\n".join([_role_name(row), *(row["scopes"] if _has_fewer_scopes(row) else [])]),
             _minute(row["created_at"]),
-            _minute(row["last_used_at"]),
+            "\n".join([_minute(row["last_used_at"]), *filter(None, [row["last_used_network"]])]),
             _key_state(row),
         )
     Console().print(table)

@@ -37,7 +37,7 @@ def test_every_route_belongs_to_a_router(settings: Settings) -> None:
 
     assert others == {"/tasks/{task_id}/ws", "/events/ws"}
     assert of_fastapi <= {path for _, path, _ in ROUTES} | others
-    assert len(ROUTES) == len({(method, path) for method, path, _ in ROUTES}) == 63
+    assert len(ROUTES) == len({(method, path) for method, path, _ in ROUTES}) == 77
 
 
 @pytest.mark.parametrize(

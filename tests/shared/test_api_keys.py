@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from shared.api_keys import create_key, list_keys, read_expiry
+from shared.api_keys import (
+    KEY_PATTERN,
+    create_key,
+    key_prefix,
+    list_keys,
+    new_key,
+    read_expiry,
+    read_networks,
+    replace_key,
+)
 from shared.settings import Settings
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
@@ -49,3 +59,54 @@ def test_a_key_is_listed_with_its_prefix_creation_and_expiry_and_without_its_sec
     assert abs(listed.created_at - datetime.now(UTC)) < timedelta(minutes=1)
     assert listed.last_used_at is None
     assert created.key.split("_", 2)[2] not in repr(listed)
+
+
+def test_a_key_fits_the_pattern_that_the_documents_give_to_scanners() -> None:
+    key = new_key()
+
+    assert KEY_PATTERN.fullmatch(key)
+    assert key_prefix(key) == key.split("_")[1]
+    document = (Path(__file__).parents[2] / "docs" / "permissions.md").read_text(encoding="utf-8")
+    assert f"`{KEY_PATTERN.pattern}`" in document
+
+
+@pytest.mark.parametrize("position", [4, 20, 40, 60])
+def test_a_key_with_one_wrong_character_is_refused_by_its_checksum(position: int) -> None:
+    key = new_key()
+    other = "0" if key[position] != "0" else "1"
+
+    assert key_prefix(key[:position] + other + key[position + 1 :]) is None
+
+
+def test_a_key_of_the_time_before_checksums_is_still_one() -> None:
+    assert key_prefix("tm_0123456789ab_Zm9yIG9sZCBrZXlz-dGhlcmUgd2FzIG5v_Y2hlY2tz") == "0123456789ab"
+
+
+def test_a_replaced_key_keeps_its_rights_and_ends_after_the_overlap(settings: Settings) -> None:
+    first = create_key(
+        settings,
+        "ana",
+        "operator",
+        ["tasks:read"],
+        expires_at=datetime.now(UTC) + timedelta(days=30),
+        organization_only=True,
+        networks=["192.0.2.0/24"],
+    )
+
+    second = replace_key(settings, first.key, timedelta(hours=1))
+
+    assert second is not None
+    old, new = list_keys(settings)
+    assert old.expires_at is not None and new.expires_at is not None
+    assert timedelta(minutes=59) < old.expires_at - datetime.now(UTC) <= timedelta(hours=1)
+    assert abs(new.expires_at - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)
+    for key in (old, new):
+        assert (key.name, key.role, key.platform_role, key.scopes) == ("ana", "operator", None, ("tasks:read",))
+        assert key.networks == read_networks(["192.0.2.0/24"])
+    assert replace_key(settings, "000000000000", timedelta(0)) is None
+
+
+@pytest.mark.parametrize("text", ["", "10.0.0.1/8", "300.1.1.1", "example.com"])
+def test_a_text_that_is_no_network_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no network"):
+        read_networks([text])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 
@@ -11,7 +12,9 @@ from shared.permissions import (
     PLATFORM_ROLES,
     ROLE_SCOPES,
     RULES,
+    SCOPES,
     Permission,
+    Scope,
     allowed_scopes,
     find_grants,
     list_allowed,
@@ -20,7 +23,8 @@ from shared.permissions import (
 )
 
 
-def test_every_permission_has_a_rule() -> None:
+def test_every_permission_has_a_rule_and_every_scope_a_meaning() -> None:
+    assert set(SCOPES) == set(get_args(Scope))
     assert set(RULES) == set(Permission)
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx2
 import jsonschema_rs
@@ -22,8 +23,10 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from shared.identifiers import new_id
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
+from shared.settings import Settings
 from tests.api.conftest import ManualWorker
 from tests.conftest import Api
+from tests.people import insert_person, make_member_key
 
 ANY = {400, 413, 500}
 """The error statuses that every route may answer with."""
@@ -80,6 +83,20 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("post", "/webhook-deliveries/{delivery_id}/redeliver"): READING | {202, 404, 409, 410, 415},
     ("get", "/webhook-secret"): READING | {200},
     ("post", "/webhook-secret/rotate"): READING | {200, 415},
+    ("post", "/api-keys"): READING | {201, 404, 409, 415},
+    ("get", "/api-keys"): READING | {200, 406},
+    ("get", "/api-keys/{key_id}"): READING | {200, 404},
+    ("delete", "/api-keys/{key_id}"): READING | {204, 404},
+    ("post", "/api-keys/{key_id}/rotate"): READING | {201, 404, 409, 415},
+    ("post", "/organizations"): READING | {201, 409, 415},
+    ("get", "/organizations"): READING | {200, 406},
+    ("get", "/organizations/{organization_id}"): READING | {200, 404},
+    ("patch", "/organizations/{organization_id}"): READING | {200, 404, 409, 415},
+    ("get", "/organizations/{organization_id}/members"): READING | {200, 404, 406},
+    ("post", "/organizations/{organization_id}/members"): READING | {201, 404, 409, 415},
+    ("get", "/organizations/{organization_id}/members/{person_id}"): READING | {200, 404},
+    ("patch", "/organizations/{organization_id}/members/{person_id}"): READING | {200, 404, 409, 415},
+    ("delete", "/organizations/{organization_id}/members/{person_id}"): READING | {204, 404, 409},
     ("get", "/kinds"): READING | {200},
     ("post", "/kinds/{kind}/pause"): READING | {200, 404, 409, 415},
     ("post", "/kinds/{kind}/resume"): READING | {200, 404, 415},
@@ -200,6 +217,9 @@ BODIES = [
     "/workflows",
     "/schedules",
     "/webhook-endpoints",
+    "/api-keys",
+    "/organizations",
+    "/organizations/{organization_id}/members",
 ]
 
 
@@ -253,7 +273,13 @@ def schema(served: Api, document: dict[str, Any], manual_worker: ManualWorker) -
 
 @pytest.fixture(scope="module")
 def subjects(
-    client: httpx2.Client, operator: httpx2.Client, manual_worker: ManualWorker, data: Path
+    served: Api,
+    module_settings: Settings,
+    client: httpx2.Client,
+    operator: httpx2.Client,
+    admin: httpx2.Client,
+    manual_worker: ManualWorker,
+    data: Path,
 ) -> dict[str, Iterator[str]]:
     """The ids of existing tasks, batches and files in every state, by the name of the path parameter."""
     batch = operator.post("/tasks/batch", json={"tasks": [{"kind": "platform.ping"}] * 12}).json()
@@ -289,6 +315,10 @@ def subjects(
     manual_worker.connection.execute(
         "UPDATE webhook_deliveries SET state = 'failed', finished_at = now() WHERE id = %s", [deliveries[0]]
     )
+    organizations = [admin.post("/organizations", json={"name": name}).json()["id"] for name in "ab"]
+    people = [insert_person(module_settings, f"{name}@example.com") for name in "abc"]
+    for person_id in people:
+        make_member_key(module_settings, person_id, UUID(organizations[0]), "client")
     files = [upload["params"]["file_id"] for upload in uploads]
     manual_worker.succeed(uploads[0]["id"])
     return {
@@ -299,6 +329,9 @@ def subjects(
         "workflow_id": cycle([*workflows, str(new_id())]),
         "schedule_id": cycle([*schedules, str(new_id())]),
         "endpoint_id": cycle([*endpoints, str(new_id())]),
+        "key_id": cycle([*(str(served.key("a service").id) for _ in range(3)), str(new_id())]),
+        "organization_id": cycle([*organizations, str(new_id())]),
+        "person_id": cycle([*map(str, people), str(new_id())]),
         "delivery_id": cycle([*deliveries, str(new_id())]),
         "queue": cycle(["files", "email", "nope"]),
         "kind": cycle(["files.inspect", "platform.canary", "nope"]),
