@@ -19,7 +19,7 @@ from api.http.body import too_large
 from api.http.error_responses import from_exception
 from api.http.headers import RawHeaders
 from api.http.problems import Problem
-from api.http.security_headers import CONTENT_SECURITY_POLICY, DOCS_POLICY, SECURITY_HEADERS
+from api.http.security_headers import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
 from shared.identifiers import new_id
 
 SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z").match
@@ -85,7 +85,7 @@ class Frame:
                 headers = list(message["headers"])
                 self._log.write(scope, message["status"], headers, time.perf_counter() - started_at)
                 if not any(name == b"content-security-policy" for name, _ in headers):
-                    headers.append(DOCS_POLICY if path == "/docs" else CONTENT_SECURITY_POLICY)
+                    headers.append(CONTENT_SECURITY_POLICY)
                 headers.append((b"x-request-id", request_id.encode()))
                 message = {**message, "headers": headers + SECURITY_HEADERS}
             else:

@@ -15,9 +15,4 @@ SECURITY_HEADERS: Final[RawHeaders] = [
     (b"strict-transport-security", b"max-age=31536000"),
 ]
 CONTENT_SECURITY_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-DOCS_POLICY: Final = (
-    b"content-security-policy",
-    b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
-    b" connect-src 'self'; frame-ancestors 'none'",
-)
-"""The policy of `/docs` only, whose page runs scripts from this server."""
+"""The policy of every answer without one of its own. Pages have their own."""

@@ -67,12 +67,27 @@ async def get_schema(request: Request, query: Annotated[NoQuery, Query()]) -> Re
 @router.get("/docs")
 async def show_docs(request: Request, query: Annotated[NoQuery, Query()]) -> Response:
     """Return the page of the documentation."""
-    return get_swagger_ui_html(
+    return HTMLResponse(_render_docs(), headers={"Content-Security-Policy": _docs_policy()})
+
+
+@cache
+def _render_docs() -> bytes:
+    page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Taskmill",
         swagger_js_url="/docs/swagger-ui-bundle.js",
         swagger_css_url="/docs/swagger-ui.css",
         swagger_favicon_url="/docs/favicon.png",
+    )
+    return bytes(page.body)
+
+
+@cache
+def _docs_policy() -> str:
+    """Return a policy that allows the page's own script by its hash, and the files of Swagger UI."""
+    return (
+        f"default-src 'none'; script-src 'self' {_hash_of('script', _render_docs().decode())}; style-src 'self'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
 
@@ -90,16 +105,18 @@ def _read_example() -> str:
 @cache
 def _example_policy() -> str:
     """Return a policy that allows the script and the style of the page, by their hashes, and requests to this server."""
-
-    def source_of(element: str) -> str:
-        found = re.search(f"<{element}>(.*?)</{element}>", _read_example(), re.DOTALL)
-        assert found is not None
-        return f"'sha256-{base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()}'"
-
+    page = _read_example()
     return (
-        f"default-src 'none'; script-src {source_of('script')}; style-src {source_of('style')}; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src {_hash_of('script', page)}; style-src {_hash_of('style', page)}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+def _hash_of(element: str, page: str) -> str:
+    """Return the source, for a content security policy, of the first such element that is written in a page."""
+    found = re.search(f"<{element}>(.*?)</{element}>", page, re.DOTALL)
+    assert found is not None
+    return f"'sha256-{base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()}'"
 
 
 @router.get("/docs/{name}")

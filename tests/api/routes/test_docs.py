@@ -47,6 +47,7 @@ def test_the_docs_page_may_load_nothing_from_other_servers(page: httpx2.Response
     assert policy.startswith("default-src 'none';")
     assert "frame-ancestors 'none'" in policy
     assert "http" not in policy
+    assert "unsafe" not in policy
 
 
 @pytest.mark.parametrize("path", ["/docs/redoc.standalone.js", "/docs/..%2fcore.py", "/docs/%2e%2e/core.py", "/docs/"])

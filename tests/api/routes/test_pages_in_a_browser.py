@@ -1,4 +1,5 @@
-"""`docs/examples/follow.html` in headless Chromium: it follows a task by `EventSource`, with a stream token."""
+"""Pages in headless Chromium: `/docs` runs under its content security policy, and `docs/examples/follow.html` follows a task by
+`EventSource` with a stream token."""
 
 from __future__ import annotations
 
@@ -133,3 +134,22 @@ def test_the_page_may_run_its_own_script_only(nobody: httpx2.Client) -> None:
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert "connect-src 'self'" in policy
+
+
+@pytest.mark.needs_program("chromium", debian="chromium")
+def test_the_docs_page_works_under_its_policy(
+    served: Api, browser: Browser, eventually: Eventually, tmp_path: Path
+) -> None:
+    browser.call("Page.enable")
+    browser.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="window.refused = [];"
+        "document.addEventListener('securitypolicyviolation', event => refused.push(event.violatedDirective + ' ' + event.sample))",
+    )
+    browser.call("Page.navigate", url=f"{served.url}/docs")
+    assert eventually(lambda: browser.evaluate("document.querySelectorAll('.opblock').length > 20"))
+    browser.evaluate("document.querySelector('.opblock-summary-control').click()")
+    assert eventually(lambda: browser.evaluate("!!document.querySelector('.opblock-body')"))
+
+    (tmp_path / "docs.png").write_bytes(base64.b64decode(browser.call("Page.captureScreenshot")["data"]))
+    assert browser.evaluate("refused") == []
