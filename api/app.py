@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.hot_paths import HotPaths
+from api.http.cross_origin import allow_origins
 from api.http.error_responses import install_error_responses
 from api.http.middleware import AllowedMethods, BodyLimit, Frame, allowed_methods
 from api.http.protocol import ServerState
@@ -117,12 +118,13 @@ def create_app(settings: Settings) -> ASGIApp:
     """Build the application with all of its middleware."""
     app = create_fastapi_app(settings)
     hosts = frozenset(host.lower() for host in settings.allowed_hosts)
-    return Frame(
+    framed = Frame(
         HotPathsFirst(app.state.hot_paths, BodyLimit(app, settings.max_json_bytes)),
         allowed_hosts=None if "*" in hosts else hosts,
         routes=list_allowed_methods(app),
         log=RequestLog(settings),
     )
+    return allow_origins(framed, settings.cors_origins)
 
 
 class HotPathsFirst:

@@ -323,11 +323,18 @@ class ApiSettings(Subject):
             "(`*` is refused in production)."
         ),
     ] = "127.0.0.1"
+    cors_origins: Annotated[
+        Annotated[list[Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\-]+(:[0-9]{1,5})?$")]], NoDecode],
+        Field(
+            description="Origins, such as `https://app.example.com`, whose pages may call the API from a browser, separated by "
+            "commas. By default none."
+        ),
+    ] = []  # noqa: RUF012 - The same.
     docs_enabled: Annotated[
         bool, Field(description="Serve `/openapi.json` and `/docs`. In production the default is `false`.")
     ] = True
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
