@@ -13,6 +13,7 @@ from pydantic import Field
 
 from api.http.answers import AnswerModel, Moment, Path
 from shared.tasks.filters import BulkAction
+from shared.tasks.options import ConcurrencyLimit, RateLimit
 from shared.tasks.states import TaskStatus
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The SHA-256 of the bytes, in hexadecimal.")]
@@ -98,6 +99,13 @@ class Task(AnswerModel):
     rerun_of: Annotated[UUID | None, Field(description="The task that this one reruns, if it is a rerun.")]
     parent_id: Annotated[UUID | None, Field(description="The task that submitted this one, if a task did.")]
     schedule_id: Annotated[UUID | None, Field(description="The schedule that submitted the task, if one did.")]
+    concurrency: Annotated[
+        ConcurrencyLimit | None,
+        Field(description="How many tasks of its key run at once at most, as it was submitted."),
+    ]
+    rate: Annotated[
+        RateLimit | None, Field(description="How many attempts of its key start within a time, as it was submitted.")
+    ]
     created_at: Moment
     run_at: Moment | None
     started_at: Moment | None

@@ -71,6 +71,7 @@ class TaskRow(NamedTuple):
     rerun_of: UUID | None = None
     parent_id: UUID | None = None
     schedule_id: UUID | None = None
+    key_limits: str | None = None
     origin: TaskOrigin | None = None
     """Not a column: `TaskReader` adds it for operators and admins."""
     is_content_hidden: bool = False
@@ -112,6 +113,7 @@ def task_json(row: TaskRow) -> bytes:
     status = row.status
     done = status in DONE_VALUES
     task_id = str(row.id)
+    key_limits = {} if row.key_limits is None else orjson.loads(row.key_limits)
     document = {
         "id": task_id,
         "kind": row.kind,
@@ -137,6 +139,8 @@ def task_json(row: TaskRow) -> bytes:
         "rerun_of": row.rerun_of,
         "parent_id": row.parent_id,
         "schedule_id": row.schedule_id,
+        "concurrency": key_limits.get("concurrency"),
+        "rate": key_limits.get("rate"),
         "created_at": timestamp(row.created_at),
         "run_at": timestamp(row.run_at),
         "started_at": timestamp(row.started_at),
@@ -190,6 +194,7 @@ def new_task_json(task: NewTask, created_at: datetime, origin: TaskOrigin | None
             rerun_of=task.rerun_of,
             parent_id=task.parent_id,
             schedule_id=task.schedule_id,
+            key_limits=None if task.key_limits is None else orjson.dumps(task.key_limits).decode(),
             origin=origin,
         )
     )

@@ -464,6 +464,8 @@ def _schedule(row: Any, **more: Any) -> Schedule:
         tags=options.tags,
         metadata=options.metadata,
         backoff=options.backoff,
+        concurrency=options.concurrency,
+        rate=options.rate,
         webhook=ScheduleWebhook(url=follow_up["webhook_url"]) if "webhook_url" in follow_up else None,
         notify=ScheduleNotify(email=notify["submission"]["params"]["to"], on=notify["on"]) if notify else None,
         next_at=row.next_at if row.enabled else None,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.answers import AnswerModel, Moment, Path
 from shared.schedules.slots import Missed
-from shared.tasks.options import LONGEST_WAIT_SECONDS, Backoff
+from shared.tasks.options import LONGEST_WAIT_SECONDS, Backoff, ConcurrencyLimit, RateLimit
 from shared.tasks.timestamps import Timestamp
 
 Cron = Annotated[
@@ -136,6 +136,8 @@ class Schedule(AnswerModel):
     tags: list[str]
     metadata: dict[str, str]
     backoff: Backoff | None
+    concurrency: ConcurrencyLimit | None
+    rate: RateLimit | None
     webhook: ScheduleWebhook | None
     notify: ScheduleNotify | None
     next_at: Annotated[

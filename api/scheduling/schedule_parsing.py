@@ -28,7 +28,18 @@ from shared.tasks.follow_ups import make_follow_up
 from shared.tasks.options import TaskOptions
 from shared.workflows.submission import SCHEDULED_KIND, dump_plans
 
-TASK_OPTIONS: Final = ("priority", "ttl", "max_attempts", "timeout", "keep_for", "tags", "metadata", "backoff")
+TASK_OPTIONS: Final = (
+    "priority",
+    "ttl",
+    "max_attempts",
+    "timeout",
+    "keep_for",
+    "tags",
+    "metadata",
+    "backoff",
+    "concurrency",
+    "rate",
+)
 """The options that a schedule may set for its tasks. Options that set the time of a task are left out."""
 FOLLOW_UP_OPTIONS: Final = ("webhook", "notify")
 """The options about the end of each task, which are stored apart from the others because one may hold a secret."""

@@ -68,6 +68,7 @@ def parse_rerun(body: bytes, stored: Any, caller: Caller, cipher: SecretCipher) 
         "tags": stored.tags,
         "metadata": stored.metadata,
         "backoff": stored.backoff,
+        **(stored.key_limits or {}),
     }
     submission = {
         "kind": stored.kind,

@@ -37,14 +37,14 @@ _SUBMITTED_COLUMNS: Final = """
     batch_id uuid, parent_id uuid, schedule_id uuid, traceparent text, request_id text, tags text, metadata jsonb,
     params jsonb, files json, idempotency_key text, fingerprint text, backoff jsonb, rerun_of uuid"""
 
-_INSERT_TASKS: Final = """task AS (
+_INSERT_ROWS: Final = """task AS (
     INSERT INTO tasks (id, kind, kind_version, queue, status, organization_id, owner_id, api_key_id, priority, max_attempts,
         timeout_seconds, keep_seconds, run_at, ttl, expires_at, batch_id, parent_id, schedule_id, traceparent, request_id,
-        tags, metadata, backoff, rerun_of)
+        tags, metadata, backoff, rerun_of{more})
     SELECT id, kind, kind_version, queue, status, organization_id, owner_id, api_key_id, priority, max_attempts,
         timeout_seconds, keep_seconds, coalesce(run_at, now() + delay * interval '1 second'), ttl,
         now() + ttl * interval '1 second', batch_id, parent_id, schedule_id, traceparent, request_id,
-        coalesce(tags, '{}')::text[], coalesce(metadata, '{}'), backoff, rerun_of
+        coalesce(tags, '{{}}')::text[], coalesce(metadata, '{{}}'), backoff, rerun_of{more}
     FROM submitted
     RETURNING id
 ),
@@ -53,7 +53,9 @@ event AS (
     INSERT INTO task_events (task_id, seq, type, data)
     SELECT id, 1, 'status', jsonb_build_object('status', status) FROM submitted
 )"""
-"""Insert the tasks, payloads and first events of the rows of `submitted`."""
+"""Insert the tasks, payloads and first events of the rows of `submitted`; `more` names further columns of both."""
+_INSERT_TASKS: Final = _INSERT_ROWS.format(more="")
+_INSERT_KEYED_TASKS: Final = _INSERT_ROWS.format(more=", key_limits")
 
 _ANSWER_SUBMISSION: Final = f"""
 SELECT now() AS created_at, pg_notify('{DUE_CHANNEL}', (SELECT string_agg(DISTINCT queue, ',') FROM submitted)) AS notified,
@@ -65,11 +67,11 @@ WITH submitted AS MATERIALIZED (
 ),
 {_INSERT_TASKS}
 {_ANSWER_SUBMISSION}"""
-"""Insert tasks without idempotency keys, input files or follow-ups. Returns (created_at, notified, ids)."""
+"""Insert tasks without idempotency keys, input files, follow-ups or limits of keys. Returns (created_at, notified, ids)."""
 
 SUBMIT_KEYED: Final = f"""
 WITH asked AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(%(document)s::json) AS asked ({_SUBMITTED_COLUMNS}, follow_up jsonb)
+    SELECT * FROM json_to_recordset(%(document)s::json) AS asked ({_SUBMITTED_COLUMNS}, follow_up jsonb, key_limits jsonb)
 ),
 kept_key AS (
     INSERT INTO idempotency_keys (owner_id, key, fingerprint, subject_id, status_code)
@@ -83,7 +85,7 @@ submitted AS MATERIALIZED (
     WHERE asked.idempotency_key IS NULL
         OR EXISTS (SELECT FROM kept_key WHERE kept_key.subject_id = coalesce(asked.batch_id, asked.id))
 ),
-{_INSERT_TASKS},
+{_INSERT_KEYED_TASKS},
 input_file AS (
     INSERT INTO task_files (task_id, file_id, role, position)
     SELECT submitted.id, input.file_id::uuid, 'input', min(input.position)
@@ -96,7 +98,7 @@ follow_up AS (
     WHERE follow_up IS NOT NULL
 )
 {_ANSWER_SUBMISSION}"""
-"""Insert tasks that may have an idempotency key, input files or follow-ups; a task whose key is taken is left out.
+"""Insert tasks that may have an idempotency key, input files, follow-ups or limits of keys; a task whose key is taken is left out.
 
 Returns (created_at, notified, ids), the ids of those inserted.
 
@@ -116,7 +118,7 @@ _SHOWN_COLUMNS: Final = """
     END,
     task.tags, task.metadata::text, task.batch_id, task.created_at, task.run_at, task.started_at, task.finished_at,
     task.cancel_requested_at, task.purge_at, task.version, task.organization_id, task.turn, task.workflow_id,
-    task.workflow_step, task.rerun_of, task.parent_id, task.schedule_id"""
+    task.workflow_step, task.rerun_of, task.parent_id, task.schedule_id, task.key_limits::text"""
 
 _VISIBLE: Final = """
     unnest(%(ids)s::uuid[], %(organizations)s::uuid[]) AS asked (id, organization_id)

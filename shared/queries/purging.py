@@ -27,7 +27,7 @@ from shared.tables.tasks import (
     tombstones,
     unique_tasks,
 )
-from shared.tables.turns import caller_turns
+from shared.tables.turns import caller_turns, rate_starts
 from shared.tables.webhooks import task_follow_ups
 
 
@@ -127,6 +127,16 @@ def drop_old_turns(limit: int, days: int) -> Executable:
         .limit(limit)
     )
     return delete(caller_turns).where(tuple_(caller_turns.c.queue, caller_turns.c.owner_id).in_(old))
+
+
+def drop_old_starts(limit: int, seconds: int) -> Executable:
+    """Delete the starts of attempts that are older than `seconds`, the longest period of a rate."""
+    old = (
+        select(rate_starts.c.task_id, rate_starts.c.attempt_claim)
+        .where(rate_starts.c.at < func.now() - timedelta(seconds=seconds))
+        .limit(limit)
+    )
+    return delete(rate_starts).where(tuple_(rate_starts.c.task_id, rate_starts.c.attempt_claim).in_(old))
 
 
 def drop_old_activity(limit: int, hours: int) -> Executable:

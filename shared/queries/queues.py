@@ -51,14 +51,19 @@ FROM signs_of_life AS sign WHERE starts_with(sign.part, '{WORKER_PREFIX}') ORDER
 COUNT_WAITING: Final = """
 SELECT queue, sum(tasks)::bigint AS tasks, min(oldest) AS oldest FROM (
     SELECT task.queue, count(*) AS tasks, min(uuid_extract_timestamp(task.id)) AS oldest FROM tasks task
-    WHERE task.status = 'queued' AND task.rung_at IS NULL AND task.kind <> 'platform.canary' GROUP BY task.queue
+    WHERE task.status = 'queued' AND task.rung_at IS NULL AND task.blocked_at IS NULL AND task.kind <> 'platform.canary'
+    GROUP BY task.queue
+    UNION ALL
+    SELECT task.queue, count(*), min(uuid_extract_timestamp(task.id)) FROM tasks task
+    WHERE task.status = 'queued' AND task.blocked_at IS NOT NULL GROUP BY task.queue
     UNION ALL
     SELECT task.queue, count(*), min(uuid_extract_timestamp(task.id)) FROM tasks task
     WHERE task.status = 'queued' AND task.rung_at IS NOT NULL AND task.kind <> 'platform.canary' GROUP BY task.queue) AS queued
 GROUP BY queue"""
 """Count the queued tasks of each queue, and find when the oldest was submitted, which its id contains (UUIDv7).
 
-The first half reads the index of due tasks alone, and the second at most a window of published ones.
+The first part reads the index of due tasks alone, the second that of blocked ones, and the third at most a window of
+published ones.
 """
 
 COUNT_SCHEDULED: Final = """

@@ -99,8 +99,8 @@ WITH late AS (
     ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ),
 ended AS (
-    UPDATE tasks task SET status = 'expired', next_attempt_at = NULL, rung_at = NULL, turn = NULL, version = task.version + 1,
-        finished_at = now(), purge_at = now() + task.keep_seconds * interval '1 second'
+    UPDATE tasks task SET status = 'expired', next_attempt_at = NULL, rung_at = NULL, turn = NULL, blocked_at = NULL,
+        version = task.version + 1, finished_at = now(), purge_at = now() + task.keep_seconds * interval '1 second'
     FROM late WHERE task.id = late.id RETURNING task.id, task.version, task.attempt
 ),
 payload AS (

@@ -46,7 +46,7 @@ WITH ended AS (
         cancel_requested_at = now(),
         finished_at = CASE WHEN task.status <> 'running' THEN now() END,
         purge_at = CASE WHEN task.status <> 'running' THEN now() + task.keep_seconds * interval '1 second' END,
-        next_attempt_at = NULL, rung_at = NULL, turn = NULL, version = task.version + 1,
+        next_attempt_at = NULL, rung_at = NULL, turn = NULL, blocked_at = NULL, version = task.version + 1,
         named_claim = CASE WHEN task.status = 'running' THEN {NAME_THE_CLAIM} ELSE task.named_claim END
     WHERE task.id = ANY(%(ids)s) AND task.status IN ({_LIVE}) AND task.cancel_requested_at IS NULL
     RETURNING task.id, task.version, task.status, task.attempt
@@ -73,7 +73,8 @@ RETRY: Final = f"""
 WITH queued AS (
     UPDATE tasks task SET status = 'queued', max_attempts = task.max_attempts + again.kind_attempts,
         version = task.version + 1,
-        run_at = NULL, ttl = NULL, expires_at = NULL, finished_at = NULL, purge_at = NULL, rung_at = NULL, turn = NULL,
+        run_at = NULL, ttl = NULL, expires_at = NULL, finished_at = NULL, purge_at = NULL, rung_at = NULL,
+        turn = NULL, blocked_at = NULL,
         started_at = NULL, cancel_requested_at = NULL, progress_percent = NULL, progress_message = NULL
     FROM unnest(%(ids)s::uuid[], %(kind_attempts)s::int[]) AS again (id, kind_attempts)
     WHERE task.id = ANY(%(ids)s) AND task.id = again.id AND task.status IN ('failed', 'cancelled', 'expired')
@@ -92,11 +93,14 @@ Returns the ids of changed tasks: a task that would have more than `MOST_ATTEMPT
 
 COUNT_QUEUED: Final = """
 SELECT owner_id, sum(tasks)::bigint AS queued FROM (
-    SELECT owner_id, count(*) AS tasks FROM tasks WHERE status = 'queued' AND rung_at IS NULL GROUP BY owner_id
+    SELECT owner_id, count(*) AS tasks FROM tasks
+    WHERE status = 'queued' AND rung_at IS NULL AND blocked_at IS NULL GROUP BY owner_id
+    UNION ALL
+    SELECT owner_id, count(*) FROM tasks WHERE status = 'queued' AND blocked_at IS NOT NULL GROUP BY owner_id
     UNION ALL
     SELECT owner_id, count(*) FROM tasks WHERE status = 'queued' AND rung_at IS NOT NULL GROUP BY owner_id) AS counted
 GROUP BY owner_id"""
-"""Count the queued tasks of each caller. Each half reads one partial index; for both at once, Postgres reads the whole table."""
+"""Count the queued tasks of each caller. Each part reads one partial index; for all at once, Postgres reads the whole table."""
 
 
 _ERROR_TYPE: Final = literal_column("(task_payloads.error ->> 'type')", Text)
@@ -175,6 +179,7 @@ def find_submission(task_id: UUID, organization_id: UUID | None) -> Select[Any]:
                 tasks.c.tags,
                 tasks.c.metadata,
                 tasks.c.backoff,
+                tasks.c.key_limits,
                 tasks.c.ttl,
             ),
             task_payloads.c.params,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared.queries.publishing import STATE_OF_QUEUE
+from shared.queries.publishing import IS_DUE, STATE_OF_QUEUE
 
 READ_WAITING: Final = """
 SELECT task.status, task.kind, task.queue, task.owner_id, task.priority, task.turn, task.rung_at IS NOT NULL AS is_published,
@@ -44,11 +44,11 @@ own AS MATERIALIZED (
         SELECT FROM pairs CROSS JOIN LATERAL (
             (SELECT FROM tasks task
              WHERE task.queue = %(queue)s AND task.kind = pairs.kind AND task.owner_id = pairs.owner_id
-                AND task.status = 'queued' AND task.rung_at IS NULL AND task.priority > %(priority)s LIMIT %(limit)s)
+                AND {IS_DUE} AND task.priority > %(priority)s LIMIT %(limit)s)
             UNION ALL
             (SELECT FROM tasks task
              WHERE task.queue = %(queue)s AND task.kind = pairs.kind AND task.owner_id = pairs.owner_id
-                AND task.status = 'queued' AND task.rung_at IS NULL AND task.priority = %(priority)s AND task.id < %(id)s::uuid
+                AND {IS_DUE} AND task.priority = %(priority)s AND task.id < %(id)s::uuid
              LIMIT %(limit)s)) AS task
         WHERE pairs.owner_id = %(owner)s LIMIT %(limit)s) AS ahead
 ),
@@ -63,7 +63,7 @@ others AS (
         SELECT FROM pairs CROSS JOIN LATERAL (
             SELECT FROM tasks task
             WHERE task.queue = %(queue)s AND task.kind = pairs.kind AND task.owner_id = caller.owner_id
-                AND task.status = 'queued' AND task.rung_at IS NULL
+                AND {IS_DUE}
             LIMIT greatest(0, least(%(limit)s, ceil(expected.turn - caller.turn)))) AS task
         WHERE pairs.owner_id = caller.owner_id
         LIMIT greatest(0, least(%(limit)s, ceil(expected.turn - caller.turn)))) AS task

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    SmallInteger,
     Table,
     Text,
     Uuid,
@@ -30,6 +31,9 @@ organizations = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", moment, nullable=False, server_default=func.now()),
     Column("disabled_at", moment),
+    # How many of its tasks start for one of an organization of weight 1, while both have a backlog.
+    Column("weight", SmallInteger, nullable=False, server_default="1"),
+    CheckConstraint("weight BETWEEN 1 AND 100", name="weight"),
 )
 
 people = Table(

@@ -60,4 +60,6 @@ EVERY_TABLE = (
     audit.audit_unsealed,
     audit.audit_seals,
     audit.audit_chain,
+    turns.organization_turns,
+    turns.rate_starts,
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, CheckConstraint, Column, DateTime, Table, Text, Uuid, func
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, Column, DateTime, Index, Table, Text, Uuid, func, text
 
 from shared.tables.base import metadata
 
@@ -43,5 +43,14 @@ limits = Table(
     CheckConstraint("amount >= 0", name="amount"),
     CheckConstraint(
         "CASE WHEN name = 'senders' THEN amount IS NULL ELSE allowed IS NULL END", name="amount_or_allowed"
+    ),
+    # The limits that the relay reads: without one, it reads nothing.
+    Index(
+        "ix_limits_running",
+        "scope",
+        "subject_id",
+        "name",
+        "target",
+        postgresql_where=text("name IN ('running', 'running_by_queue', 'running_by_kind')"),
     ),
 )

@@ -78,6 +78,10 @@ tasks = Table(
     Column("rerun_of", Uuid),
     # True for a task with a row of its own, or of its batch, in which a follow-up is stored. Triggers of those tables set it.
     Column("has_follow_up", Boolean),
+    # The options `concurrency` and `rate`, as one object; NULL without either.
+    Column("key_limits", JSONB),
+    # Since when it is due and not published because a limit of a key is reached.
+    Column("blocked_at", moment),
     Column("progress_percent", SmallInteger),
     Column("progress_message", Text),
     Column("created_at", moment, nullable=False, server_default=func.now()),
@@ -100,13 +104,42 @@ tasks = Table(
     CheckConstraint("max_attempts BETWEEN 1 AND 1000", name="max_attempts"),
     CheckConstraint("progress_percent BETWEEN 0 AND 100", name="progress_percent"),
     Index(
-        "ix_tasks_due_by_kind",
+        "ix_tasks_publishable",
         "queue",
         "kind",
         "owner_id",
         text("priority DESC"),
         "id",
-        postgresql_where=text("status = 'queued' AND rung_at IS NULL"),
+        postgresql_where=text("status = 'queued' AND rung_at IS NULL AND blocked_at IS NULL"),
+    ),
+    Index(
+        "ix_tasks_blocked",
+        "organization_id",
+        text("coalesce((key_limits -> 'concurrency') ->> 'key', '')"),
+        text("coalesce((key_limits -> 'rate') ->> 'key', '')"),
+        "queue",
+        "kind",
+        "owner_id",
+        text("priority DESC"),
+        "id",
+        postgresql_where=text("status = 'queued' AND blocked_at IS NOT NULL"),
+    ),
+    # The last column of both is 0 for published and running tasks.
+    Index(
+        "ix_tasks_concurrency_key",
+        "organization_id",
+        text("((key_limits -> 'concurrency') ->> 'key')"),
+        text("((rung_at IS NULL AND claim IS NULL)::integer)"),
+        postgresql_where=text(
+            "key_limits -> 'concurrency' IS NOT NULL AND status IN ('queued', 'running') AND blocked_at IS NULL"
+        ),
+    ),
+    Index(
+        "ix_tasks_rate_key",
+        "organization_id",
+        text("((key_limits -> 'rate') ->> 'key')"),
+        text("((rung_at IS NULL AND claim IS NULL)::integer)"),
+        postgresql_where=text("key_limits -> 'rate' IS NOT NULL AND status = 'queued' AND blocked_at IS NULL"),
     ),
     Index(
         "ix_tasks_published",

@@ -104,6 +104,43 @@ class WebhookOption(BaseModel):
     ] = None
 
 
+LimitKey = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=128),
+    Field(description="Names what is limited. Tasks of one organization with equal keys count together."),
+]
+MAX_KEY_LIMIT: Final = 10_000
+
+
+class ConcurrencyLimit(BaseModel):
+    """How many tasks of a key may run at once.
+
+    Tasks of one key may name different limits: one starts if neither its own limit nor that of a running task is exceeded.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: LimitKey
+    limit: Annotated[int, Field(ge=1, le=MAX_KEY_LIMIT, description="How many of the key's tasks run at once at most.")]
+
+
+class RateLimit(BaseModel):
+    """How many attempts of tasks of a key may start within a time.
+
+    Tasks of one key may name different limits: one starts if its own limit is not exceeded.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: LimitKey
+    limit: Annotated[
+        int, Field(ge=1, le=MAX_KEY_LIMIT, description="How many attempts start within `period_seconds` at most.")
+    ]
+    period_seconds: Annotated[
+        int, Field(ge=1, le=DAY_SECONDS, description="The length of the time, whenever it begins: a sliding window.")
+    ]
+
+
 NotifiedStatus = Literal["succeeded", "failed", "cancelled", "expired"]
 
 
@@ -192,6 +229,17 @@ class TaskOptions(BaseModel):
     backoff: Annotated[
         Backoff | None,
         Field(description="How long the task waits before its next attempt. By default as its kind says."),
+    ] = None
+
+    concurrency: Annotated[
+        ConcurrencyLimit | None,
+        Field(description="How many tasks of a key run at once at most. The task waits in its queue while they do."),
+    ] = None
+    rate: Annotated[
+        RateLimit | None,
+        Field(
+            description="How many attempts of tasks of a key start within a time at most. The task waits in its queue."
+        ),
     ] = None
 
     @model_validator(mode="after")

@@ -52,6 +52,8 @@ class NewTask:
     unique_for: int | None = None
     backoff: dict[str, float] | None = None
     rerun_of: UUID | None = None
+    key_limits: dict[str, Any] | None = None
+    """The options `concurrency` and `rate`; None without either."""
     follow_up: dict[str, Any] | None = None
     """What it asks for when it ends: see `shared/tasks/follow_ups.py`."""
     id: UUID = field(default_factory=new_id)
@@ -89,12 +91,18 @@ def make_task(
         metadata=options.metadata,
         unique_for=options.unique_for,
         backoff=options.backoff.model_dump() if options.backoff is not None else None,
+        key_limits=_key_limits(options),
     )
+
+
+def _key_limits(options: TaskOptions) -> dict[str, Any] | None:
+    limits = {"concurrency": options.concurrency, "rate": options.rate}
+    return {name: limit.model_dump() for name, limit in limits.items() if limit is not None} or None
 
 
 def needs_keyed_form(task: NewTask) -> bool:
     """Return whether only `hot_tasks.SUBMIT_KEYED` stores everything of a task."""
-    return bool(task.idempotency_key is not None or task.files or task.follow_up)
+    return bool(task.idempotency_key is not None or task.files or task.follow_up or task.key_limits)
 
 
 def submission_document(new_tasks: Sequence[NewTask]) -> str:
@@ -148,6 +156,7 @@ _OPTIONAL: Final = (
     "backoff",
     "rerun_of",
     "follow_up",
+    "key_limits",
 )
 
 

@@ -22,7 +22,7 @@ from shared.queries.relay import PROMOTE
 from shared.settings import Settings
 from shared.storage.open_store import open_object_store
 from shared.tasks.options import TaskOptions
-from shared.tasks.submission import make_task, submission_document
+from shared.tasks.submission import make_task, needs_keyed_form, submission_document
 from tests.claims import claim_tasks
 from tests.conftest import wait_until_true
 from workers.engine.activity import Activity
@@ -95,7 +95,8 @@ class Tasks:
             )
             for _ in range(count)
         ]
-        self.connection.execute(hot_tasks.SUBMIT, {"document": submission_document(new)})
+        statement = hot_tasks.SUBMIT_KEYED if any(map(needs_keyed_form, new)) else hot_tasks.SUBMIT
+        self.connection.execute(statement, {"document": submission_document(new)})
         return [task.id for task in new]
 
     def submit_one(

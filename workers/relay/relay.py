@@ -7,6 +7,7 @@ for the relay's lock, and if the relay dies in between, the task is published ag
 
 from __future__ import annotations
 
+import random
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ from shared.database.connections import connect_hot
 from shared.database.schema_version import wait_for_schema
 from shared.log_setup import set_up_logs
 from shared.outage_log import OutageLog
+from shared.queries.key_limits import UNBLOCK
 from shared.queries.publishing import LIST_DUE_QUEUES, LISTEN, MARK_PUBLISHED, UNMARK
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
@@ -39,6 +41,11 @@ which costs half as much for each (`docs/performance.md`). A system at rest neve
 GATHER_FROM: Final = 5
 """How many tasks published at once count as load: with the pause, from some 300 tasks a second on."""
 WINDOW_FULL_SECONDS: Final = 0.01
+UNBLOCK_SECONDS: Final = 0.05
+UNBLOCK_IDLE_SECONDS: Final = 0.5
+"""How long to wait before blocked tasks are looked for again: while there are any, and while there are none."""
+UNBLOCK_SHARE: Final = 9
+"""At most a tenth of the time is spent on that, since what a tenth takes is waited for nine times."""
 OUTAGE_PAUSE_SECONDS: Final = 1.0
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -49,6 +56,8 @@ class PublishedTask(NamedTuple):
     id: str
     kind: str
     turn: float
+    is_published: bool
+    """Whether it is published now; else a limit of its key has no room, and it is blocked."""
 
 
 class Publisher:
@@ -59,16 +68,44 @@ class Publisher:
         self._doorbell = doorbell
         self._stopping = stopping
         self._broker_failed = False
+        self._unblock_at = 0.0
+
+    def unblock(self, connection: Connection) -> None:
+        """Make those blocked tasks due again for which their keys have room."""
+        started = time.monotonic()
+        row = connection.execute(UNBLOCK).fetchone()
+        assert row is not None
+        groups, _ = row
+        ended = time.monotonic()
+        # While tasks are blocked, most rooms are noticed; that of a rate, and that of a lost notice, are not.
+        pause = max(UNBLOCK_SECONDS, UNBLOCK_SHARE * (ended - started)) if groups else UNBLOCK_IDLE_SECONDS
+        self._unblock_at = ended + pause
+
+    def unblock_if_due(self, connection: Connection) -> None:
+        """Do `unblock` if that is due: often while tasks are blocked, else twice a second."""
+        if time.monotonic() >= self._unblock_at:
+            self.unblock(connection)
+
+    def seconds_until_unblock(self) -> float:
+        """Return how long to wait for a notice at most."""
+        return max(0.0, self._unblock_at - time.monotonic())
 
     def publish_due(self, connection: Connection, queue: str) -> int:
-        """Publish as many due tasks of a queue as the window has room for, in order of their turns; return how many."""
+        """Publish as many due tasks of a queue as the window has room for, in order of their turns.
+
+        Returns how many were published or blocked.
+        """
         if self._broker_failed and not self._broker_answers():
             return 0
         rows = connection.execute(MARK_PUBLISHED, {"queue": queue, "window": self._settings.window}).fetchall()
         if not rows:
             return 0
+        marked = map(PublishedTask._make, rows)
+        tasks = sorted((task for task in marked if task.is_published), key=lambda task: (task.turn, task.id))
+        if not tasks:
+            self._unblock_at = min(self._unblock_at, time.monotonic() + UNBLOCK_SECONDS)
+            return len(rows)
         kill_points.reach("relay-after-mark")
-        tasks = sorted((PublishedTask._make(row) for row in rows), key=lambda task: (task.turn, task.id))
         try:
             self._doorbell.publish(queue, [(task.id, task.kind) for task in tasks])
         except BROKER_ERRORS as error:
@@ -78,7 +115,7 @@ class Publisher:
             self._stopping.wait(OUTAGE_PAUSE_SECONDS)
             return 0
         kill_points.reach("relay-after-publish")
-        return len(tasks)
+        return len(rows)
 
     def _broker_answers(self) -> bool:
         """Return whether the broker answers. Called before tasks are marked again: repeated marks would bloat the table."""
@@ -138,7 +175,13 @@ class Relay:
                 if time.monotonic() >= next_sign:
                     work.execute(SHOW_SIGN_OF_LIFE, {"part": "relay"})
                     next_sign = time.monotonic() + RELAY_SIGN_SECONDS
+                if "" in named:
+                    self._publisher.unblock(work)
+                else:
+                    self._publisher.unblock_if_due(work)
                 due = [queue for queue in QUEUES if queue in named] or list_due_queues(work)
+                # The queue that is first publishes the next task of a key that has tasks in several.
+                random.shuffle(due)
                 published = sum(self._publisher.publish_due(work, queue) for queue in due)
                 if published >= GATHER_FROM:
                     time.sleep(GATHER_SECONDS)
@@ -147,7 +190,8 @@ class Relay:
                     time.sleep(WINDOW_FULL_SECONDS)
                 # After publishing, all queues are checked, so the queues of these notices need not be kept. But notices must
                 # be received: Postgres keeps them for each listener, and refuses commits when it can keep no more.
-                received = _receive_notices(listening, 0.0 if due else NOTICE_WAIT_SECONDS)
+                longest = min(NOTICE_WAIT_SECONDS, self._publisher.seconds_until_unblock())
+                received = _receive_notices(listening, 0.0 if due else longest)
                 named = set() if due else received
 
 

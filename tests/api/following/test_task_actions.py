@@ -16,8 +16,8 @@ from tests.conftest import Api, Eventually, Parts
 FIELDS = [
     *("id", "kind", "queue", "status", "done", "progress", "attempt", "max_attempts", "next_attempt_at", "priority"),
     *("params", "result", "error", "artifacts", "tags", "metadata", "batch_id", "workflow_id", "workflow_step"),
-    *("rerun_of", "parent_id", "schedule_id", "created_at", "run_at", "started_at", "finished_at"),
-    *("cancel_requested_at", "purge_at", "links"),
+    *("rerun_of", "parent_id", "schedule_id", "concurrency", "rate", "created_at", "run_at"),
+    *("started_at", "finished_at", "cancel_requested_at", "purge_at", "links"),
 ]
 TIMED_OUT = {
     "type": "/problems/timed-out",

@@ -20,7 +20,7 @@ from shared.contracts.catalog import list_kinds
 from shared.database.connections import hot_connection_arguments
 from shared.identifiers import new_id
 from shared.queries import files as file_queries
-from shared.queries import hot_tasks, pauses, publishing, submissions, waiting
+from shared.queries import hot_tasks, key_limits, pauses, publishing, submissions, waiting
 from shared.queries import relay as relay_queries
 from shared.queries import tasks as task_queries
 from shared.queries.batches import LIST_BATCH
@@ -35,15 +35,16 @@ BACKLOG = 20_000
 WINDOW = 100
 BIG = {"tasks", "task_payloads", "task_events", "task_files", "files", "email_intents", "email_receipts"}
 LIVE_INDEXES = {
-    "MARK_PUBLISHED": {"ix_tasks_due_by_kind", "ix_tasks_published"},
-    "LIST_DUE_QUEUES": {"ix_tasks_due_by_kind"},
+    "MARK_PUBLISHED": {"ix_tasks_publishable", "ix_tasks_published", "ix_tasks_leases"},
+    "LIST_DUE_QUEUES": {"ix_tasks_publishable"},
+    "UNBLOCK": {"ix_tasks_blocked"},
     "PROMOTE": {"ix_tasks_waiting"},
     "SWEEP": {"ix_tasks_leases"},
     "EXPIRE": {"ix_tasks_expiring"},
     "UNMARK_UNCLAIMED": {"ix_tasks_published"},
     "UNMARK_NEXT": {"ix_tasks_published"},
     "UNMARK_PAUSED": {"ix_tasks_published"},
-    "COUNT_AHEAD_OF_DUE": {"ix_tasks_due_by_kind", "ix_tasks_published"},
+    "COUNT_AHEAD_OF_DUE": {"ix_tasks_publishable", "ix_tasks_published"},
 }
 """By statement, the indexes of live rows only that it may read from the beginning: it asks for what is live."""
 
@@ -113,6 +114,7 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
         "READ_CHANGES": (hot_tasks.READ_CHANGES, {"ids": ids, "versions": "{1}"}),
         "MARK_PUBLISHED": (publishing.MARK_PUBLISHED, {"queue": "files", "window": 1000}),
         "LIST_DUE_QUEUES": (publishing.LIST_DUE_QUEUES, {"queues": "{files,email,reports,maintenance}"}),
+        "UNBLOCK": (key_limits.UNBLOCK, {}),
         "CLAIM": (hot_tasks.CLAIM, claim),
         "RENEW": (hot_tasks.RENEW, {"ids": ids, "claims": claims, "lease": 15.0}),
         "HOLD_CLAIM": (hot_tasks.HOLD_CLAIM, {"id": one, "claim": 5}),
@@ -293,7 +295,8 @@ def test_counting_queued_tasks_does_not_read_done_ones(ordinary: psycopg.Connect
     plan = _explain_once(ordinary, task_queries.COUNT_QUEUED)
 
     assert {node["Index Name"] for node in _nodes(plan) if "Index Name" in node} == {
-        "ix_tasks_due_by_kind",
+        "ix_tasks_publishable",
+        "ix_tasks_blocked",
         "ix_tasks_published",
     }
     assert [node for node in _nodes(plan) if node["Node Type"] == "Seq Scan"] == []

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from cli.local_stack.postgres import PostgresServer
 from shared.identifiers import new_id
 from shared.queries import files as file_queries
-from shared.queries import hot_tasks, publishing, submissions
+from shared.queries import hot_tasks, key_limits, publishing, submissions
 from shared.queries import relay as relay_queries
 from shared.queries import schedules as schedule_queries
 from shared.queries import tasks as task_queries
@@ -270,6 +270,7 @@ def _parameters(task_id: UUID, claim: int) -> dict[str, dict[str, Any]]:
         "UNMARK_UNCLAIMED": {"queue": "files", "seconds": 0.0, "limit": 10},
         "UNMARK_NEXT": {"queue": "files", "tasks": 10},
         "UNMARK": {"ids": [task_id]},
+        "UNBLOCK": {},
         "RETRY": {"ids": [task_id], "kind_attempts": [3]},
     }
 
@@ -277,7 +278,16 @@ def _parameters(task_id: UUID, claim: int) -> dict[str, dict[str, Any]]:
 def _statements_that_update_tasks() -> dict[str, str]:
     return {
         name: value
-        for module in (hot_tasks, publishing, task_queries, relay_queries, submissions, schedule_queries, file_queries)
+        for module in (
+            hot_tasks,
+            publishing,
+            key_limits,
+            task_queries,
+            relay_queries,
+            submissions,
+            schedule_queries,
+            file_queries,
+        )
         for name, value in inspect.getmembers(module)
         if not name.startswith("_") and isinstance(value, str) and "UPDATE tasks" in value
     }

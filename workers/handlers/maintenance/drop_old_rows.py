@@ -13,6 +13,7 @@ from shared.queries import schedules as schedule_queries
 from shared.queries import usage as usage_queries
 from shared.queries import webhooks as webhook_queries
 from shared.queries.files import TOMBSTONE_DAYS
+from shared.tasks.options import DAY_SECONDS
 from workers.handler_context import HandlerContext
 
 ROWS_TOGETHER: Final = 5000
@@ -31,6 +32,7 @@ def handle(params: DropOldRowsParams, context: HandlerContext) -> DropOldRowsRes
         batch_follow_ups=_repeat(context, lambda: purging.drop_old_batch_follow_ups(ROWS_TOGETHER)),
         webhook_deliveries=_repeat(context, lambda: webhook_queries.drop_old_deliveries(ROWS_TOGETHER, DELIVERY_DAYS)),
         turns=_repeat(context, lambda: purging.drop_old_turns(ROWS_TOGETHER, TURN_DAYS)),
+        starts=_repeat(context, lambda: purging.drop_old_starts(ROWS_TOGETHER, DAY_SECONDS)),
         activity=_repeat(context, lambda: purging.drop_old_activity(ROWS_TOGETHER, ACTIVITY_HOURS)),
         usage=sum(
             (
