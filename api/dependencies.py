@@ -22,6 +22,7 @@ from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
 from api.http.rate_limits import RateLimits
+from api.limits.limit_reader import LimitReader
 from api.queues.queue_reader import QueueReader
 from api.queues.wait_estimates import WaitEstimates
 from api.queues.waiting import WaitingReader
@@ -154,6 +155,11 @@ def get_idempotency_keys(connection: HTTPConnection) -> IdempotencyKeys:
     return _services(connection).idempotency_keys
 
 
+def get_limit_reader(connection: HTTPConnection) -> LimitReader:
+    """Return the reader of limits."""
+    return _services(connection).limit_reader
+
+
 async def authenticate(connection: HTTPConnection) -> Caller:
     """Return the caller, and store it in the request's state for the rate limits. Raises `unauthorized`."""
     services = _services(connection)
@@ -281,3 +287,6 @@ ScheduleReaderCaller = Annotated[Caller, caller_with(Permission.SCHEDULES_READ)]
 ScheduleManagerCaller = Annotated[Caller, caller_with(Permission.SCHEDULES_MANAGE)]
 WebhookReaderCaller = Annotated[Caller, caller_with(Permission.WEBHOOKS_READ)]
 WebhookManagerCaller = Annotated[Caller, caller_with(Permission.WEBHOOKS_MANAGE)]
+UsageReaderCaller = Annotated[Caller, caller_with(Permission.USAGE_READ)]
+QuotaManagerCaller = Annotated[Caller, caller_with(Permission.QUOTAS_MANAGE)]
+LimitReaderDependency = Annotated[LimitReader, Depends(get_limit_reader)]

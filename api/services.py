@@ -17,6 +17,7 @@ from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
 from api.hot_paths import HotPaths
 from api.http.rate_limits import RateLimits
+from api.limits.limit_reader import LimitReader
 from api.queues.queue_reader import QueueReader
 from api.queues.wait_estimates import WaitEstimates
 from api.queues.waiting import WaitingReader
@@ -53,6 +54,7 @@ class Services:
         self.engine: AsyncEngine = make_async_engine(settings, "api")
         self.reads: AsyncEngine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.authenticator = Authenticator(self.reads)
+        self.limit_reader = LimitReader(settings, self.engine, self.reads)
         self.reader = TaskReader(settings, self.reads)
         self.waiters = Waiters(settings, self.reader)
         self.feed = EventFeed(settings)
@@ -80,6 +82,8 @@ class Services:
             wait_estimates=self.wait_estimates,
             hosts=self.receiver_hosts,
             cipher=self.cipher,
+            limits=self.limit_reader,
+            mail_from=settings.mail_from,
         )
         self.workflows = WorkflowReader(self.reads)
         self.workflow_actions = WorkflowActions(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from shared.settings import PREFIX, SUBJECTS
@@ -116,6 +116,8 @@ def default_as_text(field: FieldInfo) -> str:
         return default.get_secret_value()
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, BaseModel):
+        return default.model_dump_json(exclude_unset=True)
     if isinstance(default, list):
         return ",".join(map(str, default))
     if isinstance(default, float) and default.is_integer():

@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared import kill_points
 from shared.encryption_keys import parse_encryption_keys
 from shared.errors import ConfigurationError
+from shared.limit_settings import QuotaSettings
 from shared.networks import includes_every_address
 from shared.people_settings import PeopleSettings
 from shared.setting_subjects import GIBIBYTE, MEBIBYTE, Subject, refusal
@@ -496,6 +497,7 @@ SUBJECTS: tuple[type[Subject], ...] = (
     ApiSettings,
     PeopleSettings,
     LimitSettings,
+    QuotaSettings,
     AuditSettings,
     WorkerSettings,
     FlowerSettings,
@@ -515,6 +517,7 @@ class Settings(
     ApiSettings,
     PeopleSettings,
     LimitSettings,
+    QuotaSettings,
     AuditSettings,
     WorkerSettings,
     FlowerSettings,

@@ -23,6 +23,7 @@ from shared import kill_points
 from shared.contracts.kind import QUEUES
 from shared.database.connections import make_engine
 from shared.database.schema_version import wait_for_schema
+from shared.limits import QUOTA_EXCEEDED
 from shared.log_setup import set_up_logs
 from shared.outage_log import OutageLog
 from shared.queries import hot_tasks
@@ -67,6 +68,11 @@ QUEUE_FULL: Final = {
     "type": "/problems/queue-full",
     "title": "Queue full",
     "detail": "Too many tasks were queued when the time came, so that it got no task. Later times get one.",
+}
+QUOTA_USED_UP: Final = {
+    "type": "/problems/quota-exceeded",
+    "title": "Quota exceeded",
+    "detail": "A quota was used up when the time came, so that it got no task. Later times get one when there is room again.",
 }
 
 PLATFORM_SCHEDULES: Final[dict[str, tuple[str, int]]] = {
@@ -154,7 +160,7 @@ def insert_due_tasks(engine: Engine, bounds: QueueBounds = QueueBounds()) -> int
         try:
             due, tasks = _insert_together(engine, DUE_TOGETHER, bounds)
         except IntegrityError:
-            # A task that the database refuses, because its file is gone, must not hold up the other schedules.
+            # A task that the database refuses, as without its file or beyond a quota, must not hold up the other schedules.
             due, tasks = _insert_together(engine, 1, bounds)
         inserted += len(tasks)
         if any(task.kind == CANARY_KIND for task in tasks):
@@ -178,10 +184,11 @@ def _insert_together(engine: Engine, limit: int, bounds: QueueBounds) -> tuple[i
         try:
             with connection.begin_nested():
                 inserted = _take_slots(connection, wanted)
-        except IntegrityError:
+        except IntegrityError as error:
             if len(due) > 1:
                 raise
-            plans = [plans[0]._replace(error=INPUT_GONE)]
+            is_over_quota = getattr(error.orig, "sqlstate", None) == QUOTA_EXCEEDED
+            plans = [plans[0]._replace(error=QUOTA_USED_UP if is_over_quota else INPUT_GONE)]
         for schedule, plan in zip(due, plans, strict=True):
             if plan.error:
                 log.error("schedule_failed", schedule=schedule.name, kind=schedule.kind, type=plan.error["type"])

@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.http.problems import FieldError, Problem, json_pointer
+from api.http.quota_refusals import find_refusal
 from api.http.rate_limits import count_unless_counted, headers_of, rate_limited
 from shared.database.schema_version import MIGRATE_FIRST
 from shared.errors import ObjectMissing, StorageFull, StorageUnavailable
@@ -63,6 +64,8 @@ def from_exception(error: Exception) -> Problem:
             return Problem("unsupported-media-type")
         case HTTPException():
             return Problem("bad-request", "The request cannot be read.")
+    if (refusal := find_refusal(error)) is not None:
+        return refusal.problem()
     if _is_about_missing_tables(error):
         log.error("database_not_migrated", error=str(error).partition("\n")[0], todo=MIGRATE_FIRST)
         return Problem(

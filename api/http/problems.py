@@ -120,6 +120,50 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
         "Queue full",
         "Too many tasks are queued. Nothing was stored: submit again after `Retry-After` seconds.",
     ),
+    "quota-tasks-per-day": ProblemType(
+        429,
+        "Quota of tasks in a day used up",
+        "You or your organization may submit no more tasks today. The days are those of UTC: try again after `Retry-After` "
+        "seconds.",
+    ),
+    "quota-live-tasks": ProblemType(
+        429,
+        "Quota of live tasks used up",
+        "You or your organization have as many tasks that are not done as allowed. Submit again when some have ended.",
+    ),
+    "quota-emails-per-day": ProblemType(
+        429,
+        "Quota of emails in a day used up",
+        "You or your organization may submit no more emails today. The days are those of UTC: try again after `Retry-After` "
+        "seconds.",
+    ),
+    "quota-recipients-per-day": ProblemType(
+        429,
+        "Quota of recipients in a day used up",
+        "The emails of today would have more recipients than you or your organization may have. The days are those of UTC: try "
+        "again after `Retry-After` seconds.",
+    ),
+    "quota-stored-bytes": ProblemType(
+        413,
+        "Quota of stored bytes used up",
+        "The files of you or your organization have as many bytes as allowed. Delete files, or wait until some are purged.",
+    ),
+    "quota-upload-bytes": ProblemType(
+        413,
+        "Upload larger than the quota",
+        "The upload is larger than one of you or your organization may be. Send a smaller file, or ask an admin for more.",
+    ),
+    "quota-retention-seconds": ProblemType(
+        422,
+        "Retention longer than the quota",
+        "`keep_for` is longer than you or your organization may keep tasks and files. Leave it out for the longest time allowed.",
+    ),
+    "quota-senders": ProblemType(
+        403,
+        "Sender not allowed",
+        "You or your organization may not send emails `from` this address. Use an allowed one, or leave `from` out for the "
+        "sender of the platform.",
+    ),
     "headers-too-large": ProblemType(
         431,
         "Header fields too large",

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from api.http.problems import ProblemDocument
 from api.keys.key_models import key_components
+from api.limits.limit_models import limits_components
 from api.openapi.operations import TEXT
 from api.openapi.submission_schemas import COMPONENT, Schema, submission_components
 from api.organizations.organization_models import organization_components
@@ -42,6 +43,7 @@ TAGS: Final = [
         "name": "webhooks",
         "description": "Have your server called when a task, a batch or a workflow ends, or a schedule fails.",
     },
+    {"name": "limits", "description": "See what you use and may use; admins of the platform set the limits."},
     {
         "name": "kinds",
         "description": "List the kinds of tasks, with the JSON Schemas of their params and results; operators can pause them.",
@@ -114,6 +116,7 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
         **webhook_components(),
         **key_components(),
         **organization_components(),
+        **limits_components(),
     }
     for body in bodies.values():
         _describe_defaults(body)

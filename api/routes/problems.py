@@ -23,6 +23,8 @@ ATTEMPT_ERRORS: Final = {
     "one starts when it has succeeded.",
     "unresolved-reference": "The params of a workflow's step refer to a value that the steps before it did not make. Retry the "
     "step that should make it, or submit the workflow again with another reference.",
+    "quota-exceeded": "The tasks of a workflow's step were not submitted, because a quota of the caller or of its organization was "
+    "used up. `GET /usage` shows which. Retry the step when there is room again.",
     "worker-lost": "The worker stopped responding in the middle of the work, in the last attempt that was left.",
     "timed-out": "The work took longer than one attempt may. Submit less at once, or allow a longer `timeout`.",
     "out-of-memory": "The work needed more memory than one task may use. Submit less at once.",

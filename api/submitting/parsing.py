@@ -39,6 +39,8 @@ class Parsed:
     """The task that this submission repeats."""
     pointer: str = ""
     """The JSON Pointer of the submission within the body."""
+    params_pointer: str = "/params"
+    """The JSON Pointer of its params."""
 
 
 def read_traceparent(value: str | None) -> str | None:
@@ -107,7 +109,8 @@ def _parsed(
         _refuse_nul(options.tags, f"{prefix}/tags")
         _refuse_nul(options.metadata, f"{prefix}/metadata")
     files = list(list_referred_files(params, params_pointer))
-    return Parsed(name, kind, options, text, kind.queue_for(params), files, pointer=prefix)
+    queue = kind.queue_for(params)
+    return Parsed(name, kind, options, text, queue, files, pointer=prefix, params_pointer=params_pointer)
 
 
 def _refuse_nul(value: object, pointer: str) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 import psycopg
 
 from api.batcher import Batcher, HotConnection
+from api.http.quota_refusals import QuotaRefusal, find_refusal
 from shared import kill_points
 from shared.queries import hot_tasks
 from shared.settings import Settings
@@ -54,6 +55,8 @@ class SubmissionBatcher:
         except (psycopg.errors.DataError, psycopg.errors.IntegrityError) as error:
             if len(tasks) == 1:
                 return [error]
+            if (refusal := find_refusal(error)) is not None:
+                return await self._flush_within_quota(connection, tasks, refusal, error)
             # One bad row made the statement fail, which stored nothing. Each task is retried alone, so that only the bad one fails.
             return [(await self._flush(connection, [task]))[0] for task in tasks]
         assert row is not None
@@ -63,3 +66,24 @@ class SubmissionBatcher:
             return [stored.created_at] * len(tasks)
         ids = set(stored.ids or ())
         return [stored.created_at if task.id in ids else None for task in tasks]
+
+    async def _flush_within_quota(
+        self, connection: HotConnection, tasks: Sequence[NewTask], refusal: QuotaRefusal, error: psycopg.Error
+    ) -> Sequence[datetime | Exception | None]:
+        """Store the tasks of others, and of those that exceed a quota together as many as still fit, the first ones first.
+
+        Where each task counts for one, the rest are refused without another statement, so that a caller who goes on submitting
+        beyond a quota delays the others by two statements only.
+        """
+        affected = [task for task in tasks if refusal.subject in {task.organization_id, task.owner_id}]
+        others = [task for task in tasks if refusal.subject not in {task.organization_id, task.owner_id}]
+        answers: dict[UUID, datetime | Exception | None] = {}
+        if refusal.name in {"tasks_per_day", "live_tasks"}:
+            room = max(0, refusal.amount - (refusal.used - len(affected)))
+            answers |= dict.fromkeys((task.id for task in affected[room:]), error)
+            groups = [others, affected[:room]]
+        else:
+            groups = [others, *([task] for task in affected)]
+        for group in filter(None, groups):
+            answers.update(zip((task.id for task in group), await self._flush(connection, group), strict=True))
+        return [answers[task.id] for task in tasks]

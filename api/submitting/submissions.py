@@ -24,10 +24,13 @@ from api.following.task_reader import TaskReader
 from api.following.task_representation import TaskOrigin, new_task_json, task_json
 from api.http.headers import find_header
 from api.http.problems import FieldError, Problem, invalid
+from api.http.quota_refusals import find_refusal
+from api.limits.limit_reader import NO_LIMITS, HeldLimits, LimitReader
 from api.queues.wait_estimates import WaitEstimates
 from api.submitting.idempotency import IdempotencyKeys, KeyTaken, StoredAnswer, fingerprint, store_key
 from api.submitting.parsing import Parsed, ParsedBatch, read_traceparent
 from api.submitting.queue_bounds import QueueBounds
+from api.submitting.quotas import check_submissions
 from api.submitting.submission_batcher import StoredTasks, SubmissionBatcher
 from api.webhooks.receiver_hosts import ReceiverHosts
 from shared.identifiers import new_id
@@ -129,6 +132,8 @@ class Submissions:
         wait_estimates: WaitEstimates,
         hosts: ReceiverHosts,
         cipher: SecretCipher,
+        limits: LimitReader,
+        mail_from: str,
     ) -> None:
         self._pool = pool
         self._reads = reads
@@ -139,6 +144,8 @@ class Submissions:
         self._wait_estimates = wait_estimates
         self._hosts = hosts
         self._cipher = cipher
+        self._limits = limits
+        self._mail_from = mail_from
 
     async def accept(
         self,
@@ -172,6 +179,11 @@ class Submissions:
         except psycopg.errors.ForeignKeyViolation:
             await self.check_files([parsed], request.caller)
             raise missing_file(parsed.files[0].pointer) from None
+        except psycopg.IntegrityError as error:
+            if (refusal := find_refusal(error)) is None:
+                raise
+            # A quota is used up, but a request with this idempotency key may have been answered before.
+            return await self._replay_refused(request, refusal.problem())
         body = new_task_json(task, created_at, TaskOrigin.of_new_task(request.caller))
         retry_after_seconds = self._wait_estimates.retry_after_submission_seconds(task)
         return Answer(202, f"/tasks/{task.id}", body, retry_after_seconds=retry_after_seconds)
@@ -242,11 +254,18 @@ class Submissions:
             task.follow_up = make_follow_up(parsed.options, self._cipher, caller.organization_id, caller.owner_id)
         return task
 
+    async def read_limits(self, caller: Caller) -> HeldLimits:
+        """Return the limits that hold for a caller."""
+        return self._limits.find(caller.owner_id) or await self._limits.read(caller.organization_id, caller.owner_id)
+
     async def check_files(self, batch: Sequence[Parsed], caller: Caller) -> None:
         """Raise a problem unless every input file exists, belongs to the caller's organization, and suits its kind.
 
-        The host of every webhook must resolve, too.
+        The host of every webhook must resolve, too, and what the submissions ask for must be within the caller's limits.
         """
+        held = await self.read_limits(caller)
+        if held is not NO_LIMITS:
+            check_submissions(held, batch, self._mail_from)
         webhooks = {
             f"{parsed.pointer}/webhook/url": parsed.options.webhook.url for parsed in batch if parsed.options.webhook
         }

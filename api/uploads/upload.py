@@ -18,10 +18,12 @@ from api.following.task_representation import TaskOrigin, new_task_json
 from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
+from api.limits.limit_reader import NO_LIMITS
 from api.storage_threads import start_in_storage_thread
 from api.submitting.idempotency import KeyTaken, ReservedKey, StoredAnswer, fingerprint
 from api.submitting.parsing import Parsed, dump_part, parse_submission, read_traceparent, submittable_kind
 from api.submitting.queue_bounds import QueueBounds
+from api.submitting.quotas import require_retention, shorten_retention
 from api.submitting.submissions import Answer, SubmissionRequest, Submissions, missing_file
 from api.uploads.multipart import FILE_FIELD, ReceivedFile, ReceivedForm, receive_form
 from shared.errors import StorageUnavailable
@@ -56,12 +58,13 @@ class Upload:
         self._queue_bounds = queue_bounds
         self._store = store
         self._max_file_bytes = max_file_bytes
+        self._held = NO_LIMITS
         self._file_id = new_id()
 
     async def validate(self) -> None:
         """Raise the problem that the upload would cause, as far as it can be found without storing anything."""
         form = await self._receive(keeps_file=False)
-        _keep_seconds(form.fields)
+        self._find_keep_seconds(form.fields)
         parsed = self._parse(form.fields)
         if form.file is not None:
             _require_readable(parsed, form.file, self._pointer)
@@ -90,7 +93,7 @@ class Upload:
                 _fingerprint(form.fields, form.file) if key is not None else None,
                 read_traceparent(find_header(self._request, "traceparent")),
             )
-            keep_seconds = _keep_seconds(form.fields)
+            keep_seconds = self._find_keep_seconds(form.fields)
 
             async def store() -> Answer:
                 try:
@@ -105,19 +108,35 @@ class Upload:
             await storing.tidy()
 
     async def _receive(self, *, keeps_file: bool) -> ReceivedForm:
+        self._held = await self._submissions.read_limits(self._caller)
+        quota = self._held.least("upload_bytes")
         headers = self._request.headers
-        return await receive_form(
-            self._request.stream(),
-            content_type=headers.get("content-type"),
-            content_length=headers.get("content-length"),
-            store=self._store if keeps_file else None,
-            max_file_bytes=self._max_file_bytes,
-            check_fields=self._check_early,
-        )
+        try:
+            return await receive_form(
+                self._request.stream(),
+                content_type=headers.get("content-type"),
+                content_length=headers.get("content-length"),
+                store=self._store if keeps_file else None,
+                max_file_bytes=self._max_file_bytes if quota is None else min(self._max_file_bytes, quota),
+                check_fields=self._check_early,
+            )
+        except Problem as problem:
+            if problem.name == "too-large" and quota is not None and quota < self._max_file_bytes:
+                detail = f"An upload of yours has at most {quota:,} bytes."
+                raise Problem("quota-upload-bytes", detail, headers=problem.headers) from None
+            raise
+
+    def _find_keep_seconds(self, fields: Mapping[str, str]) -> int:
+        """Return for how many seconds the file is kept. Raises a problem for a time that is invalid or not allowed."""
+        keep_seconds = _keep_seconds(fields)
+        if "keep_for" not in fields:
+            return shorten_retention(self._held, keep_seconds)
+        require_retention(self._held, keep_seconds, "form:keep_for")
+        return keep_seconds
 
     def _check_early(self, fields: Mapping[str, str]) -> None:
         """Raise a problem for invalid fields that precede the file."""
-        _keep_seconds(fields)
+        self._find_keep_seconds(fields)
         if "task" in fields:
             self._parse(fields)
 

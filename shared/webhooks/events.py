@@ -12,6 +12,7 @@ EVENT_TYPES: Final = (
     "batch.finished",
     "schedule.failed",
     "workflow.finished",
+    "quota.warning",
 )
 """Every type that an endpoint can subscribe to."""
 

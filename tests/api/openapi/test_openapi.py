@@ -97,6 +97,11 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("get", "/organizations/{organization_id}/members/{person_id}"): READING | {200, 404},
     ("patch", "/organizations/{organization_id}/members/{person_id}"): READING | {200, 404, 409, 415},
     ("delete", "/organizations/{organization_id}/members/{person_id}"): READING | {204, 404, 409},
+    ("get", "/usage"): READING | {200},
+    ("get", "/organizations/{organization_id}/limits"): READING | {200, 404},
+    ("put", "/organizations/{organization_id}/limits"): READING | {200, 404, 415},
+    ("get", "/organizations/{organization_id}/callers/{caller_id}/limits"): READING | {200, 404},
+    ("put", "/organizations/{organization_id}/callers/{caller_id}/limits"): READING | {200, 404, 415},
     ("get", "/kinds"): READING | {200},
     ("post", "/kinds/{kind}/pause"): READING | {200, 404, 409, 415},
     ("post", "/kinds/{kind}/resume"): READING | {200, 404, 415},
@@ -321,7 +326,9 @@ def subjects(
         make_member_key(module_settings, person_id, UUID(organizations[0]), "client")
     files = [upload["params"]["file_id"] for upload in uploads]
     manual_worker.succeed(uploads[0]["id"])
+    usage = served.client("a limited organization").get("/usage").json()
     return {
+        "caller_id": cycle([usage["caller_id"], str(new_id())]),
         "task_id": cycle([*tasks, str(new_id())]),
         "done_task_id": cycle([*tasks[1::5], *tasks[2::5], str(new_id())]),
         "batch_id": cycle([batch["batch_id"], *batches, str(new_id())]),
@@ -330,7 +337,7 @@ def subjects(
         "schedule_id": cycle([*schedules, str(new_id())]),
         "endpoint_id": cycle([*endpoints, str(new_id())]),
         "key_id": cycle([*(str(served.key("a service").id) for _ in range(3)), str(new_id())]),
-        "organization_id": cycle([*organizations, str(new_id())]),
+        "organization_id": cycle([*organizations, usage["organization_id"], str(new_id())]),
         "person_id": cycle([*map(str, people), str(new_id())]),
         "delivery_id": cycle([*deliveries, str(new_id())]),
         "queue": cycle(["files", "email", "nope"]),

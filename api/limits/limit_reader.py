@@ -1,0 +1,126 @@
+"""Reads the limits that hold for a caller, and keeps them for a moment, so that a change is in force within a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from shared.limits import Limits, RouteClass, Scope
+from shared.queries import limits as queries
+from shared.settings import Settings
+from shared.tables.limits import DEFAULT_SUBJECT
+
+CACHE_SECONDS: Final = 0.8
+"""For how long limits that were read count."""
+MAX_CACHED: Final = 10_000
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class HeldLimits:
+    """The limits that hold for a caller: those of its organization, and its own within them."""
+
+    organization: Limits = field(default_factory=Limits)
+    caller: Limits = field(default_factory=Limits)
+
+    def least(self, name: str) -> int | None:
+        """Return the lower of the two amounts of a limit, or None if there is neither."""
+        amounts = [amount for one in (self.organization, self.caller) if (amount := getattr(one, name)) is not None]
+        return min(amounts) if amounts else None
+
+    def sender_lists(self) -> list[Sequence[str]]:
+        """Return the lists of allowed senders, each of which must contain a sender."""
+        return [one.senders for one in (self.organization, self.caller) if one.senders is not None]
+
+    def requests_per_minute(self, route_class: RouteClass, default: int) -> int:
+        """Return how many requests of a class the caller may make in a minute."""
+        for one in (self.caller, self.organization):
+            if (amount := one.requests_per_minute.get(route_class)) is not None:
+                return amount
+        return default
+
+
+NO_LIMITS: Final = HeldLimits()
+
+
+class LimitReader:
+    """Reads limits from the database."""
+
+    def __init__(self, settings: Settings, engine: AsyncEngine, reads: AsyncEngine) -> None:
+        self._defaults: dict[Scope, Limits] = {
+            "organization": settings.organization_limits,
+            "caller": settings.caller_limits,
+        }
+        self._engine = engine
+        self._reads = reads
+        self._known: dict[UUID, tuple[float, HeldLimits]] = {}
+        self._storing_defaults = asyncio.Lock()
+        self._has_stored_defaults = False
+
+    def find(self, caller_id: UUID) -> HeldLimits | None:
+        """Return the limits of a caller if they were read a moment ago."""
+        known = self._known.get(caller_id)
+        return known[1] if known is not None and known[0] > time.monotonic() else None
+
+    async def read(self, organization_id: UUID, caller_id: UUID) -> HeldLimits:
+        """Return the limits that hold for a caller."""
+        if (known := self.find(caller_id)) is not None:
+            return known
+        if not self._has_stored_defaults:
+            await self._store_defaults()
+        async with self._reads.connect() as connection:
+            parameters = {"organization_id": organization_id, "caller_id": caller_id}
+            rows = (await connection.exec_driver_sql(queries.LIST_EFFECTIVE_LIMITS, parameters)).all()
+        held = NO_LIMITS
+        if rows:
+            held = HeldLimits(
+                Limits.of_rows(row for row in rows if row.scope == "organization"),
+                Limits.of_rows(row for row in rows if row.scope == "caller"),
+            )
+        if len(self._known) >= MAX_CACHED:
+            self._known.clear()
+        self._known[caller_id] = (time.monotonic() + CACHE_SECONDS, held)
+        return held
+
+    async def read_known(self, organization_id: UUID, caller_id: UUID) -> HeldLimits:
+        """Return the limits that hold for a caller, or those read last while the database does not answer."""
+        try:
+            return await self.read(organization_id, caller_id)
+        except (SQLAlchemyError, OSError, TimeoutError):
+            known = self._known.get(caller_id)
+            return known[1] if known is not None else NO_LIMITS
+
+    async def _store_defaults(self) -> None:
+        """Store the limits of the settings as the default rows, which statements of the database read."""
+        async with self._storing_defaults:
+            if self._has_stored_defaults:
+                return
+            async with self._engine.begin() as connection:
+                for scope, limits in self._defaults.items():
+                    if (await list_own_limits(connection, DEFAULT_SUBJECT, scope)).given() != limits.given():
+                        await replace_limits(connection, DEFAULT_SUBJECT, scope, limits)
+                        log.info("default_limits_stored", scope=scope)
+            self._has_stored_defaults = True
+
+
+async def list_own_limits(connection: AsyncConnection, subject_id: UUID, scope: Scope) -> Limits:
+    """Return the limits that an organization or a caller has itself."""
+    parameters = {"subject_id": subject_id, "scope": scope}
+    return Limits.of_rows((await connection.exec_driver_sql(queries.LIST_LIMITS, parameters)).all())
+
+
+async def replace_limits(connection: AsyncConnection, subject_id: UUID, scope: Scope, limits: Limits) -> None:
+    """Replace the limits that an organization or a caller has itself, in the transaction of the connection."""
+    subject: dict[str, Any] = {"subject_id": subject_id, "scope": scope}
+    await connection.exec_driver_sql(queries.DELETE_LIMITS, subject)
+    for row in limits.rows():
+        await connection.exec_driver_sql(queries.INSERT_LIMIT, {**subject, **row._asdict()})
+    await connection.exec_driver_sql(queries.FORGET_LIVE_TASK_BOUNDS, subject)
