@@ -1,8 +1,8 @@
 """Checks the files that bring Taskmill into production: `python -m deploy.validate`.
 
 It needs neither Docker nor a network. hadolint checks the Dockerfile, the schema of the Compose Specification the compose
-file, and `nginx -t` the configuration of nginx; this module checks the rest. A tool that is not installed is an error if
-the variable CI is set, and is otherwise only reported.
+file, the schema of GitHub workflows the workflow, and `nginx -t` the configuration of nginx; this module checks the rest. A
+tool that is not installed is an error if the variable CI is set, and is otherwise only reported.
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ def check_compose_schema() -> Iterator[str]:
     """Yield where the compose file differs from the Compose Specification. check-jsonschema includes its schema."""
     schema = "vendor.compose-spec"
     yield from _run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(COMPOSE_FILE))
+
+
+def check_workflow() -> Iterator[str]:
+    """Yield where the workflow for GitHub differs from the schema of workflows."""
+    schema, workflow = "vendor.github-workflows", ROOT / ".github" / "workflows" / "ci.yml"
+    yield from _run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(workflow))
 
 
 def check_compose_rules() -> Iterator[str]:
@@ -177,6 +183,7 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     "Procfile": check_procfile,
     "Procfile and compose file agree": check_commands_agree,
     "nginx": check_nginx,
+    "GitHub workflow": check_workflow,
 }
 
 
