@@ -74,9 +74,9 @@ def test_a_frozen_broker_delays_no_submission_and_no_upload(
 
     assert set(room.settle().values()) == {"succeeded"}
     # A single request may be slow on a busy machine. Requests that wait for the broker would all be slow.
-    assert median(took) < 1 and max(took) < 6
+    assert median(took) < 2
     assert asked.failures == []
-    assert median(asked.seconds) < 0.5
+    assert median(asked.seconds) < 2
 
 
 def test_a_broker_that_is_wiped_repeatedly_under_load_loses_no_task(

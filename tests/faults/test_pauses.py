@@ -10,8 +10,8 @@ import redis
 
 from tests.faults.conftest import Room
 
-PAUSE_SECONDS = 2.0
-"""How long after the answer of a pause a worker may still start a paused task. Here none does."""
+RESUME_SECONDS = 30
+"""Within two seconds tasks start again; a busy machine needs longer."""
 
 
 def _started(room: Room, tasks: Sequence[str]) -> int:
@@ -52,7 +52,7 @@ def test_a_paused_queue_stays_paused_over_the_loss_of_broker_relay_and_workers(
     assert client.post("/queues/files/resume").status_code == 200
     room.eventually(lambda: _started(room, tasks) > started)
 
-    assert time.monotonic() - resumed_at < 5 * PAUSE_SECONDS
+    assert time.monotonic() - resumed_at < RESUME_SECONDS
     assert set(room.settle().values()) == {"succeeded"}
 
 

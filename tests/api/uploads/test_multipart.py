@@ -22,7 +22,7 @@ from api.uploads.multipart import OVERHEAD_BYTES, ReceivedForm, receive_form
 from shared.errors import StorageFull, StorageUnavailable
 from shared.storage.object_store import ObjectStore, ObjectWriter
 from shared.storage.open_store import open_object_store
-from tests.conftest import PATIENCE_SECONDS, wait_until_true
+from tests.conftest import PATIENCE_SECONDS, stays_true, wait_until_true
 
 BOUNDARY = "----boundary-7f3a"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -332,8 +332,7 @@ def test_a_cancelled_upload_leaves_nothing_whatever_it_was_doing(
     asyncio.run(upload_and_cancel())
     wait_until_true(lambda: objects() == [])
     # The thread may still commit the object, and would then delete it: a later look must find nothing either.
-    time.sleep(0.3)
-    assert objects() == []
+    assert stays_true(lambda: objects() == [], seconds=0.3)
 
 
 def test_a_full_disk_raises_storage_full_and_deletes_what_was_written(
