@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from api.auth.route_permissions import list_permissions
 from api.http.problems import ProblemDocument
 from api.keys.key_models import key_components
 from api.limits.limit_models import limits_components
@@ -21,6 +23,7 @@ from api.submitting.bulk import bulk_components
 from api.submitting.reruns import rerun_components
 from api.webhooks.webhook_models import webhook_components
 from api.workflows.workflow_schemas import workflow_components
+from shared.permissions import RULES, Permission
 
 OPEN_PATHS: Final = ("/health", "/problems", "/openapi.json", "/docs")
 
@@ -96,13 +99,27 @@ def install_openapi(app: FastAPI) -> None:
     @cache
     def document() -> dict[str, Any]:
         return _complete(
-            get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes, tags=TAGS)
+            get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes, tags=TAGS
+            ),
+            _list_needs(app),
         )
 
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _complete(document: dict[str, Any]) -> dict[str, Any]:
+def _list_needs(app: FastAPI) -> dict[tuple[str, str], tuple[Permission, ...]]:
+    """Return the permissions that each route needs, by method and path."""
+    return {
+        (method.lower(), route.path): list_permissions(route)
+        for router in app.state.routers
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    }
+
+
+def _complete(document: dict[str, Any], needs: Mapping[tuple[str, str], tuple[Permission, ...]]) -> dict[str, Any]:
     components = document.setdefault("components", {})
     answers: dict[str, Schema] = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -129,7 +146,19 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete_operation(operation, method, path)
+            if permissions := needs.get((method, path)):
+                _declare_needs(operation, permissions)
     return document
+
+
+def _declare_needs(operation: dict[str, Any], permissions: Sequence[Permission]) -> None:
+    """Add the permissions and scopes that an operation needs to its description and its security."""
+    scopes = list(dict.fromkeys(scope for name in permissions if (scope := RULES[name].scope) is not None))
+    operation["security"] = [{"bearer": scopes}, {"apiKey": scopes}]
+    named = " and ".join(f"`{name}`" for name in permissions)
+    word = "permission" if len(permissions) == 1 else "permissions"
+    of_scopes = f", by the scope {' and '.join(f'`{scope}`' for scope in scopes)}" if scopes else ""
+    operation["description"] = f"{operation.get('description', '')}\n\nNeeds the {word} {named}{of_scopes}.".strip()
 
 
 def _describe_defaults(component: Schema) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import Executable, Select, bindparam, case, delete, false, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
+from shared.tables.callers import organizations
 from shared.tables.schedules import schedule_slots, schedules
 from shared.tables.tasks import tasks
 from shared.tables.workflows import workflows
@@ -36,6 +37,8 @@ def ensure_schedule(
 def lock_due_schedules(limit: int) -> Select[Any]:
     """Lock enabled schedules whose next slot has come, passing over those that another beat has locked.
 
+    The schedules of a disabled organization submit nothing until it is enabled again.
+
     Returns every column of `schedules`, `now`, and `is_running`: whether a task or workflow of its latest slots is not done. That
     is computed only for schedules with `overlap = 'skip'`, and is False for others.
     """
@@ -55,7 +58,14 @@ def lock_due_schedules(limit: int) -> Select[Any]:
     is_running = case((schedules.c.overlap == "skip", is_live), else_=false())
     return (
         select(schedules, func.now().label("now"), is_running.label("is_running"))
-        .where(schedules.c.enabled, schedules.c.next_at.is_not(None), schedules.c.next_at <= func.now())
+        .where(
+            schedules.c.enabled,
+            schedules.c.next_at.is_not(None),
+            schedules.c.next_at <= func.now(),
+            schedules.c.organization_id.not_in(
+                select(organizations.c.id).where(organizations.c.disabled_at.is_not(None))
+            ),
+        )
         .order_by(schedules.c.next_at)
         .limit(limit)
         .with_for_update(of=schedules, skip_locked=True)

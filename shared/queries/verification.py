@@ -191,7 +191,23 @@ WHERE task.id >= %(floor)s AND task.schedule_id IS NOT NULL AND task.created_at 
 SELECT schedule.id AS subject, format('beat did not check it at its next time, %%s', schedule.next_at) AS detail
 FROM schedules AS schedule
 WHERE schedule.enabled AND schedule.next_at < now() - interval '2 minutes' AND schedule.planned_at < now() - interval '2 minutes'
+    AND NOT EXISTS (SELECT FROM organizations AS organization
+        WHERE organization.id = schedule.organization_id AND organization.disabled_at IS NOT NULL)
     AND EXISTS (SELECT FROM signs_of_life AS sign WHERE sign.part = 'beat' AND sign.at > now() - interval '10 seconds')""",
+    ),
+    Check(
+        "keys",
+        "A person has valid keys only where the person is a member, and a key and the one that it replaces are of one caller.",
+        """
+SELECT key.id AS subject, 'it is valid, and its person is no member of the organization' AS detail
+FROM api_keys AS key JOIN callers AS caller ON caller.id = key.caller_id
+WHERE caller.person_id IS NOT NULL AND key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
+    AND NOT EXISTS (SELECT FROM memberships AS membership WHERE membership.person_id = caller.person_id
+        AND membership.organization_id = caller.organization_id)
+UNION ALL
+SELECT key.id, format('it replaces the key %%s of another caller', replaced.id)
+FROM api_keys AS key JOIN api_keys AS replaced ON replaced.id = key.replaces_id
+WHERE replaced.caller_id <> key.caller_id""",
     ),
     Check(
         "pauses",

@@ -297,6 +297,12 @@ CORRUPTIONS = [
      "task_payloads WHERE task_id = {slot}), u AS (DELETE FROM unique_tasks) DELETE FROM tasks WHERE id = {slot}"),
     ("a schedule that beat passes over", "schedules", "schedule", "WITH sign AS (INSERT INTO signs_of_life (part) "
      "VALUES ('beat')) UPDATE schedules SET next_at = now() - interval '1 hour', planned_at = now() - interval '1 hour'"),
+    ("a valid key of a person who is no member", "keys", "queued", "WITH organization AS ("
+     "INSERT INTO organizations (id, name) VALUES (gen_random_uuid(), 'left') RETURNING id), person AS ("
+     "INSERT INTO people (id, email, email_key) VALUES (gen_random_uuid(), 'a@example.com', 'a@example.com') RETURNING id), "
+     "caller AS (INSERT INTO callers (id, organization_id, name, person_id) SELECT gen_random_uuid(), organization.id, 'a', "
+     "person.id FROM organization, person RETURNING id) INSERT INTO api_keys (id, caller_id, name, prefix, sha256, role, scopes) "
+     "SELECT {queued}, id, 'a', '0123456789ab', sha256('a'), 'client', '{{}}' FROM caller"),
     ("a paused task that is published", "pauses", "queued", "WITH pause AS (INSERT INTO pauses (target, name, caller_id) "
      "VALUES ('queue', 'files', gen_random_uuid())) UPDATE tasks SET rung_at = now() WHERE id = {queued}"),
     ("a slot done twice", "slots", "queued", "UPDATE tasks SET schedule_id = (SELECT id FROM schedules) "

@@ -334,6 +334,19 @@ def test_a_clock_that_was_turned_back_stops_no_schedule_and_repeats_no_slot(task
     assert 0 < row.ahead.total_seconds() <= 3600
 
 
+def test_the_schedules_of_a_disabled_organization_wait_until_it_is_enabled(tasks: Tasks, engine: Engine) -> None:
+    organization_id = uuid4()
+    tasks.connection.execute(
+        "INSERT INTO organizations (id, name, disabled_at) VALUES (%s, 'closed', now())", [organization_id]
+    )
+    _schedule(tasks, every_seconds=3600, organization_id=organization_id)
+    assert insert_due_tasks(engine) == 0
+
+    tasks.connection.execute("UPDATE organizations SET disabled_at = NULL")
+
+    assert insert_due_tasks(engine) == 1
+
+
 def test_a_schedule_that_has_ended_is_not_looked_at_again(tasks: Tasks, engine: Engine) -> None:
     _schedule(tasks, every_seconds=3600, ends_at="now")
     insert_due_tasks(engine)
