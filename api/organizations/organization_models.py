@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -12,6 +12,7 @@ from api.http.answers import AnswerModel, Moment, Path
 from shared.api_keys import MAX_NAME_CHARACTERS, require_valid_name
 from shared.permissions import OrganizationRole
 
+MAX_WEIGHT: Final = 100
 OrganizationName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 
 
@@ -37,6 +38,16 @@ class OrganizationChangeFields(_Body):
     disabled: Annotated[
         bool | None,
         Field(description="Whether its keys and members are refused. What it owns stays, and its tasks still run."),
+    ] = None
+
+    weight: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_WEIGHT,
+            description="How many tasks of each of its callers start for one task of a caller whose organization has the "
+            "weight 1, while both have tasks due in a queue.",
+        ),
     ] = None
 
     @field_validator("name")
@@ -106,6 +117,9 @@ class Organization(AnswerModel):
     id: UUID
     name: str
     disabled: Annotated[bool, Field(description="Whether its keys and members are refused.")]
+    weight: Annotated[
+        int, Field(description="How many tasks of each of its callers start for one of a caller of weight 1.")
+    ]
     created_at: Moment
     links: OrganizationLinks
 
@@ -143,6 +157,7 @@ def organization_model(row: Any) -> Organization:
         id=row.id,
         name=row.name,
         disabled=row.disabled_at is not None,
+        weight=row.weight,
         created_at=row.created_at,
         links=OrganizationLinks(self=path, members=f"{path}/members"),
     )

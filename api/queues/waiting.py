@@ -6,6 +6,7 @@ The reasons, in the order in which they are looked for:
 - `scheduled`: its `run_at` is not reached
 - `retry_backoff`: an attempt failed, and the next one comes later
 - `paused`: its queue or its kind is paused
+- `caller_limit`: a limit of its key (`concurrency`, `rate`) is reached, or what its caller or organization may run at once runs
 - `no_worker`: no running worker takes tasks of its queue
 - `behind`: other tasks are claimed before it, or it is next
 """
@@ -43,7 +44,8 @@ class Waiting(AnswerModel):
             description="`scheduled`: its `run_at` is not reached. `behind`: other tasks start first, or it is next. "
             "`no_worker`: no running worker takes tasks of its queue. `retry_backoff`: its last attempt failed, and the next "
             "one comes later. `paused`: an operator paused its queue or its kind. `upstream`: it waits for other steps of its "
-            "workflow. `caller_limit` is reserved: there is no limit of a caller's running tasks. Null if it is running or done."
+            "workflow. `caller_limit`: its `concurrency` or `rate` has no room, or as many tasks run as its caller or organization "
+            "may run at once. Null if it is running or done."
         ),
     ]
     position: Annotated[
@@ -86,6 +88,8 @@ class WaitingReader:
                 return _explain_other(row)
             if row.paused_since is not None:
                 return _explain(row, "paused", since=max(row.paused_since, row.changed_at))
+            if row.blocked_at is not None or row.is_limited:
+                return _explain(row, "caller_limit", since=row.blocked_at)
             conditions = (await self._queues.read_conditions(connection))[row.queue]
             ahead = await self._count_ahead(connection, task_id, row)
         seconds = None if ahead is None else conditions.predict_seconds(ahead)

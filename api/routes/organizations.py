@@ -142,7 +142,7 @@ async def get_organization(
 
 @router.patch(
     "/organizations/{organization_id}",
-    summary="Rename, disable or enable an organization",
+    summary="Rename, weigh, disable or enable an organization",
     response_model=Organization,
     response_description="The organization as it is now.",
     responses=problem_responses(*ANY_CALLER, "not-found", "name-taken", "conflict", "unsupported-media-type"),
@@ -158,7 +158,7 @@ async def change_organization(
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Change the fields that the body names. Once an organization is disabled, its keys and members are refused within a
-    second, and it submits nothing more; what it owns stays.
+    second, and it submits nothing more; what it owns stays. A new weight counts at once, for tasks that wait already too.
     """
     fields = _parse(OrganizationChangeFields, await json_body(request, settings.max_json_bytes))
     if fields.disabled and organization_id == caller.organization_id:
@@ -171,6 +171,8 @@ async def change_organization(
                 values["name"] = fields.name
             if fields.disabled is not None and fields.disabled != (stored.disabled_at is not None):
                 values["disabled_at"] = True if fields.disabled else None
+            if fields.weight is not None and fields.weight != stored.weight:
+                values["weight"] = fields.weight
             if not values:
                 return private_answer(organization_model(stored))
             row = (await connection.execute(queries.change_organization(organization_id, values))).one()
@@ -184,6 +186,9 @@ async def change_organization(
                 before={"disabled": stored.disabled_at is not None},
                 after={"disabled": row.disabled_at is not None, "renamed": row.name != stored.name},
             )
+            if row.weight != stored.weight:
+                weights = {"before": {"weight": stored.weight}, "after": {"weight": row.weight}}
+                await audit(connection, request, caller, AuditAction.WEIGHT_CHANGED, row.id, row.id, **weights)
     except IntegrityError:
         raise Problem("name-taken", "There is another organization of this name.") from None
     return private_answer(organization_model(row))

@@ -11,7 +11,10 @@ from sqlalchemy.dialects.postgresql import insert
 
 from shared.tables.callers import api_keys, callers, memberships, organizations, people
 
-_COLUMNS = (organizations.c.id, organizations.c.name, organizations.c.created_at, organizations.c.disabled_at)
+_COLUMNS = (
+    *(organizations.c.id, organizations.c.name, organizations.c.created_at, organizations.c.disabled_at),
+    organizations.c.weight,
+)
 
 
 def insert_organization(organization_id: UUID, name: str) -> Executable:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from shared.queries.audit import hash_entries, hash_seal
+from shared.queries.running_limits import RUNNING_LIMITS, limits_task
 from shared.tasks.states import DONE_VALUES, FIRST_STATES, MOVES, RETRIABLE
 
 
@@ -217,6 +218,57 @@ SELECT task.id AS subject, format('it is published although its %%s is paused si
 FROM tasks AS task JOIN pauses AS pause
     ON (pause.target, pause.name) IN (('queue', task.queue), ('kind', task.kind))
 WHERE task.id >= %(floor)s AND task.status = 'queued' AND task.rung_at IS NOT NULL AND task.kind <> 'platform.canary'""",
+    ),
+    Check(
+        "key-limits",
+        "No more tasks of a key are published or running than the least limit among them, and no blocked one is published.",
+        """
+SELECT (array_agg(task.id ORDER BY task.id DESC))[1] AS subject, format('%%s tasks of its key are published or running; one of '
+    'them allows %%s', count(*), min((task.key_limits->'concurrency'->>'limit')::int)) AS detail
+FROM tasks AS task
+WHERE task.id >= %(floor)s AND task.key_limits ? 'concurrency'
+    AND (task.status = 'running' OR (task.status = 'queued' AND task.rung_at IS NOT NULL))
+GROUP BY task.organization_id, task.key_limits->'concurrency'->>'key'
+HAVING count(*) > min((task.key_limits->'concurrency'->>'limit')::int)
+UNION ALL
+SELECT id, 'it is blocked, and published, or names no limit of a key' FROM tasks
+WHERE id >= %(floor)s AND status = 'queued' AND blocked_at IS NOT NULL AND (rung_at IS NOT NULL OR key_limits IS NULL)""",
+    ),
+    Check(
+        "rates",
+        "When an attempt started, no more of its key had started within the period of its rate than it allows.",
+        """
+SELECT task.id AS subject, format('%%s attempts of its key started within %%s s; it allows %%s', earlier.starts,
+    task.key_limits->'rate'->>'period_seconds', task.key_limits->'rate'->>'limit') AS detail
+FROM rate_starts AS start JOIN tasks AS task ON task.id = start.task_id CROSS JOIN LATERAL (
+    SELECT count(*) AS starts FROM rate_starts AS other
+    WHERE other.organization_id = start.organization_id AND other.key = start.key AND other.at <= start.at
+        AND other.at > start.at - (task.key_limits->'rate'->>'period_seconds')::int * interval '1 second') AS earlier
+WHERE task.id >= %(floor)s AND earlier.starts > (task.key_limits->'rate'->>'limit')::int""",
+    ),
+    Check(
+        "running-limits",
+        "No task is published while more tasks of its caller or organization are published or running than may run at once.",
+        f"""
+WITH subjects AS (
+    SELECT DISTINCT subject.scope, subject.id FROM tasks AS task
+    CROSS JOIN LATERAL (VALUES ('caller', task.owner_id), ('organization', task.organization_id)) AS subject (scope, id)
+    WHERE task.status = 'queued' AND task.rung_at IS NOT NULL
+),
+{RUNNING_LIMITS}
+SELECT task.id AS subject, format('it is published, and %%s more than the limit %%s of its %%s', -running_limit.free,
+    running_limit.name, running_limit.scope) AS detail
+FROM running_limits AS running_limit JOIN tasks AS task
+    ON {
+            limits_task(
+                "running_limit",
+                owner="task.owner_id",
+                organization="task.organization_id",
+                queue="task.queue",
+                kind="task.kind",
+            )
+        }
+WHERE task.id >= %(floor)s AND running_limit.free < 0 AND task.status = 'queued' AND task.rung_at IS NOT NULL""",
     ),
     Check(
         "bulk-actions",

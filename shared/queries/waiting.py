@@ -10,17 +10,37 @@ from __future__ import annotations
 from typing import Final
 
 from shared.queries.publishing import IS_DUE, STATE_OF_QUEUE
+from shared.queries.running_limits import RUNNING_LIMITS, limits_task
 
-READ_WAITING: Final = """
+READ_WAITING: Final = f"""
+WITH subjects AS (
+    SELECT subject.scope, subject.id FROM tasks task
+    CROSS JOIN LATERAL (VALUES ('caller', task.owner_id), ('organization', task.organization_id)) AS subject (scope, id)
+    WHERE task.id = %(id)s AND {IS_DUE}
+),
+{RUNNING_LIMITS}
 SELECT task.status, task.kind, task.queue, task.owner_id, task.priority, task.turn, task.rung_at IS NOT NULL AS is_published,
     task.run_at, task.next_attempt_at, now() AS now,
     (SELECT event.at FROM task_events event WHERE event.task_id = task.id AND event.type = 'status'
      ORDER BY event.seq DESC LIMIT 1) AS changed_at,
     CASE WHEN task.kind <> 'platform.canary' THEN (
         SELECT min(pause.since) FROM pauses pause
-        WHERE (pause.target, pause.name) IN (('queue', task.queue), ('kind', task.kind))) END AS paused_since
+        WHERE (pause.target, pause.name) IN (('queue', task.queue), ('kind', task.kind))) END AS paused_since,
+    task.blocked_at, EXISTS (
+        SELECT FROM running_limits AS running_limit
+        WHERE {
+    limits_task(
+        "running_limit",
+        owner="task.owner_id",
+        organization="task.organization_id",
+        queue="task.queue",
+        kind="task.kind",
+    )
+} AND running_limit.free <= 0) AS is_limited
 FROM tasks task WHERE task.id = %(id)s AND (%(organization)s::uuid IS NULL OR task.organization_id = %(organization)s)"""
-"""Return why a task may wait: its status and times, since when it has that status, and since when it is paused."""
+"""Return why a task may wait: its status and times, since when it has that status, since when it is paused or blocked by the
+limit of a key, and whether as many tasks run as its caller or organization may run at once.
+"""
 
 COUNT_AHEAD_OF_PUBLISHED: Final = """
 SELECT count(*) AS tasks FROM (

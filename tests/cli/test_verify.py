@@ -305,6 +305,17 @@ CORRUPTIONS = [
      "SELECT {queued}, id, 'a', '0123456789ab', sha256('a'), 'client', '{{}}' FROM caller"),
     ("a paused task that is published", "pauses", "queued", "WITH pause AS (INSERT INTO pauses (target, name, caller_id) "
      "VALUES ('queue', 'files', gen_random_uuid())) UPDATE tasks SET rung_at = now() WHERE id = {queued}"),
+    ("a key with more running tasks than its limit", "key-limits", "running", "UPDATE tasks SET rung_at = now(), key_limits = "
+     "'{{\"concurrency\": {{\"key\": \"k\", \"limit\": 1}}}}', organization_id = owner_id WHERE id IN ({queued}, {running})"),
+    ("a blocked task that is published", "key-limits", "queued", "UPDATE tasks SET rung_at = now(), blocked_at = now() "
+     "WHERE id = {queued}"),
+    ("more starts than a rate allows", "rates", "running", "WITH start AS (INSERT INTO rate_starts (organization_id, key, at, "
+     "task_id, attempt_claim) SELECT organization_id, 'k', now(), id, n FROM tasks, generate_series(1, 2) AS n "
+     "WHERE id = {running}) UPDATE tasks SET key_limits = "
+     "'{{\"rate\": {{\"key\": \"k\", \"limit\": 1, \"period_seconds\": 5}}}}' WHERE id = {running}"),
+    ("a published task beyond what may run at once", "running-limits", "queued", "WITH limited AS (INSERT INTO limits "
+     "(subject_id, scope, name, amount) SELECT owner_id, 'caller', 'running', 0 FROM tasks WHERE id = {queued}) "
+     "UPDATE tasks SET rung_at = now() WHERE id = {queued}"),
     ("a slot done twice", "slots", "queued", "UPDATE tasks SET schedule_id = (SELECT id FROM schedules) "
      "WHERE id = {queued}"),
     ("an action that reports other tasks", "bulk-actions", "sent", "INSERT INTO bulk_actions (task_id, changed) "

@@ -11,9 +11,11 @@ import httpx2
 import pytest
 
 from shared.database.connections import connect_hot
+from shared.queries.key_limits import UNBLOCK
 from shared.queries.publishing import MARK_PUBLISHED
 from shared.queries.queues import ADD_ACTIVITY
 from shared.queries.signs_of_life import SHOW_WORKER_SIGN, WORKER_PREFIX
+from shared.queries.tasks import CANCEL
 from shared.settings import Settings
 from tests.api.conftest import ManualWorker, Submit
 
@@ -206,3 +208,35 @@ def test_another_organizations_task_is_not_found(client: httpx2.Client, ping: Su
     absent = client.get(f"/tasks/{uuid4()}/waiting")
 
     assert (foreign.status_code, absent.status_code) == (404, 404)
+
+
+def test_a_task_whose_key_has_no_room_says_so(
+    operator: httpx2.Client, ping: Submit, relay: Relay, manual_worker: ManualWorker
+) -> None:
+    limits = {"concurrency": {"key": "k", "limit": 1}}
+    first, second = ping(**limits), ping(**limits)
+    assert _explain(operator, second)["reason"] == "behind"
+
+    relay.publish()
+
+    found = _explain(operator, second)
+    assert (found["status"], found["reason"], found["ahead"]) == ("queued", "caller_limit", None)
+    assert found["since"] is not None
+    manual_worker.connection.execute(CANCEL, {"ids": [first]})
+    manual_worker.connection.execute(UNBLOCK)
+    assert _explain(operator, second)["reason"] == "behind"
+
+
+def test_a_task_of_a_caller_who_may_not_run_more_at_once_says_so(
+    operator: httpx2.Client, ping: Submit, relay: Relay, manual_worker: ManualWorker
+) -> None:
+    first, second = ping(), ping()
+    manual_worker.connection.execute(
+        "INSERT INTO limits (subject_id, scope, name, amount) SELECT owner_id, 'caller', 'running', 1 FROM tasks LIMIT 1"
+    )
+    try:
+        relay.publish()
+
+        assert [_explain(operator, task_id)["reason"] for task_id in (first, second)] == ["behind", "caller_limit"]
+    finally:
+        manual_worker.connection.execute("DELETE FROM limits")

@@ -53,6 +53,22 @@ def test_a_platform_admin_creates_renames_and_lists_organizations(admin: httpx2.
     assert (taken.status_code, taken.json()["type"]) == (409, "/problems/name-taken")
 
 
+def test_a_platform_admin_weighs_organizations(
+    admin: httpx2.Client, boss: httpx2.Client, organization_id: str, errors_of: ErrorsOf
+) -> None:
+    path = f"/organizations/{organization_id}"
+    assert admin.get(path).json()["weight"] == 1
+
+    assert admin.patch(path, json={"weight": 3}).json()["weight"] == 3
+
+    assert admin.get(path).json()["weight"] == 3
+    assert errors_of(admin.patch(path, json={"weight": 0})) == {"/weight": "greater_than_equal"}
+    assert errors_of(admin.patch(path, json={"weight": 101})) == {"/weight": "less_than_equal"}
+    assert boss.patch(path, json={"weight": 5}).status_code == 403
+    entries = admin.get("/audit", params={"action": "organization.weight_changed"}).json()["items"]
+    assert [(entry["before"], entry["after"]) for entry in entries] == [({"weight": 1}, {"weight": 3})]
+
+
 def test_only_platform_admins_manage_organizations(
     client: httpx2.Client, operator: httpx2.Client, boss: httpx2.Client, organization_id: str
 ) -> None:

@@ -38,6 +38,7 @@ LIVE_INDEXES = {
     "MARK_PUBLISHED": {"ix_tasks_publishable", "ix_tasks_published", "ix_tasks_leases"},
     "LIST_DUE_QUEUES": {"ix_tasks_publishable"},
     "UNBLOCK": {"ix_tasks_blocked"},
+    "READ_WAITING": {"ix_tasks_published"},
     "PROMOTE": {"ix_tasks_waiting"},
     "SWEEP": {"ix_tasks_leases"},
     "EXPIRE": {"ix_tasks_expiring"},
