@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from shared.database.app_role import create_app_role, find_app_role, grant_to_app_role
 from shared.database.connections import make_engine
 from shared.database.schema_version import VERSIONS, newest_revision, require_known_schema
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,28 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     """Upgrade to a revision."""
     # Imported here, because the import would take a large part of the time of a start that has nothing to migrate.
     from alembic import command
+
+    with engine.connect() as connection:
+        command.upgrade(_configure(connection), revision)
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Undo the migrations after a revision, and delete what only they can store. For development.
+
+    An installation does not need it: the version before runs on the newer tables.
+    """
+    from alembic import command
+
+    with engine.connect() as connection:
+        command.downgrade(_configure(connection), revision)
+
+
+def _configure(connection: Connection) -> Config:
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(VERSIONS.parent))
     config.set_main_option("file_template", "%%(year)d_%%(month).2d_%%(day).2d_%%(hour).2d%%(minute).2d_%%(slug)s")
     config.set_main_option("path_separator", "os")
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+    config.attributes["connection"] = connection
+    return config

@@ -15,17 +15,23 @@ from psycopg import sql
 from structlog.testing import capture_logs
 
 from cli.local_stack.postgres import PostgresServer
+from shared.api_keys import create_key, list_keys
+from shared.contracts.catalog import list_kinds
 from shared.database.connections import make_engine
-from shared.database.schema_migrations import MigrationOutcome, migrate
+from shared.database.schema_migrations import MigrationOutcome, downgrade, migrate
 from shared.database.schema_version import newest_revision, require_known_schema, wait_for_schema
 from shared.errors import SchemaTooNew
 from shared.identifiers import new_id
+from shared.queries import hot_tasks
 from shared.queries.database_functions import FUNCTIONS
 from shared.settings import Settings
 from shared.tables.base import metadata
 from shared.tables.every_table import EVERY_TABLE
+from shared.tasks.options import TaskOptions
+from shared.tasks.submission import make_task, submission_document
 from tests.conftest import PATIENCE_SECONDS, Parts
 
+FIRST_REVISION = "0001"
 CATALOG = {
     "columns": """
         SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
@@ -104,6 +110,26 @@ def test_migrating_again_changes_nothing(settings: Settings) -> None:
     migrate(settings)
 
     assert _describe(settings) == before
+
+
+def test_all_migrations_can_be_undone_and_repeated_on_a_filled_database(settings: Settings) -> None:
+    before = _describe(settings)
+    create_key(settings, "someone", "client")
+    task = make_task("platform.ping", list_kinds()["platform.ping"], b"{}", "files", TaskOptions(), new_id(), new_id())
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        connection.execute(hot_tasks.SUBMIT, {"document": submission_document([task])})
+    engine = make_engine(settings, "test", timeout_seconds=None)
+
+    downgrade(engine, FIRST_REVISION)
+    migrate(settings)
+    engine.dispose()
+
+    after = _describe(settings)
+    for name, rows in before.items():
+        assert after[name] == rows, name
+    with psycopg.connect(settings.database_url) as connection:
+        assert connection.execute("SELECT id, status FROM tasks").fetchall() == [(task.id, "queued")]
+    assert [key.name for key in list_keys(settings)] == ["someone"]
 
 
 def test_three_concurrent_migrations_all_succeed(postgres_server: PostgresServer, parts: Parts) -> None:
