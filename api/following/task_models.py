@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import Field
 
 from api.http.answers import AnswerModel, Moment, Path
+from shared.queries.tasks import MAX_COUNTED_FAILURES
 from shared.tasks.filters import BulkAction
 from shared.tasks.options import ConcurrencyLimit, RateLimit
 from shared.tasks.states import TaskStatus
@@ -164,7 +165,14 @@ class FailureGroups(AnswerModel):
     """Failed tasks by kind and type of error."""
 
     items: list[FailureGroup]
-    complete: Annotated[bool, Field(description="Whether `items` has every group; if not, narrow the filter.")]
+    complete: Annotated[bool, Field(description="Whether every task is counted; if not, narrow the filter.")]
+    counted_since: Annotated[
+        Moment | None,
+        Field(
+            description=f"With more than {MAX_COUNTED_FAILURES:,} tasks, the newest are counted: those that were created at this "
+            "time or later. null if all are counted."
+        ),
+    ]
 
 
 class TaskCount(AnswerModel):

@@ -134,7 +134,7 @@ async def list_failures(
     request: Request, caller: TaskReaderCaller, reads: ReadsDependency, query: Annotated[FilterQuery, Query()]
 ) -> Response:
     """Return how many tasks failed with each type of error, by kind: those with the status `failed`, unless `status` names
-    others of `failed`, `cancelled` and `expired`.
+    others of `failed`, `cancelled` and `expired`. Of very many, the newest are counted, in every format.
     """
     which = query.require_known_names().read_filter()
     require_visible_conditions(which, caller)
@@ -148,8 +148,15 @@ async def list_failures(
         rows = (
             await connection.execute(queries.list_failures(caller.visible_organization_id, which, MAX_GROUPS + 1))
         ).all()
-    groups = [FailureGroup(**row._mapping) for row in rows[:MAX_GROUPS]]
-    answer = FailureGroups(items=groups, complete=len(rows) <= MAX_GROUPS)
+    groups = [
+        FailureGroup(**{name: row._mapping[name] for name in FailureGroup.model_fields}) for row in rows[:MAX_GROUPS]
+    ]
+    is_whole = sum(row.count for row in rows) < queries.MAX_COUNTED_FAILURES
+    answer = FailureGroups(
+        items=groups,
+        complete=is_whole and len(rows) <= MAX_GROUPS,
+        counted_since=None if is_whole else min(row.oldest_at for row in rows),
+    )
     return answer_whole_list(request, answer, groups, columns_of(FailureGroup))
 
 

@@ -11,8 +11,22 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Select, Text, Uuid, cast, func, literal_column, select, text, type_coerce
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    Uuid,
+    any_,
+    cast,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+    type_coerce,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, array
 
 from shared.identifiers import least_id
 from shared.queries.batches import is_batch_of
@@ -29,7 +43,7 @@ from shared.tables.tasks import (
 )
 from shared.tables.webhooks import task_follow_ups
 from shared.tasks.filters import TaskFilter
-from shared.tasks.states import SHOWS_ERROR
+from shared.tasks.states import RETRIABLE, SHOWS_ERROR, TaskStatus
 
 MAX_CLOCK_DIFFERENCE: Final = timedelta(days=1)
 """How far the clock of an API process and that of the database may differ.
@@ -255,37 +269,70 @@ LIMIT_COUNTING: Final = "SET LOCAL statement_timeout = '2s'"
 """End the transaction's statements after two seconds: a filter that few of many tasks fit may take long to count."""
 
 
+MAX_COUNTED_FAILURES: Final = 20_000
+"""How many tasks are grouped by their error at most: it takes about half a second, however large the tables are."""
+
+
 def list_failures(organization_id: UUID | None, which: TaskFilter, limit: int) -> Select[Any]:
     """Group tasks by kind and type of error, the largest group first.
 
-    Returns (kind, error_type, count, first_at, last_at, example_id): the times are those of the ends of the first and the
-    last task, and the example is the newest task.
+    The newest `MAX_COUNTED_FAILURES` tasks are counted. Returns (kind, error_type, count, first_at, last_at, example_id,
+    oldest_at): the times are those of the ends of the first and the last task, the example is the newest task, and `oldest_at` is
+    when the oldest was created.
     """
+    newest = _where(select(tasks.c.id), organization_id, which).order_by(tasks.c.id.desc()).limit(MAX_COUNTED_FAILURES)
+    ids = newest.cte("ids").prefix_with("MATERIALIZED")
+    # As in the hot statements, each row is looked up by its index, however large the tables are: see `hot_tasks`.
+    task_is_named = tasks.c.id == any_(array([ids.c.id]))
+    payload_is_named = task_payloads.c.task_id == any_(array([ids.c.id]))
     error_type = _ERROR_TYPE.label("error_type")
     return (
-        _where(
-            select(
-                tasks.c.kind,
-                error_type,
-                func.count().label("count"),
-                func.min(tasks.c.finished_at).label("first_at"),
-                func.max(tasks.c.finished_at).label("last_at"),
-                cast(func.max(cast(tasks.c.id, Text)), Uuid).label("example_id"),
-            ).join(task_payloads, task_payloads.c.task_id == tasks.c.id),
-            organization_id,
-            which,
-            joined=True,
+        select(
+            tasks.c.kind,
+            error_type,
+            func.count().label("count"),
+            func.min(tasks.c.finished_at).label("first_at"),
+            func.max(tasks.c.finished_at).label("last_at"),
+            cast(func.max(cast(tasks.c.id, Text)), Uuid).label("example_id"),
+            func.min(tasks.c.created_at).label("oldest_at"),
         )
+        .select_from(ids.join(tasks, task_is_named).join(task_payloads, payload_is_named))
         .group_by(tasks.c.kind, error_type)
         .order_by(func.count().desc(), tasks.c.kind, error_type)
         .limit(limit)
     )
 
 
-def _where(
-    statement: Select[Any], organization_id: UUID | None, which: TaskFilter, *, joined: bool = False
-) -> Select[Any]:
-    """Add the conditions of a filter. `joined` is whether the statement reads `task_payloads` already.
+_STATUSES_BY_INDEX: Final = (
+    frozenset({TaskStatus.RUNNING}),
+    frozenset({TaskStatus.SCHEDULED, TaskStatus.RETRYING}),
+    RETRIABLE,
+    frozenset({TaskStatus.SUCCEEDED}),
+)
+"""The statuses, without `queued`, by the partial index that has the tasks of these statuses; none has those that succeeded."""
+
+
+def _has_status(statuses: Collection[TaskStatus]) -> ColumnElement[bool]:
+    """Return the condition that a task has one of the statuses.
+
+    It has a part for each partial index, so that Postgres can read the few tasks of a rare status from it, instead of the whole
+    history of tasks.
+    """
+    groups = (sorted(group.intersection(statuses)) for group in _STATUSES_BY_INDEX)
+    parts = [_is_one_of(group) for group in groups if group]
+    if TaskStatus.QUEUED in statuses:
+        queued = _is_one_of([TaskStatus.QUEUED])
+        parts += [queued & tasks.c.rung_at.is_(None), queued & tasks.c.rung_at.is_not(None)]
+    return or_(*parts)
+
+
+def _is_one_of(statuses: Collection[TaskStatus]) -> ColumnElement[bool]:
+    """Return the condition with the statuses in its text: with parameters, a partial index could not be used."""
+    return tasks.c.status.in_([literal(status.value, literal_execute=True) for status in statuses])
+
+
+def _where(statement: Select[Any], organization_id: UUID | None, which: TaskFilter) -> Select[Any]:
+    """Add the conditions of a filter.
 
     `created_after` includes its moment and `created_before` does not.
     """
@@ -294,7 +341,7 @@ def _where(
     if which.ids is not None:
         statement = statement.where(tasks.c.id.in_(which.ids))
     if which.status is not None:
-        statement = statement.where(tasks.c.status.in_([status.value for status in which.status]))
+        statement = statement.where(_has_status(which.status))
     for column in (tasks.c.kind, tasks.c.queue, tasks.c.parent_id, tasks.c.schedule_id, tasks.c.rerun_of):
         if (value := getattr(which, column.name)) is not None:
             statement = statement.where(column == value)
@@ -318,8 +365,7 @@ def _where(
         organization = select(callers.c.organization_id).where(callers.c.id == which.owner).scalar_subquery()
         statement = statement.where(tasks.c.owner_id == which.owner, tasks.c.organization_id == organization)
     if which.error_type is not None:
-        if not joined:
-            statement = statement.join(task_payloads, task_payloads.c.task_id == tasks.c.id)
+        statement = statement.join(task_payloads, task_payloads.c.task_id == tasks.c.id)
         # The second condition is that of the partial index; a task of another status does not show its error.
         statement = statement.where(
             _ERROR_TYPE.in_([which.error_type]),

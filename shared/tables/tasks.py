@@ -175,8 +175,9 @@ tasks = Table(
     Index("ix_tasks_schedule", "schedule_id", "id", postgresql_where=text("schedule_id IS NOT NULL")),
     Index("ix_tasks_rerun_of", "rerun_of", "id", postgresql_where=text("rerun_of IS NOT NULL")),
     Index(
-        "ix_tasks_unsuccessful",
+        "ix_tasks_unsuccessful_by_status",
         "organization_id",
+        "status",
         "id",
         postgresql_where=text("status IN ('cancelled', 'expired', 'failed')"),
     ),

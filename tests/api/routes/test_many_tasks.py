@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from shared.identifiers import new_id
+from shared.queries import tasks as task_queries
 from tests.api.conftest import ErrorsOf, ManualWorker, Submit
 from tests.conftest import Api
 
@@ -34,6 +35,11 @@ def time_out(manual_worker: ManualWorker, task_id: str) -> str:
     assert manual_worker.claim(task_id)
     assert manual_worker.end(task_id, "failed", error=TIMED_OUT) == "failed"
     return task_id
+
+
+def shown_at(client: httpx2.Client, task_id: str) -> str:
+    created_at: str = client.get(f"/tasks/{task_id}").json()["created_at"]
+    return created_at
 
 
 def ids_of(answer: httpx2.Response) -> list[str]:
@@ -116,10 +122,26 @@ def test_failures_are_grouped_by_kind_and_type_of_error(
             },
         ],
         "complete": True,
+        "counted_since": None,
     }
     cancelled = operator.get("/tasks/failures", params={"tag": tag, "status": "cancelled"}).json()["items"]
     assert [group["error_type"] for group in cancelled] == ["/problems/cancelled"]
     assert stranger.get("/tasks/failures", params={"tag": tag}).json()["items"] == []
+
+
+def test_only_the_newest_of_very_many_failures_are_counted(
+    operator: httpx2.Client, manual_worker: ManualWorker, ping: Submit, tag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_queries, "MAX_COUNTED_FAILURES", 2)
+    old, middle, new = (time_out(manual_worker, ping(tags=[tag])) for _ in range(3))
+
+    some = operator.get("/tasks/failures", params={"tag": tag}).json()
+    one = operator.get("/tasks/failures", params={"tag": tag, "created_after": shown_at(operator, new)}).json()
+
+    assert [(group["count"], group["example_id"]) for group in some["items"]] == [(2, new)]
+    assert (some["complete"], some["counted_since"]) == (False, shown_at(operator, middle))
+    assert (one["complete"], one["counted_since"]) == (True, None)
+    assert shown_at(operator, old) <= some["counted_since"]
 
 
 def test_no_other_status_than_that_of_a_failure_is_grouped(operator: httpx2.Client, errors_of: ErrorsOf) -> None:
