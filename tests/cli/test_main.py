@@ -70,6 +70,25 @@ def test_without_json_only_the_key_is_written_to_standard_output(taskmill: RunTa
     assert len(made.stdout.split()) == 1
 
 
+def test_a_key_of_one_organization_is_made_for_networks_and_rotated(taskmill: RunTaskmill, database_url: str) -> None:
+    options = ("--role", "admin", "--organization-only", "--network", "192.0.2.0/24", "--json")
+    made = json.loads(taskmill("keys", "create", "lee", *options, TASKMILL_DATABASE_URL=database_url).stdout)
+    outcome = taskmill("keys", "rotate", made["id"], "--overlap", "2h", "--json", TASKMILL_DATABASE_URL=database_url)
+    listed = json.loads(taskmill("keys", "list", "--json", TASKMILL_DATABASE_URL=database_url).stdout)
+
+    rotated = json.loads(outcome.stdout)
+    old, new = (next(key for key in listed if key["id"] == one["id"]) for one in (made, rotated))
+    for key in (made, rotated, old, new):
+        assert (key["role"], key["platform_role"], key["networks"]) == ("admin", None, ["192.0.2.0/24"])
+    assert rotated["key"] != made["key"]
+    left = datetime.fromisoformat(old["expires_at"]) - datetime.now(UTC)
+    assert timedelta(hours=1) < left <= timedelta(hours=2)
+    assert new["expires_at"] is None
+    refused = taskmill("keys", "rotate", "000000000000", TASKMILL_DATABASE_URL=database_url)
+    assert (refused.returncode, "create a new one" in refused.stderr) == (1, True)
+    assert taskmill("keys", "create", "x", "--network", "here", TASKMILL_DATABASE_URL=database_url).returncode == 2
+
+
 def test_keys_are_listed_with_prefix_creation_last_use_and_expiry(taskmill: RunTaskmill, database_url: str) -> None:
     made = taskmill("keys", "create", "ana", "--expires", "90d", "--json", TASKMILL_DATABASE_URL=database_url)
     listed = taskmill("keys", "list", TASKMILL_DATABASE_URL=database_url, COLUMNS="160").stdout
