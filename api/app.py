@@ -15,6 +15,7 @@ from api.http.error_responses import install_error_responses
 from api.http.middleware import AllowedMethods, BodyLimit, Frame, allowed_methods
 from api.http.protocol import ServerState
 from api.http.rate_limits import limiter
+from api.http.sign_in_limits import SignInGuard
 from api.openapi.document import install_openapi, operation_id
 from api.request_log import RequestLog
 from api.routes import (
@@ -123,7 +124,9 @@ def create_app(settings: Settings) -> ASGIApp:
     app = create_fastapi_app(settings)
     hosts = frozenset(host.lower() for host in settings.allowed_hosts)
     framed = Frame(
-        HotPathsFirst(app.state.hot_paths, BodyLimit(app, settings.max_json_bytes)),
+        HotPathsFirst(
+            app.state.hot_paths, SignInGuard(BodyLimit(app, settings.max_json_bytes), app.state.services.sign_in_limits)
+        ),
         allowed_hosts=None if "*" in hosts else hosts,
         routes=list_allowed_methods(app),
         log=RequestLog(settings),

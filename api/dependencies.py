@@ -18,10 +18,12 @@ from api.following.task_actions import TaskActions
 from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
 from api.http.body import read_body, require_json
+from api.http.client_network import find_client_network
 from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
 from api.http.rate_limits import RateLimits
+from api.http.sign_in_limits import SignInLimits
 from api.limits.limit_reader import LimitReader
 from api.queues.queue_reader import QueueReader
 from api.queues.wait_estimates import WaitEstimates
@@ -155,6 +157,11 @@ def get_idempotency_keys(connection: HTTPConnection) -> IdempotencyKeys:
     return _services(connection).idempotency_keys
 
 
+def get_sign_in_limits(connection: HTTPConnection) -> SignInLimits:
+    """Return the limits of signing in."""
+    return _services(connection).sign_in_limits
+
+
 def get_limit_reader(connection: HTTPConnection) -> LimitReader:
     """Return the reader of limits."""
     return _services(connection).limit_reader
@@ -172,10 +179,11 @@ async def _identify(connection: HTTPConnection, identifying: Coroutine[None, Non
     try:
         caller = await identifying
     except Problem as problem:
-        address = connection.client.host if connection.client else ""
-        problem.headers |= _services(connection).limits.count_refused(address)
+        network = find_client_network(connection.scope)
+        problem.headers |= _services(connection).limits.count_refused(network)
         raise
     connection.state.caller = caller
+    await _services(connection).limit_reader.read_known(caller.organization_id, caller.owner_id)
     return caller
 
 
@@ -290,3 +298,4 @@ WebhookManagerCaller = Annotated[Caller, caller_with(Permission.WEBHOOKS_MANAGE)
 UsageReaderCaller = Annotated[Caller, caller_with(Permission.USAGE_READ)]
 QuotaManagerCaller = Annotated[Caller, caller_with(Permission.QUOTAS_MANAGE)]
 LimitReaderDependency = Annotated[LimitReader, Depends(get_limit_reader)]
+SignInLimitsDependency = Annotated[SignInLimits, Depends(get_sign_in_limits)]

@@ -20,12 +20,14 @@ from api.following.task_representation import TaskRow, task_json
 from api.following.waiters import Waiters
 from api.http.answers import PRIVATE_HEADERS
 from api.http.body import is_json, read_body
+from api.http.client_network import find_client_network
 from api.http.conditional import matches_etag
 from api.http.error_responses import from_exception
 from api.http.headers import RawHeaders, join_repeated_headers
 from api.http.problems import Problem, invalid
 from api.http.query_strings import read_validate_only, read_wait
 from api.http.rate_limits import RateLimits
+from api.limits.limit_reader import LimitReader
 from api.queues.wait_estimates import WaitEstimates
 from api.submitting.idempotency import fingerprint, read_idempotency_key
 from api.submitting.parsing import parse_submission, read_traceparent
@@ -45,6 +47,7 @@ class HotPaths:
         *,
         authenticator: Authenticator,
         limits: RateLimits,
+        limit_reader: LimitReader,
         submissions: Submissions,
         reader: TaskReader,
         waiters: Waiters,
@@ -53,6 +56,7 @@ class HotPaths:
     ) -> None:
         self._authenticator = authenticator
         self._limits = limits
+        self._limit_reader = limit_reader
         self._submissions = submissions
         self._reader = reader
         self._waiters = waiters
@@ -102,9 +106,11 @@ class HotPaths:
                 scope["client"][0] if scope.get("client") else None,
             )
         except Problem as problem:
-            problem.headers |= self._limits.count_refused(scope["client"][0] if scope.get("client") else "")
+            problem.headers |= self._limits.count_refused(find_client_network(scope))
             raise
         scope["state"]["caller"] = caller
+        if self._limit_reader.find(caller.owner_id) is None:
+            await self._limit_reader.read_known(caller.organization_id, caller.owner_id)
         if scope["method"] == "POST":
             limit_headers += self._limits.count("submit", caller.rate_key)
             caller.require(Permission.TASKS_SUBMIT)

@@ -17,6 +17,7 @@ from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
 from api.hot_paths import HotPaths
 from api.http.rate_limits import RateLimits
+from api.http.sign_in_limits import SignInLimits
 from api.limits.limit_reader import LimitReader
 from api.queues.queue_reader import QueueReader
 from api.queues.wait_estimates import WaitEstimates
@@ -54,7 +55,8 @@ class Services:
         self.engine: AsyncEngine = make_async_engine(settings, "api")
         self.reads: AsyncEngine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.authenticator = Authenticator(self.reads)
-        self.limit_reader = LimitReader(settings, self.engine, self.reads)
+        self.limit_reader = LimitReader(settings, self.engine, self.reads, self.limits)
+        self.sign_in_limits = SignInLimits(settings)
         self.reader = TaskReader(settings, self.reads)
         self.waiters = Waiters(settings, self.reader)
         self.feed = EventFeed(settings)
@@ -98,6 +100,7 @@ class Services:
         self.hot_paths = HotPaths(
             authenticator=self.authenticator,
             limits=self.limits,
+            limit_reader=self.limit_reader,
             submissions=self.submissions,
             reader=self.reader,
             waiters=self.waiters,
@@ -116,6 +119,7 @@ class Services:
         await self._batcher.close()
         await self.reader.close()
         await self.authenticator.close()
+        await self.sign_in_limits.close()
         await self.readiness.close()
         await self.wait_estimates.close()
         await self.streams.close()

@@ -1,4 +1,4 @@
-"""The settings of what organizations and callers may use by default."""
+"""The settings of what clients may send, and of what organizations and callers may use by default."""
 
 from __future__ import annotations
 
@@ -7,7 +7,56 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from shared.limits import Limits
-from shared.setting_subjects import Subject
+from shared.setting_subjects import GIBIBYTE, MEBIBYTE, Subject
+
+
+class LimitSettings(Subject):
+    """Limits of what clients may send."""
+
+    title: ClassVar[str] = "Limits"
+
+    max_json_bytes: Annotated[int, Field(ge=1024, description="The largest JSON body.")] = MEBIBYTE
+    max_batch_bytes: Annotated[
+        int, Field(ge=1024, description="The largest body of `POST /tasks/batch` and `POST /workflows`.")
+    ] = 16 * MEBIBYTE
+    max_upload_bytes: Annotated[int, Field(ge=1, description="The largest upload.")] = 5 * GIBIBYTE
+    rate_limit_client: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Requests that a client may make in a minute, in each class of routes and each API process.",
+        ),
+    ] = 600
+    rate_limit_privileged: Annotated[
+        int,
+        Field(ge=1, description="The same for operators and admins. The default is practically no limit."),
+    ] = 10_000_000
+    rate_limit_unauthenticated: Annotated[
+        int, Field(ge=1, description="Refused credentials in a minute from one address, after which it gets 429.")
+    ] = 600
+    rate_limit_sign_in: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="How often one address (of IPv6, one network of 64 bits) may try to sign in, register or reset a "
+            "password in a minute, counted in the broker for all processes.",
+        ),
+    ] = 30
+    rate_limit_sign_in_account: Annotated[
+        int, Field(ge=1, description="The same for each account, whatever the addresses are.")
+    ] = 10
+    max_queued: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="How many tasks of all callers may be queued; submissions beyond it get 429. 0 for no limit.",
+        ),
+    ] = 0
+    max_queued_per_caller: Annotated[int, Field(ge=0, description="The same for each caller.")] = 0
+    max_streams_per_caller: Annotated[
+        int, Field(ge=1, description="Event streams that a caller may have open at a time in each API process.")
+    ] = 2000
+    max_schedules: Annotated[int, Field(ge=0, description="How many schedules an organization may have.")] = 1000
 
 
 class QuotaSettings(Subject):

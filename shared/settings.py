@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared import kill_points
 from shared.encryption_keys import parse_encryption_keys
 from shared.errors import ConfigurationError
-from shared.limit_settings import QuotaSettings
+from shared.limit_settings import LimitSettings, QuotaSettings
 from shared.networks import includes_every_address
 from shared.people_settings import PeopleSettings
 from shared.setting_subjects import GIBIBYTE, MEBIBYTE, Subject, refusal
@@ -352,44 +352,6 @@ class ApiSettings(Subject):
                 "TASKMILL_FORWARDED_ALLOW_IPS includes every address, so every client could choose the one that is logged "
                 "and limited: list the addresses of your proxies, such as 127.0.0.1 or 10.0.0.0/24"
             )
-
-
-class LimitSettings(Subject):
-    """Limits of what clients may send."""
-
-    title: ClassVar[str] = "Limits"
-
-    max_json_bytes: Annotated[int, Field(ge=1024, description="The largest JSON body.")] = MEBIBYTE
-    max_batch_bytes: Annotated[
-        int, Field(ge=1024, description="The largest body of `POST /tasks/batch` and `POST /workflows`.")
-    ] = 16 * MEBIBYTE
-    max_upload_bytes: Annotated[int, Field(ge=1, description="The largest upload.")] = 5 * GIBIBYTE
-    rate_limit_client: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="Requests that a client may make in a minute, in each class of routes and each API process.",
-        ),
-    ] = 600
-    rate_limit_privileged: Annotated[
-        int,
-        Field(ge=1, description="The same for operators and admins. The default is practically no limit."),
-    ] = 10_000_000
-    rate_limit_unauthenticated: Annotated[
-        int, Field(ge=1, description="Refused credentials in a minute from one address, after which it gets 429.")
-    ] = 600
-    max_queued: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="How many tasks of all callers may be queued; submissions beyond it get 429. 0 for no limit.",
-        ),
-    ] = 0
-    max_queued_per_caller: Annotated[int, Field(ge=0, description="The same for each caller.")] = 0
-    max_streams_per_caller: Annotated[
-        int, Field(ge=1, description="Event streams that a caller may have open at a time in each API process.")
-    ] = 2000
-    max_schedules: Annotated[int, Field(ge=0, description="How many schedules an organization may have.")] = 1000
 
 
 class AuditSettings(Subject):

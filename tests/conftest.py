@@ -216,6 +216,8 @@ def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
         rering_seconds=2,
         shutdown_grace_seconds=2,
         rate_limit_client=100_000,
+        rate_limit_sign_in=100_000,
+        rate_limit_sign_in_account=100_000,
     )
 
 

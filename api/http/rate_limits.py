@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar, cast
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from math import ceil
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from fastapi import Request, Response
-from limits import RateLimitItem, parse
+from limits import RateLimitItem, RateLimitItemPerMinute, parse
 from limits.storage.memory import MemoryStorage
 from slowapi import Limiter
 
 from api.http.problems import Problem, invalid
+from shared.limits import RouteClass
 from shared.settings import Settings
 
-RouteClass = Literal["read", "submit", "upload"]
 ROUTE_CLASSES: Final[tuple[RouteClass, ...]] = ("read", "submit", "upload")
+UNAUTHENTICATED: Final = "unauthenticated"
+_PER_MINUTE: Final = 60
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 LIMITED_MARK: Final = "__rate_limit_class__"
 
@@ -34,9 +38,20 @@ def _caller_key(request: Request) -> str:
     return key
 
 
-def _limit_of(key: str) -> str:
-    assert _current is not None
-    return str(_current.item_for(key))
+class Window(NamedTuple):
+    """A window of a minute in which requests are counted."""
+
+    amount: int
+    """How many requests are allowed in it."""
+    used: int
+    """How many there were, this one too."""
+    reset_time: float
+    """When it ends, in seconds of Unix time."""
+
+    @property
+    def remaining(self) -> int:
+        """How many requests are left."""
+        return max(0, self.amount - self.used)
 
 
 class WindowCounters(MemoryStorage):
@@ -88,7 +103,11 @@ def limited(route_class: RouteClass) -> Callable[[Endpoint], Endpoint]:
             response: Response = await endpoint(*args, **kwargs)
             return response
 
-        counted = limiter.shared_limit(_limit_of, scope=route_class)(answer_once_counted)
+        def limit_of(key: str) -> str:
+            assert _current is not None
+            return str(_current.item_for(route_class, key))
+
+        counted = limiter.shared_limit(limit_of, scope=route_class)(answer_once_counted)
 
         @functools.wraps(endpoint)
         async def answer(*args: Any, **kwargs: Any) -> Response:
@@ -112,52 +131,74 @@ def _refuse_repeated(request: Request) -> None:
 
 
 class RateLimits:
-    """The limits of one process, with the values of the settings."""
+    """The limits of one process: those of the settings, and those that organizations and callers have instead."""
 
     def __init__(self, settings: Settings) -> None:
         global _current
         self._client = parse(f"{settings.rate_limit_client}/minute")
         self._privileged = parse(f"{settings.rate_limit_privileged}/minute")
         self._unauthenticated = parse(f"{settings.rate_limit_unauthenticated}/minute")
+        self._own: dict[str, Mapping[RouteClass, RateLimitItem]] = {}
         _current = self
         limiter.reset()
 
-    def item_for(self, rate_key: str) -> RateLimitItem:
-        """Return the limit of a caller by its `rate_key`."""
+    def replace_own(self, rate_key: str, requests_per_minute: Mapping[RouteClass, int]) -> None:
+        """Use these limits for a caller instead of those of the settings, by class of routes; none to use the settings again."""
+        if requests_per_minute:
+            self._own[rate_key] = {name: _per_minute(amount) for name, amount in requests_per_minute.items()}
+        elif self._own:
+            self._own.pop(rate_key, None)
+
+    def item_for(self, route_class: RouteClass, rate_key: str) -> RateLimitItem:
+        """Return the limit of a caller, by its `rate_key`, for a class of routes."""
+        if self._own and (own := self._own.get(rate_key, {}).get(route_class)) is not None:
+            return own
         return self._client if rate_key.startswith("client:") else self._privileged
 
     def count(self, route_class: RouteClass, rate_key: str) -> list[tuple[bytes, bytes]]:
         """Count one request, and return the headers of its answer. Raises the problem `rate-limited`."""
-        item = self.item_for(rate_key)
+        item = self.item_for(route_class, rate_key)
         key, counters = item.key_for(rate_key, route_class), limiter.limiter.storage
         count = counters.incr(key, item.get_expiry())
         reset_time = counters.get_expiry(key)
         if count > item.amount:
-            raise _refusal(item.amount, 0, reset_time)
+            raise refuse(route_class, Window(item.amount, count, reset_time))
+        amount, remaining, name = item.amount, item.amount - count, route_class.encode()
         return [
-            (b"x-ratelimit-limit", b"%d" % item.amount),
-            (b"x-ratelimit-remaining", b"%d" % (item.amount - count)),
+            (b"x-ratelimit-limit", b"%d" % amount),
+            (b"x-ratelimit-remaining", b"%d" % remaining),
             (b"x-ratelimit-reset", b"%d" % reset_time),
+            (b"ratelimit-policy", b'"%b";q=%d;w=60' % (name, amount)),
+            (b"ratelimit", b'"%b";r=%d;t=%d' % (name, remaining, _seconds_until(reset_time))),
         ]
 
-    def count_refused(self, address: str) -> dict[str, str]:
-        """Count one request with refused credentials by its client's address, and return the headers of its answer.
+    def count_refused(self, network: str) -> dict[str, str]:
+        """Count one request with refused credentials by its client's network, and return the headers of its answer.
 
-        Raises the problem `rate-limited` when an address sends too many.
+        Raises the problem `rate-limited` when a network sends too many.
         """
         item = self._unauthenticated
-        allowed = limiter.limiter.hit(item, address, "unauthenticated")
-        window = limiter.limiter.get_window_stats(item, address, "unauthenticated")
+        allowed = limiter.limiter.hit(item, network, UNAUTHENTICATED)
+        window = _window_of(item, network, UNAUTHENTICATED)
         if not allowed:
-            raise _refusal(item.amount, 0, window.reset_time)
-        return _headers(item.amount, max(0, window.remaining), window.reset_time)
+            raise refuse(UNAUTHENTICATED, window)
+        return limit_headers(UNAUTHENTICATED, window)
+
+
+@lru_cache(maxsize=1024)
+def _per_minute(amount: int) -> RateLimitItem:
+    return RateLimitItemPerMinute(amount)
+
+
+def _window_of(item: RateLimitItem, key: str, route_class: str) -> Window:
+    stats = limiter.limiter.get_window_stats(item, key, route_class)
+    return Window(item.amount, item.amount - stats.remaining, stats.reset_time)
 
 
 def rate_limited(request: Request) -> Problem:
     """Return the problem for a request that slowapi refused."""
-    item, arguments = request.state.view_rate_limit
-    window = limiter.limiter.get_window_stats(item, *arguments)
-    return _refusal(item.amount, 0, window.reset_time)
+    item, (key, route_class) = request.state.view_rate_limit
+    return refuse(route_class, _window_of(item, key, route_class))
 
 
 def count_unless_counted(request: Request) -> None:
@@ -167,7 +208,7 @@ def count_unless_counted(request: Request) -> None:
     if route_class is None or caller is None or getattr(request.state, "view_rate_limit", None) is not None:
         return
     assert _current is not None
-    item = _current.item_for(caller.rate_key)
+    item = _current.item_for(route_class, caller.rate_key)
     request.state.view_rate_limit = (item, [caller.rate_key, route_class])
     if not limiter.limiter.hit(item, caller.rate_key, route_class):
         raise rate_limited(request)
@@ -178,24 +219,28 @@ def headers_of(request: Request) -> dict[str, str]:
     counted = getattr(request.state, "view_rate_limit", None)
     if counted is None:
         return {}
-    item, arguments = counted
-    window = limiter.limiter.get_window_stats(item, *arguments)
-    return _headers(item.amount, max(0, window.remaining), window.reset_time)
+    item, (key, route_class) = counted
+    return limit_headers(route_class, _window_of(item, key, route_class))
 
 
-def _headers(amount: int, remaining: int, reset_time: float) -> dict[str, str]:
+def limit_headers(route_class: str, window: Window) -> dict[str, str]:
+    """Return the headers of a limit: `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10), and `X-…`."""
     return {
-        "X-RateLimit-Limit": str(amount),
-        "X-RateLimit-Remaining": str(remaining),
-        "X-RateLimit-Reset": str(int(reset_time)),
+        "X-RateLimit-Limit": str(window.amount),
+        "X-RateLimit-Remaining": str(window.remaining),
+        "X-RateLimit-Reset": str(int(window.reset_time)),
+        "RateLimit-Policy": f'"{route_class}";q={window.amount};w={_PER_MINUTE}',
+        "RateLimit": f'"{route_class}";r={window.remaining};t={_seconds_until(window.reset_time)}',
     }
 
 
-def _refusal(amount: int, remaining: int, reset_time: float) -> Problem:
+def refuse(route_class: str, window: Window) -> Problem:
+    """Return the problem `rate-limited` for a request beyond a limit."""
+    retry_after_seconds = max(1, _seconds_until(window.reset_time))
     return Problem(
-        "rate-limited",
-        headers={
-            "Retry-After": str(max(1, int(reset_time - time.time()) + 1)),
-            **_headers(amount, remaining, reset_time),
-        },
+        "rate-limited", headers={"Retry-After": str(retry_after_seconds), **limit_headers(route_class, window)}
     )
+
+
+def _seconds_until(moment: float) -> int:
+    return max(0, ceil(moment - time.time()))

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from api.http.rate_limits import RateLimits
 from shared.limits import Limits, RouteClass, Scope
 from shared.queries import limits as queries
 from shared.settings import Settings
@@ -40,12 +41,10 @@ class HeldLimits:
         """Return the lists of allowed senders, each of which must contain a sender."""
         return [one.senders for one in (self.organization, self.caller) if one.senders is not None]
 
-    def requests_per_minute(self, route_class: RouteClass, default: int) -> int:
-        """Return how many requests of a class the caller may make in a minute."""
-        for one in (self.caller, self.organization):
-            if (amount := one.requests_per_minute.get(route_class)) is not None:
-                return amount
-        return default
+    def requests_per_minute(self) -> dict[RouteClass, int]:
+        """Return how many requests the caller may make in a minute, by class of routes, where it is not the setting."""
+        amounts = {**self.organization.requests_per_minute, **self.caller.requests_per_minute}
+        return {route_class: amount for route_class, amount in amounts.items() if amount is not None}
 
 
 NO_LIMITS: Final = HeldLimits()
@@ -54,13 +53,14 @@ NO_LIMITS: Final = HeldLimits()
 class LimitReader:
     """Reads limits from the database."""
 
-    def __init__(self, settings: Settings, engine: AsyncEngine, reads: AsyncEngine) -> None:
+    def __init__(self, settings: Settings, engine: AsyncEngine, reads: AsyncEngine, rate_limits: RateLimits) -> None:
         self._defaults: dict[Scope, Limits] = {
             "organization": settings.organization_limits,
             "caller": settings.caller_limits,
         }
         self._engine = engine
         self._reads = reads
+        self._rate_limits = rate_limits
         self._known: dict[UUID, tuple[float, HeldLimits]] = {}
         self._storing_defaults = asyncio.Lock()
         self._has_stored_defaults = False
@@ -88,6 +88,8 @@ class LimitReader:
         if len(self._known) >= MAX_CACHED:
             self._known.clear()
         self._known[caller_id] = (time.monotonic() + CACHE_SECONDS, held)
+        # Callers with a platform role have another key, and the limits of the settings.
+        self._rate_limits.replace_own(f"client:{caller_id}", held.requests_per_minute())
         return held
 
     async def read_known(self, organization_id: UUID, caller_id: UUID) -> HeldLimits:

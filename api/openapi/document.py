@@ -71,6 +71,14 @@ _HEADERS: Final[dict[str, dict[str, Any]]] = {
         "description": "When the full number is available again, in seconds of Unix time.",
         **_WHOLE_NUMBER,
     },
+    "RateLimit-Policy": {
+        "description": 'The class of routes, how many requests of it are allowed, and in how many seconds: `"read";q=600;w=60`.',
+        "schema": TEXT,
+    },
+    "RateLimit": {
+        "description": 'How many of these requests are left, and in how many seconds all are available again: `"read";r=599;t=58`.',
+        "schema": TEXT,
+    },
     "Retry-After": {"description": "How many seconds to wait before the next request.", **_WHOLE_NUMBER},
     "Location": {
         "description": "The path of the task, batch, workflow or schedule.",
@@ -219,7 +227,7 @@ def _drop_fastapis_own_422(operation: dict[str, Any]) -> None:
 def _list_headers(method: str, path: str, status: int, is_closed: bool) -> list[str]:
     names = ["X-Request-ID"]
     if is_closed:
-        names += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+        names += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit-Policy", "RateLimit"]
     if status == 401:
         names.append("WWW-Authenticate")
     if (

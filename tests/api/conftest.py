@@ -58,6 +58,8 @@ def module_settings(
             broker_url=broker_server.url,
             storage_url=f"file://{folder}/objects",
             rate_limit_client=100_000,
+            rate_limit_sign_in=100_000,
+            rate_limit_sign_in_account=100_000,
             rate_limit_unauthenticated=100_000,
         )
 

@@ -11,7 +11,7 @@ import pytest
 
 from shared.identifiers import new_id
 from shared.settings import Settings
-from tests.conftest import Api
+from tests.conftest import Api, Eventually
 
 EMAIL = {"to": ["ada@example.com"], "text": "hello"}
 LIMIT = 5
@@ -162,3 +162,24 @@ def test_open_routes_have_no_limit(limited: Api) -> None:
     for path in ("/health", "/problems/gone", "/openapi.json"):
         answers = [nobody.get(path) for _ in range(LIMIT + 2)]
         assert {answer.status_code for answer in answers} == {200}
+
+
+def test_the_headers_of_the_ietf_draft_stand_beside_the_older_ones(limited: Api) -> None:
+    client = limited.client()
+
+    for answer in (client.get("/kinds"), client.get(f"/tasks/{new_id()}")):
+        left = int(answer.headers["x-ratelimit-remaining"])
+        seconds = int(answer.headers["ratelimit"].removeprefix(f'"read";r={left};t='))
+        assert 0 <= seconds <= 60
+        assert answer.headers["ratelimit-policy"] == f'"read";q={LIMIT};w=60'
+
+
+def test_an_organization_has_a_limit_of_its_own_for_a_class_of_routes(limited: Api, eventually: Eventually) -> None:
+    client, admin = limited.client(), limited.client("admin", "admin")
+    organization_id = client.get("/usage").json()["organization_id"]
+
+    answer = admin.put(f"/organizations/{organization_id}/limits", json={"requests_per_minute": {"read": 1000}})
+
+    assert answer.status_code == 200, answer.text
+    eventually(lambda: client.get("/kinds").headers["x-ratelimit-limit"] == "1000")
+    assert client.post("/emails", json=EMAIL).headers["x-ratelimit-limit"] == str(LIMIT)
