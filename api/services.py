@@ -73,7 +73,7 @@ class Services:
         self.cipher = SecretCipher(settings)
         self._pool = _make_pool(settings)
         self._batcher = SubmissionBatcher(settings)
-        self.idempotency_keys = IdempotencyKeys(self._pool)
+        self.idempotency_keys = IdempotencyKeys(self._pool, self.cipher)
         self.submissions = Submissions(
             pool=self._pool,
             reads=self.reads,

@@ -11,6 +11,8 @@ encrypted stays readable. The key that is derived from `TASKMILL_SECRET_KEY` enc
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import os
 from typing import Final
 
@@ -39,14 +41,20 @@ class SecretCipher:
         keys = parse_encryption_keys(settings.encryption_keys.get_secret_value())
         secret_key = settings.secret_key.get_secret_value().encode()
         keys.setdefault(DERIVED_KEY, HKDF(SHA256(), 32, None, b"taskmill stored secrets").derive(secret_key))
-        self._first = next(iter(keys))
+        self.first_key = next(iter(keys))
+        """The name of the key that encrypts."""
+        self._digest_key = HKDF(SHA256(), 32, None, b"taskmill digests").derive(secret_key)
         self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
 
     def encrypt(self, secret: str, purpose: str) -> str:
         """Return the stored form of a secret, encrypted with the first key."""
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = nonce + self._ciphers[self._first].encrypt(nonce, secret.encode(), purpose.encode())
-        return f"{_VERSION}:{self._first}:{base64.b64encode(sealed).decode()}"
+        sealed = nonce + self._ciphers[self.first_key].encrypt(nonce, secret.encode(), purpose.encode())
+        return f"{_VERSION}:{self.first_key}:{base64.b64encode(sealed).decode()}"
+
+    def digest(self, value: bytes) -> bytes:
+        """Return the HMAC-SHA-256 of a value under a key that is derived from `TASKMILL_SECRET_KEY`."""
+        return hmac.digest(self._digest_key, value, hashlib.sha256)
 
     def decrypt(self, stored: str, purpose: str) -> str:
         """Return the secret of a stored form. Raises `UnreadableSecret`."""

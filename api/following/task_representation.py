@@ -15,6 +15,7 @@ import orjson
 from api.auth.caller import Caller
 from api.http.answers import timestamp
 from shared.permissions import Permission
+from shared.tasks.secret_params import mask_json
 from shared.tasks.states import DONE_VALUES, SHOWS_ERROR
 from shared.tasks.submission import NewTask
 
@@ -127,7 +128,7 @@ def task_json(row: TaskRow) -> bytes:
         "max_attempts": row.max_attempts,
         "next_attempt_at": timestamp(row.next_attempt_at),
         "priority": row.priority,
-        "params": orjson.Fragment(row.params),
+        "params": orjson.Fragment(mask_json(row.params)),
         "result": None if row.result is None or status != "succeeded" else orjson.Fragment(row.result),
         "error": None if row.error is None or status not in SHOWS_ERROR else orjson.Fragment(row.error),
         "artifacts": [] if row.artifacts is None else orjson.Fragment(row.artifacts),

@@ -31,6 +31,8 @@ ATTEMPT_ERRORS: Final = {
     "unknown-time-zone": "Beat has no data of a schedule's time zone. Update the package tzdata where it runs, or "
     "change the time zone.",
     "unknown-kind": "The kind of a schedule's task does not exist any more. Change the schedule, or delete it.",
+    "unreadable-secret": "A secret of the params cannot be decrypted: the key that encrypted it is not among "
+    "`TASKMILL_ENCRYPTION_KEYS` of the worker. Add it, then retry the task.",
     "unreadable-params": "The stored params do not fit the kind any more, or those of a workflow's step do not with the values of "
     "earlier steps. Submit the task or workflow again, or change the schedule.",
 }

@@ -54,6 +54,7 @@ from api.scheduling.schedule_models import (
 from api.scheduling.schedule_parsing import (
     ParsedSchedule,
     apply_patch,
+    map_step_params,
     only_disables,
     parse_preview,
     parse_schedule,
@@ -73,6 +74,7 @@ from shared.schedules.submission import UnusableSchedule, describe_rule, find_ru
 from shared.stored_secrets import SecretCipher
 from shared.tasks.follow_ups import read_follow_up
 from shared.tasks.options import TaskOptions
+from shared.tasks.secret_params import mask_value, open_values
 from shared.tasks.submission import PLATFORM_ID, NewTask
 
 PREVIEWED_TIMES: Final = 10
@@ -419,7 +421,9 @@ def _etag(row: Any) -> str:
 
 def _as_body(row: Any, cipher: SecretCipher) -> dict[str, Any]:
     """Return a stored schedule as the body that would create it."""
-    task = {"kind": row.kind, "params": row.params, **row.options}
+    kind = find_kind(row.kind)
+    params = row.params if kind is None else open_values(kind, row.params, cipher)
+    task = {"kind": row.kind, "params": params, **row.options}
     return {
         "name": row.name,
         "enabled": row.enabled,
@@ -431,9 +435,14 @@ def _as_body(row: Any, cipher: SecretCipher) -> dict[str, Any]:
         "missed": row.missed,
         "overlap": row.overlap,
         "jitter": row.jitter_seconds,
-        **(task if row.workflow is None else {"workflow": row.workflow["definition"]}),
+        **(task if row.workflow is None else {"workflow": _open_definition(row.workflow["definition"], cipher)}),
         **read_follow_up(row.follow_up, cipher),
     }
+
+
+def _open_definition(definition: dict[str, Any], cipher: SecretCipher) -> dict[str, Any]:
+    """Return a workflow as it was submitted, with the secrets of its steps."""
+    return map_step_params(definition, lambda kind, params: open_values(kind, params, cipher))
 
 
 def _schedule(row: Any, **more: Any) -> Schedule:
@@ -454,8 +463,8 @@ def _schedule(row: Any, **more: Any) -> Schedule:
         jitter=row.jitter_seconds,
         description=describe_rule(row),
         kind=row.kind if row.workflow is None else None,
-        params=row.params,
-        workflow=row.workflow["definition"] if row.workflow is not None else None,
+        params=mask_value(row.params),
+        workflow=mask_value(row.workflow["definition"]) if row.workflow is not None else None,
         priority=options.priority,
         ttl=options.ttl,
         max_attempts=options.max_attempts,

@@ -5,6 +5,7 @@ The task is validated by the code for submissions, so that a stored schedule can
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -21,11 +22,13 @@ from api.openapi.submission_schemas import ref
 from api.scheduling.schedule_models import RuleFields, ScheduleFields
 from api.submitting.parsing import Parsed, dump_part, parse_submission
 from api.workflows.workflow_parsing import ParsedWorkflow, parse_workflow_content
-from shared.contracts.catalog import list_kinds
+from shared.contracts.catalog import find_kind, list_kinds
+from shared.contracts.kind import AnyKind
 from shared.schedules.rules import InvalidRule, Rule, parse_rule
 from shared.stored_secrets import SecretCipher
 from shared.tasks.follow_ups import make_follow_up
 from shared.tasks.options import TaskOptions
+from shared.tasks.secret_params import restore_masked, seal_params, seal_values
 from shared.workflows.submission import SCHEDULED_KIND, dump_plans
 
 TASK_OPTIONS: Final = (
@@ -126,15 +129,30 @@ class ParsedSchedule:
     def _submission_columns(self, cipher: SecretCipher, organization_id: UUID, owner_id: UUID) -> dict[str, Any]:
         if isinstance(self.submission, ParsedWorkflow):
             plans = self.submission.plan_for(cipher, organization_id, owner_id)
-            workflow = {"definition": self.workflow, "plans": dump_plans(plans)}
+            workflow = {"definition": self._seal_definition(cipher), "plans": dump_plans(plans)}
             return {"kind": SCHEDULED_KIND, "params": {}, "options": {}, "workflow": workflow}
         options = self.submission.options
         return {
             "kind": self.submission.kind_name,
-            "params": orjson.loads(self.submission.params),
+            "params": orjson.loads(seal_params(self.submission.kind, self.submission.params, cipher)),
             "options": options.model_dump(mode="json", include=set(TASK_OPTIONS), exclude_defaults=True),
             "workflow": null(),
         }
+
+    def _seal_definition(self, cipher: SecretCipher) -> dict[str, Any]:
+        """Return the workflow as it was submitted, with the secrets of its steps encrypted."""
+        assert self.workflow is not None
+        return map_step_params(self.workflow, lambda kind, params: seal_values(kind, params, cipher))
+
+
+def map_step_params(definition: dict[str, Any], function: Callable[[AnyKind, Any], Any]) -> dict[str, Any]:
+    """Return a workflow as it was submitted, with the params of each step replaced by `function(kind, params)`."""
+
+    def map_step(step: dict[str, Any]) -> dict[str, Any]:
+        kind = find_kind(step["kind"])
+        return step if kind is None or "params" not in step else {**step, "params": function(kind, step["params"])}
+
+    return {**definition, "steps": [map_step(step) for step in definition["steps"]]}
 
 
 def parse_schedule(body: bytes, caller: Caller) -> ParsedSchedule:
@@ -204,6 +222,9 @@ def apply_patch(stored: dict[str, Any], body: bytes) -> bytes:
     if not patch:
         raise invalid("", "empty", "The body has no field to change.")
     changed = {**stored, **patch}
+    kind = find_kind(stored["kind"]) if "kind" in stored else None
+    if kind is not None and changed["kind"] == stored["kind"]:
+        changed["params"] = restore_masked(kind, changed.get("params"), stored["params"])
     if patch.get("workflow") is not None:
         changed = {name: value for name, value in changed.items() if name in patch or name not in _TASK_FIELDS}
     elif patch.get("kind") is not None:

@@ -24,6 +24,7 @@ from api.batcher import HotConnection, HotPool
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
 from shared.queries import submissions as queries
+from shared.stored_secrets import SecretCipher
 
 MAX_KEY_LENGTH: Final = 255
 KEY_CHARACTERS: Final = frozenset(range(0x21, 0x7F))
@@ -80,6 +81,11 @@ def fingerprint(method: str, path: str, body: bytes) -> str:
     return hashlib.sha256(f"{method} {path}\n".encode() + canonical).hexdigest()
 
 
+def protect_fingerprint(fingerprint: str, cipher: SecretCipher) -> str:
+    """Return a keyed digest of a fingerprint, in hex: what is stored for a request with secrets."""
+    return cipher.digest(bytes.fromhex(fingerprint)).hex()
+
+
 async def store_key(
     connection: HotConnection, owner_id: UUID, key: str, fingerprint: str | None, stored: StoredAnswer
 ) -> None:
@@ -118,8 +124,9 @@ class ReservedKey:
 class IdempotencyKeys:
     """Finds, stores and reserves keys, in transactions of its own."""
 
-    def __init__(self, pool: HotPool) -> None:
+    def __init__(self, pool: HotPool, cipher: SecretCipher) -> None:
         self._pool = pool
+        self._cipher = cipher
 
     async def find(self, owner_id: UUID, key: str, fingerprint: str | None) -> StoredAnswer | None:
         """Return the answer that was stored with a key, or None if the key is free.
@@ -135,7 +142,11 @@ class IdempotencyKeys:
                 return None
         if row.in_flight or row.subject_id is None or row.status_code is None or row.fingerprint is None:
             raise _in_flight()
-        if fingerprint is not None and row.fingerprint.hex() != fingerprint:
+        # What is found before the submission is parsed does not know yet whether it has secrets.
+        if fingerprint is not None and row.fingerprint.hex() not in {
+            fingerprint,
+            protect_fingerprint(fingerprint, self._cipher),
+        }:
             raise Problem("idempotency-key-reused")
         return StoredAnswer(row.subject_id, row.status_code)
 

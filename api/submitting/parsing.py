@@ -17,8 +17,10 @@ from api.http.json_text import load_json
 from api.http.problems import MAX_FIELD_ERRORS, FieldError, Problem, invalid, invalid_body, json_pointer, nul_character
 from shared.contracts.catalog import find_kind
 from shared.contracts.kind import AnyKind, ReferredFile, list_referred_files
+from shared.contracts.secrets import MASK, REVEAL, STORED_KEY, has_secrets
 from shared.permissions import Permission
 from shared.tasks.options import TaskOptions, dump_params, side_by_side_model, submission_model
+from shared.tasks.secret_params import list_masked
 
 MAX_BATCH: Final = 1000
 TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
@@ -32,6 +34,7 @@ class Parsed:
     kind: AnyKind
     options: TaskOptions
     params: bytes
+    """The params as JSON, with their secrets in plain text: `seal_params` encrypts them before they are stored."""
     queue: str
     files: list[ReferredFile] = field(default_factory=list)
     """The files that the params refer to. Their pointers are JSON Pointers into the body."""
@@ -67,7 +70,13 @@ def parse_submission(body: bytes, caller: Caller, prefix: str = "") -> Parsed:
         raise invalid_body(error, prefix) from None
     params: BaseModel = submission.params  # type: ignore[attr-defined]
     return _parsed(
-        name, kind, submission, params, params.model_dump_json(by_alias=True).encode(), f"{prefix}/params", prefix
+        name,
+        kind,
+        submission,
+        params,
+        params.model_dump_json(by_alias=True, context=REVEAL).encode(),
+        f"{prefix}/params",
+        prefix,
     )
 
 
@@ -104,6 +113,7 @@ def _parsed(
         raise invalid(
             f"{prefix}/timeout", "less_than_equal", f"The kind allows at most {kind.timeout_seconds} seconds."
         )
+    refuse_stored_secrets(kind, text, params_pointer)
     if b"\\u0000" in text or options.tags or options.metadata:
         _refuse_nul(params.model_dump(by_alias=True), params_pointer)
         _refuse_nul(options.tags, f"{prefix}/tags")
@@ -111,6 +121,18 @@ def _parsed(
     files = list(list_referred_files(params, params_pointer))
     queue = kind.queue_for(params)
     return Parsed(name, kind, options, text, queue, files, pointer=prefix, params_pointer=params_pointer)
+
+
+def refuse_stored_secrets(kind: AnyKind, text: bytes, pointer: str) -> None:
+    """Raise a problem if params contain what only the platform stores, or the mask of a secret in the place of one."""
+    if b'"$secret"' in text:
+        raise invalid(pointer, "reserved_name", f"The name {STORED_KEY} is reserved.")
+    if has_secrets(kind.params) and (masked := list_masked(kind, orjson.loads(text))):
+        message = f"{MASK} is shown in the place of a secret. Send the secret itself."
+        raise Problem(
+            "validation",
+            errors=[FieldError(pointer + json_pointer(path), "masked_secret", message) for path in masked],
+        )
 
 
 def _refuse_nul(value: object, pointer: str) -> None:

@@ -14,6 +14,7 @@ from shared.contracts.catalog import find_kind
 from shared.stored_secrets import SecretCipher, UnreadableSecret
 from shared.tasks.follow_ups import read_follow_up
 from shared.tasks.options import TaskOptions
+from shared.tasks.secret_params import open_values, restore_masked
 from shared.tasks.states import TaskStatus
 
 MOST_SUBMITTED_ATTEMPTS: Final = 25
@@ -59,6 +60,10 @@ def parse_rerun(body: bytes, stored: Any, caller: Caller, cipher: SecretCipher) 
     kind = find_kind(stored.kind)
     if kind is None or not kind.public:
         raise Problem("conflict", f"Tasks of the kind {stored.kind} cannot be submitted by callers.")
+    try:
+        params = open_values(kind, stored.params, cipher)
+    except UnreadableSecret:
+        raise Problem("conflict", "A secret of the task cannot be decrypted any more. Submit a new task.") from None
     options = {
         "priority": stored.priority,
         "ttl": stored.ttl,
@@ -75,7 +80,7 @@ def parse_rerun(body: bytes, stored: Any, caller: Caller, cipher: SecretCipher) 
         **{name: value for name, value in options.items() if value is not None},
         **_follow_up(stored, changes, cipher),
         **changes,
-        "params": merge_patch(stored.params, changes.get("params", {})),
+        "params": restore_masked(kind, merge_patch(params, changes.get("params", {})), params),
     }
     parsed = parse_submission(dump_part(submission, ""), caller)
     parsed.rerun_of = stored.id

@@ -7,7 +7,7 @@ checked, and the answer is sent once the tasks are committed.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple, NoReturn
 from uuid import UUID
@@ -27,12 +27,20 @@ from api.http.problems import FieldError, Problem, invalid
 from api.http.quota_refusals import find_refusal
 from api.limits.limit_reader import NO_LIMITS, HeldLimits, LimitReader
 from api.queues.wait_estimates import WaitEstimates
-from api.submitting.idempotency import IdempotencyKeys, KeyTaken, StoredAnswer, fingerprint, store_key
+from api.submitting.idempotency import (
+    IdempotencyKeys,
+    KeyTaken,
+    StoredAnswer,
+    fingerprint,
+    protect_fingerprint,
+    store_key,
+)
 from api.submitting.parsing import Parsed, ParsedBatch, read_traceparent
 from api.submitting.queue_bounds import QueueBounds
 from api.submitting.quotas import check_submissions
 from api.submitting.submission_batcher import StoredTasks, SubmissionBatcher
 from api.webhooks.receiver_hosts import ReceiverHosts
+from shared.contracts.secrets import has_secrets
 from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.queries import submissions as queries
@@ -40,6 +48,7 @@ from shared.queries.batches import INSERT_FOLLOW_UP, LIST_BATCH
 from shared.queries.files import find_files
 from shared.stored_secrets import SecretCipher
 from shared.tasks.follow_ups import make_follow_up
+from shared.tasks.secret_params import digest_params, seal_params
 from shared.tasks.submission import (
     NewTask,
     make_task,
@@ -147,6 +156,12 @@ class Submissions:
         self._limits = limits
         self._mail_from = mail_from
 
+    def protect(self, request: SubmissionRequest, submissions: Sequence[Parsed]) -> SubmissionRequest:
+        """Return a request with a keyed digest if a submission has secrets, so that no guess at one can be checked by it."""
+        if request.fingerprint is None or not any(has_secrets(parsed.kind.params) for parsed in submissions):
+            return request
+        return replace(request, fingerprint=protect_fingerprint(request.fingerprint, self._cipher))
+
     async def accept(
         self,
         parsed: Parsed,
@@ -158,6 +173,7 @@ class Submissions:
         The answer is 202 with the task, the earlier answer if the idempotency key was used before, or 200 with the live
         task for a submission with `unique_for`.
         """
+        request = self.protect(request, [parsed])
         if (earlier := await self.admit([parsed], 1, request)) is not None:
             return earlier
         task = self.new_task(parsed, request)
@@ -190,6 +206,7 @@ class Submissions:
 
     async def accept_batch(self, batch: ParsedBatch, request: SubmissionRequest) -> Answer:
         """Store all tasks or none, in one transaction, and return the answer once it is committed."""
+        request = self.protect(request, batch.submissions)
         if (earlier := await self.admit(batch.submissions, len(batch.submissions), request)) is not None:
             return earlier
         batch_id = new_id()
@@ -239,7 +256,7 @@ class Submissions:
         task = make_task(
             parsed.kind_name,
             parsed.kind,
-            parsed.params,
+            seal_params(parsed.kind, parsed.params, self._cipher),
             parsed.queue,
             parsed.options,
             caller.organization_id,
@@ -250,6 +267,8 @@ class Submissions:
         task.traceparent = request.traceparent
         task.files = [file.file_id for file in parsed.files]
         task.rerun_of = parsed.rerun_of
+        if parsed.options.unique_for is not None:
+            task.params_digest = digest_params(parsed.kind, parsed.params, self._cipher)
         if parsed.options.webhook is not None or parsed.options.notify is not None:
             task.follow_up = make_follow_up(parsed.options, self._cipher, caller.organization_id, caller.owner_id)
         return task
@@ -315,7 +334,7 @@ class Submissions:
         parameters = {
             "owner_id": task.owner_id,
             "kind": task.kind,
-            "params_sha256": params_sha256(task.params),
+            "params_sha256": task.params_digest or params_sha256(task.params),
             "task_id": task.id,
             "unique_for": task.unique_for,
         }

@@ -93,6 +93,7 @@ class Upload:
                 _fingerprint(form.fields, form.file) if key is not None else None,
                 read_traceparent(find_header(self._request, "traceparent")),
             )
+            request = self._submissions.protect(request, [parsed])
             keep_seconds = self._find_keep_seconds(form.fields)
 
             async def store() -> Answer:

@@ -58,6 +58,7 @@ class WorkflowActions:
 
         The answer is 202 with the workflow, or the earlier one if the idempotency key was used before.
         """
+        request = self._submissions.protect(request, parsed.submissions)
         task_count = len(parsed.plans)
         earlier = await self._submissions.admit(parsed.submissions, task_count, request, self._answer_stored)
         if earlier is not None:

@@ -14,12 +14,21 @@ from api.auth.caller import Caller
 from api.http.json_text import load_json
 from api.http.problems import FieldError, Problem, body_errors, invalid, json_pointer, nul_character
 from api.openapi.submission_schemas import kind_schemas
-from api.submitting.parsing import Parsed, dump_part, parse_submission, submittable_kind, unknown_fields
+from api.submitting.parsing import (
+    Parsed,
+    dump_part,
+    parse_submission,
+    refuse_stored_secrets,
+    submittable_kind,
+    unknown_fields,
+)
 from api.workflows.workflow_models import StepFields
 from shared.contracts.kind import AnyKind, Queue, ReferredFile, list_referred_files_in_json
+from shared.contracts.secrets import has_secrets, map_secrets
 from shared.stored_secrets import SecretCipher
 from shared.tasks.follow_ups import make_follow_up
 from shared.tasks.options import TaskOptions, submission_model
+from shared.tasks.secret_params import seal_values
 from shared.tasks.submission import PLATFORM_ID, make_task, submission_document
 from shared.workflows.references import (
     ITEM,
@@ -50,12 +59,16 @@ class ParsedWorkflow(NamedTuple):
     """The submission of each plan."""
 
     def plan_for(self, cipher: SecretCipher, organization_id: UUID, owner_id: UUID) -> list[StepPlan]:
-        """Return the plans with what their steps ask for when they end: webhooks and messages by email, of an owner."""
+        """Return the plans with their secrets encrypted, and with what their steps ask for when they end.
+
+        That is webhooks and messages by email, of an owner.
+        """
         plans = []
         for plan, parsed in zip(self.plans, self.submissions, strict=True):
             follow_up = make_follow_up(parsed.options, cipher, organization_id, owner_id)
             extra = {} if follow_up is None else {"follow_up": follow_up}
-            plans.append(replace(plan, submission={**plan.submission, **extra}))
+            params = seal_values(parsed.kind, plan.submission["params"], cipher)
+            plans.append(replace(plan, submission={**plan.submission, "params": params, **extra}))
         return plans
 
 
@@ -208,11 +221,29 @@ def _parse_with_references(
         raise invalid(f"{pointer}/timeout", "less_than_equal", message)
     if b"\\u0000" in text:
         raise nul_character(pointer)
+    _check_secrets(kind, params, pointer)
     files = [
         ReferredFile(f"{pointer}/params{file.pointer}", file.file_id, file.reference)
         for file in list_referred_files_in_json(kind.params, params)
     ]
     return Parsed(name, kind, options, orjson.dumps(params), _find_queue(kind, params), files, pointer=pointer)
+
+
+def _check_secrets(kind: AnyKind, params: dict[str, Any], pointer: str) -> None:
+    """Raise a problem if a secret is a reference, since results are not secret, or is what only the platform stores."""
+    refuse_stored_secrets(kind, orjson.dumps(params), f"{pointer}/params")
+    errors: list[FieldError] = []
+
+    def check(value: Any, path: tuple[str | int, ...]) -> Any:
+        if is_reference(value):
+            message = "A secret cannot be a reference: the results of steps are stored in plain text."
+            errors.append(FieldError(f"{pointer}/params{json_pointer(path)}", "secret_reference", message))
+        return value
+
+    if has_secrets(kind.params):
+        map_secrets(kind.params, params, check)
+    if errors:
+        raise Problem("validation", errors=errors)
 
 
 def _find_queue(kind: AnyKind, params: Mapping[str, Any]) -> Queue:

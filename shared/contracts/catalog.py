@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from shared.contracts.kind import QUEUES, AnyKind, Kind
+from shared.contracts.secrets import has_secrets
 from shared.errors import ConfigurationError
 
 ENTRY_POINT_GROUP: Final = "taskmill.kinds"
@@ -102,6 +103,11 @@ def _load_kind(module_name: str) -> AnyKind:
         raise ConfigurationError(
             f"the contract {module_name} names the unknown queue {kind.queue}: choose one of {', '.join(QUEUES)}"
         )
+    try:
+        if has_secrets(kind.params) and callable(kind.queue):
+            raise ConfigurationError(f"the contract {module_name} has secrets, so it must name its queue")
+    except TypeError as error:
+        raise ConfigurationError(f"the contract {module_name} cannot be used: {error}") from None
     return kind
 
 

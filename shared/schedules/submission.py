@@ -14,7 +14,8 @@ import orjson
 from pydantic import ValidationError
 
 from shared.contracts.catalog import list_kinds
-from shared.contracts.kind import list_referred_files
+from shared.contracts.kind import list_referred_files_in_json
+from shared.contracts.secrets import has_secrets
 from shared.schedules.rules import Rule, find_jitter
 from shared.tasks.options import TaskOptions
 from shared.tasks.submission import NewTask, make_task
@@ -124,8 +125,14 @@ def make_scheduled_task(schedule: ScheduleRow, slot: datetime) -> NewTask:
     if kind is None:
         detail = f"The kind {schedule.kind} no longer exists. Change or delete the schedule."
         raise UnusableSchedule("/problems/unknown-kind", "Unknown kind", detail)
+    stored = orjson.dumps(schedule.params)
     try:
-        params = kind.params.model_validate_json(orjson.dumps(schedule.params))
+        if has_secrets(kind.params):
+            # Only an attempt decrypts secrets. It validates the params, too.
+            params, queue = stored, kind.default_queue
+        else:
+            validated = kind.params.model_validate_json(stored)
+            params, queue = validated.model_dump_json(by_alias=True).encode(), kind.queue_for(validated)
         options = TaskOptions.model_validate_json(orjson.dumps(dict(schedule.options)))
     except ValidationError as error:
         detail = f"The schedule's params or options no longer fit its kind ({error.error_count()} errors). Change them."
@@ -138,13 +145,13 @@ def make_scheduled_task(schedule: ScheduleRow, slot: datetime) -> NewTask:
     task = make_task(
         schedule.kind,
         kind,
-        params.model_dump_json(by_alias=True).encode(),
-        kind.queue_for(params),
+        params,
+        queue,
         options,
         schedule.organization_id,
         schedule.owner_id,
     )
     task.schedule_id = schedule.id
     task.follow_up = schedule.follow_up
-    task.files = [file.file_id for file in list_referred_files(params)]
+    task.files = [file.file_id for file in list_referred_files_in_json(kind.params, schedule.params)]
     return task

@@ -18,7 +18,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from shared.contracts.catalog import find_kind
-from shared.contracts.kind import AnyKind, list_referred_files
+from shared.contracts.kind import AnyKind, list_referred_files_in_json
+from shared.contracts.secrets import has_secrets
 from shared.queries import purging
 from shared.queries import tasks as queries
 from shared.queries.emails import mark_unknown_as_retriable
@@ -189,13 +190,15 @@ def _find_unusable_inputs(connection: Connection, kinds: Mapping[UUID, AnyKind])
     refused: dict[UUID, Refusal] = {}
     inputs: dict[UUID, set[UUID]] = {}
     for row in connection.execute(queries.list_params(list(kinds))):
+        model = kinds[row.task_id].params
         try:
-            params = kinds[row.task_id].params.model_validate_json(orjson.dumps(row.params))
+            if not has_secrets(model):
+                model.model_validate_json(orjson.dumps(row.params))
         except ValidationError:
             detail = "The params of the task no longer fit its kind. Submit a new task."
             refused[row.task_id] = Refusal("task-not-retriable", detail)
         else:
-            inputs[row.task_id] = {file.file_id for file in list_referred_files(params)}
+            inputs[row.task_id] = {file.file_id for file in list_referred_files_in_json(model, row.params)}
     if wanted := set().union(*inputs.values()):
         present = {file.id for file in connection.execute(lock_input_files(wanted))}
         gone = Refusal("input-gone", "A file that the task reads was deleted. Upload it again, and submit a new task.")

@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from shared.contracts.catalog import list_kinds
 from shared.contracts.email.send import MailboxText
 from shared.contracts.kind import AnyKind, Params
+from shared.contracts.secrets import REVEAL
 from shared.tasks.timestamps import Timestamp
 from shared.webhooks.signing import normalize_secret
 from shared.webhooks.urls import MAX_URL_CHARACTERS, InvalidUrl, normalize_url
@@ -281,8 +282,8 @@ def side_by_side_model(kind_name: str) -> type[TaskOptions]:
 
 
 def dump_params(request: BaseModel, kind: AnyKind) -> bytes:
-    """Return the params of a request of `side_by_side_model` as JSON."""
-    return request.model_dump_json(include=set(kind.params.model_fields), by_alias=True).encode()
+    """Return the params of a request of `side_by_side_model` as JSON, with their secrets."""
+    return request.model_dump_json(include=set(kind.params.model_fields), by_alias=True, context=REVEAL).encode()
 
 
 def _default_params(kind: AnyKind) -> Params | Any:

@@ -56,6 +56,8 @@ class NewTask:
     """The options `concurrency` and `rate`; None without either."""
     follow_up: dict[str, Any] | None = None
     """What it asks for when it ends: see `shared/tasks/follow_ups.py`."""
+    params_digest: bytes | None = None
+    """What `unique_for` compares in the place of the SHA-256 of the params, if they have secrets."""
     id: UUID = field(default_factory=new_id)
 
 

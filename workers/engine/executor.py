@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 import structlog
@@ -28,6 +28,8 @@ from shared.contracts.kind import RetryPolicy
 from shared.errors import is_no_room
 from shared.log_setup import log_fields
 from shared.queries.files import list_known_keys
+from shared.stored_secrets import SecretCipher, UnreadableSecret
+from shared.tasks.secret_params import open_params
 from workers.engine.activity import Activity
 from workers.engine.attempt import Attempt, ClaimedTask
 from workers.engine.attempt_context import AttemptContext, WorkerParts
@@ -38,6 +40,11 @@ from workers.outcomes import Cancelled, ClaimLost, Failed, Requeued, TimedOut
 from workers.sandbox.limited_child import storage_full
 
 log = structlog.get_logger()
+
+UNREADABLE_SECRET: Final = (
+    "A secret of the params cannot be decrypted where the task ran: its key is not among TASKMILL_ENCRYPTION_KEYS there. Add it, "
+    "then retry the task."
+)
 
 
 class Pool(Protocol):
@@ -75,6 +82,7 @@ class Executor:
         self._folder = folder
         self._activity = activity
         self._free_slot = free_slot
+        self._cipher = SecretCipher(parts.settings)
         self._attempts: dict[str, Attempt] = {}
         """Those whose leases are renewed, by the id of their task."""
         self.last_attempt_ended_at = time.monotonic()
@@ -135,7 +143,10 @@ class Executor:
         try:
             attempt.check()
             try:
-                params = kind.params.model_validate_json(attempt.task.params)
+                params = kind.params.model_validate_json(open_params(kind, attempt.task.params, self._cipher))
+            except UnreadableSecret as error:
+                log.error("unreadable_secret", reason=str(error))
+                raise Failed("/problems/unreadable-secret", "Unreadable secret", UNREADABLE_SECRET) from None
             except ValidationError as error:
                 log.error("unreadable_params", problems=error.error_count())
                 raise Failed(
