@@ -21,7 +21,8 @@ from cli.chaos.schedule import FREEZE_SECONDS, Fault, stop_seconds
 from cli.local_stack.stack import LocalStack
 from shared.contracts.kind import QUEUES
 
-_WAIT_SECONDS: Final = 20.0
+WAIT_SECONDS: Final = 20.0
+"""How long a fault waits for the process or the answer that it needs."""
 _COPIES: Final = 4
 CHILD_MODULE: Final = "workers.sandbox.child_main"
 """The module in the command line by which a limited child is recognised."""
@@ -42,10 +43,13 @@ class Pause(NamedTuple):
 class FaultThrower:
     """Causes the faults. If a part is just being restarted, it waits for its process."""
 
-    def __init__(self, stack: LocalStack, mail: MailServer, lease_seconds: float) -> None:
+    def __init__(
+        self, stack: LocalStack, mail: MailServer, lease_seconds: float, wait_seconds: float = WAIT_SECONDS
+    ) -> None:
         self._stack = stack
         self._mail = mail
         self._lease_seconds = lease_seconds
+        self._wait_seconds = wait_seconds
         self._hit_at = 0.0
         self.pauses: list[Pause] = []
         """The pauses that were in force."""
@@ -80,13 +84,13 @@ class FaultThrower:
         return self._hit_at
 
     def _find(self, part: str) -> int:
-        deadline = time.monotonic() + _WAIT_SECONDS
+        deadline = time.monotonic() + self._wait_seconds
         while True:
             (pid,) = self._stack.ready["pids"][part] or [None]
             if pid is not None and psutil.pid_exists(pid):
                 return int(pid)
             if time.monotonic() > deadline:
-                raise NothingHit(f"{part} did not run for {_WAIT_SECONDS:.0f} s")
+                raise NothingHit(f"{part} did not run for {self._wait_seconds:.0f} s")
             time.sleep(0.05)
 
     def _signal(self, part: str, number: signal.Signals) -> int:
@@ -165,9 +169,9 @@ class FaultThrower:
         """Send a request until the API, which may just be restarting, answers it. Raises `NothingHit` after a time."""
         ready = self._stack.ready
         headers = {"Authorization": f"Bearer {ready['api_key']}"}
-        deadline = time.monotonic() + _WAIT_SECONDS
+        deadline = time.monotonic() + self._wait_seconds
         while time.monotonic() < deadline:
-            connection = http.client.HTTPConnection(urlsplit(ready["api_url"]).netloc, timeout=_WAIT_SECONDS)
+            connection = http.client.HTTPConnection(urlsplit(ready["api_url"]).netloc, timeout=self._wait_seconds)
             with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
                 connection.request("POST", path, headers=headers)
                 if connection.getresponse().status == 200:

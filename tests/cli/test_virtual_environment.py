@@ -38,15 +38,21 @@ def test_the_environment_of_another_user_is_not_replaced(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("has_environment", [False, True])
 def test_a_read_only_checkout_is_named_as_such(tmp_path: Path, has_environment: bool) -> None:
+    packages = tmp_path / ".venv" / "packages"
     if has_environment:
         (tmp_path / ".venv" / "bin").mkdir(parents=True)
         (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+        packages.mkdir()
+        (packages / "taskmill.pth").write_text("../..\n")
     (tmp_path / "requirements.lock").touch()
     before = sorted(tmp_path.rglob("*"))
 
+    def run(argv: list[str], **arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(argv, 0 if has_environment else 1, stdout=f"{packages}\n")
+
     with (
         patch("os.access", return_value=False),
-        patch("cli.virtual_environment._add_project"),
+        patch("cli.virtual_environment.subprocess.run", run),
         pytest.raises(SetUpFailed, match=f"{tmp_path}.* is read-only for this user"),
     ):
         set_up(tmp_path, ["requirements.lock"])

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -107,8 +108,13 @@ def test_an_unknown_part_is_refused() -> None:
 def test_the_api_is_checked_under_a_host_name_that_it_accepts(
     monkeypatch: pytest.MonkeyPatch, allowed_hosts: str, host: str
 ) -> None:
-    asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(healthcheck, "_get", lambda url, host: asked.append((url, host)))
+    asked: list[tuple[str, str | None]] = []
+
+    def answer(request: urllib.request.Request, timeout: float) -> io.BytesIO:
+        asked.append((request.full_url, request.get_header("Host")))
+        return io.BytesIO(b"{}")
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
     monkeypatch.setenv("TASKMILL_ALLOWED_HOSTS", allowed_hosts)
 
     assert healthcheck.main(["api"]) == 0

