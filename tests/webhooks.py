@@ -135,6 +135,10 @@ class Webhooks:
         """Return the rows of all deliveries, oldest first."""
         return self.connection.execute("SELECT * FROM webhook_deliveries ORDER BY id").fetchall()
 
+    def slow_receivers(self) -> list[Any]:
+        """Return the rows of slow receivers."""
+        return self.connection.execute("SELECT * FROM slow_receivers").fetchall()
+
     def tries(self) -> list[Any]:
         """Return the rows of all tries, oldest first."""
         return self.connection.execute("SELECT * FROM webhook_tries ORDER BY delivery_id, number").fetchall()

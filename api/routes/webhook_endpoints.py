@@ -220,6 +220,9 @@ async def delete_endpoint(
 ) -> Response:
     """Delete an endpoint and its deliveries. What was not delivered yet is not sent any more."""
     async with engine.begin() as connection:
+        await _find(connection, endpoint_id, caller)
+        # The receiver is locked before the endpoint, as by the transactions that end its deliveries.
+        await connection.exec_driver_sql(queries.LOCK_RECEIVER, {"receiver": endpoint_id})
         stored = await _lock_for_change(connection, endpoint_id, caller)
         await connection.execute(queries.delete_endpoint(endpoint_id))
         entry = Entry(

@@ -301,7 +301,8 @@ WHERE task.id >= %(floor)s AND task.status IN ({_DONE}) AND task.finished_at > n
     ),
     Check(
         "webhook-deliveries",
-        "A delivery that has not ended has a task that sends it, or waits for others that are on their way to its receiver.",
+        "A delivery that has not ended has a task that sends it, or waits for others that are on their way to its receiver, or to "
+        "slow receivers if it is slow.",
         """
 SELECT coalesce(delivery.task_id, delivery.id) AS subject,
     format('the delivery %%s is %%s, and no task will send it', delivery.id, delivery.state) AS detail
@@ -309,8 +310,11 @@ FROM webhook_deliveries AS delivery LEFT JOIN tasks AS task ON task.id = deliver
 WHERE delivery.id >= %(floor)s AND delivery.finished_at IS NULL AND CASE
     WHEN delivery.state <> 'waiting' THEN task.id IS NULL OR task.finished_at IS NOT NULL
     ELSE NOT EXISTS (SELECT FROM webhook_deliveries AS other JOIN tasks AS sender ON sender.id = other.send_task_id
-        WHERE other.receiver_id = delivery.receiver_id AND other.finished_at IS NULL AND other.next_try_at IS NULL
-            AND other.state IN ('pending', 'sending') AND sender.finished_at IS NULL) END""",
+        WHERE other.finished_at IS NULL AND other.next_try_at IS NULL
+            AND other.state IN ('pending', 'sending') AND sender.finished_at IS NULL
+            AND (other.receiver_id = delivery.receiver_id
+                OR (EXISTS (SELECT FROM slow_receivers AS slow WHERE slow.receiver_id = delivery.receiver_id)
+                    AND EXISTS (SELECT FROM slow_receivers AS slow WHERE slow.receiver_id = other.receiver_id)))) END""",
     ),
     Check(
         "idempotency-keys",

@@ -16,7 +16,13 @@ from sqlalchemy import Executable, Select, cast, delete, func, null, select, upd
 from sqlalchemy import Text as TextType
 from sqlalchemy.dialects.postgresql import insert
 
-from shared.tables.webhooks import webhook_deliveries, webhook_endpoints, webhook_secrets, webhook_tries
+from shared.tables.webhooks import (
+    slow_receivers,
+    webhook_deliveries,
+    webhook_endpoints,
+    webhook_secrets,
+    webhook_tries,
+)
 
 SECRET_OVERLAP: Final = timedelta(days=1)
 """How long a secret still signs, beside the new one, after it was replaced."""
@@ -188,8 +194,16 @@ ALLOW_MORE_TRIES: Final = """
 UPDATE webhook_deliveries SET give_up_at = now() + interval '3 days' WHERE id = %(id)s"""
 """Allow tries of a delivery for three days from now. Execute `START_DELIVERY` after it."""
 
+# Transactions lock in this order, so that no two wait for each other: the receiver (`LOCK_RECEIVER`), slow receivers
+# (`taskmill_slow_room`), deliveries, the endpoint.
+
 LOCK_RECEIVER: Final = "SELECT pg_advisory_xact_lock(hashtextextended(%(receiver)s::text, 0))"
-"""Wait until no other transaction starts or ends a try at a receiver."""
+"""Wait until no other transaction starts or ends a try at a receiver, or deletes it. An endpoint's id is that of its receiver."""
+
+LOCK_RECEIVER_OF: Final = """
+SELECT pg_advisory_xact_lock(hashtextextended(delivery.receiver_id::text, 0)) FROM webhook_deliveries AS delivery
+WHERE delivery.id = %(id)s"""
+"""The same as `LOCK_RECEIVER`, for the receiver of a delivery."""
 
 READ_DELIVERY: Final = """
 SELECT delivery.id, delivery.organization_id, delivery.receiver_id, delivery.endpoint_id, delivery.event_type,
@@ -200,16 +214,13 @@ SELECT delivery.id, delivery.organization_id, delivery.receiver_id, delivery.end
     CASE WHEN delivery.endpoint_id IS NOT NULL THEN
             CASE WHEN endpoint.previous_secret_until > now() THEN endpoint.previous_secret END
         WHEN delivery.secret IS NULL AND default_secret.previous_secret_until > now() THEN default_secret.previous_secret
-    END AS previous_secret
+    END AS previous_secret,
+    taskmill_has_room(delivery.receiver_id, delivery.id) AS has_room
 FROM webhook_deliveries AS delivery
 LEFT JOIN webhook_endpoints AS endpoint ON endpoint.id = delivery.endpoint_id
 LEFT JOIN webhook_secrets AS default_secret ON default_secret.organization_id = delivery.organization_id
 WHERE delivery.id = %(id)s"""
-"""Read everything that sending a delivery needs."""
-
-HAS_ROOM: Final = """
-SELECT taskmill_count_sending(%(receiver)s, %(id)s) < taskmill_receiver_bound(%(receiver)s)"""
-"""Return whether another delivery may be on its way to a receiver. The receiver must be locked."""
+"""Read everything that sending a delivery needs, and whether it may be sent now. The receiver must be locked."""
 
 MARK_WAITING: Final = "UPDATE webhook_deliveries SET state = 'waiting', next_try_at = NULL WHERE id = %(id)s"
 """Store that a delivery waits until another one to its receiver ends."""
@@ -260,6 +271,9 @@ WHERE id = %(endpoint)s AND (enabled OR failing_since IS NULL)
 RETURNING enabled, disabled_reason"""
 """Record that an endpoint did not accept a delivery. It is disabled if it is gone, or has accepted none for five days."""
 
+NOTE_TRY: Final = "SELECT taskmill_note_try(%(receiver)s, %(id)s, %(is_slow)s)"
+"""Record whether a receiver is slow, after a try has ended. The receiver must be locked."""
+
 START_WAITING: Final = "SELECT taskmill_start_waiting(%(receiver)s, %(id)s)"
 """Start waiting deliveries of a receiver, as far as there is room. The receiver must be locked."""
 
@@ -268,6 +282,19 @@ def erase_data_of_tasks(task_ids: Sequence[UUID]) -> Executable:
     """Erase what deliveries contain of erased tasks. Those that are not done yet lose it once they are."""
     done = webhook_deliveries.c.finished_at.is_not(None)
     return update(webhook_deliveries).where(webhook_deliveries.c.task_id.in_(task_ids), done).values(data=null())
+
+
+def drop_slow_receivers(limit: int, days: int) -> Executable:
+    """Delete the rows of slow receivers whose last try was more than `days` days ago, and to whom nothing is on its way."""
+    live = select(webhook_deliveries.c.id).where(
+        webhook_deliveries.c.receiver_id == slow_receivers.c.receiver_id, webhook_deliveries.c.finished_at.is_(None)
+    )
+    old = (
+        select(slow_receivers.c.receiver_id)
+        .where(slow_receivers.c.last_try_at < func.now() - timedelta(days=days), ~live.exists())
+        .limit(limit)
+    )
+    return delete(slow_receivers).where(slow_receivers.c.receiver_id.in_(old))
 
 
 def drop_old_deliveries(limit: int, days: int) -> Executable:

@@ -53,6 +53,7 @@ EVERY_TABLE = (
     webhooks.webhook_secrets,
     webhooks.webhook_deliveries,
     webhooks.webhook_tries,
+    webhooks.slow_receivers,
     webhooks.task_follow_ups,
     turns.queue_turns,
     turns.caller_turns,

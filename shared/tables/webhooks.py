@@ -116,6 +116,14 @@ webhook_tries = Table(
     Column("answer", Text),
 )
 
+# Receivers whose last try timed out or took two seconds or more: they share a few slots.
+slow_receivers = Table(
+    "slow_receivers",
+    metadata,
+    Column("receiver_id", Uuid, primary_key=True),
+    Column("last_try_at", moment, nullable=False, server_default=func.now()),
+)
+
 task_follow_ups = Table(
     "task_follow_ups",
     metadata,

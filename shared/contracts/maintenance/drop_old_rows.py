@@ -17,6 +17,7 @@ class DropOldRowsResult(Result):
     slots: int
     turns: int = 0
     webhook_deliveries: int = 0
+    slow_receivers: int = 0
     batch_follow_ups: int = 0
     activity: int = 0
     usage: int = 0
@@ -28,8 +29,8 @@ KIND = Kind(
     result=DropOldRowsResult,
     title="Drop old rows",
     description="Deletes idempotency keys after a day, tombstones after 30 days, old schedule slots, what erased batches "
-    "would submit, deliveries of webhooks 30 days after they ended, callers' old turns, starts that no rate counts any more, "
-    "and old counts of the activity of queues and of usage. Adds up the counts of usage.",
+    "would submit, deliveries of webhooks 30 days after they ended, slow receivers of webhooks, callers' old turns, starts that no "
+    "rate counts any more, and old counts of the activity of queues and of usage. Adds up the counts of usage.",
     queue="maintenance",
     max_attempts=2,
     timeout_seconds=1800,

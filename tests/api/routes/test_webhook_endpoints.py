@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -22,6 +23,8 @@ from tests.conftest import PATIENCE_SECONDS, Api, Eventually, ServeApi
 from tests.receiver import Receiver, answer_with, run_receiver
 from tests.webhooks import Webhooks
 
+COUNT_BLOCKED = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"""
 NOWHERE = "http://127.0.0.1:9/"
 MAIL = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "hello"}}
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -194,6 +197,24 @@ def test_an_endpoint_that_is_enabled_again_counts_as_not_failing(
 
 
 @pytest.mark.usefixtures("sender")
+def test_an_endpoint_can_be_deleted_while_a_delivery_to_it_ends(
+    client: httpx2.Client, manual_worker: ManualWorker, module_settings: Settings, eventually: Eventually
+) -> None:
+    endpoint_id, delivery_id = created(client)["id"], new_id()
+    connection = manual_worker.connection
+    connection.execute(queries.INSERT_PING, {"id": delivery_id, "endpoint_id": endpoint_id})
+    with ThreadPoolExecutor(1) as thread, psycopg.connect(module_settings.database_url) as ending:
+        ending.execute(queries.LOCK_RECEIVER, {"receiver": endpoint_id})
+        ending.execute(queries.END_DELIVERY, {"id": delivery_id, "state": "failed"})
+        deleted = thread.submit(client.delete, f"/webhook-endpoints/{endpoint_id}")
+        eventually(lambda: manual_worker.count(COUNT_BLOCKED) == 1)
+        ending.execute(queries.NOTE_FAILURE, {"endpoint": endpoint_id, "gone": False})
+        ending.commit()
+        assert deleted.result(PATIENCE_SECONDS).status_code == 204
+
+    assert manual_worker.count("SELECT count(*) FROM webhook_deliveries WHERE id = %s", delivery_id) == 0
+
+
 def test_a_test_sends_a_signed_ping_and_shows_what_came_back(client: httpx2.Client, receiver: Receiver) -> None:
     endpoint = created(client, url=receiver.url)
 

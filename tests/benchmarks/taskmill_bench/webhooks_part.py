@@ -49,6 +49,7 @@ def measure_webhooks(system: System, options: Options) -> Measures:
         "cpu_us": usage.total_seconds / count * 1e6,
         "write_transactions": usage.write_transactions / count,
         "webhooks": float(count),
+        **{f"cpu_us.{part}": value for part, value in usage.cpu_us_by_part(count).items()},
     }
 
 

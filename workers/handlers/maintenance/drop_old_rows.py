@@ -31,6 +31,7 @@ def handle(params: DropOldRowsParams, context: HandlerContext) -> DropOldRowsRes
         slots=_repeat(context, lambda: schedule_queries.drop_old_slots(ROWS_TOGETHER, SLOT_DAYS)),
         batch_follow_ups=_repeat(context, lambda: purging.drop_old_batch_follow_ups(ROWS_TOGETHER)),
         webhook_deliveries=_repeat(context, lambda: webhook_queries.drop_old_deliveries(ROWS_TOGETHER, DELIVERY_DAYS)),
+        slow_receivers=_repeat(context, lambda: webhook_queries.drop_slow_receivers(ROWS_TOGETHER, DELIVERY_DAYS)),
         turns=_repeat(context, lambda: purging.drop_old_turns(ROWS_TOGETHER, TURN_DAYS)),
         starts=_repeat(context, lambda: purging.drop_old_starts(ROWS_TOGETHER, DAY_SECONDS)),
         activity=_repeat(context, lambda: purging.drop_old_activity(ROWS_TOGETHER, ACTIVITY_HOURS)),

@@ -33,6 +33,7 @@ from workers.handler_context import HandlerContext
 from workers.outcomes import Failed
 
 KEPT_ANSWER_BYTES: Final = 1024
+SLOW_MS: Final = 2000
 GONE: Final = 410
 LONGEST_RETRY_AFTER_SECONDS: Final = 3 * 86_400.0
 NO_REDIRECTS: Final = "A redirect is not followed. Change the URL to the one that it leads to."
@@ -55,6 +56,11 @@ class End(NamedTuple):
         """Whether the receiver answered with 2xx."""
         return self.status is not None and 200 <= self.status <= 299
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether the receiver took so long that it may only share a few slots with others that do."""
+        return self.error == "timed_out" or self.duration_ms >= SLOW_MS
+
     def describe(self) -> str:
         """Return what happened, as a sentence."""
         return self.detail or f"The receiver answered with the status {self.status}."
@@ -69,18 +75,14 @@ def deliver(params: DeliverParams, context: HandlerContext, client: HttpClient) 
     """Send the delivery once. Raises `Failed`, retryable until its time is over."""
     delivery_id = params.delivery_id
     with context.fenced_transaction() as connection:
-        delivery = _find(connection, delivery_id)
-        if delivery is None:
-            return DeliverResult(outcome="gone")
-        connection.exec_driver_sql(queries.LOCK_RECEIVER, {"receiver": delivery.receiver_id})
+        connection.exec_driver_sql(queries.LOCK_RECEIVER_OF, {"id": delivery_id})
         delivery = _find(connection, delivery_id)
         if delivery is None or delivery.state in {"delivered", "failed"}:
             return DeliverResult(outcome="gone")
         if delivery.send_task_id != context.task_id:
             # It ended, and was sent again by another task, before this attempt could end.
             return DeliverResult(outcome="gone")
-        parameters = {"receiver": delivery.receiver_id, "id": delivery_id}
-        if not connection.exec_driver_sql(queries.HAS_ROOM, parameters).scalar_one():
+        if not delivery.has_room:
             connection.exec_driver_sql(queries.MARK_WAITING, {"id": delivery_id})
             return DeliverResult(outcome="waiting")
         if delivery.secret is None:
@@ -97,7 +99,9 @@ def deliver(params: DeliverParams, context: HandlerContext, client: HttpClient) 
         values = {**end._asdict(), "id": delivery_id, "number": number}
         connection.exec_driver_sql(queries.END_TRY, values)
         delay = _record(connection, delivery, end, context.attempt)
-        connection.exec_driver_sql(queries.START_WAITING, {"receiver": delivery.receiver_id, "id": delivery_id})
+        parameters = {"receiver": delivery.receiver_id, "id": delivery_id, "is_slow": end.is_slow}
+        connection.exec_driver_sql(queries.NOTE_TRY, parameters)
+        connection.exec_driver_sql(queries.START_WAITING, parameters)
     if end.succeeded:
         return DeliverResult(outcome="delivered", status=end.status)
     raise Failed(

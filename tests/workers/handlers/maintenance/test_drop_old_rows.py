@@ -38,6 +38,9 @@ def test_old_keys_tombstones_slots_and_turns_are_deleted_and_younger_ones_kept(t
             (uuid4(), uuid4(), age),
         )
         tasks.connection.execute(
+            "INSERT INTO slow_receivers (receiver_id, last_try_at) VALUES (%s, now() - %s::interval)", (uuid4(), age)
+        )
+        tasks.connection.execute(
             "INSERT INTO queue_activity (queue, at, started, ended) VALUES ('files', now() - %s::interval, 1, 1)",
             (age,),
         )
@@ -49,6 +52,7 @@ def test_old_keys_tombstones_slots_and_turns_are_deleted_and_younger_ones_kept(t
         "turns": 3,
         "batch_follow_ups": 0,
         "webhook_deliveries": 1,
+        "slow_receivers": 1,
         "activity": 6,
         "usage": 0,
     }

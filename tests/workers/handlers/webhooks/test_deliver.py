@@ -25,6 +25,16 @@ from workers.adapters.address_guard import AddressGuard
 from workers.adapters.http_client import HttpClient
 
 
+def _run_together(webhooks: Webhooks) -> int:
+    """Run every task that sends a delivery and is due, each in a thread of its own; return how many there were."""
+    threads = [threading.Thread(target=webhooks.run, args=(task,)) for task in webhooks.claim_due()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    return len(threads)
+
+
 def verify(secret: str, request: ReceivedRequest) -> dict[str, Any]:
     """Check the signature as a receiver does, and return the body."""
     found: dict[str, Any] = Webhook(secret).verify(request.body, request.headers)
@@ -412,17 +422,59 @@ def test_a_receiver_that_hangs_does_not_delay_another(webhooks: Webhooks) -> Non
     assert [len(webhooks.claim_due(slow_id))] == [1]
 
 
+def test_slow_receivers_get_four_deliveries_at_a_time_together(webhooks: Webhooks) -> None:
+    with run_receiver(hang_after(b"")) as slow, run_receiver() as fast:
+        for number in range(6):
+            endpoint_id, _ = webhooks.add_endpoint(slow.url, tags=[f"slow {number}"])
+            webhooks.connection.execute("INSERT INTO slow_receivers (receiver_id) VALUES (%s)", [endpoint_id])
+            webhooks.end_new_task(tags=[f"slow {number}"])
+        webhooks.add_endpoint(fast.url, tags=["fast"])
+        webhooks.end_new_task(tags=["fast"])
+        # Those that wait are started when others have ended.
+        while _run_together(webhooks):
+            pass
+
+    assert len(slow.requests) == 6
+    assert len(fast.requests) == 1
+    slow_tries = [
+        (row.started_at, row.started_at + timedelta(milliseconds=row.duration_ms))
+        for row in webhooks.tries()
+        if row.error == "timed_out"
+    ]
+    assert max(sum(begin <= start < end for begin, end in slow_tries) for start, _ in slow_tries) <= 4
+
+
+def test_a_receiver_is_slow_until_it_answers_in_time(webhooks: Webhooks) -> None:
+    with run_receiver(hang_after(b"")) as receiver:
+        endpoint_id, _ = webhooks.add_endpoint(receiver.url)
+        webhooks.end_new_task()
+        webhooks.run_due()
+        assert [row.receiver_id for row in webhooks.slow_receivers()] == [endpoint_id]
+
+        receiver.respond = answer_with(500)
+        webhooks.skip_waits()
+        webhooks.run_due()
+
+    assert webhooks.slow_receivers() == []
+
+
+def test_an_event_of_many_endpoints_has_a_delivery_and_a_task_for_each(webhooks: Webhooks) -> None:
+    endpoints = {webhooks.add_endpoint("https://example.com/hook")[0] for _ in range(30)}
+
+    webhooks.end_new_task()
+
+    deliveries = webhooks.deliveries()
+    assert {delivery.receiver_id for delivery in deliveries} == endpoints
+    assert {task.id for task in webhooks.claim_due()} == {delivery.send_task_id for delivery in deliveries}
+
+
 def test_deliveries_that_wait_are_all_sent_in_the_end(webhooks: Webhooks) -> None:
     with run_receiver() as receiver:
         webhooks.add_endpoint(receiver.url)
         for _ in range(10):
             webhooks.end_new_task()
-        while claimed := webhooks.claim_due():
-            threads = [threading.Thread(target=webhooks.run, args=(task,)) for task in claimed]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(PATIENCE_SECONDS)
+        while _run_together(webhooks):
+            pass
 
     assert [delivery.state for delivery in webhooks.deliveries()] == ["delivered"] * 10
     assert len(receiver.requests) == 10
