@@ -19,7 +19,8 @@ from workers.adapters.memory_context import MemoryContext
 from workers.adapters.memory_smtp import MemorySmtp
 from workers.adapters.smtp import AnswerMissing, LoginRefused, MailServer, MailServerUnavailable, Reply
 from workers.handlers.email import _deliveries
-from workers.handlers.email.send import deliver, handle
+from workers.handlers.email._sending import deliver
+from workers.handlers.email.send import handle
 from workers.outcomes import Cancelled, ClaimLost, Failed, Requeued
 
 A, B, C = "a@example.com", "b@example.com", "c@example.com"
@@ -242,7 +243,7 @@ def test_a_recipient_that_ended_the_session_is_left_out_once(make_context: MakeC
 def test_a_paused_process_checks_its_claim_before_it_sends(
     make_context: MakeContext, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.handlers.email.send.FRESH_INTENT_SECONDS", 0.0)
+    monkeypatch.setattr("workers.handlers.email._sending.FRESH_INTENT_SECONDS", 0.0)
     stale = make_context()
     server = MemorySmtp(before_recipient=lambda: lose_claim(stale, monkeypatch))
 
@@ -540,7 +541,7 @@ def test_a_server_without_smtputf8_receives_what_it_supports(
 def test_attachments_that_are_too_large_together_are_refused(
     make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.handlers.email.send.MAX_ATTACHMENTS_BYTES", 10)
+    monkeypatch.setattr("workers.handlers.email._sending.MAX_ATTACHMENTS_BYTES", 10)
     context = make_context()
     attachments = [{"file_id": context.add_input(b"123456")}, {"file_id": context.add_input(b"123456")}]
     server = MemorySmtp()

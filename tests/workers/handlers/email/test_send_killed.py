@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from shared.contracts.email.send import SendParams, SendResult
 from tests.workers.handlers.email.conftest import MakeContext, ScriptedSmtp
 from workers.adapters.memory_context import MemoryContext
-from workers.handlers.email.send import deliver
+from workers.handlers.email._sending import deliver
 from workers.outcomes import Failed
 
 PARAMS = SendParams.model_validate({"to": ["a@example.com"], "text": "Hi"})
@@ -27,7 +27,7 @@ from sqlalchemy import create_engine
 from shared.contracts.email.send import SendParams
 from workers.adapters.memory_context import MemoryContext
 from workers.adapters.smtp import SmtpServer, parse_smtp_url
-from workers.handlers.email import send
+from workers.handlers.email import _sending as send
 
 moment, database, smtp, task_id, folder = sys.argv[1:]
 function, after = {
