@@ -19,8 +19,10 @@ from api.http.sign_in_limits import SignInGuard
 from api.openapi.document import install_openapi, operation_id
 from api.request_log import RequestLog
 from api.routes import (
+    admin,
     api_keys,
     audit,
+    auth,
     batches,
     docs,
     emails,
@@ -28,6 +30,7 @@ from api.routes import (
     files,
     health,
     index,
+    invitations,
     kinds,
     limits,
     metrics,
@@ -39,9 +42,11 @@ from api.routes import (
     task_streams,
     tasks,
     usage,
+    users,
     webhook_deliveries,
     webhook_endpoints,
     webhook_secret,
+    well_known,
     workers,
     workflows,
 )
@@ -71,6 +76,11 @@ ROUTERS: tuple[APIRouter, ...] = (
     queues.router,
     workers.router,
     audit.router,
+    auth.router,
+    users.router,
+    invitations.router,
+    admin.router,
+    well_known.router,
     problems.router,
     health.router,
     index.router,

@@ -13,7 +13,11 @@ from starlette.requests import HTTPConnection
 
 from api.auditing.entries import describe_actor
 from api.auth.caller import Caller
-from api.auth.route_permissions import declare_permissions
+from api.auth.registration import Registrations
+from api.auth.route_permissions import declare_permissions, declare_person
+from api.auth.sessions import Sessions
+from api.auth.sign_in import SignIn
+from api.auth.signing import TokenSigner
 from api.following.task_actions import TaskActions
 from api.following.task_reader import TaskReader
 from api.following.waiters import Waiters
@@ -167,6 +171,26 @@ def get_limit_reader(connection: HTTPConnection) -> LimitReader:
     return _services(connection).limit_reader
 
 
+def get_signer(connection: HTTPConnection) -> TokenSigner:
+    """Return what signs and verifies access tokens."""
+    return _services(connection).signer
+
+
+def get_sessions(connection: HTTPConnection) -> Sessions:
+    """Return the sessions of people."""
+    return _services(connection).sessions
+
+
+def get_sign_in(connection: HTTPConnection) -> SignIn:
+    """Return what signs people in."""
+    return _services(connection).sign_in
+
+
+def get_registrations(connection: HTTPConnection) -> Registrations:
+    """Return what registers people."""
+    return _services(connection).registrations
+
+
 async def authenticate(connection: HTTPConnection) -> Caller:
     """Return the caller, and store it in the request's state for the rate limits. Raises `unauthorized`."""
     services = _services(connection)
@@ -230,6 +254,13 @@ async def is_allowed(connection: HTTPConnection, *permissions: Permission, task_
     return True
 
 
+@declare_person
+async def person_caller(caller: Annotated[Caller, Depends(authenticate)]) -> Caller:
+    """Return a caller that is a signed-in person. Raises `sign-in-required` for a request with an API key."""
+    caller.require_session()
+    return caller
+
+
 def caller_with(*permissions: Permission) -> Any:
     """Return a dependency that requires a caller with all of the permissions. It declares what the route needs."""
 
@@ -279,6 +310,10 @@ WaitingDependency = Annotated[WaitingReader, Depends(get_waiting)]
 WorkflowsDependency = Annotated[WorkflowReader, Depends(get_workflows)]
 WorkflowActionsDependency = Annotated[WorkflowActions, Depends(get_workflow_actions)]
 IdempotencyKeysDependency = Annotated[IdempotencyKeys, Depends(get_idempotency_keys)]
+SignerDependency = Annotated[TokenSigner, Depends(get_signer)]
+SessionsDependency = Annotated[Sessions, Depends(get_sessions)]
+SignInDependency = Annotated[SignIn, Depends(get_sign_in)]
+RegistrationsDependency = Annotated[Registrations, Depends(get_registrations)]
 TaskStreamCaller = Annotated[Caller, Depends(stream_caller)]
 WaitersDependency = Annotated[Waiters, Depends(get_waiters)]
 ReceiverHostsDependency = Annotated[ReceiverHosts, Depends(get_receiver_hosts)]
@@ -299,3 +334,7 @@ UsageReaderCaller = Annotated[Caller, caller_with(Permission.USAGE_READ)]
 QuotaManagerCaller = Annotated[Caller, caller_with(Permission.QUOTAS_MANAGE)]
 LimitReaderDependency = Annotated[LimitReader, Depends(get_limit_reader)]
 SignInLimitsDependency = Annotated[SignInLimits, Depends(get_sign_in_limits)]
+PersonCaller = Annotated[Caller, Depends(person_caller)]
+UserManagerCaller = Annotated[Caller, caller_with(Permission.USERS_MANAGE)]
+MemberManagerCaller = Annotated[Caller, caller_with(Permission.MEMBERS_MANAGE)]
+OverviewCaller = Annotated[Caller, caller_with(Permission.OVERVIEW_READ)]

@@ -10,7 +10,13 @@ from functools import partial
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.auth.attempts import Attempts
 from api.auth.authentication import Authenticator
+from api.auth.passwords import Passwords
+from api.auth.registration import Registrations
+from api.auth.sessions import Sessions
+from api.auth.sign_in import SignIn
+from api.auth.signing import TokenSigner
 from api.batcher import HotPool
 from api.following.task_actions import TaskActions
 from api.following.task_reader import TaskReader
@@ -54,7 +60,22 @@ class Services:
         self.store: ObjectStore = open_object_store(settings.storage_url)
         self.engine: AsyncEngine = make_async_engine(settings, "api")
         self.reads: AsyncEngine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self.authenticator = Authenticator(self.reads)
+        self.cipher = SecretCipher(settings)
+        self.signer = TokenSigner(settings, self.engine, self.cipher)
+        self.authenticator = Authenticator(self.reads, self.signer)
+        self.sessions = Sessions(settings, self.engine, self.signer)
+        passwords, attempts = Passwords(settings), Attempts(self.reads)
+        self.sign_in = SignIn(
+            engine=self.engine,
+            reads=self.reads,
+            passwords=passwords,
+            attempts=attempts,
+            sessions=self.sessions,
+            cipher=self.cipher,
+        )
+        self.registrations = Registrations(
+            settings, engine=self.engine, passwords=passwords, attempts=attempts, sessions=self.sessions
+        )
         self.limit_reader = LimitReader(settings, self.engine, self.reads, self.limits)
         self.sign_in_limits = SignInLimits(settings)
         self.reader = TaskReader(settings, self.reads)
@@ -70,7 +91,6 @@ class Services:
         self.wait_estimates = WaitEstimates(settings, self.reads, self.queues)
         self.queue_bounds = QueueBounds(settings, self.reads)
         self.receiver_hosts = ReceiverHosts()
-        self.cipher = SecretCipher(settings)
         self._pool = _make_pool(settings)
         self._batcher = SubmissionBatcher(settings)
         self.idempotency_keys = IdempotencyKeys(self._pool, self.cipher)

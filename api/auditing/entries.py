@@ -12,23 +12,17 @@ from starlette.requests import HTTPConnection
 
 from api.auth.caller import Caller
 from shared.audit.actions import AuditAction
-from shared.audit.entries import Actor, Entry
+from shared.audit.entries import Actor, ActorType, Entry
 from shared.queries.audit import INSERT_ENTRY
 
 
 def describe_actor(request: HTTPConnection, caller: Caller | None) -> Actor:
     """Return who makes a request, and from where: the address that the trusted proxies report. `caller` is None for nobody."""
-    address, request_id = _find_address(request), getattr(request.state, "request_id", None)
+    address, request_id = find_address(request), getattr(request.state, "request_id", None)
     if caller is None:
         return Actor("anonymous", address=address, request_id=request_id)
-    return Actor(
-        "key",
-        caller_id=caller.owner_id,
-        person_id=caller.person_id,
-        api_key_id=caller.key_id,
-        address=address,
-        request_id=request_id,
-    )
+    kind: ActorType = "key" if caller.session_id is None else "person"
+    return Actor(kind, caller.owner_id, caller.person_id, caller.key_id, address, request_id)
 
 
 async def audit(
@@ -52,7 +46,7 @@ async def write_entry(connection: AsyncConnection, entry: Entry) -> None:
     await connection.exec_driver_sql(INSERT_ENTRY, entry.parameters())
 
 
-def _find_address(request: HTTPConnection) -> str | None:
+def find_address(request: HTTPConnection) -> str | None:
     """Return the address of the client, or None if there is none, as with a Unix socket."""
     if request.client is None:
         return None

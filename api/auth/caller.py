@@ -29,8 +29,10 @@ class Caller:
     with `has_for` and `require_for`, by the organization of the thing.
     """
 
-    key_id: UUID
+    key_id: UUID | None
+    """The API key, or None for a person with an access token."""
     key_prefix: str
+    """The prefix of the key, or `session:` and the id of the session: what logs show, and what stream tokens name."""
     key_name: str
     owner_id: UUID
     """The id in `callers`: the owner of what the caller submits and uploads."""
@@ -47,6 +49,8 @@ class Caller:
     """The networks from which the key is accepted, or None for all."""
     expires_at: datetime | None = None
     """When the key expires, or None."""
+    session_id: UUID | None = None
+    """The session of an access token, or None for a request with an API key."""
     rate_key: str = field(init=False)
     """The key by which the rate limits count requests: the class of limits and the caller's id."""
     _grants: Grants = field(init=False, repr=False, compare=False)
@@ -92,6 +96,12 @@ class Caller:
         if not self.has_for(permission, organization_id):
             raise _forbidden_by_role(permission)
 
+    def require_session(self) -> tuple[UUID, UUID]:
+        """Return the ids of the person and of the session. Raises `sign-in-required` for a request with an API key."""
+        if self.person_id is None or self.session_id is None:
+            raise Problem("sign-in-required")
+        return self.person_id, self.session_id
+
     def _refuse(self, permissions: tuple[Permission, ...]) -> Problem:
         """Return the problem that names the missing scopes (RFC 6750, section 3.1), or else the missing permission."""
         scopes = [scope for permission in permissions if (scope := RULES[permission].scope) is not None]
@@ -100,7 +110,7 @@ class Caller:
             needed = " ".join(dict.fromkeys(scopes))
             return Problem(
                 "forbidden",
-                f"The key lacks a scope. This route needs: {needed}.",
+                f"The key or token lacks a scope. This route needs: {needed}.",
                 headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'},
             )
         return _forbidden_by_role(next(name for name in permissions if name not in self._allowed))

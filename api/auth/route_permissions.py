@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute, APIWebSocketRoute
 from shared.permissions import Permission
 
 _MARK: Final = "taskmill_permissions"
+_PERSON_MARK: Final = "taskmill_person"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -23,6 +24,17 @@ def declare_permissions(function: F, permissions: tuple[Permission, ...]) -> F:
 def needs(*permissions: Permission) -> Callable[[F], F]:
     """Return a decorator that declares what a route needs whose caller is found elsewhere, such as by `api/hot_paths.py`."""
     return lambda endpoint: declare_permissions(endpoint, permissions)
+
+
+def declare_person(function: F) -> F:
+    """Mark a dependency as one that requires a signed-in person."""
+    setattr(function, _PERSON_MARK, True)
+    return function
+
+
+def needs_person(route: APIRoute | APIWebSocketRoute) -> bool:
+    """Return whether a route requires a signed-in person, whatever the role is: it is about the person's own account."""
+    return any(hasattr(dependency.call, _PERSON_MARK) for dependency in route.dependant.dependencies)
 
 
 def list_permissions(route: APIRoute | APIWebSocketRoute) -> tuple[Permission, ...]:

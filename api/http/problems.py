@@ -37,10 +37,48 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
         "Unauthorized",
         "The request has no credentials, or they are wrong, expired or revoked. Send `Authorization: Bearer <key>`.",
     ),
+    "invalid-credentials": ProblemType(
+        401,
+        "Invalid credentials",
+        "The email address or the password is wrong. If you forgot the password, choose a new one by "
+        "`POST /auth/forgot-password`.",
+    ),
+    "token-superseded": ProblemType(
+        401,
+        "Token superseded",
+        "Another request has exchanged this refresh token at the same time. The session goes on: use the tokens of that answer. In "
+        "a browser, the cookie has the new token: repeat the request.",
+    ),
     "forbidden": ProblemType(
         403,
         "Forbidden",
         "The credentials are valid, but lack the required scope or role. Ask an admin for a key that has it.",
+    ),
+    "sign-in-required": ProblemType(
+        403,
+        "Sign-in required",
+        "This concerns the account of a person, for which an API key does not do. Sign in by `POST /auth/token`, and send "
+        "the access token.",
+    ),
+    "recent-sign-in-required": ProblemType(
+        403, "Recent sign-in required", "This needs a session that began less than 15 minutes ago: sign in again."
+    ),
+    "email-not-verified": ProblemType(
+        403,
+        "Email address not verified",
+        "Nobody has shown yet that the address is yours. Send the token of the email to `POST /auth/verify-email`; "
+        "`POST /auth/resend-verification` sends another one.",
+    ),
+    "registration-closed": ProblemType(
+        403,
+        "Registration closed",
+        "The operator of this server allows registration not at all, or with an invitation only.",
+    ),
+    "forged-request": ProblemType(
+        403,
+        "Request of another site",
+        "A request with the cookie of a session must come from a page of this server: it needs `Sec-Fetch-Site: same-origin`, or "
+        "an `Origin` that is this server's.",
     ),
     "not-found": ProblemType(404, "Not found", "There is no such resource, or it belongs to another organization."),
     "method-not-allowed": ProblemType(
@@ -257,7 +295,7 @@ class Problem(Exception):
     def response_headers(self) -> dict[str, str]:
         """Return every header of the answer. Caches must not share it: another caller may be answered differently."""
         headers = {"Content-Type": "application/problem+json", **PRIVATE_HEADERS, **self.headers}
-        if self.name == "unauthorized":
+        if self.status == 401:
             headers.setdefault("WWW-Authenticate", "Bearer")
         return headers
 

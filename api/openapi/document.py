@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from api.auth.auth_models import auth_components
 from api.auth.route_permissions import list_permissions
 from api.http.problems import ProblemDocument
 from api.keys.key_models import key_components
@@ -23,9 +24,25 @@ from api.submitting.bulk import bulk_components
 from api.submitting.reruns import rerun_components
 from api.webhooks.webhook_models import webhook_components
 from api.workflows.workflow_schemas import workflow_components
-from shared.permissions import RULES, Permission
+from shared.permissions import RULES, SCOPES, Permission
 
-OPEN_PATHS: Final = ("/health", "/problems", "/openapi.json", "/docs")
+OPEN_PATHS: Final = ("/health", "/problems", "/openapi.json", "/docs", "/.well-known/")
+"""The beginnings of the paths of routes that need no credentials."""
+OPEN_AUTH_PATHS: Final = frozenset(
+    f"/auth/{name}"
+    for name in (
+        "register",
+        "token",
+        "challenge",
+        "refresh",
+        "logout",
+        "forgot-password",
+        "reset-password",
+        "verify-email",
+        "resend-verification",
+    )
+)
+"""The routes of `/auth` that need none either: they take a password or a token in the body."""
 
 TAGS: Final = [
     {"name": "tasks", "description": "Submit tasks of any kind, and follow, cancel, retry and delete them."},
@@ -55,6 +72,8 @@ TAGS: Final = [
     {"name": "audit", "description": "For admins: see who did what, and from where."},
     {"name": "keys", "description": "Make, list, rotate and revoke API keys."},
     {"name": "organizations", "description": "For admins: manage organizations, and who is in them with which role."},
+    {"name": "auth", "description": "Register, sign in and out, and manage passwords and second factors."},
+    {"name": "users", "description": "See and change people, their sessions and invitations."},
     {"name": "problems", "description": "Explain the errors of requests and tasks."},
     {"name": "health", "description": "Check the server, for load balancers and monitoring."},
 ]
@@ -94,6 +113,13 @@ _HEADERS: Final[dict[str, dict[str, Any]]] = {
 }
 _ALWAYS: Final = frozenset({"X-Request-ID", "WWW-Authenticate", "Location"})
 """Headers that are always present where they are declared. The others, such as those of rate limits, may be absent."""
+
+
+_PLAIN_202: Final = (
+    *("/cancel", "/retry", "/test", "/redeliver"),
+    *("/register", "/token", "/forgot-password", "/resend-verification", "/force-password"),
+)
+"""The ends of the paths of routes that answer 202 and submit no task of the caller."""
 
 
 def operation_id(route: APIRoute) -> str:
@@ -139,6 +165,7 @@ def _complete(document: dict[str, Any], needs: Mapping[tuple[str, str], tuple[Pe
         **rerun_components(),
         **bulk_components(),
         **webhook_components(),
+        **auth_components(),
         **key_components(),
         **organization_components(),
         **limits_components(),
@@ -150,6 +177,11 @@ def _complete(document: dict[str, Any], needs: Mapping[tuple[str, str], tuple[Pe
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `Authorization: Bearer tm_…`."},
         "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
+        "password": {
+            "type": "oauth2",
+            "description": "Signing in as a person, with an email address and a password.",
+            "flows": {"password": {"tokenUrl": "/auth/token", "refreshUrl": "/auth/refresh", "scopes": dict(SCOPES)}},
+        },
     }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -196,9 +228,9 @@ def _problem_components() -> dict[str, Schema]:
 
 
 def _complete_operation(operation: dict[str, Any], method: str, path: str) -> None:
-    is_closed = not path.startswith(OPEN_PATHS)
+    is_closed = not path.startswith(OPEN_PATHS) and path not in OPEN_AUTH_PATHS
     if is_closed:
-        operation["security"] = [{"bearer": []}, {"apiKey": []}]
+        operation["security"] = [{"bearer": []}, {"apiKey": []}, {"password": []}]
     for parameter in operation.get("parameters", ()):
         parameter["schema"] = _without_null(parameter["schema"])
     _drop_fastapis_own_422(operation)
@@ -236,7 +268,7 @@ def _list_headers(method: str, path: str, status: int, is_closed: bool) -> list[
         or status == 304
     ):
         names.append("Retry-After")
-    if method == "post" and status == 202 and not path.endswith(("/cancel", "/retry", "/test", "/redeliver")):
+    if method == "post" and status == 202 and not path.endswith(_PLAIN_202):
         names += ["Location", "Idempotency-Replayed"]
     if status in {200, 206, 304} and path in {"/tasks/{task_id}", "/files/{file_id}/content"}:
         names.append("ETag")

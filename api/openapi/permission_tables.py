@@ -11,7 +11,7 @@ from typing import Final
 
 from fastapi.routing import APIRoute, APIWebSocketRoute
 
-from api.auth.route_permissions import list_permissions
+from api.auth.route_permissions import list_permissions, needs_person
 from shared.permissions import ORGANIZATION_ROLES, PLATFORM_ROLES, ROLE_SCOPES, RULES, SCOPES, THINGS
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "permissions.md"
@@ -75,7 +75,10 @@ def _by_path(route: APIRoute | APIWebSocketRoute) -> tuple[str, list[str]]:
 
 def _describe_route(route: APIRoute | APIWebSocketRoute) -> list[str]:
     method = " ".join(sorted(route.methods or ())) if isinstance(route, APIRoute) else "WebSocket"
-    return [f"`{method} {route.path}`", ", ".join(f"`{name}`" for name in list_permissions(route)) or "nothing"]
+    needed = [f"`{name}`" for name in list_permissions(route)]
+    if needs_person(route):
+        needed.append("the access token of the person")
+    return [f"`{method} {route.path}`", ", ".join(needed) or "nothing"]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Final, NamedTuple
 
-from email_validator import EmailNotValidError, validate_email
+from shared.contracts.email._mailboxes import BadMailbox, parse_mailbox
 
 MAX_CHARACTERS: Final = 254
 
@@ -32,12 +32,16 @@ def parse_sign_in_address(text: str) -> SignInAddress:
         raise UnusableAddress(f"An email address has at most {MAX_CHARACTERS} characters.")
     normalized = unicodedata.normalize("NFKC", text.strip())
     try:
-        found = validate_email(normalized, check_deliverability=False, test_environment=True)
-    except EmailNotValidError as error:
+        found = parse_mailbox(normalized)
+    except BadMailbox as error:
         raise UnusableAddress(f"This is not an email address: {error}") from None
-    if not found.local_part.isascii():
+    if found.display_name or found.address != found.address.strip('"<>[]') or '"' in found.local_part:
+        raise UnusableAddress(
+            "A sign-in address has neither a name, nor quotes, nor brackets: write it as ada@example.com."
+        )
+    if found.needs_smtputf8:
         raise UnusableAddress("The part before the @ of a sign-in address must consist of ASCII characters.")
-    address = f"{found.local_part}@{found.ascii_domain}"
+    address = found.wire_address
     return SignInAddress(address, address.lower())
 
 

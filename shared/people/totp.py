@@ -13,6 +13,7 @@ import hmac
 import secrets
 from typing import Final
 from urllib.parse import quote, urlencode
+from uuid import UUID
 
 SECRET_BYTES: Final = 20
 """The length that RFC 4226, section 4, recommends."""
@@ -67,3 +68,8 @@ def new_recovery_codes() -> list[str]:
 def normalize_recovery_code(text: str) -> str:
     """Return a recovery code as it is digested: in lower case, without spaces and hyphens."""
     return "".join(character for character in text.lower() if character.isalnum())
+
+
+def recovery_code_digest(person_id: UUID, code: str) -> bytes:
+    """Return the digest of a recovery code that is stored. The person's id makes that of the same code of another differ."""
+    return hashlib.sha256(person_id.bytes + normalize_recovery_code(code).encode("utf-8", "surrogatepass")).digest()

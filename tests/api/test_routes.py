@@ -11,9 +11,13 @@ from fastapi.routing import APIRoute
 
 from api.app import ROUTERS, create_fastapi_app
 from api.http.rate_limits import LIMITED_MARK, ROUTE_CLASSES
+from api.openapi.document import OPEN_AUTH_PATHS
 from shared.settings import Settings
 
-OPEN = {("GET", "/"), ("GET", "/health"), ("GET", "/health/ready"), ("GET", "/problems/{name}")}
+OPEN = {
+    *(("GET", path) for path in ("/", "/health", "/health/ready", "/problems/{name}", "/.well-known/jwks.json")),
+    *(("POST", path) for path in OPEN_AUTH_PATHS),
+}
 """Routes that need no credentials, besides those of `api/routes/docs.py`, which is not among `ROUTERS`."""
 HOT = {("POST", "/tasks"), ("GET", "/tasks/{task_id}")}
 """The routes that `api/hot_paths.py` answers, and counts for the rate limits."""
@@ -37,7 +41,7 @@ def test_every_route_belongs_to_a_router(settings: Settings) -> None:
 
     assert others == {"/tasks/{task_id}/ws", "/events/ws"}
     assert of_fastapi <= {path for _, path, _ in ROUTES} | others
-    assert len(ROUTES) == len({(method, path) for method, path, _ in ROUTES}) == 82
+    assert len(ROUTES) == len({(method, path) for method, path, _ in ROUTES}) == 111
 
 
 @pytest.mark.parametrize(

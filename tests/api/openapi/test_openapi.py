@@ -21,7 +21,9 @@ from schemathesis import BaseSchema, GenerationMode
 from schemathesis.specs.openapi import definitions
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from api.openapi.document import OPEN_AUTH_PATHS
 from shared.identifiers import new_id
+from shared.permissions import SCOPES
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
 from tests.api.conftest import ManualWorker
@@ -31,6 +33,8 @@ from tests.people import insert_person, make_member_key
 ANY = {400, 413, 500}
 """The error statuses that every route may answer with."""
 READING = ANY | {401, 403, 422, 429, 503}
+OPEN = ANY | {415, 422, 429, 503}
+"""Those of routes of `/auth` that need no credentials."""
 SUBMITTING = READING | {200, 202, 409, 410, 415}
 
 STATUSES: dict[tuple[str, str], set[int]] = {
@@ -111,6 +115,35 @@ STATUSES: dict[tuple[str, str], set[int]] = {
     ("post", "/queues/{queue}/resume"): READING | {200, 404, 415},
     ("get", "/workers"): READING | {200, 406},
     ("get", "/audit"): READING | {200, 406},
+    ("post", "/auth/register"): OPEN | {201, 202, 403, 409},
+    ("post", "/auth/token"): OPEN | {200, 202, 401, 403},
+    ("post", "/auth/challenge"): OPEN | {200, 401, 403},
+    ("post", "/auth/refresh"): OPEN | {200, 401, 403},
+    ("post", "/auth/logout"): OPEN | {204, 401, 403},
+    ("post", "/auth/logout-everywhere"): READING | {204, 415},
+    ("post", "/auth/change-password"): READING | {204, 415},
+    ("post", "/auth/forgot-password"): OPEN | {202},
+    ("post", "/auth/reset-password"): OPEN | {204},
+    ("post", "/auth/verify-email"): OPEN | {204},
+    ("post", "/auth/resend-verification"): OPEN | {202},
+    ("post", "/auth/totp"): READING | {200, 409, 415},
+    ("post", "/auth/totp/confirm"): READING | {200, 409, 415},
+    ("post", "/auth/totp/disable"): READING | {204, 409, 415},
+    ("get", "/users/me"): READING | {200, 404},
+    ("patch", "/users/me"): READING | {200, 404, 415},
+    ("delete", "/users/me"): READING | {204, 404, 409},
+    ("get", "/users/me/sessions"): READING | {200, 406},
+    ("delete", "/users/me/sessions/{session_id}"): READING | {204, 404},
+    ("get", "/users"): READING | {200, 406},
+    ("get", "/users/{person_id}"): READING | {200, 404},
+    ("patch", "/users/{person_id}"): READING | {200, 404, 409, 415},
+    ("post", "/users/{person_id}/force-password"): READING | {202, 404, 415},
+    ("post", "/invitations"): READING | {201, 409, 415},
+    ("get", "/invitations"): READING | {200, 406},
+    ("delete", "/invitations/{invitation_id}"): READING | {204, 404},
+    ("post", "/invitations/accept"): READING | {200, 404, 415},
+    ("get", "/admin/overview"): READING | {200},
+    ("get", "/.well-known/jwks.json"): ANY | {200, 422, 503},
     ("get", "/problems/{name}"): ANY | {200, 404, 422},
     ("get", "/health"): ANY | {200, 422},
     ("get", "/health/ready"): ANY | {200, 422, 503},
@@ -192,8 +225,14 @@ def test_every_error_is_a_problem_and_every_other_answer_has_a_real_schema(docum
 def test_only_open_routes_need_no_credentials(document: dict[str, Any]) -> None:
     open_paths = {path for (_, path), operation in operations_of(document).items() if "security" not in operation}
 
-    assert open_paths == {"/problems/{name}", "/health", "/health/ready"}
-    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
+    assert open_paths == {"/problems/{name}", "/health", "/health/ready", "/.well-known/jwks.json", *OPEN_AUTH_PATHS}
+    schemes = document["components"]["securitySchemes"]
+    assert set(schemes) == {"bearer", "apiKey", "password"}
+    assert schemes["password"]["flows"]["password"] == {
+        "tokenUrl": "/auth/token",
+        "refreshUrl": "/auth/refresh",
+        "scopes": SCOPES,
+    }
 
 
 def test_operations_are_named_by_a_verb_and_a_noun(document: dict[str, Any]) -> None:
@@ -339,6 +378,8 @@ def subjects(
         "key_id": cycle([*(str(served.key("a service").id) for _ in range(3)), str(new_id())]),
         "organization_id": cycle([*organizations, usage["organization_id"], str(new_id())]),
         "person_id": cycle([*map(str, people), str(new_id())]),
+        "session_id": cycle([str(new_id())]),
+        "invitation_id": cycle([str(new_id())]),
         "delivery_id": cycle([*deliveries, str(new_id())]),
         "queue": cycle(["files", "email", "nope"]),
         "kind": cycle(["files.inspect", "platform.canary", "nope"]),
