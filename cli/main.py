@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import development, keys, local, parts, verification
+from cli.commands import development, keys, local, parts, secrets, verification
 from shared.errors import TaskmillError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 for subject in (local, parts, verification, development):
     app.add_typer(subject.app)
 app.add_typer(keys.app, name="keys")
+app.add_typer(secrets.app, name="secrets")
 
 
 def _print_version(is_asked: bool) -> None:
