@@ -96,7 +96,7 @@ def _run(stack: LocalStack, console: Console, *, throw_away: bool, keep: bool) -
             else:
                 console.print(f"Not every result is right. The log is {stack.log_path}", style="bold red")
             if keep:
-                _stay(console, stack, lines)
+                _run_until_interrupted(console, stack, lines)
             # After a failure, the log and the data are needed to find out why.
             throw_away &= is_right and not keep
             return 0 if is_right else 1
@@ -122,12 +122,14 @@ def _do_the_work(stack: LocalStack, console: Console) -> list[_Line]:
         ) as progress,
         ThreadPoolExecutor(3) as pool,
     ):
-        story = _Story(client, progress, Path(ready["mail_dir"]))
-        apart = [pool.submit(story.make_images), pool.submit(story.extract_text), pool.submit(story.report)]
-        return [line for done in apart for line in done.result()]
+        tasks = _DemoTasks(client, progress, Path(ready["mail_dir"]))
+        started = [pool.submit(tasks.make_images), pool.submit(tasks.extract_text), pool.submit(tasks.report)]
+        return [line for done in started for line in done.result()]
 
 
-class _Story:
+class _DemoTasks:
+    """Submits the tasks of the demo, follows them, and checks their results."""
+
     def __init__(self, client: Client, progress: Progress, mail_dir: Path) -> None:
         self._client = client
         self._progress = progress
@@ -170,8 +172,8 @@ class _Story:
             if inspected.fault is not None or inspected.task is None:
                 raise CheckFailed("the table was not uploaded")
             sources = [{"name": "penguins", "file_id": inspected.task["params"]["file_id"]}]
-            order = {"title": "Penguins", "sources": sources, "query": _QUERY, "formats": ["csv", "xlsx"]}
-            contents = self._finish(reported, self._client.submit("/reports", order))
+            report = {"title": "Penguins", "sources": sources, "query": _QUERY, "formats": ["csv", "xlsx"]}
+            contents = self._finish(reported, self._client.submit("/reports", report))
             expected = compute_means(_DATA / "penguins.csv")
             reported.findings.append(f"report.csv: {check_csv(_get(contents, 'report.csv'), expected)}")
             reported.findings.append(f"report.xlsx: {check_xlsx(_get(contents, 'report.xlsx'), expected)}")
@@ -271,7 +273,7 @@ To go on:
     )
 
 
-def _stay(console: Console, stack: LocalStack, lines: list[_Line]) -> None:
+def _run_until_interrupted(console: Console, stack: LocalStack, lines: list[_Line]) -> None:
     ready = stack.ready
     url = ready["api_url"]
     key_file = stack.data_dir / "api_key"

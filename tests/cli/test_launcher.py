@@ -22,18 +22,19 @@ print(sample_of_the_lock.VERSION, sys.argv[1:])
 
 
 def make_wheel(directory: Path, version: str) -> tuple[Path, str]:
-    """Build a wheel of one module and return its path and its SHA-256."""
+    """Build a wheel of one module, the same for each call, and return its path and its SHA-256."""
     path = directory / f"sample_of_the_lock-{version}-py3-none-any.whl"
     information = f"sample_of_the_lock-{version}.dist-info"
+    contents = {
+        "sample_of_the_lock.py": f"VERSION = '{version}'\n",
+        f"{information}/METADATA": f"Metadata-Version: 2.1\nName: sample_of_the_lock\nVersion: {version}\n",
+        f"{information}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{information}/RECORD": "",
+    }
     with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr("sample_of_the_lock.py", f"VERSION = '{version}'\n")
-        wheel.writestr(
-            f"{information}/METADATA", f"Metadata-Version: 2.1\nName: sample_of_the_lock\nVersion: {version}\n"
-        )
-        wheel.writestr(
-            f"{information}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{information}/RECORD", "")
+        for name, content in contents.items():
+            # A time of its own, the default, would change the digest, and what is installed would be installed again.
+            wheel.writestr(zipfile.ZipInfo(name), content)
     return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -83,9 +84,11 @@ def installed(checkout: Path) -> Path:
     return checkout
 
 
-def test_two_first_runs_at_once_install_once_and_both_work(checkout: Path) -> None:
+def test_two_runs_at_once_make_a_broken_environment_again_and_both_work(checkout: Path) -> None:
     write_lock(checkout, "1.0")
     shutil.rmtree(checkout / ".venv", ignore_errors=True)
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "python").symlink_to("/nowhere/python3")
 
     both = [start(checkout / "taskmill", "up", "--port", "0"), start(checkout / "taskmill", "up", "--port", "0")]
     outcomes = [process.communicate(timeout=120) for process in both]
@@ -148,17 +151,6 @@ def test_a_package_with_a_wrong_hash_is_refused_at_every_run(installed: Path) ->
 
     write_lock(installed, "3.0")
     assert run(installed / "taskmill").stdout == "3.0 []\n"
-
-
-def test_an_environment_without_its_python_is_made_again(installed: Path) -> None:
-    python = installed / ".venv" / "bin" / "python"
-    python.unlink()
-    python.symlink_to("/nowhere/python3")
-
-    outcome = run(installed / "taskmill")
-
-    assert outcome.stdout == "1.0 []\n"
-    assert "making .venv" in outcome.stderr
 
 
 def test_a_python_that_is_too_old_is_named(installed: Path, tmp_path: Path) -> None:
