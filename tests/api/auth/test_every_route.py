@@ -138,6 +138,8 @@ class Owned:
             ("SELECT revoked_at, expires_at FROM api_keys WHERE id = %s", "key_id"),
             ("SELECT count(*) FROM api_keys WHERE replaces_id = %s", "key_id"),
             ("SELECT name, disabled_at FROM organizations WHERE id = %s", "organization_id"),
+            ("SELECT count(*) FROM limits WHERE subject_id = %s", "organization_id"),
+            ("SELECT count(*) FROM limits WHERE subject_id = %s", "caller_id"),
             ("SELECT array_agg(role) FROM memberships WHERE organization_id = %s", "organization_id"),
         ):
             found.append((name, connection.execute(statement, [self.ids[name]]).fetchone()))  # type: ignore[call-overload]
@@ -160,6 +162,7 @@ def owned(served: Api, module_settings: Settings, manual_worker: ManualWorker) -
         "file_id": owner.post("/files", files={"file": ("a.txt", b"some words")}).json()["params"]["file_id"],
         "key_id": str(key.id),
         "organization_id": str(key.organization_id),
+        "caller_id": str(key.caller_id),
     }
     manual_worker.fail(owner.post("/tasks", json=task).json()["id"])
     ids["delivery_id"] = owner.get("/webhook-deliveries").json()["items"][0]["id"]
@@ -186,7 +189,7 @@ def test_the_ids_of_an_organization_are_as_if_absent_for_another(
         if not owned.ids.keys() & re.findall(r"\{(\w+)\}", path):
             continue
         bodies: dict[str, object] = {}
-        if method in {"POST", "PATCH"}:
+        if method in {"POST", "PATCH", "PUT"}:
             bodies = {"json": BODIES.get((method, path), {}), "headers": {"If-Match": '"1"'}}
         theirs = outsider.request(method, fill(path, owned.ids), **bodies)  # type: ignore[arg-type]
         nothing = outsider.request(method, fill(path), **bodies)  # type: ignore[arg-type]
@@ -204,6 +207,8 @@ BODIES = {
     ("PATCH", "/organizations/{organization_id}"): {"disabled": True},
     ("POST", "/organizations/{organization_id}/members"): {"email": "member@example.com", "role": "admin"},
     ("PATCH", "/organizations/{organization_id}/members/{person_id}"): {"role": "admin"},
+    ("PUT", "/organizations/{organization_id}/limits"): {"live_tasks": 0},
+    ("PUT", "/organizations/{organization_id}/callers/{caller_id}/limits"): {"live_tasks": 0},
 }
 """Bodies that would change something."""
 
