@@ -30,7 +30,13 @@ class OutageLog:
         self._lock = threading.Lock()
 
     def warn(self, error: BaseException) -> None:
-        """Log why the dependency is away, unless the same reason was logged within the last half minute."""
+        """Log why the dependency is away, unless the same reason was logged within the last half minute.
+
+        A deadlock is logged as what it is: Postgres rolled one transaction back, and is not away.
+        """
+        if isinstance(getattr(error, "orig", None) or error, psycopg.errors.DeadlockDetected):
+            log.warning("deadlock_detected", todo="nothing: what was rolled back is tried again")
+            return
         reason, now = describe_outage(error), time.monotonic()
         with self._lock:
             if self._away_since is None:

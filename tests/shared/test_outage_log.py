@@ -62,6 +62,16 @@ def test_the_end_of_an_outage_is_logged_once(clock: Clock) -> None:
     assert logged[1]["after_seconds"] == 12
 
 
+def test_a_deadlock_is_no_outage() -> None:
+    outage = OutageLog("database")
+
+    with capture_logs() as logged:
+        outage.warn(psycopg.errors.DeadlockDetected("deadlock detected"))
+        outage.end()
+
+    assert [entry["event"] for entry in logged] == ["deadlock_detected"]
+
+
 def test_only_errors_of_connections_are_quoted() -> None:
     outage = OutageLog()
 

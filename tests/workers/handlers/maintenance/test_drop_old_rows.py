@@ -53,6 +53,7 @@ def test_old_keys_tombstones_slots_and_turns_are_deleted_and_younger_ones_kept(t
         "batch_follow_ups": 0,
         "webhook_deliveries": 1,
         "slow_receivers": 1,
+        "starts": 0,
         "activity": 6,
         "usage": 0,
     }
