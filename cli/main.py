@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import development, keys, local, parts, secrets, verification
+from cli.commands import development, keys, limits, local, parts, secrets, verification
 from shared.errors import TaskmillError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for subject in (local, parts, verification, development):
     app.add_typer(subject.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(secrets.app, name="secrets")
+app.add_typer(limits.app, name="limits")
 
 
 def _print_version(is_asked: bool) -> None:
@@ -73,7 +74,7 @@ def _explain_database_error(error: Exception) -> str | None:
         from shared.outage_log import describe_outage
 
         reason = f"the database does not answer: {describe_outage(cause)} TASKMILL_DATABASE_URL has its address."
-        may_name_stack = sys.argv[1:2] in (["keys"], ["verify"])
+        may_name_stack = sys.argv[1:2] in (["keys"], ["limits"], ["verify"])
         return f"{reason} To use the database of a local stack, add --data-dir DIR." if may_name_stack else reason
     return None
 

@@ -6,7 +6,8 @@ that is null does not exist, whatever the settings say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -39,6 +40,12 @@ class StoredLimit(Protocol):
     target: str
     amount: int | None
     allowed: list[str] | None
+
+
+class HeldRow(StoredLimit, Protocol):
+    """The columns of a row of `shared.queries.limits.LIST_EFFECTIVE_LIMITS`."""
+
+    scope: str
 
 
 class Limits(BaseModel):
@@ -117,6 +124,46 @@ class Limits(BaseModel):
     def given(self) -> dict[str, Any]:
         """Return the limits that are given, as JSON values."""
         return self.model_dump(mode="json", exclude_unset=True)
+
+    def for_audit(self) -> dict[str, Any]:
+        """Return the limits that are given, with the number of allowed senders: the audit log holds no addresses."""
+        found = self.given()
+        return found | {"senders": len(self.senders)} if self.senders is not None else found
+
+
+@dataclass(frozen=True)
+class HeldLimits:
+    """The limits that hold for a caller: those of its organization, and its own within them."""
+
+    organization: Limits = field(default_factory=Limits)
+    caller: Limits = field(default_factory=Limits)
+
+    def least(self, name: str) -> int | None:
+        """Return the lower of the two amounts of a limit, or None if there is neither."""
+        amounts = [amount for one in (self.organization, self.caller) if (amount := getattr(one, name)) is not None]
+        return min(amounts) if amounts else None
+
+    def sender_lists(self) -> list[Sequence[str]]:
+        """Return the lists of allowed senders, each of which must contain a sender."""
+        return [one.senders for one in (self.organization, self.caller) if one.senders is not None]
+
+    def requests_per_minute(self) -> dict[RouteClass, int]:
+        """Return how many requests the caller may make in a minute, by class of routes, where it is not the setting."""
+        amounts = {**self.organization.requests_per_minute, **self.caller.requests_per_minute}
+        return {route_class: amount for route_class, amount in amounts.items() if amount is not None}
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[HeldRow]) -> HeldLimits:
+        """Return the limits that the rows of `LIST_EFFECTIVE_LIMITS` are."""
+        if not rows:
+            return NO_LIMITS
+        return cls(
+            Limits.of_rows(row for row in rows if row.scope == "organization"),
+            Limits.of_rows(row for row in rows if row.scope == "caller"),
+        )
+
+
+NO_LIMITS: Final = HeldLimits()
 
 
 def sender_is_allowed(address: str, allowed: Iterable[str]) -> bool:

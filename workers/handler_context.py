@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 from structlog.typing import FilteringBoundLogger
 
+from shared.limits import HeldLimits
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 
@@ -58,6 +59,9 @@ class HandlerContext(Protocol):
     @property
     def engine(self) -> Engine:
         """The database, for the platform's own chores; a handler's own effects go through `fenced_transaction`."""
+
+    def held_limits(self) -> HeldLimits:
+        """Return the limits that hold for the owner of the task, as they are now."""
 
     def input_file(self, file_id: UUID) -> InputFile:
         """Return an input as a local file. Raises `Failed` (`/problems/input-gone`) when it was purged."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -14,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from api.http.rate_limits import RateLimits
-from shared.limits import Limits, RouteClass, Scope
+from shared.limits import NO_LIMITS, HeldLimits, Limits, Scope
 from shared.queries import limits as queries
 from shared.settings import Settings
 from shared.tables.limits import DEFAULT_SUBJECT
@@ -23,31 +21,6 @@ CACHE_SECONDS: Final = 0.8
 """For how long limits that were read count."""
 MAX_CACHED: Final = 10_000
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class HeldLimits:
-    """The limits that hold for a caller: those of its organization, and its own within them."""
-
-    organization: Limits = field(default_factory=Limits)
-    caller: Limits = field(default_factory=Limits)
-
-    def least(self, name: str) -> int | None:
-        """Return the lower of the two amounts of a limit, or None if there is neither."""
-        amounts = [amount for one in (self.organization, self.caller) if (amount := getattr(one, name)) is not None]
-        return min(amounts) if amounts else None
-
-    def sender_lists(self) -> list[Sequence[str]]:
-        """Return the lists of allowed senders, each of which must contain a sender."""
-        return [one.senders for one in (self.organization, self.caller) if one.senders is not None]
-
-    def requests_per_minute(self) -> dict[RouteClass, int]:
-        """Return how many requests the caller may make in a minute, by class of routes, where it is not the setting."""
-        amounts = {**self.organization.requests_per_minute, **self.caller.requests_per_minute}
-        return {route_class: amount for route_class, amount in amounts.items() if amount is not None}
-
-
-NO_LIMITS: Final = HeldLimits()
 
 
 class LimitReader:
@@ -79,12 +52,7 @@ class LimitReader:
         async with self._reads.connect() as connection:
             parameters = {"organization_id": organization_id, "caller_id": caller_id}
             rows = (await connection.exec_driver_sql(queries.LIST_EFFECTIVE_LIMITS, parameters)).all()
-        held = NO_LIMITS
-        if rows:
-            held = HeldLimits(
-                Limits.of_rows(row for row in rows if row.scope == "organization"),
-                Limits.of_rows(row for row in rows if row.scope == "caller"),
-            )
+        held = HeldLimits.of_rows(rows)
         if len(self._known) >= MAX_CACHED:
             self._known.clear()
         self._known[caller_id] = (time.monotonic() + CACHE_SECONDS, held)
@@ -121,8 +89,5 @@ async def list_own_limits(connection: AsyncConnection, subject_id: UUID, scope: 
 
 async def replace_limits(connection: AsyncConnection, subject_id: UUID, scope: Scope, limits: Limits) -> None:
     """Replace the limits that an organization or a caller has itself, in the transaction of the connection."""
-    subject: dict[str, Any] = {"subject_id": subject_id, "scope": scope}
-    await connection.exec_driver_sql(queries.DELETE_LIMITS, subject)
-    for row in limits.rows():
-        await connection.exec_driver_sql(queries.INSERT_LIMIT, {**subject, **row._asdict()})
-    await connection.exec_driver_sql(queries.FORGET_LIVE_TASK_BOUNDS, subject)
+    for statement, parameters in queries.replace_limits(subject_id, scope, limits):
+        await connection.exec_driver_sql(statement, parameters)

@@ -168,9 +168,9 @@ async def _replace(
     limits: Limits,
 ) -> None:
     subject_id, scope = _subject(organization_id, caller_id)
-    before = (await list_own_limits(connection, subject_id, scope)).given()
+    before = (await list_own_limits(connection, subject_id, scope)).for_audit()
     await replace_limits(connection, subject_id, scope, limits)
-    after = limits.given()
+    after = limits.for_audit()
     whose = {} if caller_id is None else {"caller_id": str(caller_id)}
     for action, names in (
         (AuditAction.QUOTA_CHANGED, Limits.model_fields.keys() - {"requests_per_minute"}),
@@ -178,14 +178,8 @@ async def _replace(
     ):
         old, new = ({name: value for name, value in one.items() if name in names} for one in (before, after))
         if old != new:
-            entry = {"before": {**whose, "limits": _shorten(old)}, "after": {**whose, "limits": _shorten(new)}}
+            entry = {"before": {**whose, "limits": old}, "after": {**whose, "limits": new}}
             await audit(connection, request, caller, action, organization_id, organization_id, **entry)
-
-
-def _shorten(limits: dict[str, object]) -> dict[str, object]:
-    """Return limits with the number of allowed senders instead of their addresses, which the audit log does not hold."""
-    senders = limits.get("senders")
-    return limits | {"senders": len(senders)} if isinstance(senders, list) else limits
 
 
 async def _describe(connection: AsyncConnection, organization_id: UUID, caller_id: UUID | None) -> SubjectLimits:

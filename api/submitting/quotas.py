@@ -11,10 +11,9 @@ from typing import Final
 import orjson
 
 from api.http.problems import FieldError, Problem
-from api.limits.limit_reader import HeldLimits
 from api.submitting.parsing import Parsed
 from shared.contracts.email._mailboxes import BadMailbox, parse_mailbox
-from shared.limits import sender_is_allowed
+from shared.limits import HeldLimits, sender_is_allowed
 
 EMAIL_KIND: Final = "email.send"
 

@@ -25,7 +25,7 @@ from api.following.task_representation import TaskOrigin, new_task_json, task_js
 from api.http.headers import find_header
 from api.http.problems import FieldError, Problem, invalid
 from api.http.quota_refusals import find_refusal
-from api.limits.limit_reader import NO_LIMITS, HeldLimits, LimitReader
+from api.limits.limit_reader import LimitReader
 from api.queues.wait_estimates import WaitEstimates
 from api.submitting.idempotency import (
     IdempotencyKeys,
@@ -42,6 +42,7 @@ from api.submitting.submission_batcher import StoredTasks, SubmissionBatcher
 from api.webhooks.receiver_hosts import ReceiverHosts
 from shared.contracts.secrets import has_secrets
 from shared.identifiers import new_id
+from shared.limits import NO_LIMITS, HeldLimits
 from shared.queries import hot_tasks
 from shared.queries import submissions as queries
 from shared.queries.batches import INSERT_FOLLOW_UP, LIST_BATCH

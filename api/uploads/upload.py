@@ -18,7 +18,6 @@ from api.following.task_representation import TaskOrigin, new_task_json
 from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.problems import Problem, invalid
-from api.limits.limit_reader import NO_LIMITS
 from api.storage_threads import start_in_storage_thread
 from api.submitting.idempotency import KeyTaken, ReservedKey, StoredAnswer, fingerprint
 from api.submitting.parsing import Parsed, dump_part, parse_submission, read_traceparent, submittable_kind
@@ -28,6 +27,7 @@ from api.submitting.submissions import Answer, SubmissionRequest, Submissions, m
 from api.uploads.multipart import FILE_FIELD, ReceivedFile, ReceivedForm, receive_form
 from shared.errors import StorageUnavailable
 from shared.identifiers import new_id
+from shared.limits import NO_LIMITS
 from shared.queries import files as queries
 from shared.storage.object_store import ObjectStore
 from shared.tasks.options import DEFAULT_KEEP_SECONDS, LONGEST_KEEP_SECONDS

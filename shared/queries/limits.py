@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
+from uuid import UUID
+
+from shared.limits import Limits, Scope
 
 LIST_LIMITS: Final = """
 SELECT name, target, amount, allowed FROM limits WHERE subject_id = %(subject_id)s::uuid AND scope = %(scope)s
@@ -33,6 +37,16 @@ DELETE FROM live_task_bounds WHERE scope = %(scope)s
     AND %(subject_id)s::uuid IN (subject_id, '00000000-0000-0000-0000-000000000000')"""
 """Delete what is known of the live tasks of an organization or a caller, or of all for the default: they are counted anew."""
 
+
+def replace_limits(subject_id: UUID, scope: Scope, limits: Limits) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the statements, with their parameters, that replace the limits of an organization or a caller."""
+    subject: dict[str, Any] = {"subject_id": subject_id, "scope": scope}
+    yield DELETE_LIMITS, subject
+    for row in limits.rows():
+        yield INSERT_LIMIT, {**subject, **row._asdict()}
+    yield FORGET_LIVE_TASK_BOUNDS, subject
+
+
 FIND_CALLER: Final = "SELECT organization_id FROM callers WHERE id = %(caller_id)s"
 """Find the organization of a caller."""
 
@@ -60,6 +74,9 @@ WHERE counted.organization_id = %(organization_id)s::uuid AND counted.day > (now
 GROUP BY counted.day ORDER BY counted.day DESC"""
 """List what was submitted in each of the last days, newest first: (day, tasks, emails, recipients)."""
 
-FIND_LIMITS_OF_TASK: Final = """
-SELECT task.organization_id, task.owner_id FROM tasks AS task WHERE task.id = %(task_id)s"""
-"""Find whose limits hold for a task."""
+FIND_ORGANIZATION_BY_NAME: Final = "SELECT id FROM organizations WHERE name = %(name)s OR id::text = %(name)s"
+"""Find an organization by its name or its id."""
+
+FIND_CALLER_BY_NAME: Final = """
+SELECT id FROM callers WHERE organization_id = %(organization_id)s AND (name = %(name)s OR id::text = %(name)s)"""
+"""Find a person or service of an organization by its name or its id."""

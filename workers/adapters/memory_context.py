@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import structlog
 from sqlalchemy import Connection, Engine
 
+from shared.limits import NO_LIMITS, HeldLimits
 from shared.settings import Settings
 from shared.storage.open_store import open_object_store
 from workers.handler_context import InputFile, LogLevel
@@ -45,7 +46,8 @@ class MemoryContext:
 
     - `stop_with`: what the next method raises, as when the task is cancelled;
     - `stop_after_progress`: the same, from the first progress on;
-    - `memory_bytes`: the memory of a limited child.
+    - `memory_bytes`: the memory of a limited child;
+    - `limits`: the limits of the task's owner.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class MemoryContext:
         self.stop_with: Stopped | None = None
         self.stop_after_progress: Stopped | None = None
         self.memory_bytes = memory_bytes
+        self.limits = NO_LIMITS
         self._files: dict[UUID, InputFile] = {}
         self._folder = folder
         self._deadline = time.monotonic() + timeout_seconds
@@ -90,6 +93,10 @@ class MemoryContext:
             file_id, path, name, media_type, len(content), hashlib.sha256(content).hexdigest()
         )
         return file_id
+
+    def held_limits(self) -> HeldLimits:
+        self.check()
+        return self.limits
 
     def input_file(self, file_id: UUID) -> InputFile:
         self.check()

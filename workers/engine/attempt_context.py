@@ -18,9 +18,11 @@ from sqlalchemy import Connection, Engine
 
 from shared.errors import ObjectMissing
 from shared.identifiers import new_id
+from shared.limits import HeldLimits
 from shared.media_types import safe_file_name
 from shared.queries import hot_tasks
 from shared.queries.files import find_file
+from shared.queries.limits import LIST_EFFECTIVE_LIMITS
 from shared.settings import Settings
 from shared.storage.object_store import COPY_BYTES, ObjectStore, new_object_key
 from workers.engine.attempt import Attempt
@@ -106,6 +108,13 @@ class AttemptContext:
     def engine(self) -> Engine:
         """See `HandlerContext`."""
         return self._parts.engine
+
+    def held_limits(self) -> HeldLimits:
+        """See `HandlerContext`."""
+        task = self._attempt.task
+        parameters = {"organization_id": task.organization_id, "caller_id": task.owner_id}
+        with self._parts.engine.connect() as connection:
+            return HeldLimits.of_rows(connection.exec_driver_sql(LIST_EFFECTIVE_LIMITS, parameters).all())
 
     def input_file(self, file_id: UUID) -> InputFile:
         """See `HandlerContext`."""

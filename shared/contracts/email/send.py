@@ -244,6 +244,7 @@ KIND = Kind(
         "mail-login-refused": (
             "The mail server refused the credentials in the settings, or requires some. This attempt sent nothing."
         ),
+        "quota-senders": "The caller or its organization may not send from this address. This attempt sent nothing.",
         "message-too-large": "The attachments together are larger than a message may be.",
         "unsendable-attachment": (
             "A file cannot be attached as `message/rfc822`, because it contains a null byte or a line of more than "

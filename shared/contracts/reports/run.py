@@ -220,5 +220,8 @@ Errors: `/problems/invalid-query` (`data`: `{line, column}`, from 1, where known
             "format), `spill_bytes` (of temporary storage), or, in XLSX only, `cell_characters` or `xlsx_columns`; "
             "`data.maximum` is its value."
         ),
+        "quota-report-rows": (
+            "The report has more rows than the caller or its organization may have in one. `data.maximum` is how many they may."
+        ),
     },
 )

@@ -20,6 +20,7 @@ from shared import kill_points
 from shared.contracts.email._mailboxes import BadMailbox, Mailbox, parse_mailbox
 from shared.contracts.email.send import MAX_ATTACHMENTS_BYTES, SendParams, SendResult
 from shared.errors import ConfigurationError
+from shared.limits import sender_is_allowed
 from workers.adapters.smtp import (
     AnswerMissing,
     LoginRefused,
@@ -71,6 +72,7 @@ def deliver(params: SendParams, context: HandlerContext, server: MailServer) -> 
     if not pending:
         return _conclude(context, recipients, outcomes)
 
+    _require_allowed_sender(params, context)
     message = _compose(params, context)
     try:
         with server.connect(context.check) as session:
@@ -88,6 +90,22 @@ def deliver(params: SendParams, context: HandlerContext, server: MailServer) -> 
         if _has_attempts_left(context) or not _list_with("accepted", outcomes):
             raise _fail_as_unavailable(context, error, recipients, outcomes) from error
     return _conclude(context, recipients, outcomes)
+
+
+def _require_allowed_sender(params: SendParams, context: HandlerContext) -> None:
+    """Raise `Failed` unless the limits of the owner allow the sender.
+
+    A submission was compared with them, but not a sender that a workflow filled in later; and they may have changed since.
+    """
+    if params.sender is None or not (lists := context.held_limits().sender_lists()):
+        return
+    address, own = parse_mailbox(params.sender).address, parse_mailbox(context.settings.mail_from).address
+    if address.lower() != own.lower() and not all(sender_is_allowed(address, allowed) for allowed in lists):
+        raise Failed(
+            "/problems/quota-senders",
+            "Sender not allowed",
+            f"{address} is not among the senders that you or your organization may use. Nothing was sent.",
+        )
 
 
 def _compose(params: SendParams, context: HandlerContext) -> Message:

@@ -21,6 +21,12 @@ def too_many_rows(maximum: int) -> Failed:
     return report_too_large("rows", maximum, f"The query returns more than {maximum:,} rows.")
 
 
+def more_rows_than_the_quota(maximum: int) -> Failed:
+    """Return the error of a query with more rows than the caller or its organization may have in a report."""
+    detail = f"The query returns more than {maximum:,} rows, which is the most that you or your organization may have."
+    return Failed("/problems/quota-report-rows", "Quota of report rows exceeded", detail, data={"maximum": maximum})
+
+
 def too_many_columns(columns: int, maximum: int) -> Failed:
     """Return the error of a query with more columns than a report may have."""
     return report_too_large("columns", maximum, f"The query returns {columns:,} columns; {maximum:,} are allowed.")

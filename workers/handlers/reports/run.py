@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from shared.contracts.reports.run import Format, RunParams, RunResult
 from workers.handler_context import HandlerContext
 from workers.handlers.reports._limits import LIMITS
+from workers.handlers.reports._problems import more_rows_than_the_quota
+from workers.outcomes import Failed
 
 MEDIA_TYPES: dict[Format, str] = {
     "csv": "text/csv",
@@ -19,7 +21,7 @@ def handle(params: RunParams, context: HandlerContext) -> RunResult:
     """Write `report.<format>` for each requested format.
 
     Raises `Failed`: `/problems/invalid-query`, `/problems/unreadable-table`, `/problems/report-too-large`,
-    `/problems/out-of-memory`, `/problems/storage-full`, `/problems/timed-out`.
+    `/problems/quota-report-rows`,    `/problems/out-of-memory`, `/problems/storage-full`, `/problems/timed-out`.
     """
     context.progress(0, "Reading")
     sources = []
@@ -34,18 +36,25 @@ def handle(params: RunParams, context: HandlerContext) -> RunResult:
                 "encoding": source.encoding,
             }
         )
-    answer = context.run_child(
-        "workers.handlers.reports._run_child",
-        {
-            "title": params.title,
-            "sources": sources,
-            "query": params.query,
-            "formats": params.formats,
-            "limits": asdict(LIMITS),
-        },
-        memory_bytes=LIMITS.child_memory_bytes,
-        max_file_bytes=LIMITS.file_bytes,
-    )
+    quota = context.held_limits().least("report_rows")
+    limits = LIMITS if quota is None else replace(LIMITS, max_rows=min(quota, LIMITS.max_rows))
+    try:
+        answer = context.run_child(
+            "workers.handlers.reports._run_child",
+            {
+                "title": params.title,
+                "sources": sources,
+                "query": params.query,
+                "formats": params.formats,
+                "limits": asdict(limits),
+            },
+            memory_bytes=limits.child_memory_bytes,
+            max_file_bytes=limits.file_bytes,
+        )
+    except Failed as error:
+        if limits.max_rows < LIMITS.max_rows and (error.data or {}).get("limit") == "rows":
+            raise more_rows_than_the_quota(limits.max_rows) from None
+        raise
     result = RunResult.model_validate(answer)
     for facts in result.sources:
         if facts.replaced_bytes:

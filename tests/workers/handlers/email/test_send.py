@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
 from shared.contracts.email.send import SendParams, SendResult
+from shared.limits import HeldLimits, Limits
 from shared.queries import emails
 from shared.settings import Settings
 from tests.workers.handlers.email.conftest import MakeContext, ScriptedHandler, ScriptedSmtp
@@ -583,3 +584,15 @@ def test_an_attached_message_that_mail_cannot_carry_is_refused(make_context: Mak
 
     assert (failed.type, failed.retryable) == ("/problems/unsendable-attachment", False)
     assert server.connections == 0
+
+
+def test_a_sender_that_is_not_allowed_any_more_sends_nothing(make_context: MakeContext, smtp: ScriptedSmtp) -> None:
+    set_replies(smtp)
+    smtp.handler.asked_for.clear()
+    context = make_context()
+    context.limits = HeldLimits(caller=Limits(senders=["@example.org"]))
+
+    with pytest.raises(Failed, match="quota-senders"):
+        deliver(make_params(**{"from": "Eve <eve@example.com>"}), context, smtp.client())
+
+    assert smtp.handler.asked_for == []

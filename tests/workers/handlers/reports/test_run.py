@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from shared.contracts.reports.run import RunParams, RunResult
+from shared.limits import HeldLimits, Limits
 from tests.conftest import PATIENCE_SECONDS
 from workers.adapters.memory_context import MemoryContext
 from workers.handlers.reports import run
@@ -719,3 +720,15 @@ def memory_bytes(process: psutil.Process) -> int:
         return process.memory_info().rss
     except psutil.NoSuchProcess:
         return 0
+
+
+def test_a_report_with_more_rows_than_the_quota_names_the_quota(tmp_path: Path) -> None:
+    context = MemoryContext(tmp_path)
+    context.limits = HeldLimits(organization=Limits(report_rows=9))
+    source = {"name": "penguins", "file_id": context.add_input(PENGUINS, "penguins", "text/csv")}
+    params = RunParams.model_validate({"sources": [source], "query": "FROM range(10)", "formats": ["csv"]})
+
+    with pytest.raises(Failed) as failed:
+        handle(params, context)
+
+    assert (failed.value.type, failed.value.data) == ("/problems/quota-report-rows", {"maximum": 9})
