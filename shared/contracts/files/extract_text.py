@@ -76,8 +76,8 @@ KIND = Kind(
     result=ExtractTextResult,
     title="Extract text",
     description=(
-        "Extracts the text of a PDF or a text file into the artifact `text.txt`: UTF-8, lines separated by line feeds, "
-        "pages by form feeds. The text of a PDF keeps its lines and the hyphens at their ends. Values of form fields "
+        "Extracts the text of a PDF or a text file into the artifact `text.txt`: UTF-8, pages separated by form "
+        "feeds. The text of a PDF keeps its lines, each ended by a line feed, and the hyphens at their ends. Values of form fields "
         "and visible annotations are part of it, next to the text beside them; a checked check box is `☑`. "
         "Passwords, hidden fields, comments and text that is only a picture are not. Fails with "
         "`/problems/unreadable-pdf` if the document is damaged, `/problems/encrypted-pdf` if it needs a password, "

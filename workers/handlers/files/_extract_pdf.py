@@ -36,7 +36,9 @@ def run_in_child(request: dict[str, Any], report_progress: Callable[[int, str | 
 
 
 def _read_page(document: pdfium.PdfDocument, number: int) -> str:
+    """Return the text of a page, each line of which ends with a line feed."""
     try:
-        return read_page_text(document, number)
+        text = read_page_text(document, number)
     except pdfium.PdfiumError:
         raise unreadable_pdf(f"Page {number} of the PDF document is damaged.") from None
+    return text + "\n" if text and not text.endswith("\n") else text

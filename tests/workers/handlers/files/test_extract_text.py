@@ -61,7 +61,7 @@ def test_pages_are_extracted_in_the_requested_order_and_once(
     context: MemoryContext, pages: list[int | str] | None, wanted: list[str]
 ) -> None:
     result, text = extract(context, document("one", "two", "three", "four"), pages=pages)
-    assert text.split("\f") == wanted
+    assert text.split("\f") == [f"{page}\n" for page in wanted]
     assert result.pages == len(wanted)
 
 
@@ -73,8 +73,13 @@ def test_a_page_beyond_the_end_is_a_named_error(context: MemoryContext, pages: l
         assert failed.data == {"pages": 3}
 
 
+def test_each_line_of_a_document_ends_with_a_line_feed(context: MemoryContext) -> None:
+    assert extract(context, document("one"))[1] == "one\n"
+    assert extract(context, b"one")[1] == "one"
+
+
 def test_an_empty_page_stays_between_form_feeds(context: MemoryContext) -> None:
-    assert extract(context, document("one", "", "three"))[1] == "one\f\fthree"
+    assert extract(context, document("one", "", "three"))[1] == "one\n\f\fthree\n"
 
 
 def test_a_document_that_asks_for_a_password_is_a_named_error(context: MemoryContext) -> None:
@@ -83,7 +88,7 @@ def test_a_document_that_asks_for_a_password_is_a_named_error(context: MemoryCon
 
 
 def test_an_encrypted_document_without_a_password_is_read(context: MemoryContext) -> None:
-    assert extract(context, document("one", encryption=pikepdf.Encryption(user="", owner="secret")))[1] == "one"
+    assert extract(context, document("one", encryption=pikepdf.Encryption(user="", owner="secret")))[1] == "one\n"
 
 
 @pytest.mark.parametrize("kept", [0.001, 0.3, 0.6, 0.95])

@@ -35,14 +35,16 @@ class Extract(Protocol):
 
 @pytest.fixture
 def extract(tmp_path: Path) -> Extract:
-    """Extracts the text of a document in this process."""
+    """Extracts the text of a document in this process. Returns its pages without the line feed at the end of each."""
 
     def run(content: bytes) -> str:
         source, target = tmp_path / "document.pdf", tmp_path / "text.txt"
         source.write_bytes(content)
         request = {"path": str(source), "text_path": str(target), "pages": None, "most_bytes": 1 << 20}
         run_in_child(request, lambda percent, message: None)
-        return target.read_text()
+        pages = target.read_text().split("\f")
+        assert all(page.endswith("\n") or not page for page in pages)
+        return "\f".join(page.removesuffix("\n") for page in pages)
 
     return run
 
