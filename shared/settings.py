@@ -22,7 +22,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared import kill_points
 from shared.encryption_keys import parse_encryption_keys
@@ -30,6 +30,7 @@ from shared.errors import ConfigurationError
 from shared.limit_settings import LimitSettings, QuotaSettings
 from shared.networks import includes_every_address
 from shared.people_settings import PeopleSettings
+from shared.setting_sources import FILE_SUFFIX, FileSource, open_aws_source
 from shared.setting_subjects import GIBIBYTE, MEBIBYTE, Subject, refusal
 
 PREFIX = "TASKMILL_"
@@ -100,6 +101,20 @@ class StoredSecretSettings(Subject):
         except ValueError as error:
             raise refusal(str(error)) from None
         return value
+
+
+class SecretSourceSettings(Subject):
+    """Where secret settings come from, if not from the environment."""
+
+    title: ClassVar[str] = "Secrets from elsewhere"
+
+    aws_secret_id: Annotated[
+        str,
+        Field(
+            description="The name or ARN of a secret in AWS Secrets Manager that has settings: a JSON object such as "
+            '`{"TASKMILL_SECRET_KEY": "…"}`. boto3 finds region and credentials, such as in `AWS_REGION`.'
+        ),
+    ] = ""
 
 
 class OutgoingRequestSettings(Subject):
@@ -451,6 +466,7 @@ class LogSettings(Subject):
 SUBJECTS: tuple[type[Subject], ...] = (
     PlatformSettings,
     StoredSecretSettings,
+    SecretSourceSettings,
     DatabaseSettings,
     BrokerSettings,
     StorageSettings,
@@ -471,6 +487,7 @@ SUBJECTS: tuple[type[Subject], ...] = (
 class Settings(
     PlatformSettings,
     StoredSecretSettings,
+    SecretSourceSettings,
     DatabaseSettings,
     BrokerSettings,
     StorageSettings,
@@ -489,6 +506,19 @@ class Settings(
     """All settings. Durations are in seconds and sizes in bytes, as the names of the fields say."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings come from, in the order of precedence (`shared/setting_sources.py`)."""
+        aws = open_aws_source(settings_cls, PREFIX)
+        return (init_settings, env_settings, FileSource(settings_cls, PREFIX), *([aws] if aws is not None else []))
 
     @model_validator(mode="before")
     @classmethod
@@ -548,6 +578,7 @@ def read_settings() -> Settings:
 
 def _find_misspelt(names: Iterable[str]) -> list[str]:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known |= {name + FILE_SUFFIX for name in known}
     found = []
     for name in sorted(names):
         if name.startswith(PREFIX) and name not in known:

@@ -1,6 +1,6 @@
 """The names that a package of kinds may import from Taskmill. All other modules of Taskmill are internal.
 
-Contracts use `Kind`, `Params`, `Result`, `FileId` and what belongs to them. The API loads contracts and no handlers, so
+Contracts use `Kind`, `Params`, `Result`, `FileId`, `Secret` and what belongs to them. The API loads contracts and no handlers, so
 importing them does not import the workers: the names that handlers and their tests use are imported at their first use.
 """
 
@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from shared.contracts.kind import FileId, FileReference, Kind, Params, Queue, Result, RetryPolicy
+from shared.contracts.secrets import Secret
 
 if TYPE_CHECKING:
     from workers.adapters.memory_context import KeptArtifact, MemoryContext
@@ -30,6 +31,7 @@ __all__ = [
     "Queue",
     "Result",
     "RetryPolicy",
+    "Secret",
     "Stopped",
     "TimedOut",
 ]
