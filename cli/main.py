@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import development, keys, limits, local, parts, secrets, verification
+from cli.commands import development, keys, limits, local, parts, secrets, users, verification
 from shared.errors import TaskmillError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 for subject in (local, parts, verification, development):
     app.add_typer(subject.app)
 app.add_typer(keys.app, name="keys")
+app.add_typer(users.app, name="users")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(limits.app, name="limits")
 

@@ -79,6 +79,7 @@ PLATFORM_SCHEDULES: Final[dict[str, tuple[str, int]]] = {
     "purge": ("maintenance.purge", 60),
     "delete-orphans": ("maintenance.delete_orphans", 3600),
     "drop-old-rows": ("maintenance.drop_old_rows", 3600),
+    "drop-expired-sign-ins": ("maintenance.drop_expired_sign_ins", 3600),
     "seal-audit": ("maintenance.seal_audit", 60),
     **{f"canary-{queue}": (CANARY_KIND, CANARY_SECONDS) for queue in QUEUES},
 }

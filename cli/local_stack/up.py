@@ -205,6 +205,7 @@ class _Stack:
             f"  Flower  {ready.flower_url} (user {ready.flower_user}{password})",
             *([f"  Mail    {ready.mail_url}"] if ready.mail_url else []),
             f"  Key     {ready.api_key if on_terminal else f'in {self._plan.api_key_file}'}",
+            f"  Admin   admin@localhost, password in {self._plan.api_key_file.with_name('admin-password')}",
         ]
         self._printer.plain("\n" + "\n".join(lines) + "\n")
 

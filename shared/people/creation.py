@@ -23,6 +23,7 @@ from shared.queries import sessions as session_queries
 from shared.settings import Settings
 from shared.stored_secrets import SecretCipher
 
+MAX_LISTED: Final = 10_000
 LOCAL_ADMIN_EMAIL: Final = "admin@localhost"
 """The sign-in name of the admin of the local stack."""
 
@@ -117,6 +118,38 @@ def replace_password(settings: Settings, email: str, password: str | None = None
     finally:
         engine.dispose()
     return chosen
+
+
+def list_people(settings: Settings) -> list[dict[str, str | None]]:
+    """Return everybody, newest first, as texts."""
+    engine = make_engine(settings, "users", pool_size=1)
+    try:
+        with engine.connect() as connection:
+            rows = connection.execute(queries.list_people(None, MAX_LISTED)).all()
+    finally:
+        engine.dispose()
+    return [
+        {
+            "id": str(row.id),
+            "email": row.email,
+            "platform_role": row.platform_role,
+            "second_factor": "yes" if row.has_second_factor else "no",
+            "last_seen": f"{row.last_seen_at:%Y-%m-%d %H:%M}" if row.last_seen_at is not None else "never",
+            "state": "disabled" if row.disabled_at is not None else "enabled",
+        }
+        for row in rows
+    ]
+
+
+def rotate_now(settings: Settings) -> None:
+    """Let a new key sign access tokens, by command."""
+    engine = make_engine(settings, "users", pool_size=1)
+    try:
+        with engine.begin() as connection:
+            rotate_signing_key(connection, settings)
+            write_entry(connection, Entry(COMMAND_LINE, AuditAction.SIGNING_KEY_ROTATED, None, None))
+    finally:
+        engine.dispose()
 
 
 def rotate_signing_key(connection: Connection, settings: Settings, *, only_if_due: bool = False) -> bool:

@@ -71,7 +71,11 @@ def test_the_platform_has_a_schedule_for_each_kind_that_only_the_clock_submits()
     own = {name for name in kinds if not kinds[name].public}
 
     # These are submitted by a request, and by the end of a task.
-    assert {kind for kind, _ in PLATFORM_SCHEDULES.values()} == own - {"maintenance.bulk", "webhooks.deliver"}
+    assert {kind for kind, _ in PLATFORM_SCHEDULES.values()} == own - {
+        "maintenance.bulk",
+        "webhooks.deliver",
+        "email.account",
+    }
 
 
 def test_the_schedules_of_the_platform_are_created_once_and_kept_up_to_date(tasks: Tasks, engine: Engine) -> None:

@@ -14,11 +14,12 @@ from shared.contracts.platform.ping import PingParams, PingResult
 from shared.storage.object_store import new_object_key
 from tests.workers.conftest import Bench, Tasks
 from workers.handler_context import HandlerContext
-from workers.handlers.maintenance import delete_orphans, drop_old_rows, purge, seal_audit
+from workers.handlers.maintenance import delete_orphans, drop_expired_sign_ins, drop_old_rows, purge, seal_audit
 
 HANDLERS = {
     "maintenance.purge": purge.handle,
     "maintenance.delete_orphans": delete_orphans.handle,
+    "maintenance.drop_expired_sign_ins": drop_expired_sign_ins.handle,
     "maintenance.drop_old_rows": drop_old_rows.handle,
     "maintenance.seal_audit": seal_audit.handle,
 }
