@@ -51,17 +51,10 @@ def find_program_paths(module: str) -> list[str]:
 def _find_program_paths(*search_path: str) -> tuple[str, ...]:
     found = [*SYSTEM_PATHS, sys.prefix, sys.base_prefix]
     for entry in map(Path, search_path):
-        if not _is_of_python(entry):
-            found += map(str, _list_packages(entry) if entry.is_dir() else [entry])
-        elif not _is_of_python(entry.resolve()):
-            # The folder of the packages may be a link, as in the environment that the local stack makes for its account. The
-            # kernel follows it, and asks whether the target may be read.
-            found.append(str(entry.resolve()))
+        # The environment of a part may contain a link to the packages of another one.
+        is_whole = not entry.is_dir() or entry.name in {"site-packages", "dist-packages", "lib-dynload"}
+        found += map(str, [entry] if is_whole else _list_packages(entry))
     return tuple(found)
-
-
-def _is_of_python(path: Path) -> bool:
-    return path.is_relative_to(sys.prefix) or path.is_relative_to(sys.base_prefix)
 
 
 def _list_packages(folder: Path) -> Iterator[Path]:

@@ -583,6 +583,20 @@ def test_a_checkout_on_the_search_path_shows_its_packages_only(run: Run) -> None
     )
 
 
+@confined_files
+def test_packages_are_found_through_a_link_to_them(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages, environment = tmp_path / "elsewhere" / "site-packages", tmp_path / "environment"
+    (packages / "linked_package").mkdir(parents=True)
+    (packages / "linked_package" / "__init__.py").write_text("from linked_package.data import NAME")
+    (packages / "linked_package" / "data.py").write_text("NAME = 'linked'")
+    environment.mkdir()
+    (environment / "site-packages").symlink_to(packages)
+    monkeypatch.syspath_prepend(str(environment / "site-packages"))
+    monkeypatch.setattr(sys, "prefix", str(environment))
+
+    assert run("import linked_package; return {'name': linked_package.NAME}") == {"name": "linked"}
+
+
 @confined_network
 @pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"])
 def test_a_child_opens_no_socket(run: Run, family: str) -> None:
