@@ -96,6 +96,8 @@ class Authenticator:
 
     async def _look_up(self, token: str, address: str | None) -> Caller:
         self._cached.pop(token, None)
+        # From before the key is read, so that a slow answer of the database does not prolong the life of a revoked key.
+        started = time.monotonic()
         seconds = KEY_CACHE_SECONDS
         prefix = key_prefix(token)
         if prefix is not None and "\x00" not in prefix:
@@ -111,7 +113,7 @@ class Authenticator:
             raise _refused()
         if len(self._cached) >= MAX_CACHED_KEYS:
             self._cached.clear()
-        self._cached[token] = (time.monotonic() + seconds, caller)
+        self._cached[token] = (started + seconds, caller)
         return caller
 
     async def _look_up_prefix(self, prefix: str, digest: bytes | None, address: str | None) -> Caller:

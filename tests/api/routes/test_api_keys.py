@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -188,6 +190,38 @@ def test_a_revoked_key_is_refused_within_a_second_and_stays_listed(
 
     eventually(lambda: client.get("/tasks").status_code == 401)
     assert owner.get(f"/api-keys/{made['id']}").json()["revoked_at"] is not None
+
+
+def test_no_request_is_accepted_a_second_after_the_revocation_of_its_key(served: Api, owner: httpx2.Client) -> None:
+    made = make(owner)
+    answers: list[tuple[float, int]] = []
+
+    async def ask_until_refused(client: httpx2.AsyncClient) -> None:
+        status = count = 0
+        while status != 401 or count < 15:
+            start = time.monotonic()
+            # Refused for its content type, once the key is accepted: the cheapest answer.
+            status = (await client.post("/tasks")).status_code
+            answers.append((start, status))
+            count += 1
+
+    async def revoke_meanwhile() -> float:
+        headers = {"Authorization": f"Bearer {made['key']}"}
+        async with httpx2.AsyncClient(base_url=served.url, headers=headers, timeout=70) as client:
+            asking = [asyncio.create_task(ask_until_refused(client)) for _ in range(20)]
+            while len(answers) < 200:
+                await asyncio.wait(asking, timeout=0.01)
+            refused = await asyncio.to_thread(owner.delete, f"/api-keys/{made['id']}")
+            revoked_at = time.monotonic()
+            assert refused.status_code == 204
+            await asyncio.gather(*asking)
+            return revoked_at
+
+    revoked_at = asyncio.run(revoke_meanwhile())
+
+    assert len(answers) >= 300
+    assert {status for _, status in answers} == {415, 401}
+    assert {status for start, status in answers if start > revoked_at + 1} <= {401}
 
 
 def test_an_admin_makes_and_lists_keys_of_services_of_the_organization(
