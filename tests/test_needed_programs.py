@@ -36,7 +36,7 @@ def run_pytest(folder: Path, *arguments: str, ci: str | None) -> subprocess.Comp
     environment |= {"PYTHONPATH": str(ROOT)} | ({} if ci is None else {"CI": ci})
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "tests.needed_programs", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(
-        [*argv, str(folder)], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+        [*argv, str(folder)], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
     )
 
 

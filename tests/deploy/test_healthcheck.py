@@ -19,7 +19,7 @@ import pytest
 from cli.local_stack.free_ports import choose_port
 from deploy import healthcheck
 from shared.settings import Settings
-from tests.conftest import Eventually, Parts
+from tests.conftest import PATIENCE_SECONDS, Eventually, Parts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +57,7 @@ def test_a_worker_is_healthy_while_it_writes_signs_of_life(
     assert (stuck.code, "the worker must write a sign of life" in stuck.errors) == (1, True)
     eventually(lambda: check("worker", settings).code == 0)
     worker.terminate()
-    worker.wait()
+    worker.wait(PATIENCE_SECONDS)
     assert "never wrote one" in check("worker", settings).errors
 
 

@@ -15,6 +15,7 @@ from psycopg import sql
 from cli.local_stack.postgres_binaries import find_binaries
 from shared.identifiers import new_id
 from shared.verification import verify
+from tests.conftest import PATIENCE_SECONDS
 from tests.faults.conftest import Room
 
 LEASE_SECONDS = 1.0
@@ -34,19 +35,23 @@ def test_a_dump_under_load_is_restored_with_an_empty_broker(room: Room, client: 
 
     loading = threading.Thread(target=load)
     loading.start()
-    room.eventually(lambda: list(room.statuses().values()).count("succeeded") > 40)
-    dump = tmp_path / "taskmill.dump"
-    programs = find_binaries(None)
-    subprocess.run(
-        [programs / "pg_dump", "--format=custom", f"--file={dump}", room.settings.database_url], check=True, timeout=60
-    )
-    incoming = shutil.ignore_patterns(".incoming")
-    shutil.copytree(tmp_path / "objects", tmp_path / "restored-objects", ignore=incoming)
-    stopping.set()
-    loading.join()
+    try:
+        room.eventually(lambda: list(room.statuses().values()).count("succeeded") > 40)
+        dump = tmp_path / "taskmill.dump"
+        programs = find_binaries(None)
+        subprocess.run(
+            [programs / "pg_dump", "--format=custom", f"--file={dump}", room.settings.database_url],
+            check=True,
+            timeout=60,
+        )
+        incoming = shutil.ignore_patterns(".incoming")
+        shutil.copytree(tmp_path / "objects", tmp_path / "restored-objects", ignore=incoming)
+    finally:
+        stopping.set()
+        loading.join(PATIENCE_SECONDS)
     for process in room.parts.processes:
         process.kill()
-        process.wait()
+        process.wait(PATIENCE_SECONDS)
 
     server = room.settings.database_url.rsplit("/", 1)[0]
     name = f"test_{new_id().hex}"

@@ -6,6 +6,7 @@ import httpx2
 import pytest
 
 from shared.contracts.kind import QUEUES
+from tests.conftest import PATIENCE_SECONDS
 from tests.faults.conftest import Room
 
 
@@ -70,7 +71,7 @@ def test_two_beats_of_which_one_is_killed_submit_each_slot_of_a_schedule_once(
         seen = room.ask(runs)[0][0]
         room.eventually(lambda before=seen: room.ask(runs)[0][0] > before)
         beats[round_ % 2].kill()
-        beats[round_ % 2].wait()
+        beats[round_ % 2].wait(PATIENCE_SECONDS)
         beats[round_ % 2] = room.start("beat")
     seen = room.ask(runs)[0][0]
     room.eventually(lambda: room.ask(runs)[0][0] > seen + 1)

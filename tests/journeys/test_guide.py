@@ -40,7 +40,7 @@ def test_the_guide_with_curl_prints_what_it_says(stack: LocalStack, tmp_path: Pa
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=200,
     )
 
     assert run.returncode == 0, run.stdout + run.stderr

@@ -105,7 +105,7 @@ def test_no_task_is_lost_when_workers_are_killed(
 
     for _ in range(2):
         worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        worker.wait(PATIENCE_SECONDS)
         ids += _submit(client)
         worker = engine_room.start_worker()
         latest = ids[-100:]
@@ -123,7 +123,7 @@ def test_no_task_is_lost_when_relays_are_killed(
 
     for _ in range(2):
         relay.send_signal(signal.SIGKILL)
-        relay.wait()
+        relay.wait(PATIENCE_SECONDS)
         ids += _submit(client)
         relay = patient_engine_room.start("relay")
         latest = ids[-100:]

@@ -11,6 +11,7 @@ import pytest
 from api.http.problems import Problem
 from api.webhooks import receiver_hosts
 from api.webhooks.receiver_hosts import MAX_LOOK_UPS, ReceiverHosts
+from tests.conftest import PATIENCE_SECONDS
 
 
 def test_a_host_without_an_address_is_refused_at_its_pointer() -> None:
@@ -32,7 +33,7 @@ def test_name_servers_that_do_not_answer_refuse_no_other_host(monkeypatch: pytes
     answers = threading.Event()
 
     def look_up(host: str, port: int) -> Any:
-        answers.wait()
+        answers.wait(PATIENCE_SECONDS)
         return ["an address"]
 
     async def require() -> list[BaseException | None]:

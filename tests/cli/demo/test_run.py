@@ -11,7 +11,7 @@ def test_the_demo_finds_every_result_right_and_names_the_next_steps(tmp_path: Pa
     # A failure shows the logs in the folder of the test.
     argv = [sys.executable, "-m", "cli.main", "demo", "--data-dir", str(tmp_path / "demo")]
 
-    outcome = subprocess.run(argv, capture_output=True, text=True, timeout=240)
+    outcome = subprocess.run(argv, capture_output=True, text=True, timeout=200)
     PostgresServer(tmp_path / "demo" / "postgres").remove()
 
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr

@@ -17,7 +17,7 @@ from cli.local_stack.process_identity import (
     signal_all,
     wait_until_gone,
 )
-from tests.conftest import stays_true, wait_until_true
+from tests.conftest import PATIENCE_SECONDS, stays_true, wait_until_true
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(["sleep", "60"], env={**os.environ, "TASKMILL_TEST_MARK": "here"})
     yield process
     process.kill()
-    process.wait()
+    process.wait(PATIENCE_SECONDS)
 
 
 def test_a_running_process_is_identified_again(sleeper: subprocess.Popen[bytes]) -> None:
@@ -73,4 +73,4 @@ def test_descendants_are_found_in_other_sessions_too() -> None:
         assert wait_until_gone(descendants, limit_seconds=60)
     finally:
         parent.kill()
-        parent.wait()
+        parent.wait(PATIENCE_SECONDS)

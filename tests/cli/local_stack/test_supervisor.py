@@ -13,6 +13,7 @@ from cli.local_stack.log_printer import LogPrinter
 from cli.local_stack.process_identity import identify, is_alive, list_marked, wait_until_gone
 from cli.local_stack.process_record import MARK, ProcessRecord
 from cli.local_stack.supervisor import Part, Supervisor
+from tests.conftest import PATIENCE_SECONDS
 
 OWN = f"{os.getpid()}-"
 """Marks of this process's own: another may run the same tests at the same time."""
@@ -169,7 +170,7 @@ def test_a_later_supervisor_ends_recorded_and_marked_processes(tmp_path: Path) -
 
     assert ended == 2
     assert wait_until_gone(left, limit_seconds=10)
-    part.wait()
+    part.wait(PATIENCE_SECONDS)
 
 
 def test_recorded_pids_of_other_processes_are_left_alone(tmp_path: Path) -> None:
@@ -194,4 +195,4 @@ def test_stop_leaves_other_children_of_this_process_alone(tmp_path: Path) -> Non
         assert bystander.poll() is None
     finally:
         bystander.kill()
-        bystander.wait()
+        bystander.wait(PATIENCE_SECONDS)

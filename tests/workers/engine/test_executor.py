@@ -301,7 +301,7 @@ def test_an_attempt_whose_claim_is_lost_writes_nothing_and_its_artifact_is_delet
     task_id = tasks.submit_one()
     (stale,) = bench.claim(task_id)
     thread = bench.start(stale)
-    held.wait()
+    assert held.wait(PATIENCE_SECONDS)
     tasks.connection.execute("UPDATE tasks SET lease_until = now() - interval '1 s', named_claim = claim")
     _sweep(tasks)
     make_due(task_id)

@@ -357,7 +357,7 @@ def _kill_while_running(
     task_id = tasks.submit_one(params={"sleep_ms": 3000}, **(options or {}))
     eventually(lambda: tasks.status(task_id) == "running")
     worker.send_signal(signal.SIGKILL)
-    worker.wait()
+    worker.wait(PATIENCE_SECONDS)
     killed_at = time.monotonic()
     return task_id, killed_at
 
@@ -399,7 +399,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_writes_nothing(
     assert other.poll() is None
     # The worker that was frozen still runs tasks.
     other.terminate()
-    other.wait()
+    other.wait(PATIENCE_SECONDS)
     proof = tasks.submit_one()
     eventually(lambda: tasks.status(proof) == "succeeded")
 
@@ -547,7 +547,7 @@ def test_the_folder_of_a_killed_worker_is_removed_and_that_of_a_living_one_is_no
     killed = parts.start_worker("email")
     eventually(lambda: len(list(root.glob("worker-*/lock"))) == 1)
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.wait(PATIENCE_SECONDS)
     (abandoned,) = root.iterdir()
     living = parts.start_worker("files")
     eventually(lambda: not abandoned.exists())
@@ -572,7 +572,7 @@ def test_a_poison_task_fails_and_its_neighbours_finish(tasks: Tasks, parts: Part
         worker = parts.start_worker("files", concurrency=2)
         eventually(lambda: (tasks.get(task_id).attempt, tasks.status(task_id)) == (attempt, "running"))  # noqa: B023
         worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        worker.wait(PATIENCE_SECONDS)
     parts.start_worker("files")
 
     eventually(lambda: tasks.status(task_id) == "failed")

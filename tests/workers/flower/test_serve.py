@@ -105,7 +105,7 @@ def flower(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Itera
             yield running
         finally:
             process.kill()
-            process.wait()
+            process.wait(PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize("path", ["/", "/workers", "/tasks", "/metrics", "/api/workers", "/static/css/flower.css"])

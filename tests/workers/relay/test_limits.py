@@ -20,6 +20,7 @@ from shared.queries.relay import SWEEP
 from shared.queries.tasks import RETRY
 from shared.settings import Settings
 from shared.tables.limits import DEFAULT_SUBJECT
+from tests.conftest import PATIENCE_SECONDS
 from tests.workers.conftest import MakeDue, Tasks
 from workers.relay.relay import PublishedTask
 
@@ -182,7 +183,7 @@ def test_relays_that_publish_at_once_do_not_exceed_a_limit_together(tasks: Tasks
     start = threading.Barrier(len(queues))
 
     def publish(queue: str, relay: Relay) -> int:
-        start.wait()
+        start.wait(PATIENCE_SECONDS)
         return len(relay.publish(queue))
 
     with ThreadPoolExecutor(len(queues)) as threads:

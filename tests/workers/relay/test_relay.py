@@ -297,7 +297,7 @@ def test_relays_that_publish_at_once_exceed_no_window_and_give_no_turn_twice(
     start = threading.Barrier(4)
 
     def publish(relay: RunningRelay) -> int:
-        start.wait()
+        start.wait(PATIENCE_SECONDS)
         return sum(relay.publish() for _ in range(5))
 
     with ThreadPoolExecutor(4) as threads:
@@ -544,7 +544,7 @@ def test_one_relay_does_the_chores_and_another_takes_over_from_a_killed_one(
     assert stays_true(lambda: _lock_holders(tasks) == [holder], 1)
 
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.wait(PATIENCE_SECONDS)
     bench.claim(*tasks.submit(count=1))
 
     eventually(lambda: _lock_holders(tasks) not in ([], [holder]))
