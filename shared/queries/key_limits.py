@@ -25,6 +25,9 @@ _HAS_CONCURRENCY_KEY: Final = (
     "task.key_limits -> 'concurrency' IS NOT NULL AND task.status IN ('queued', 'running') AND task.blocked_at IS NULL"
 )
 _HAS_RATE_KEY: Final = "task.key_limits -> 'rate' IS NOT NULL AND task.status = 'queued' AND task.blocked_at IS NULL"
+HAS_LIMITED_KEYS: Final = f"""(EXISTS (SELECT FROM tasks task WHERE {_HAS_CONCURRENCY_KEY})
+    OR EXISTS (SELECT FROM tasks task WHERE {_HAS_RATE_KEY}))"""
+"""Whether there is a task with limits of keys that is due, published or running. It reads one entry of two indexes at most."""
 _LIMIT: Final = "(task.key_limits -> 'concurrency' ->> 'limit')::int"
 
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 from typing import Final
 
 from shared.queries.hot_tasks import DUE_CHANNEL
-from shared.queries.key_limits import CHECK_KEY_LIMITS
-from shared.queries.running_limits import RUNNING_LIMITS, limits_task
+from shared.queries.key_limits import CHECK_KEY_LIMITS, HAS_LIMITED_KEYS
+from shared.queries.running_limits import IS_RUNNING_LIMIT, RUNNING_LIMITS, limits_task
 
 LISTEN: Final = f"LISTEN {DUE_CHANNEL}"
 """Receive a notice whenever tasks are due."""
@@ -89,7 +89,7 @@ publishable AS MATERIALIZED (
 - `publishable`: the pairs of a kind and a caller that have due tasks which are not paused
 """
 
-_CHOOSE_CANDIDATES: Final = f"""owners AS MATERIALIZED (
+_OWNERS: Final = """owners AS MATERIALIZED (
     SELECT each.owner_id, sum(each.published) = 0 AS has_none_published, organization.id AS organization_id,
         coalesce(organization.weight, 1)::float8 AS weight
     FROM (
@@ -99,7 +99,93 @@ _CHOOSE_CANDIDATES: Final = f"""owners AS MATERIALIZED (
     LEFT JOIN callers AS caller ON caller.id = ANY (ARRAY[each.owner_id])
     LEFT JOIN organizations AS organization ON organization.id = ANY (ARRAY[caller.organization_id])
     GROUP BY each.owner_id, organization.id HAVING bool_or(each.is_due)
+)"""
+"""The callers who have due tasks, with the weights of their organizations."""
+
+_SHARE: Final = """owner.*, greatest(room.least_turn, caller_turn.last_turn + 1 / owner.weight) AS least_turn, room.reached_turn,
+        CASE WHEN room.tasks = 0 THEN 0
+            ELSE least(room.tasks, floor(room.tasks * owner.weight / sum(owner.weight) OVER ())::int + 8) END AS share"""
+"""The columns of a caller's row in `shares`: the least turn of its next task, and its part of the room."""
+
+_LAST_TURN: Final = """CROSS JOIN room
+    LEFT JOIN caller_turns AS caller_turn
+        ON caller_turn.queue = %(queue)s AND caller_turn.owner_id = ANY (ARRAY[owner.owner_id])"""
+
+_TURN: Final = """coalesce(turn, greatest(least(reached_turn, min(turn) OVER () - 1), least_turn)
+            + (count(*) FILTER (WHERE turn IS NULL) OVER of_caller - 1) / weight) AS turn,
+        has_none_published AND row_number() OVER of_caller = 1 AS is_first_of_caller"""
+"""The turn of a candidate, and whether it is the first of a caller who has none published. It reads the window `of_caller`."""
+
+_COUNT_PUBLICATION: Final = """first_to_publish AS (
+    INSERT INTO queue_turns AS queue_turn (queue, publications, last_turn)
+    SELECT %(queue)s, 1, max(turn) FROM picked HAVING count(*) > 0
+    ON CONFLICT (queue) DO UPDATE SET publications = queue_turn.publications + 1,
+        last_turn = greatest(queue_turn.last_turn, excluded.last_turn)
+    WHERE queue_turn.publications = (SELECT publications FROM queue_before)
+    RETURNING queue
+)"""
+
+_KEEP_TURNS: Final = """kept_turns AS (
+    INSERT INTO caller_turns AS caller_turn (queue, owner_id, last_turn)
+    SELECT first_to_publish.queue, picked.owner_id, max(picked.turn) FROM picked CROSS JOIN first_to_publish
+    GROUP BY first_to_publish.queue, picked.owner_id
+    ON CONFLICT (queue, owner_id) DO UPDATE SET last_turn = greatest(caller_turn.last_turn, excluded.last_turn), at = now()
+)"""
+
+ARE_LIMITS_USED: Final = f"""SELECT EXISTS (SELECT FROM limits WHERE {IS_RUNNING_LIMIT}) OR {HAS_LIMITED_KEYS}"""
+"""Return whether there is a limit of what runs at once, or a task of any queue with limits of keys that is not blocked."""
+
+MARK_PUBLISHED: Final = f"""
+WITH RECURSIVE {STATE_OF_QUEUE},
+{_OWNERS},
+shares AS MATERIALIZED (
+    SELECT {_SHARE}
+    FROM (SELECT owners.owner_id, owners.has_none_published, owners.weight FROM owners) AS owner
+    {_LAST_TURN}
+    WHERE NOT ({ARE_LIMITS_USED})
 ),
+candidates AS MATERIALIZED (
+    SELECT candidate.*, share.has_none_published, share.weight, share.reached_turn, share.least_turn
+    FROM (SELECT shares.* FROM shares WHERE shares.share > 0 OR shares.has_none_published) AS share
+    JOIN publishable ON publishable.owner_id = share.owner_id
+    CROSS JOIN LATERAL (
+        SELECT task.id, task.kind, task.owner_id, task.priority, task.turn FROM tasks task
+        WHERE task.queue = %(queue)s AND task.kind = publishable.kind AND task.owner_id = publishable.owner_id AND {IS_DUE}
+        ORDER BY task.priority DESC, task.id LIMIT greatest(1, share.share) FOR UPDATE SKIP LOCKED) AS candidate
+),
+turned AS (
+    SELECT id, kind, owner_id, {_TURN}
+    FROM candidates
+    WINDOW of_caller AS (PARTITION BY owner_id ORDER BY priority DESC, id ROWS UNBOUNDED PRECEDING)
+),
+picked AS MATERIALIZED (
+    SELECT id, kind, owner_id, turn
+    FROM (SELECT *, row_number() OVER (ORDER BY is_first_of_caller DESC, turn, id) AS place FROM turned) AS ordered
+    WHERE is_first_of_caller OR place <= (SELECT tasks FROM room)
+),
+{_COUNT_PUBLICATION},
+{_KEEP_TURNS}
+UPDATE tasks task SET rung_at = clock_timestamp(), turn = picked.turn
+FROM picked CROSS JOIN first_to_publish WHERE task.id = ANY (ARRAY[picked.id])
+RETURNING task.id::text, task.kind, picked.turn, true AS is_published"""
+"""Mark tasks of one queue as published, and give each its turn. Returns (id, kind, turn, is_published), in no order.
+
+- Up to `window` tasks of the queue may be published and not yet claimed. In addition, one task is published for each caller who
+  has none published, so that the backlog of one caller does not block others.
+- Among one caller's due tasks, those of higher priority are published first, then the older ones.
+- A task that was unmarked keeps the turn that it has.
+- Tasks that are paused are left out, by reading one index entry for each of their kinds. A pause counts as a publication
+  (`shared/queries/pauses.py`), so that a statement which does not see the pause marks nothing.
+- One statement considers little more than a caller's share of the free window. Otherwise it would lock the whole backlog.
+- The turn that the queue has reached is one less than the least turn of a published task, or of an unmarked one that is
+  published now, so that a new caller comes first. A task that no running worker can claim would keep it constant, so it is
+  at most `window` behind the last turn.
+
+Publish the messages after this has committed. If it returns no rows, another relay may have been first: execute it again. Or
+`ARE_LIMITS_USED`: then it marks nothing, and `MARK_WITHIN_LIMITS` has to be executed.
+"""
+
+_CHOOSE_CANDIDATES: Final = f"""{_OWNERS},
 subjects AS (
     SELECT 'caller' AS scope, owner_id AS id FROM owners
     UNION
@@ -121,16 +207,12 @@ pairs AS MATERIALIZED (
     FROM publishable JOIN owners ON owners.owner_id = publishable.owner_id
 ),
 shares AS MATERIALIZED (
-    SELECT owner.*, greatest(room.least_turn, caller_turn.last_turn + 1 / owner.weight) AS least_turn, room.reached_turn,
-        CASE WHEN room.tasks = 0 THEN 0
-            ELSE least(room.tasks, floor(room.tasks * owner.weight / sum(owner.weight) OVER ())::int + 8) END AS share
+    SELECT {_SHARE}
     FROM (
         SELECT pairs.owner_id, pairs.has_none_published, pairs.weight FROM pairs
         WHERE pairs.free IS NULL OR pairs.free > 0
         GROUP BY pairs.owner_id, pairs.has_none_published, pairs.weight) AS owner
-    CROSS JOIN room
-    LEFT JOIN caller_turns AS caller_turn
-        ON caller_turn.queue = %(queue)s AND caller_turn.owner_id = ANY (ARRAY[owner.owner_id])
+    {_LAST_TURN}
 ),
 candidates AS MATERIALIZED (
     SELECT candidate.*, share.has_none_published, share.weight, share.reached_turn, share.least_turn,
@@ -146,13 +228,12 @@ candidates AS MATERIALIZED (
 )"""
 """The tasks that one statement considers, as common table expressions after those of `STATE_OF_QUEUE`.
 
-- `owners`: the callers who have due tasks, with the weights of their organizations
 - `pairs`: `publishable`, with how many more tasks of the pair may run by the limits of what runs at once; NULL for any number
 - `shares`: the callers of whom a task may be published, with the part of the room of each by its weight
 - `candidates`: the due tasks of these callers, no more than a share of each, locked
 """
 
-MARK_PUBLISHED: Final = f"""
+MARK_WITHIN_LIMITS: Final = f"""
 WITH RECURSIVE {STATE_OF_QUEUE},
 {_CHOOSE_CANDIDATES},
 {CHECK_KEY_LIMITS},
@@ -164,9 +245,7 @@ fitting AS (
 ),
 turned AS MATERIALIZED (
     SELECT id, kind, owner_id, organization_id, has_running_limit, is_counted OR has_running_limit AS is_counted,
-        coalesce(turn, greatest(least(reached_turn, min(turn) OVER () - 1), least_turn)
-            + (count(*) FILTER (WHERE turn IS NULL) OVER of_caller - 1) / weight) AS turn,
-        has_none_published AND row_number() OVER of_caller = 1 AS is_first_of_caller
+        {_TURN}
     FROM fitting
     WINDOW of_caller AS (PARTITION BY owner_id ORDER BY priority DESC, id ROWS UNBOUNDED PRECEDING)
 ),
@@ -204,14 +283,7 @@ picked AS MATERIALIZED (
     FROM (SELECT *, row_number() OVER (ORDER BY is_first_of_caller DESC, turn, id) AS place FROM allowed) AS ordered
     WHERE is_first_of_caller OR place <= (SELECT tasks FROM room)
 ),
-first_to_publish AS (
-    INSERT INTO queue_turns AS queue_turn (queue, publications, last_turn)
-    SELECT %(queue)s, 1, max(turn) FROM picked HAVING count(*) > 0
-    ON CONFLICT (queue) DO UPDATE SET publications = queue_turn.publications + 1,
-        last_turn = greatest(queue_turn.last_turn, excluded.last_turn)
-    WHERE queue_turn.publications = (SELECT publications FROM queue_before)
-    RETURNING queue
-),
+{_COUNT_PUBLICATION},
 first_of_organization AS (
     INSERT INTO organization_turns AS organization_turn (organization_id, publications)
     SELECT DISTINCT picked.organization_id, 1 FROM picked CROSS JOIN first_to_publish WHERE picked.is_counted
@@ -223,12 +295,7 @@ first_of_organization AS (
         WHERE before.organization_id = excluded.organization_id)
     RETURNING organization_id
 ),
-kept_turns AS (
-    INSERT INTO caller_turns AS caller_turn (queue, owner_id, last_turn)
-    SELECT first_to_publish.queue, picked.owner_id, max(picked.turn) FROM picked CROSS JOIN first_to_publish
-    GROUP BY first_to_publish.queue, picked.owner_id
-    ON CONFLICT (queue, owner_id) DO UPDATE SET last_turn = greatest(caller_turn.last_turn, excluded.last_turn), at = now()
-),
+{_KEEP_TURNS},
 changed AS (
     SELECT picked.id, picked.turn, false AS is_blocked FROM picked CROSS JOIN first_to_publish
     WHERE NOT picked.is_counted OR picked.organization_id IN (SELECT organization_id FROM first_of_organization)
@@ -239,25 +306,13 @@ UPDATE tasks task SET rung_at = CASE WHEN NOT changed.is_blocked THEN clock_time
     turn = coalesce(changed.turn, task.turn), blocked_at = CASE WHEN changed.is_blocked THEN clock_timestamp() END
 FROM changed WHERE task.id = ANY (ARRAY[changed.id])
 RETURNING task.id::text, task.kind, task.turn, task.rung_at IS NOT NULL AS is_published"""
-"""Mark tasks of one queue as published, and give each its turn. Returns (id, kind, turn, is_published), in no order.
+"""Mark tasks as `MARK_PUBLISHED` does, within all limits. Where there are none, that one takes less than half of the time.
 
-- Up to `window` tasks of the queue may be published and not yet claimed. In addition, one task is published for each caller who
-  has none published, so that the backlog of one caller does not block others.
-- Among one caller's due tasks, those of higher priority are published first, then the older ones.
-- A task that was unmarked keeps the turn that it has.
-- Tasks that are paused are left out, by reading one index entry for each of their kinds. A pause counts as a publication
-  (`shared/queries/pauses.py`), so that a statement which does not see the pause marks nothing.
-- One statement considers little more than a caller's share of the free window. Otherwise it would lock the whole backlog.
-- The turn that the queue has reached is one less than the least turn of a published task, or of an unmarked one that is
-  published now, so that a new caller comes first. A task that no running worker can claim would keep it constant, so it is
-  at most `window` behind the last turn.
 - A task with limits of keys for which there is no room is blocked instead, and returned with `is_published` false
   (`shared/queries/key_limits.py`).
 - A limit of what runs at once (`shared/queries/running_limits.py`) and the limit of a key count published and running tasks,
   of all queues. So tasks for which a limit counts are marked only if no other statement has published such tasks of their
   organization since the snapshot, which `organization_turns.publications` shows.
-
-Publish the messages after this has committed. If it returns no rows, another relay may have been first: execute it again.
 """
 
 UNMARK: Final = """

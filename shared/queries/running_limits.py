@@ -12,15 +12,15 @@ from typing import Final
 from shared.tables.limits import DEFAULT_SUBJECT
 from shared.tasks.submission import PLATFORM_ID
 
-_NAMES: Final = "name IN ('running', 'running_by_queue', 'running_by_kind')"
+IS_RUNNING_LIMIT: Final = "name IN ('running', 'running_by_queue', 'running_by_kind')"
 
 RUNNING_LIMITS: Final = f"""applicable AS MATERIALIZED (
     SELECT DISTINCT ON (subject.scope, subject.id, limited.name, limited.target)
         subject.scope, subject.id, limited.name, limited.target, limited.amount
     FROM subjects AS subject
     JOIN limits AS limited ON limited.scope = subject.scope AND limited.subject_id IN (subject.id, '{DEFAULT_SUBJECT}')
-        AND limited.{_NAMES}
-    WHERE subject.id <> '{PLATFORM_ID}' AND (SELECT EXISTS (SELECT FROM limits WHERE {_NAMES}))
+        AND limited.{IS_RUNNING_LIMIT}
+    WHERE subject.id <> '{PLATFORM_ID}' AND (SELECT EXISTS (SELECT FROM limits WHERE {IS_RUNNING_LIMIT}))
     ORDER BY subject.scope, subject.id, limited.name, limited.target, limited.subject_id = '{DEFAULT_SUBJECT}'
 ),
 active_tasks AS MATERIALIZED (

@@ -24,7 +24,14 @@ from shared.database.schema_version import wait_for_schema
 from shared.log_setup import set_up_logs
 from shared.outage_log import OutageLog
 from shared.queries.key_limits import UNBLOCK
-from shared.queries.publishing import LIST_DUE_QUEUES, LISTEN, MARK_PUBLISHED, UNMARK
+from shared.queries.publishing import (
+    ARE_LIMITS_USED,
+    LIST_DUE_QUEUES,
+    LISTEN,
+    MARK_PUBLISHED,
+    MARK_WITHIN_LIMITS,
+    UNMARK,
+)
 from shared.queries.signs_of_life import SHOW_SIGN_OF_LIFE
 from shared.settings import Settings
 from workers.celery_app import make_celery_app
@@ -51,7 +58,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class PublishedTask(NamedTuple):
-    """A row of `MARK_PUBLISHED`."""
+    """A row of `MARK_PUBLISHED` or `MARK_WITHIN_LIMITS`."""
 
     id: str
     kind: str
@@ -97,14 +104,13 @@ class Publisher:
         """
         if self._broker_failed and not self._broker_answers():
             return 0
-        rows = connection.execute(MARK_PUBLISHED, {"queue": queue, "window": self._settings.window}).fetchall()
-        if not rows:
+        marked = mark_published(connection, queue, self._settings.window)
+        if not marked:
             return 0
-        marked = map(PublishedTask._make, rows)
         tasks = sorted((task for task in marked if task.is_published), key=lambda task: (task.turn, task.id))
         if not tasks:
             self._unblock_at = min(self._unblock_at, time.monotonic() + UNBLOCK_SECONDS)
-            return len(rows)
+            return len(marked)
         kill_points.reach("relay-after-mark")
         try:
             self._doorbell.publish(queue, [(task.id, task.kind) for task in tasks])
@@ -115,7 +121,7 @@ class Publisher:
             self._stopping.wait(OUTAGE_PAUSE_SECONDS)
             return 0
         kill_points.reach("relay-after-publish")
-        return len(rows)
+        return len(marked)
 
     def _broker_answers(self) -> bool:
         """Return whether the broker answers. Called before tasks are marked again: repeated marks would bloat the table."""
@@ -193,6 +199,17 @@ class Relay:
                 longest = min(NOTICE_WAIT_SECONDS, self._publisher.seconds_until_unblock())
                 received = _receive_notices(listening, 0.0 if due else longest)
                 named = set() if due else received
+
+
+def mark_published(connection: Connection, queue: str, window: int) -> list[PublishedTask]:
+    """Mark due tasks of a queue as published, within all limits; return those, and those that are blocked instead."""
+    parameters = {"queue": queue, "window": window}
+    rows = connection.execute(MARK_PUBLISHED, parameters).fetchall()
+    if not rows:
+        (are_limits_used,) = connection.execute(ARE_LIMITS_USED).fetchone() or (False,)
+        if are_limits_used:
+            rows = connection.execute(MARK_WITHIN_LIMITS, parameters).fetchall()
+    return [PublishedTask._make(row) for row in rows]
 
 
 def list_due_queues(connection: Connection) -> list[str]:

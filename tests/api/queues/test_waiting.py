@@ -12,12 +12,12 @@ import pytest
 
 from shared.database.connections import connect_hot
 from shared.queries.key_limits import UNBLOCK
-from shared.queries.publishing import MARK_PUBLISHED
 from shared.queries.queues import ADD_ACTIVITY
 from shared.queries.signs_of_life import SHOW_WORKER_SIGN, WORKER_PREFIX
 from shared.queries.tasks import CANCEL
 from shared.settings import Settings
 from tests.api.conftest import ManualWorker, Submit
+from workers.relay.relay import mark_published
 
 WORKER = {"part": f"{WORKER_PREFIX}w@machine", "details": '{"queues": ["files", "email"], "slots": 2, "version": "1"}'}
 
@@ -29,7 +29,7 @@ class Relay:
         self._connection = connect_hot(settings, "test-relay")
 
     def publish(self, window: int = 3) -> int:
-        return len(self._connection.execute(MARK_PUBLISHED, {"queue": "files", "window": window}).fetchall())
+        return len(mark_published(self._connection, "files", window))
 
     def close(self) -> None:
         self._connection.close()

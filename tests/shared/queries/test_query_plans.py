@@ -35,7 +35,9 @@ BACKLOG = 20_000
 WINDOW = 100
 BIG = {"tasks", "task_payloads", "task_events", "task_files", "files", "email_intents", "email_receipts"}
 LIVE_INDEXES = {
-    "MARK_PUBLISHED": {"ix_tasks_publishable", "ix_tasks_published", "ix_tasks_leases"},
+    "MARK_PUBLISHED": {"ix_tasks_publishable", "ix_tasks_published", "ix_tasks_concurrency_key", "ix_tasks_rate_key"},
+    "MARK_WITHIN_LIMITS": {"ix_tasks_publishable", "ix_tasks_published", "ix_tasks_leases"},
+    "ARE_LIMITS_USED": {"ix_tasks_concurrency_key", "ix_tasks_rate_key"},
     "LIST_DUE_QUEUES": {"ix_tasks_publishable"},
     "UNBLOCK": {"ix_tasks_blocked"},
     "READ_WAITING": {"ix_tasks_published"},
@@ -114,6 +116,8 @@ def _statements() -> dict[str, tuple[str, dict[str, Any]]]:
         "READ_VERSIONS": (hot_tasks.READ_VERSIONS, {"ids": ids, "organizations": "{NULL}"}),
         "READ_CHANGES": (hot_tasks.READ_CHANGES, {"ids": ids, "versions": "{1}"}),
         "MARK_PUBLISHED": (publishing.MARK_PUBLISHED, {"queue": "files", "window": 1000}),
+        "MARK_WITHIN_LIMITS": (publishing.MARK_WITHIN_LIMITS, {"queue": "files", "window": 1000}),
+        "ARE_LIMITS_USED": (publishing.ARE_LIMITS_USED, {}),
         "LIST_DUE_QUEUES": (publishing.LIST_DUE_QUEUES, {"queues": "{files,email,reports,maintenance}"}),
         "UNBLOCK": (key_limits.UNBLOCK, {}),
         "CLAIM": (hot_tasks.CLAIM, claim),
@@ -335,7 +339,7 @@ def test_a_list_of_a_rare_status_does_not_read_the_history(ordinary: psycopg.Con
     assert [node for node in _nodes(plan) if node["Node Type"] == "Seq Scan"] == []
 
 
-@pytest.mark.parametrize("name", ["LIST_DUE_QUEUES", "MARK_PUBLISHED", "COUNT_AHEAD_OF_DUE"])
+@pytest.mark.parametrize("name", ["LIST_DUE_QUEUES", "MARK_PUBLISHED", "MARK_WITHIN_LIMITS", "COUNT_AHEAD_OF_DUE"])
 def test_statements_on_a_queue_do_not_read_its_long_backlog(postgres_server: PostgresServer, name: str) -> None:
     statement, parameters = _statements()[name]
     if "window" in parameters:

@@ -265,6 +265,7 @@ def _parameters(task_id: UUID, claim: int) -> dict[str, dict[str, Any]]:
             "worker": "w",
         },
         "MARK_PUBLISHED": {"queue": "files", "window": 10},
+        "MARK_WITHIN_LIMITS": {"queue": "files", "window": 10},
         "PROMOTE": {"limit": 10},
         "EXPIRE": {"limit": 10},
         "UNMARK_UNCLAIMED": {"queue": "files", "seconds": 0.0, "limit": 10},

@@ -15,14 +15,13 @@ from psycopg import sql
 from shared.database.connections import connect_hot
 from shared.queries import hot_tasks
 from shared.queries.key_limits import UNBLOCK
-from shared.queries.publishing import MARK_PUBLISHED
 from shared.queries.relay import SWEEP
 from shared.queries.tasks import RETRY
 from shared.settings import Settings
 from shared.tables.limits import DEFAULT_SUBJECT
 from tests.conftest import PATIENCE_SECONDS
 from tests.workers.conftest import MakeDue, Tasks
-from workers.relay.relay import PublishedTask
+from workers.relay.relay import PublishedTask, mark_published
 
 PING, OTHER_KIND = "platform.ping", "files.inspect"
 OWNER, OTHER = uuid4(), uuid4()
@@ -39,8 +38,7 @@ class Relay:
         self.connection.close()
 
     def mark(self, queue: str = "files", window: int = 1000) -> list[PublishedTask]:
-        rows = self.connection.execute(MARK_PUBLISHED, {"queue": queue, "window": window}).fetchall()
-        return sorted(map(PublishedTask._make, rows), key=lambda task: (task.turn or 0, task.id))
+        return sorted(mark_published(self.connection, queue, window), key=lambda task: (task.turn or 0, task.id))
 
     def publish(self, queue: str = "files", window: int = 1000) -> list[UUID]:
         """Unblock, publish until nothing is left to publish or to block, and return what was published."""
