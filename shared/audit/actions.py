@@ -9,7 +9,6 @@ class AuditAction(StrEnum):
     """What was done. The part before the dot is the type of the resource."""
 
     API_KEY_CREATED = "api_key.created"
-    API_KEY_CHANGED = "api_key.changed"
     API_KEY_ROTATED = "api_key.rotated"
     API_KEY_REVOKED = "api_key.revoked"
 
@@ -37,7 +36,6 @@ class AuditAction(StrEnum):
 
     ORGANIZATION_CREATED = "organization.created"
     ORGANIZATION_CHANGED = "organization.changed"
-    ORGANIZATION_DELETED = "organization.deleted"
     MEMBER_ADDED = "organization.member_added"
     MEMBER_ROLE_CHANGED = "organization.member_role_changed"
     MEMBER_REMOVED = "organization.member_removed"

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from shared.audit.actions import AuditAction
-from shared.audit.entries import COMMAND_LINE, Entry, write_entry
+from shared.audit.entries import COMMAND_LINE, PLATFORM, Entry, write_entry
 from shared.database.connections import make_engine
 from shared.identifiers import new_id
 from shared.people.email_addresses import parse_sign_in_address
@@ -165,6 +165,7 @@ def rotate_signing_key(connection: Connection, settings: Settings, *, only_if_du
     connection.execute(session_queries.retire_signing_key(OVERLAP))
     connection.execute(session_queries.insert_signing_key(made.id, made.public_key, made.private_key))
     connection.execute(session_queries.drop_old_signing_keys())
+    write_entry(connection, Entry(PLATFORM, AuditAction.SIGNING_KEY_ROTATED, made.id, None))
     return True
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Executable, Select, Table, Text, case, cast, literal, null, select, tuple_, update
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.tables import batches, schedules, tasks, webhooks, workflows
+from shared.tables import batches, schedules, sessions, tasks, webhooks, workflows
 
 
 class Place(NamedTuple):
@@ -29,6 +29,8 @@ class Place(NamedTuple):
 
 
 PLACES: Final = (
+    Place(sessions.second_factors, "secret", "second factor of {0}"),
+    Place(sessions.signing_keys, "private_key", "signing key {0}"),
     Place(webhooks.webhook_endpoints, "secret"),
     Place(webhooks.webhook_endpoints, "previous_secret"),
     Place(webhooks.webhook_secrets, "secret"),

@@ -18,6 +18,7 @@ from psycopg import sql
 from cli.local_stack.free_ports import choose_port
 from shared.api_keys import create_key
 from shared.contracts.secrets import MASK
+from shared.people.creation import create_person
 from shared.settings import Settings
 from tests.conftest import Eventually, Parts
 
@@ -72,6 +73,8 @@ CHANGED_PARAM = "marker-changed-param"
 WEBHOOK_SECRET = "whsec_" + "bWFya2VyLXdlYmhvb2stc2VjcmV0LTAxMjM0NTY3ODk="
 SMTP_PASSWORD = "marker-smtp-password"
 FLOWER_PASSWORD = "marker-flower-password"
+PASSWORD = "marker-password-of-a-person"
+WRONG_PASSWORD = "marker-password-that-is-wrong"
 SECRET_KEY = "marker-secret-key-" + "x" * 40
 
 
@@ -154,6 +157,14 @@ def test_no_secret_stands_anywhere_but_where_it_is_used(parts: Parts, site: Path
     ):
         eventually(lambda: answers(client, "/health"))
         eventually(lambda: answers(flower, "/api/tasks"))
+        # A person signs in, once with a wrong password, and goes on with a new token.
+        create_person(parts.settings, "ada@example.com", password=PASSWORD)
+        form = {"grant_type": "password", "username": "ada@example.com", "password": PASSWORD}
+        assert client.post("/auth/token", data=form | {"password": WRONG_PASSWORD}).status_code in {400, 401}
+        tokens = accepted(client.post("/auth/token", data=form))
+        renewed = accepted(client.post("/auth/refresh", json={"refresh_token": tokens["refresh_token"]}))
+        of_person = [one[name] for one in (tokens, renewed) for name in ("access_token", "refresh_token")]
+        assert client.get("/users/me", headers={"Authorization": f"Bearer {of_person[2]}"}).status_code == 200
         shown: list[str] = []
 
         def finish(task_id: str) -> dict[str, Any]:
@@ -257,6 +268,17 @@ def test_no_secret_stands_anywhere_but_where_it_is_used(parts: Parts, site: Path
         **dump_tables(parts.settings),
     }
     assert "vault_opened" in places["logs"] and task["id"] in places["tasks"]
-    markers = (SECRET_PARAM, CHANGED_PARAM, WEBHOOK_SECRET, SMTP_PASSWORD, FLOWER_PASSWORD, SECRET_KEY, key)
+    markers = (
+        SECRET_PARAM,
+        CHANGED_PARAM,
+        WEBHOOK_SECRET,
+        SMTP_PASSWORD,
+        FLOWER_PASSWORD,
+        SECRET_KEY,
+        key,
+        PASSWORD,
+        WRONG_PASSWORD,
+        *of_person,
+    )
     found = {(place, marker) for place, text in places.items() for marker in markers if marker in text}
     assert found == set()

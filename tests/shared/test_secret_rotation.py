@@ -41,7 +41,10 @@ def store_everywhere(connection: psycopg.Connection[Any], cipher: SecretCipher) 
     a, b = new_id(), new_id()
     webhook, param = cipher.encrypt("of a webhook", SECRET_PURPOSE), cipher.encrypt("of params", PURPOSE)
     params = Jsonb({"password": {"$secret": param}, "note": "v1:old:of-nobody"})
+    factor, signing = (cipher.encrypt("of a person", purpose) for purpose in (f"second factor of {a}", "signing key k"))
     for table, row in {
+        "second_factors": {"person_id": a, "secret": factor},
+        "signing_keys": {"id": "k", "public_key": b"x", "private_key": signing},
         "webhook_endpoints": {
             "id": a,
             "organization_id": a,
@@ -128,6 +131,7 @@ def test_every_stored_secret_is_encrypted_again_with_the_first_key(
     assert all("v1:new:" in value for value in after.values())
     only_new = SecretCipher(with_keys(settings, NEW_KEY))
     assert only_new.decrypt(after["webhook_endpoints.secret"], SECRET_PURPOSE) == "of a webhook"
+    assert only_new.decrypt(after["signing_keys.private_key"], "signing key k") == "of a person"
     (param,) = connection.execute("SELECT params->'password'->>'$secret' FROM task_payloads").fetchone() or ("",)
     assert only_new.decrypt(param, PURPOSE) == "of params"
     entry = connection.execute("SELECT action, after FROM audit_entries").fetchall()
