@@ -31,6 +31,7 @@ from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, json_body_of, problem_responses
 from shared.audit.actions import AuditAction
+from shared.queries import organizations as organization_queries
 from shared.queries import people as queries
 from shared.queries import sessions as session_queries
 
@@ -109,6 +110,7 @@ async def delete_me(
         if person.platform_role == "admin":
             await _require_another_admin(connection, person_id)
         await sessions.end_all(connection, person_id, "deleted", read_client(request))
+        await connection.execute(organization_queries.revoke_keys_of_person(person_id))
         await connection.execute(queries.delete_memberships(person_id))
         await connection.execute(queries.delete_second_factor(person_id))
         await connection.execute(queries.delete_recovery_codes(person_id))

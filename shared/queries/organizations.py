@@ -157,6 +157,16 @@ def revoke_keys_of_member(organization_id: UUID, person_id: UUID) -> Executable:
     )
 
 
+def revoke_keys_of_person(person_id: UUID) -> Executable:
+    """Revoke the keys of a person in every organization."""
+    of_person = select(callers.c.id).where(callers.c.person_id == person_id)
+    return (
+        api_keys.update()
+        .where(api_keys.c.caller_id.in_(of_person), api_keys.c.revoked_at.is_(None))
+        .values(revoked_at=func.now())
+    )
+
+
 def raise_security_version(person_id: UUID) -> Executable:
     """Note that what a person may do has changed, so that tokens from before are refused."""
     return people.update().where(people.c.id == person_id).values(security_version=people.c.security_version + 1)

@@ -140,6 +140,20 @@ def test_a_deleted_account_is_gone_and_its_tasks_stay(people: People, eventually
     assert People(people.api, people.settings).create() != ada.email
 
 
+def test_the_key_that_a_person_made_ends_with_the_account(people: People, eventually: Eventually) -> None:
+    ada = people.signed_in()
+    made = ada.client.post("/api-keys", json={"name": "laptop"}).json()
+    client = people.api.client_with(made["key"])
+    assert (made["owner"]["person_id"], client.get("/tasks").status_code) == (ada.id, 200)
+
+    ada.client.delete("/users/me")
+
+    eventually(lambda: client.get("/tasks").status_code == 401, seconds=2)
+    with open_database(people.settings) as connection:
+        rows = connection.execute("SELECT revoked_at FROM api_keys WHERE id = %s", [made["id"]]).fetchall()
+    assert rows[0][0] is not None
+
+
 def test_deleting_an_account_needs_a_recent_sign_in(people: People) -> None:
     ada = people.signed_in()
     with open_database(people.settings) as connection:
