@@ -105,9 +105,16 @@ class WebhookOption(BaseModel):
     ] = None
 
 
+def _refuse_nul(value: str) -> str:
+    if "\x00" in value:
+        raise PydanticCustomError("nul_character", "A text must not contain the character U+0000.")
+    return value
+
+
 LimitKey = Annotated[
     str,
     StringConstraints(min_length=1, max_length=128),
+    AfterValidator(_refuse_nul),
     Field(description="Names what is limited. Tasks of one organization with equal keys count together."),
 ]
 MAX_KEY_LIMIT: Final = 10_000

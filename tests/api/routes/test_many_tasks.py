@@ -505,3 +505,53 @@ def test_a_rerun_with_an_idempotency_key_and_a_body_that_is_not_json_is_refused(
     answer = client.post(f"/tasks/{new_id()}/rerun", content=b"\x82\xd3", headers=headers)
 
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "json_invalid"), answer.text
+
+
+LIMITS: dict[str, Any] = {
+    "concurrency": {"key": "a key", "limit": 2},
+    "rate": {"key": "a key", "limit": 10, "period_seconds": 60},
+}
+
+
+def test_limits_of_keys_are_shown_and_kept_by_batches_and_reruns(
+    operator: httpx2.Client, manual_worker: ManualWorker
+) -> None:
+    body = {"kind": "platform.ping", "params": {}, **LIMITS}
+    task = operator.post("/tasks", json=body).json()
+    (in_batch,) = operator.post("/tasks/batch", json={"tasks": [body]}).json()["tasks"]
+    operator.post(f"/tasks/{task['id']}/cancel")
+    again = operator.post(f"/tasks/{task['id']}/rerun", json={"rate": None}).json()
+    plain = operator.post("/tasks", json={"kind": "platform.ping", "params": {}}).json()
+
+    for shown in (task, in_batch, operator.get(f"/tasks/{task['id']}").json()):
+        assert {name: shown[name] for name in LIMITS} == LIMITS
+    assert (again["concurrency"], again["rate"]) == (LIMITS["concurrency"], None)
+    assert (plain["concurrency"], plain["rate"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "pointer", "code"),
+    [
+        ({"concurrency": {"key": "", "limit": 1}}, "/concurrency/key", "string_too_short"),
+        ({"concurrency": {"key": "k" * 129, "limit": 1}}, "/concurrency/key", "string_too_long"),
+        ({"concurrency": {"key": "k", "limit": 0}}, "/concurrency/limit", "greater_than_equal"),
+        ({"concurrency": {"key": "k", "limit": 10_001}}, "/concurrency/limit", "less_than_equal"),
+        ({"concurrency": {"key": "k"}}, "/concurrency/limit", "missing"),
+        ({"rate": {"key": "k", "limit": 1}}, "/rate/period_seconds", "missing"),
+        ({"rate": {"key": "k", "limit": 1, "period_seconds": 86_401}}, "/rate/period_seconds", "less_than_equal"),
+        ({"rate": {"key": "a\0b", "limit": 1, "period_seconds": 1}}, "/rate/key", "nul_character"),
+    ],
+)
+def test_limits_of_keys_that_make_no_sense_are_refused(
+    operator: httpx2.Client, errors_of: ErrorsOf, options: dict[str, Any], pointer: str, code: str
+) -> None:
+    assert errors_of(operator.post("/tasks", json={"kind": "platform.ping", **options})) == {pointer: code}
+
+
+def test_schedules_have_limits_of_keys_too(client: httpx2.Client, tag: str) -> None:
+    task = {"kind": "email.send", "params": {"to": ["ada@example.com"], "text": "x"}, **LIMITS}
+
+    answer = client.post("/schedules", json={"name": tag, "every": 3600, "enabled": False, **task})
+
+    assert answer.status_code == 201, answer.text
+    assert {name: answer.json()[name] for name in LIMITS} == LIMITS
