@@ -503,6 +503,18 @@ SELECT '00000000-0000-0000-0000-000000000000', 'the row of the chain of seals is
 WHERE NOT EXISTS (SELECT FROM audit_chain)""",
     ),
     Check(
+        "sessions",
+        "One refresh token of a session is unused at most, and a deleted person has no password, role, membership or session.",
+        """
+SELECT token.session_id AS subject, format('%%s of its refresh tokens are unused', count(*)) AS detail
+FROM refresh_tokens AS token WHERE token.used_at IS NULL GROUP BY token.session_id HAVING count(*) > 1
+UNION ALL
+SELECT person.id, 'the person is deleted and could sign in or act' FROM people AS person
+WHERE person.email_key = 'deleted ' || person.id AND (person.password_hash IS NOT NULL OR person.platform_role IS NOT NULL
+    OR person.disabled_at IS NULL OR EXISTS (SELECT FROM memberships WHERE person_id = person.id)
+    OR EXISTS (SELECT FROM sessions WHERE person_id = person.id AND ended_at IS NULL))""",
+    ),
+    Check(
         "usage",
         "The tasks of an owner and day that are stored are counted, and so is each byte of a stored file.",
         """

@@ -346,6 +346,14 @@ CORRUPTIONS = [
     ("an artifact that nobody refers to", "artifacts", "succeeded", "DELETE FROM task_files WHERE role = 'artifact'"),
     ("an artifact of a failure", "artifacts", "failed", "WITH x AS (UPDATE task_files SET task_id = {failed}) "
      "UPDATE files SET task_id = {failed}"),
+    ("two unused refresh tokens of a session", "sessions", "queued", "WITH organization AS ("
+     "INSERT INTO organizations (id, name) VALUES (gen_random_uuid(), 'of two') RETURNING id), person AS ("
+     "INSERT INTO people (id, email, email_key) VALUES (gen_random_uuid(), 'two', 'two') RETURNING id), session AS ("
+     "INSERT INTO sessions (id, person_id, organization_id, method, expires_at) SELECT {queued}, person.id, "
+     "organization.id, 'password', now() FROM person, organization RETURNING id) INSERT INTO refresh_tokens (sha256, session_id) "
+     "SELECT sha256(n::text::bytea), session.id FROM session, generate_series(1, 2) AS n"),
+    ("a deleted person with a password", "sessions", "queued", "WITH made AS (SELECT {queued}::uuid AS id) "
+     "INSERT INTO people (id, email, email_key, password_hash, disabled_at) SELECT id, '', 'deleted ' || id, 'x', now() FROM made"),
     ("tasks that are not counted", "usage", "owner", "UPDATE usage_by_day SET tasks = 0"),
     ("a stored byte that is not counted", "usage", "owner", "UPDATE stored_bytes SET bytes = bytes - 1"),
     ("a bound below the live tasks", "usage", "owner", "WITH quota AS (INSERT INTO limits (subject_id, scope, name, amount) "
