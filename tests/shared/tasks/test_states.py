@@ -174,6 +174,7 @@ CHANGED = {
     "timestamp with time zone": "'2020-01-01'",
     "double precision": "2.5",
     "ARRAY": "'{other}'",
+    "boolean": "true",
     "jsonb": "'{\"a\": 1}'",
 }
 NEEDS = {
