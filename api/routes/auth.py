@@ -44,6 +44,7 @@ from api.dependencies import (
     SessionsDependency,
     SettingsDependency,
     SignInDependency,
+    SignInLimitsDependency,
     authenticate,
 )
 from api.http.answers import AnswerModel, private_answer
@@ -154,6 +155,7 @@ async def create_session(
     request: Request,
     settings: SettingsDependency,
     sign_in: SignInDependency,
+    limits: SignInLimitsDependency,
     query: Annotated[TokenQuery, Query()],
 ) -> Response:
     """Exchange an email address and a password for tokens, by the form of OAuth 2.0 (RFC 6749, section 4.3).
@@ -165,6 +167,7 @@ async def create_session(
     if query.cookie:
         require_same_origin(request)
     scopes = _read_scopes(form.get("scope", ""))
+    await limits.count_account(form["username"].strip().lower())
     found = await sign_in.with_password(
         form["username"], form["password"], scopes, form.get("organization"), read_client(request)
     )
@@ -320,10 +323,12 @@ async def request_reset(
     request: Request,
     settings: SettingsDependency,
     registrations: RegistrationsDependency,
+    limits: SignInLimitsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Send an email with a token for `POST /auth/reset-password`. The answer is the same for every address."""
     body = parse_body(EmailBody, await json_body(request, settings.max_json_bytes))
+    await limits.count_account(body.email.strip().lower())
     await registrations.request_email("reset", body.email, read_client(request))
     return private_answer(Accepted(detail=EMAIL_SENT), 202, NO_STORE)
 

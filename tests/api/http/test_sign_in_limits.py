@@ -170,6 +170,18 @@ def test_the_served_api_limits_sign_ins_by_the_address_that_a_trusted_proxy_repo
     assert other.status_code != 429
 
 
-def _sign_in(api: Api, address: str) -> httpx2.Response:
+def test_the_served_api_limits_the_sign_ins_to_an_account_from_all_addresses(settings: Settings) -> None:
+    few = settings.model_copy(update={"rate_limit_sign_in_account": 2})
+    name = f"{new_id().hex}@example.com"
+    with serve_api(few) as api:
+        statuses = [_sign_in(api, f"192.0.2.{last}", name).status_code for last in range(1, 4)]
+        other = _sign_in(api, "192.0.2.1", f"other-{name}")
+
+    assert statuses[-1] == 429 and 429 not in statuses[:-1]
+    assert other.status_code != 429
+
+
+def _sign_in(api: Api, address: str, username: str = "a@example.com") -> httpx2.Response:
+    form = {"grant_type": "password", "username": username, "password": "b" * 12}
     headers = {"X-Forwarded-For": f"203.0.113.9, {address}"}
-    return api.client_with(None).post("/auth/token", data={"username": "a", "password": "b"}, headers=headers)
+    return api.client_with(None).post("/auth/token", data=form, headers=headers)
