@@ -9,9 +9,11 @@ import httpx2
 import pytest
 
 from api.auth.authentication import KEY_CACHE_SECONDS, Authenticator
+from api.auth.signing import TokenSigner
 from shared.api_keys import list_keys, revoke_key
 from shared.database.connections import make_async_engine
 from shared.settings import Settings
+from shared.stored_secrets import SecretCipher
 from tests.api.conftest import ManualWorker, SendRaw, Submit
 from tests.conftest import Api, Eventually
 
@@ -195,7 +197,8 @@ def test_the_last_use_of_a_key_is_stored_once_a_minute(
 
     async def use() -> None:
         engine = make_async_engine(module_settings, "test")
-        authenticator = Authenticator(engine.execution_options(isolation_level="AUTOCOMMIT"))
+        signer = TokenSigner(module_settings, engine, SecretCipher(module_settings))
+        authenticator = Authenticator(engine.execution_options(isolation_level="AUTOCOMMIT"), signer)
         await authenticator.caller(f"Bearer {key.key}", None)
         await authenticator.close()
         await engine.dispose()

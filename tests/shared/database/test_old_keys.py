@@ -10,6 +10,7 @@ import pytest
 
 from api.auth.authentication import Authenticator
 from api.auth.caller import Caller
+from api.auth.signing import TokenSigner
 from cli.local_stack.postgres import PostgresServer
 from shared.api_keys import key_digest, list_keys
 from shared.database.connections import make_async_engine, make_engine
@@ -17,6 +18,7 @@ from shared.database.schema_migrations import migrate, upgrade
 from shared.identifiers import new_id
 from shared.permissions import Permission
 from shared.settings import Settings
+from shared.stored_secrets import SecretCipher
 from tests.conftest import new_database
 
 OLD_SCOPES = {
@@ -68,7 +70,8 @@ def migrated(postgres_server: PostgresServer) -> Iterator[Settings]:
 def find_caller(settings: Settings, key: str) -> Caller:
     async def find() -> Caller:
         engine = make_async_engine(settings, "test")
-        authenticator = Authenticator(engine.execution_options(isolation_level="AUTOCOMMIT"))
+        signer = TokenSigner(settings, engine, SecretCipher(settings))
+        authenticator = Authenticator(engine.execution_options(isolation_level="AUTOCOMMIT"), signer)
         caller = await authenticator.caller(f"Bearer {key}", None)
         await authenticator.close()
         await engine.dispose()
