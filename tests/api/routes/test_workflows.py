@@ -514,3 +514,13 @@ def test_the_rows_of_workflows_of_every_fate_keep_every_promise(
 
     engine.dispose()
     assert findings == []
+
+
+def test_the_task_of_a_step_has_its_limits_of_keys(operator: httpx2.Client) -> None:
+    limits = {"concurrency": {"key": "k", "limit": 2}, "rate": {"key": "k", "limit": 3, "period_seconds": 60}}
+    step = {"name": "only", "kind": "platform.ping", "params": {}, **limits}
+
+    workflow = operator.post("/workflows", json={"steps": [step]}).json()
+
+    (task,) = operator.get("/tasks", params={"workflow_id": workflow["id"]}).json()["items"]
+    assert {name: task[name] for name in limits} == limits
