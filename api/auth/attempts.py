@@ -73,7 +73,7 @@ class Attempts:
         counted = await self._count(of_network, of_account, of_both)
         limits = {of_network: PER_NETWORK, of_both: PER_ACCOUNT_AND_NETWORK}
         # The statement runs for unknown accounts too, so that both take the same time.
-        if not await self._is_known(person_id, address):
+        if not await self.is_known(person_id, address):
             limits[of_account] = PER_ACCOUNT
         waits = [counted[subject][1] for subject, limit in limits.items() if counted[subject][0] > limit]
         if waits:
@@ -104,7 +104,8 @@ class Attempts:
             rows = await connection.execute(queries.count_attempts(list(subjects), WINDOW_SECONDS))
             return {bytes(row.subject): (row.attempts, float(row.wait_seconds)) for row in rows}
 
-    async def _is_known(self, person_id: UUID | None, address: str | None) -> bool:
+    async def is_known(self, person_id: UUID | None, address: str | None) -> bool:
+        """Return whether a person had a session from an address in the last `KNOWN_DAYS`. Without a person, in vain."""
         async with self._engine.connect() as connection:
             statement = is_known_address(person_id or UUID(int=0), address or "", KNOWN_DAYS)
             return bool((await connection.execute(statement)).scalar_one())

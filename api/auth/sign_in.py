@@ -91,6 +91,12 @@ class SignIn:
         await self._attempts.succeed(attempt)
         return await self._sessions.issue(session_id, refresh_token)
 
+    async def is_known_address(self, email: str, client: Client) -> bool:
+        """Return whether the person with an email address was signed in from the address of the client in the last 30 days."""
+        async with self._reads.connect() as connection:
+            person = (await connection.execute(queries.find_person(find_address_key(email) or ""))).one_or_none()
+        return await self._attempts.is_known(person.id if person is not None else None, client.address)
+
     async def with_code(self, challenge: str, code: str, client: Client) -> Tokens:
         """Answer a challenge, and return the tokens of a new session."""
         digest = token_digest("challenge", challenge)

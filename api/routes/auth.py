@@ -167,10 +167,11 @@ async def create_session(
     if query.cookie:
         require_same_origin(request)
     scopes = _read_scopes(form.get("scope", ""))
-    await limits.count_account(form["username"].strip().lower())
-    found = await sign_in.with_password(
-        form["username"], form["password"], scopes, form.get("organization"), read_client(request)
-    )
+    client = read_client(request)
+    if not await sign_in.is_known_address(form["username"], client):
+        # Otherwise a stranger who tries without end would keep the owner out.
+        await limits.count_account(form["username"].strip().lower())
+    found = await sign_in.with_password(form["username"], form["password"], scopes, form.get("organization"), client)
     if isinstance(found, Challenge):
         return private_answer(found, 202, NO_STORE)
     return _answer_tokens(found, settings.session_days, in_cookie=query.cookie)
@@ -328,7 +329,8 @@ async def request_reset(
 ) -> Response:
     """Send an email with a token for `POST /auth/reset-password`. The answer is the same for every address."""
     body = parse_body(EmailBody, await json_body(request, settings.max_json_bytes))
-    await limits.count_account(body.email.strip().lower())
+    # Counted apart from sign-ins, so that those of a stranger do not keep the owner from choosing a new password.
+    await limits.count_account(f"reset {body.email.strip().lower()}")
     await registrations.request_email("reset", body.email, read_client(request))
     return private_answer(Accepted(detail=EMAIL_SENT), 202, NO_STORE)
 

@@ -380,6 +380,16 @@ def test_guesses_are_refused_and_the_owner_goes_on_and_resets(people: People, em
     assert people.sign_in(ada.email, NEW_PASSWORD).status_code == 200
 
 
+def test_requests_of_a_stranger_do_not_use_up_the_minute_of_the_owner(people: People) -> None:
+    with serve_api(people.settings.model_copy(update={"rate_limit_sign_in_account": 2})) as api:
+        there = People(api, people.settings)
+        known, unknown = there.signed_in().email, there.create()
+
+        assert [there.sign_in(known).status_code for _ in range(3)] == [200] * 3
+        assert [there.sign_in(unknown, "a wrong password").status_code for _ in range(3)] == [401, 401, 429]
+        assert there.nobody.post("/auth/forgot-password", json={"email": unknown}).status_code == 202
+
+
 def test_guesses_at_an_unknown_account_are_counted_too(people: People) -> None:
     email = people.email()
 
