@@ -34,6 +34,8 @@ SILENT_SECONDS: Final = 2.0
 SIGN_IN: Final = "sign_in"
 UNLIMITED_PATHS: Final = frozenset({"/auth/refresh", "/auth/logout", "/auth/logout-everywhere"})
 """Routes of `/auth/` that a signed-in browser calls, which is recognized by its token."""
+INVITATION_PATHS: Final = frozenset({"/invitations", "/invitations/accept"})
+"""Routes that send an email to an address which the caller chooses, or take the token of such an email."""
 log = structlog.get_logger()
 
 
@@ -134,8 +136,10 @@ class SignInGuard:
 
 
 def is_sign_in(method: str, path: str) -> bool:
-    """Return whether a request signs in, registers, resets a password, or uses an invitation."""
-    return method == "POST" and path.startswith("/auth/") and path not in UNLIMITED_PATHS
+    """Return whether a request signs in, registers, resets a password, or makes or uses an invitation."""
+    if method != "POST":
+        return False
+    return path in INVITATION_PATHS or (path.startswith("/auth/") and path not in UNLIMITED_PATHS)
 
 
 def _require_room(window: Window) -> dict[str, str]:

@@ -62,7 +62,12 @@ def test_routes_that_take_credentials_or_tokens_of_emails_are_sign_ins() -> None
         is_sign_in("POST", f"/auth/{name}") for name in ("token", "register", "forgot-password", "reset-password")
     )
     assert not any(is_sign_in("POST", f"/auth/{name}") for name in ("refresh", "logout", "logout-everywhere"))
-    assert not is_sign_in("GET", "/auth/token") and not is_sign_in("POST", "/tasks")
+    assert is_sign_in("POST", "/invitations") and is_sign_in("POST", "/invitations/accept")
+    assert (
+        not is_sign_in("GET", "/invitations")
+        and not is_sign_in("GET", "/auth/token")
+        and not is_sign_in("POST", "/tasks")
+    )
 
 
 def test_two_processes_count_together(limits: Settings) -> None:
