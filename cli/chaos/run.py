@@ -218,6 +218,10 @@ class _Run:
         for pause in self._thrower.pauses:
             started = self._ask(queries.LIST_STARTED_WHILE_PAUSED, pause._asdict())
             broken += [f"{row.id} started while {pause.queue} was paused, at {row.at}" for row in started]
+        broken += [
+            f"{row.task_id} was one of {row.tasks} running tasks of the key {row.key}, which allows {row.most}"
+            for row in self._ask(queries.LIST_BEYOND_LIMITS)
+        ]
         broken += find_wrong_answers(self.workload)
         slots = {slot.at: slot.tasks for slot in self._ask(queries.LIST_SLOTS, self._of_schedule)}
         tasks_of_schedule = self._ask(queries.COUNT_TASKS_OF_SCHEDULE, self._of_schedule)[0].tasks

@@ -32,8 +32,20 @@ SLOW_SECONDS: Final = 1.0
 _LISTEN_EACH: Final = 10
 """Of how many accepted tasks one is listened to."""
 SLOT_SECONDS: Final = 2
-_MIX: Final = {"ping": 51, "email": 18, "inspect": 8, "images": 5, "report": 4, "text": 2, "batch": 3, "workflow": 6}
+_MIX: Final = {
+    "ping": 46,
+    "email": 15,
+    "inspect": 8,
+    "images": 5,
+    "report": 4,
+    "text": 2,
+    "batch": 3,
+    "workflow": 6,
+    "limited": 8,
+}
 _BATCH_TASKS: Final = 3
+_LIMITED_KEYS: Final = {"one": 1, "two": 2}
+"""How many tasks of each key may run at once."""
 _REPORTED_TAG: Final = "reported"
 """The tag of the tasks whose ends are sent to the webhook receiver."""
 Headers = dict[str, str]
@@ -138,6 +150,9 @@ class Workload:
             params = {"sleep_ms": self._chance.choice([0, 0, 5, 50, 500, 3000]), "queue": queue}
             tags = self._chance.choice([[], [], [], [], [_REPORTED_TAG]])
             return lambda: self._submit_ping({"kind": "platform.ping", "params": params, "tags": tags})
+        if name == "limited":
+            limited = self._make_limited_ping()
+            return lambda: self._submit_task("/tasks", *_json(limited), "limited")
         if name == "batch":
             return self._submit_batch
         if name == "workflow":
@@ -158,6 +173,18 @@ class Workload:
             "text": ("latex-news.pdf", "application/pdf", {"kind": "files.extract_text", "params": {}}),
         }[name]
         return lambda: self._submit_task("/files", *self._file(*form), name)
+
+    def _make_limited_ping(self) -> dict[str, Any]:
+        """Return a task of a key that limits how many run at once, and how many start in a second."""
+        key = self._chance.choice(list(_LIMITED_KEYS))
+        queue = self._chance.choice(["files", "reports", "email"])
+        return {
+            "kind": "platform.ping",
+            "params": {"sleep_ms": self._chance.choice([5, 200, 600]), "queue": queue},
+            "concurrency": {"key": key, "limit": _LIMITED_KEYS[key]},
+            "rate": {"key": key, "limit": 4, "period_seconds": 1},
+            "max_attempts": 25,
+        }
 
     def note_failure(self, work: Callable[[], object]) -> None:
         """Do the work, and keep an error of it."""

@@ -41,6 +41,23 @@ WHERE event.data->>'status' = 'running' AND task.queue = %(queue)s AND task.kind
     AND event.at > to_timestamp(%(begin)s) AND event.at < to_timestamp(%(end)s)"""
 """List `id` and `at` of the attempts of a queue that started between two Unix times."""
 
+LIST_BEYOND_LIMITS: Final = """
+WITH attempts AS (
+    SELECT task.organization_id, task.id AS task_id, task.key_limits->'concurrency'->>'key' AS key,
+        (task.key_limits->'concurrency'->>'limit')::int AS most, event.at AS began, (
+            SELECT min(later.at) FROM task_events later
+            WHERE later.task_id = event.task_id AND later.seq > event.seq AND later.data ? 'status') AS ended
+    FROM tasks task JOIN task_events event ON event.task_id = task.id
+    WHERE task.key_limits ? 'concurrency' AND event.data->>'status' = 'running'
+)
+SELECT attempt.task_id::text, attempt.key, attempt.most, running.tasks
+FROM attempts attempt CROSS JOIN LATERAL (
+    SELECT count(*) AS tasks FROM attempts other
+    WHERE other.organization_id = attempt.organization_id AND other.key = attempt.key
+        AND other.began <= attempt.began AND coalesce(other.ended, 'infinity') > attempt.began) running
+WHERE running.tasks > attempt.most"""
+"""List `task_id`, `key`, `most` and `tasks` of each attempt that started when more tasks of its key ran than its limit allows."""
+
 LIST_HISTORIES: Final = """
 SELECT event.task_id::text, array_agg(event.seq ORDER BY event.seq) AS seqs
 FROM task_events event WHERE event.task_id = ANY(%(ids)s::uuid[]) GROUP BY event.task_id"""

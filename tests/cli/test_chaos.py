@@ -13,7 +13,9 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import httpx2
+import psycopg
 import pytest
+from psycopg.rows import namedtuple_row
 from typer.testing import CliRunner
 
 from cli.chaos.checks import (
@@ -35,6 +37,12 @@ from cli.chaos.workflows import make_workflows
 from cli.chaos.workload import Workload
 from cli.local_stack.ready_file import PARTS
 from cli.main import app
+from shared.contracts.catalog import list_kinds
+from shared.identifiers import new_id
+from shared.queries.chaos import LIST_BEYOND_LIMITS
+from shared.queries.hot_tasks import SUBMIT_KEYED
+from shared.tasks.options import ConcurrencyLimit, TaskOptions
+from shared.tasks.submission import make_task, submission_document
 from shared.webhooks.signing import make_headers, new_secret
 from tests.receiver import answer_with, hang_after, run_receiver
 from workers.sandbox import limited_child
@@ -234,6 +242,28 @@ def test_the_receiver_accepts_a_signed_webhook_and_reports_a_wrong_signature() -
     assert answers == [None, 204, 204, 204, 204, 204, 204, 503, 401]
     assert receiver.received == {"message": Event("task.failed", "t")}
     assert receiver.wrong == ["the webhook message has no valid signature"]
+
+
+def test_attempts_beyond_the_limit_of_their_key_are_reported(database_url: str) -> None:
+    organization_id, owner_id = new_id(), new_id()
+    options = TaskOptions(concurrency=ConcurrencyLimit(key="one", limit=1))
+    kind = list_kinds()["platform.ping"]
+    before, during, after = (
+        make_task("platform.ping", kind, b"{}", "files", options, organization_id, owner_id) for _ in range(3)
+    )
+    with psycopg.connect(database_url, autocommit=True, row_factory=namedtuple_row) as connection:
+        connection.execute(SUBMIT_KEYED, {"document": submission_document([before, during, after])})
+        for task, began, ended in ((before, 0, 10), (during, 5, 8), (after, 10, 12)):
+            for seq, (status, at) in enumerate([("running", began), ("succeeded", ended)], start=10):
+                connection.execute(
+                    "INSERT INTO task_events (task_id, seq, at, type, data) "
+                    "VALUES (%s, %s, to_timestamp(%s), 'status', jsonb_build_object('status', %s::text))",
+                    (task.id, seq, at, status),
+                )
+
+        found = connection.execute(LIST_BEYOND_LIMITS).fetchall()
+
+    assert found == [(str(during.id), "one", 1, 2)]
 
 
 def test_percentiles_use_the_nearest_rank() -> None:
