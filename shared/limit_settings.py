@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
 
 from shared.limits import Limits
-from shared.setting_subjects import GIBIBYTE, MEBIBYTE, Subject
+from shared.setting_subjects import GIBIBYTE, MEBIBYTE, Subject, refusal
 
 
 class LimitSettings(Subject):
@@ -65,7 +67,7 @@ class QuotaSettings(Subject):
     title: ClassVar[str] = "Quotas"
 
     organization_limits: Annotated[
-        Limits,
+        Annotated[Limits, NoDecode],
         Field(
             description="The limits of an organization that has none of its own, as JSON, such as "
             '`{"tasks_per_day": 10000, "stored_bytes": 100000000000}`. What is left out is not limited. `docs/production.md` '
@@ -73,5 +75,17 @@ class QuotaSettings(Subject):
         ),
     ] = Limits()
     caller_limits: Annotated[
-        Limits, Field(description="The same for each person or service within an organization.")
+        Annotated[Limits, NoDecode],
+        Field(description="The same for each person or service within an organization."),
     ] = Limits()
+
+    @field_validator("organization_limits", "caller_limits", mode="before")
+    @classmethod
+    def _parse_json(cls, value: object) -> object:
+        """Parse a text here, so that one that is no JSON is reported like every other wrong setting, from a file too."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise refusal('must be a JSON object, such as {"tasks_per_day": 10000}') from None

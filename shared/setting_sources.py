@@ -67,7 +67,9 @@ def open_aws_source(settings_cls: type[BaseSettings], prefix: str) -> PydanticBa
 
     Raises `ConfigurationError` if the secret cannot be read, and never with its content.
     """
-    secret_id = os.environ.get(prefix + AWS_SECRET_ID)
+    variable = prefix + AWS_SECRET_ID
+    file = os.environ.get(variable + FILE_SUFFIX)
+    secret_id = os.environ.get(variable) or (_read(file, variable + FILE_SUFFIX) if file else None)
     if not secret_id:
         return None
     from botocore.exceptions import BotoCoreError, ClientError
@@ -76,10 +78,10 @@ def open_aws_source(settings_cls: type[BaseSettings], prefix: str) -> PydanticBa
         return AWSSecretsManagerSettingsSource(settings_cls, secret_id, case_sensitive=False, env_prefix=prefix)
     except (BotoCoreError, ClientError) as error:
         raise ConfigurationError(
-            f"the secret {secret_id} of {prefix}{AWS_SECRET_ID} cannot be read from AWS Secrets Manager: {error}"
+            f"the secret {secret_id} of {variable} cannot be read from AWS Secrets Manager: {error}"
         ) from None
     except (ValueError, AttributeError, KeyError):
         raise ConfigurationError(
-            f"the secret {secret_id} of {prefix}{AWS_SECRET_ID} is no JSON object of texts: store one whose keys are names of "
+            f"the secret {secret_id} of {variable} is no JSON object of texts: store one whose keys are names of "
             f"settings, such as {prefix}SECRET_KEY"
         ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -32,3 +32,9 @@ class Subject(BaseModel):
 def refusal(message: str) -> PydanticCustomError:
     """Return a validation error that does not quote the value, which may hold a password."""
     return PydanticCustomError("wrong_url", "{message}", {"message": message})
+
+
+def name_in_environment(location: Sequence[int | str]) -> str:
+    """Return the name, without its prefix, of the variable that a validation error is about, and the place within its value."""
+    field, *place = location
+    return str(field).upper() + (f" ({'.'.join(map(str, place))})" if place else "")

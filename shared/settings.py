@@ -31,7 +31,7 @@ from shared.limit_settings import LimitSettings, QuotaSettings
 from shared.networks import includes_every_address
 from shared.people_settings import PeopleSettings
 from shared.setting_sources import FILE_SUFFIX, FileSource, open_aws_source
-from shared.setting_subjects import GIBIBYTE, MEBIBYTE, Subject, refusal
+from shared.setting_subjects import GIBIBYTE, MEBIBYTE, Subject, name_in_environment, refusal
 
 PREFIX = "TASKMILL_"
 MISSPELLING_SIMILARITY = 0.9
@@ -368,6 +368,15 @@ class ApiSettings(Subject):
                 "and limited: list the addresses of your proxies, such as 127.0.0.1 or 10.0.0.0/24"
             )
 
+    def list_production_warnings(self) -> Iterator[str]:
+        """Warn about origins whose pages anybody in the network between could change."""
+        for origin in self.cors_origins:
+            if urlsplit(origin).scheme == "http" and urlsplit(origin).hostname not in LOOPBACK_HOSTS:
+                yield (
+                    f"TASKMILL_CORS_ORIGINS has {origin}: whoever is between that server and a browser can change its pages, "
+                    "and read what they read from the API; name an origin that begins with https://"
+                )
+
 
 class AuditSettings(Subject):
     """The audit log."""
@@ -569,7 +578,7 @@ def read_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        lines = [f"- {PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        lines = [f"- {PREFIX}{name_in_environment(e['loc'])}: {e['msg']}" for e in error.errors()]
         raise ConfigurationError("Some settings are wrong:\n" + "\n".join(lines)) from None
     settings.refuse_unsafe_production()
     kill_points.arm(settings.environment if "environment" in settings.model_fields_set else None)

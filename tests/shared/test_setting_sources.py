@@ -52,13 +52,19 @@ def store(url: str, name: str, content: str) -> None:
 def test_a_file_has_the_value_of_a_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(SECRET + "\n")
     (tmp_path / "smtp").write_text("smtps://someone:password@mail.example.com")
+    (tmp_path / "limits").write_text('{"tasks_per_day": 5}\n')
+    (tmp_path / "origins").write_text("https://a.example.com,https://b.example.com\n")
     monkeypatch.setenv("TASKMILL_SECRET_KEY_FILE", str(tmp_path / "key"))
     monkeypatch.setenv("TASKMILL_SMTP_URL_FILE", str(tmp_path / "smtp"))
+    monkeypatch.setenv("TASKMILL_CALLER_LIMITS_FILE", str(tmp_path / "limits"))
+    monkeypatch.setenv("TASKMILL_CORS_ORIGINS_FILE", str(tmp_path / "origins"))
 
     settings = read_settings()
 
     assert settings.secret_key.get_secret_value() == SECRET
     assert "mail.example.com" in str(settings.smtp_url.get_secret_value())
+    assert settings.caller_limits.tasks_per_day == 5
+    assert settings.cors_origins == ["https://a.example.com", "https://b.example.com"]
 
 
 def test_a_variable_beside_its_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -99,15 +105,18 @@ def test_a_misspelt_file_variable_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         read_settings()
 
 
-def test_a_secret_of_aws_has_the_values_of_settings(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    store(aws, "taskmill", f'{{"TASKMILL_SECRET_KEY": "{SECRET}", "TASKMILL_MAIL_FROM": "aws@example.com"}}')
-    monkeypatch.setenv("TASKMILL_AWS_SECRET_ID", "taskmill")
+def test_a_secret_of_aws_has_the_values_of_settings(aws: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limits = '"TASKMILL_CALLER_LIMITS": "{\\"tasks_per_day\\": 5}"'
+    store(aws, "taskmill", f'{{"TASKMILL_SECRET_KEY": "{SECRET}", "TASKMILL_MAIL_FROM": "aws@example.com", {limits}}}')
+    (tmp_path / "id").write_text("taskmill\n")
+    monkeypatch.setenv("TASKMILL_AWS_SECRET_ID_FILE", str(tmp_path / "id"))
     monkeypatch.setenv("TASKMILL_MAIL_FROM", "environment@example.com")
 
     settings = read_settings()
 
     assert settings.secret_key.get_secret_value() == SECRET
     assert settings.mail_from == "environment@example.com"
+    assert settings.caller_limits.tasks_per_day == 5
 
 
 def test_a_secret_that_aws_does_not_have_is_named(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,13 @@ def set_all(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
         ("TASKMILL_ENVIRONMENT", "s3cret", "production"),
         ("TASKMILL_PUBLIC_URL", "https://user:s3cret@tasks.example.com", "https://tasks.example.com"),
         ("TASKMILL_REGISTRATION", "s3cret", "invite"),
+        ("TASKMILL_CALLER_LIMITS", '{"s3cret', "a JSON object"),
+        (
+            "TASKMILL_ORGANIZATION_LIMITS",
+            '{"tasks_per_day": "s3cret"}',
+            "TASKMILL_ORGANIZATION_LIMITS (tasks_per_day): ",
+        ),
+        ("TASKMILL_CORS_ORIGINS", "https://app.example.com,s3cret", "TASKMILL_CORS_ORIGINS (1): "),
     ],
 )
 def test_an_unusable_value_is_reported_by_the_name_of_its_setting_only(
@@ -201,6 +208,17 @@ def test_production_warns_about_a_remote_database_without_tls(
     warnings = read_settings().list_warnings()
 
     assert [warning.split()[0] for warning in warnings] == ["TASKMILL_DATABASE_URL"] * is_warned_about
+
+
+def test_production_warns_about_pages_of_origins_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    origins = "https://app.example.com,http://app.example.com,http://localhost:3000"
+    set_all(monkeypatch, SAFE | {"TASKMILL_CORS_ORIGINS": origins})
+
+    warnings = read_settings().list_warnings()
+
+    assert [" ".join(warning.split()[:3]) for warning in warnings] == [
+        "TASKMILL_CORS_ORIGINS has http://app.example.com:"
+    ]
 
 
 @pytest.mark.parametrize(
