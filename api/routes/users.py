@@ -303,7 +303,7 @@ async def force_password(
     async with engine.begin() as connection:
         person = await _lock(connection, person_id)
         await connection.execute(queries.change_person(person_id, {"password_hash": None}))
-        await connection.execute(queries.drop_person_tokens(person_id, "challenge"))
+        await connection.execute(queries.drop_person_tokens(person_id, "reset", "challenge"))
         await sessions.end_all(connection, person_id, "new_password_forced", read_client(request))
         await audit(
             connection,

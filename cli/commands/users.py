@@ -1,4 +1,4 @@
-"""The commands for people: `users create`, `users list`, `users set-password`, `users rotate-signing-key`."""
+"""The commands for people: `users create`, `list`, `set-password`, `remove-second-factor` and `rotate-signing-key`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def create_user(
     ] = False,
     role: Annotated[MemberRole, typer.Option(help="The role in the organization.")] = MemberRole.CLIENT,
     organization: Annotated[
-        str | None, typer.Option(help="The name of the organization. Default: one with the address as its name.")
+        str | None,
+        typer.Option(
+            help="The name of the organization, which is created if there is none. Default: one with the address as its name."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The name of the person.")] = None,
     password_stdin: PasswordFromInput = False,
@@ -76,9 +79,9 @@ def create_user(
 
 @app.command("list")
 def list_users(as_json: AsJson = False, data_dir: StackDir = None) -> None:
-    """List people."""
+    """List people, newest first. `--json` shows their ids too."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from shared.people.creation import list_people
 
@@ -86,10 +89,9 @@ def list_users(as_json: AsJson = False, data_dir: StackDir = None) -> None:
     if as_json:
         print(json.dumps(people))
         return
-    table = Table("id", "email", "platform role", "second factor", "last seen", "state")
+    table = Table(Column("email", overflow="fold"), "platform role", "second factor", "last seen", "state")
     for person in people:
         row = (
-            person["id"],
             person["email"],
             person["platform_role"] or "",
             person["second_factor"],
@@ -116,6 +118,21 @@ def set_password(
     if not password_stdin:
         print(password)
     print("The password was replaced, and all sessions have ended.", file=sys.stderr)
+
+
+@app.command("remove-second-factor")
+def remove_factor(
+    email: Annotated[str, typer.Argument(help="The email address of the person.")],
+    data_dir: StackDir = None,
+) -> None:
+    """Delete the second factor of a person who has lost both the authenticator app and the recovery codes."""
+    from shared.people.creation import remove_second_factor
+
+    try:
+        remove_second_factor(read_settings_of(data_dir), email)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    print("The password is enough now. The person can set up a new second factor by POST /auth/totp.", file=sys.stderr)
 
 
 @app.command("rotate-signing-key")

@@ -96,7 +96,7 @@ def has_person(settings: Settings, email: str) -> bool:
 def replace_password(settings: Settings, email: str, password: str | None = None) -> str:
     """Replace the password of a person, by default with a random one, end every session, and return the password.
 
-    The second factor stays. Raises `ValueError` for an address without an account, and for an unacceptable password.
+    Tokens in emails that were sent before are refused. The second factor stays. Raises `ValueError` for an address without an account, and for an unacceptable password.
     """
     address = parse_sign_in_address(email)
     chosen = password if password is not None else secrets.token_urlsafe(18)
@@ -112,12 +112,33 @@ def replace_password(settings: Settings, email: str, password: str | None = None
                 raise ValueError(f"{address.address} has no account: create it by `taskmill users create`")
             connection.execute(queries.change_person(person.id, {"password_hash": password_hash}))
             connection.execute(queries.verify_email(person.id))
+            connection.execute(queries.drop_person_tokens(person.id, "reset", "challenge"))
             connection.execute(session_queries.end_sessions(person.id, "password_reset"))
             connection.execute(queries.end_access(person.id))
             write_entry(connection, Entry(COMMAND_LINE, AuditAction.PASSWORD_RESET, person.id, None))
     finally:
         engine.dispose()
     return chosen
+
+
+def remove_second_factor(settings: Settings, email: str) -> None:
+    """Delete the second factor of a person who has lost both the app and the recovery codes.
+
+    Sessions and the password stay. Raises `ValueError` for an address without an account or without a second factor.
+    """
+    address = parse_sign_in_address(email)
+    engine = make_engine(settings, "users", pool_size=1)
+    try:
+        with engine.begin() as connection:
+            person = connection.execute(queries.find_person(address.key)).one_or_none()
+            if person is None:
+                raise ValueError(f"{address.address} has no account: create it by `taskmill users create`")
+            if connection.execute(queries.delete_second_factor(person.id)).rowcount == 0:
+                raise ValueError(f"{address.address} has no second factor")
+            connection.execute(queries.delete_recovery_codes(person.id))
+            write_entry(connection, Entry(COMMAND_LINE, AuditAction.SECOND_FACTOR_DISABLED, person.id, None))
+    finally:
+        engine.dispose()
 
 
 def list_people(settings: Settings) -> list[dict[str, str | None]]:

@@ -51,10 +51,40 @@ def test_wrong_input_is_refused_with_a_reason(runner: CliRunner) -> None:
         assert words in " ".join(refused.output.replace("│", " ").split())
 
 
+def test_a_lost_second_factor_is_removed_by_command(runner: CliRunner, settings: Settings) -> None:
+    runner.invoke(app, ["users", "create", "ada@example.com"])
+    with psycopg.connect(settings.database_url) as connection:
+        connection.execute(
+            "INSERT INTO second_factors (person_id, secret, confirmed_at) SELECT id, 'x', now() FROM people"
+        )
+        connection.execute("INSERT INTO recovery_codes (person_id, sha256) SELECT id, sha256('code') FROM people")
+
+    first, second = (runner.invoke(app, ["users", "remove-second-factor", "ada@example.com"]) for _ in range(2))
+
+    assert (first.exit_code, second.exit_code) == (0, 2)
+    assert "has no second factor" in second.output
+    with psycopg.connect(settings.database_url) as connection:
+        left = connection.execute("SELECT (SELECT count(*) FROM second_factors), (SELECT count(*) FROM recovery_codes)")
+        assert left.fetchone() == (0, 0)
+        actions = connection.execute(
+            "SELECT action FROM audit_entries WHERE actor_type = 'command' ORDER BY id"
+        ).fetchall()
+    assert actions[-1] == ("person.second_factor_disabled",)
+
+
 def test_a_new_password_and_a_new_signing_key_are_made_by_command(runner: CliRunner, settings: Settings) -> None:
     runner.invoke(app, ["users", "create", "ada@example.com"])
+    with psycopg.connect(settings.database_url) as connection:
+        connection.execute(
+            "INSERT INTO person_tokens (sha256, person_id, purpose, expires_at)"
+            " SELECT sha256(purpose::bytea), id, purpose, now() + interval '1 hour'"
+            " FROM people, unnest(ARRAY['reset', 'challenge', 'verify']) AS purpose"
+        )
 
     assert runner.invoke(app, ["users", "set-password", "ada@example.com"]).exit_code == 0
+    with psycopg.connect(settings.database_url) as connection:
+        left = connection.execute("SELECT purpose FROM person_tokens").fetchall()
+    assert left == [("verify",)], "the emails that were sent before the new password no longer replace it"
     assert [runner.invoke(app, ["users", "rotate-signing-key"]).exit_code for _ in range(2)] == [0, 0]
     with psycopg.connect(settings.database_url) as connection:
         keys = connection.execute("SELECT count(*), count(retires_at) FROM signing_keys").fetchone()
