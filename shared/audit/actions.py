@@ -26,9 +26,9 @@ class AuditAction(StrEnum):
     SECOND_FACTOR_ENABLED = "person.second_factor_enabled"
     SECOND_FACTOR_DISABLED = "person.second_factor_disabled"
     RECOVERY_CODE_USED = "person.recovery_code_used"
+    SIGN_IN_FAILED = "person.sign_in_failed"
 
     SIGNED_IN = "session.signed_in"
-    SIGN_IN_FAILED = "session.sign_in_failed"
     SIGNED_OUT = "session.signed_out"
     SESSION_REVOKED = "session.revoked"
     REFRESH_TOKEN_REUSED = "session.refresh_token_reused"
