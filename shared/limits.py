@@ -6,11 +6,13 @@ that is null does not exist, whatever the settings say.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 Scope = Literal["organization", "caller"]
 RouteClass = Literal["read", "submit", "upload"]
@@ -21,7 +23,24 @@ MOST: Final = (1 << 53) - 1
 MAX_RETENTION_SECONDS: Final = 315_576_000
 
 Amount = Annotated[int, Field(ge=0, le=MOST)]
-Sender = Annotated[str, StringConstraints(pattern=r"^[^@\s<>]{0,64}@[^@\s<>]{1,255}$", to_lower=True)]
+_SENDER: Final = re.compile(r"[^@\s<>]{0,64}@[^@\s<>]{1,255}")
+
+
+def _require_sender(text: str) -> str:
+    """Return an allowed sender. Raises `sender` for what is neither an address nor a domain with an @ before it."""
+    if _SENDER.fullmatch(text) is None:
+        raise PydanticCustomError(
+            "sender", "An allowed sender is an address, such as reports@example.com, or a domain, such as @example.com"
+        )
+    return text
+
+
+Sender = Annotated[
+    str,
+    StringConstraints(to_lower=True),
+    AfterValidator(_require_sender),
+    WithJsonSchema({"type": "string", "pattern": rf"^{_SENDER.pattern}$"}),
+]
 
 
 class LimitRow(NamedTuple):

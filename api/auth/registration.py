@@ -170,7 +170,9 @@ class Registrations:
         async with self._engine.begin() as connection:
             invitation = await self._lock_invitation(connection, token)
             if invitation.email_key != address.key:
-                raise invalid("/email", "another_address", "The invitation is for another address.")
+                raise invalid(
+                    "/email", "another_address", "The invitation is for another address: register with that one."
+                )
             person_id = await self._insert(connection, address, body.name, password_hash, client)
             if person_id is None:
                 raise Problem(

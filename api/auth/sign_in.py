@@ -113,7 +113,7 @@ class SignIn:
         method = await self._use_code(person.id, code, client)
         if method is None:
             await self._note_failure(person.id, "code", client)
-            raise Problem("invalid-credentials", "The code is wrong, or was used before.")
+            raise Problem("invalid-credentials", "The code is wrong, or was used before: wait for the next one.")
         async with self._engine.begin() as connection:
             if (await connection.execute(queries.use_person_token(digest, "challenge"))).one_or_none() is None:
                 raise Problem("invalid-credentials", "The challenge has expired or was used: sign in again.")
@@ -226,8 +226,14 @@ class SignIn:
             if wanted is None or wanted in {str(row.organization_id), row.organization_name}:
                 return row.organization_id, row.role
         if wanted is None:
-            raise Problem("forbidden", "You are a member of no organization: ask an admin to invite you to one.")
-        raise invalid("form:organization", "not_a_member", "You are not a member of this organization.")
+            raise Problem(
+                "forbidden", "You are a member of no enabled organization: ask an admin to invite you to one."
+            )
+        raise invalid(
+            "form:organization",
+            "not_a_member",
+            "You are not a member of this organization: `GET /users/me` lists yours.",
+        )
 
     async def _note_failure(self, person_id: UUID | None, what: str, client: Client) -> None:
         async with self._engine.begin() as connection:

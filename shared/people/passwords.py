@@ -52,10 +52,14 @@ def check_new_password(password: str, email: str = "") -> str:
     if normalized is None:
         raise UnacceptablePassword("length", f"A password has {MIN_CHARACTERS} to {MAX_CHARACTERS} characters.")
     if is_common(normalized):
-        raise UnacceptablePassword("common_password", "This password is a common one, which is guessed first.")
+        raise UnacceptablePassword(
+            "common_password", "This password is a common one, which is guessed first: choose another."
+        )
     folded, address = normalized.casefold(), email.casefold()
     if address and folded in {address, address.partition("@")[0] * 2, address.replace("@", "")}:
-        raise UnacceptablePassword("common_password", "The password is the email address, which is guessed first.")
+        raise UnacceptablePassword(
+            "common_password", "The password is the email address, which is guessed first: choose another."
+        )
     return normalized
 
 
