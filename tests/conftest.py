@@ -422,8 +422,8 @@ def engine_room(parts: Parts) -> Parts:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """The whole local stack, running."""
-    # Receivers of webhooks listen on loopback.
-    environment = {**BUILT_IN_SERVERS, "TASKMILL_ALLOWED_NETWORKS": "127.0.0.0/8"}
+    # Receivers of webhooks listen on loopback, and the guide invites people.
+    environment = {**BUILT_IN_SERVERS, "TASKMILL_ALLOWED_NETWORKS": "127.0.0.0/8", "TASKMILL_REGISTRATION": "invite"}
     with LocalStack(tmp_path_factory.mktemp("stack"), environment=environment) as running:
         yield running
     # Pytest deletes its own folders. When root runs the tests, the cluster and the objects are outside of them.

@@ -96,7 +96,8 @@ def has_person(settings: Settings, email: str) -> bool:
 def replace_password(settings: Settings, email: str, password: str | None = None) -> str:
     """Replace the password of a person, by default with a random one, end every session, and return the password.
 
-    Tokens in emails that were sent before are refused. The second factor stays. Raises `ValueError` for an address without an account, and for an unacceptable password.
+    Tokens in emails that were sent before are refused. The second factor stays. Raises `ValueError` for an address without an
+    account, and for an unacceptable password.
     """
     address = parse_sign_in_address(email)
     chosen = password if password is not None else secrets.token_urlsafe(18)

@@ -14,16 +14,16 @@ from cli.local_stack.stack import LocalStack
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 URL = "http://localhost:8000"
-KEY_FILE = "~/.local/share/taskmill/api_key"
+DATA_DIRECTORY = "~/.local/share/taskmill"
 
 
 def read_blocks(language: str, stack: LocalStack) -> str:
-    """Return the blocks of a language as one program, with the address and the key file of the stack."""
+    """Return the blocks of a language as one program, with the address and the data directory of the stack."""
     blocks = re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
     jobs = re.findall(r"^## \d+\. ", GUIDE, re.MULTILINE)
     assert len(blocks) == 1 + len(jobs), "each job has one block of each language, after the one that prepares them"
     program = "\n".join(blocks)
-    return program.replace(URL, stack.ready["api_url"]).replace(KEY_FILE, str(stack.data_dir / "api_key"))
+    return program.replace(URL, stack.ready["api_url"]).replace(DATA_DIRECTORY, str(stack.data_dir))
 
 
 def list_expected_lines(program: str) -> list[str]:
