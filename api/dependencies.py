@@ -238,9 +238,11 @@ declare_permissions(stream_caller, (Permission.TASKS_READ,))
 async def is_allowed(connection: HTTPConnection, *permissions: Permission, task_id: UUID | None = None) -> bool:
     """Return whether the key of a request is valid now and has all of the permissions, for requests that last.
 
-    With `task_id`, the request may have been opened with a stream token of this task. While the database does not answer, so
-    that there is nothing to read either, the key counts as valid until the next check.
+    It must also have the same rights as when the request began, because they decide what the request shows: a caller whose role
+    changed begins again. With `task_id`, the request may have been opened with a stream token of this task. While the database
+    does not answer, so that there is nothing to read either, the key counts as valid until the next check.
     """
+    first: Caller | None = getattr(connection.state, "caller", None)
     try:
         if task_id is None:
             caller = await authenticate(connection)
@@ -251,7 +253,7 @@ async def is_allowed(connection: HTTPConnection, *permissions: Permission, task_
         return False
     except (SQLAlchemyError, OSError):
         return True
-    return True
+    return first is None or caller.rights == first.rights
 
 
 @declare_person

@@ -64,6 +64,11 @@ class Caller:
         object.__setattr__(self, "_allowed", list_allowed(self.role, self.platform_role, self.scopes))
 
     @property
+    def rights(self) -> tuple[UUID, OrganizationRole, PlatformRole | None, frozenset[str]]:
+        """What decides what the caller may see and do. Of two callers with equal rights, neither may do more."""
+        return self.organization_id, self.role, self.platform_role, self.scopes
+
+    @property
     def visible_organization_id(self) -> UUID | None:
         """The organization whose tasks, files and other things the caller sees, or None for all organizations."""
         return self.reach_of(Permission.TASKS_READ)

@@ -108,7 +108,10 @@ class KeyCheck:
         self._due_at = time.monotonic() + CHECK_KEY_SECONDS
 
     async def passes(self) -> bool:
-        """Return False if the key of the caller was revoked or has expired. It is read every `CHECK_KEY_SECONDS` only."""
+        """Return False if the key of the caller was revoked or has expired, or its rights have changed.
+
+        It is read every `CHECK_KEY_SECONDS` only.
+        """
         if time.monotonic() < self._due_at:
             return True
         self._due_at = time.monotonic() + CHECK_KEY_SECONDS

@@ -42,7 +42,7 @@ NORMAL_CLOSURE: Final = 1000
 POLICY_VIOLATION: Final = 1008
 INTERNAL_ERROR: Final = 1011
 log = structlog.get_logger()
-KEY_REVOKED: Final = "The key of this stream was revoked or has expired."
+KEY_REVOKED: Final = "The key of this stream was revoked or has expired, or its rights have changed."
 
 
 async def send_stream(

@@ -23,6 +23,7 @@ from shared.permissions import Permission
 from shared.settings import Settings
 from tests.api.conftest import ManualWorker, SendRaw, Submit
 from tests.conftest import PATIENCE_SECONDS, Api, Eventually
+from tests.people import insert_person, make_member_key
 
 Document = dict[str, Any]
 
@@ -229,6 +230,26 @@ def test_a_socket_of_a_revoked_key_is_closed(
 
         assert receive_rest(socket) == ([], 1008)
     assert streams.CHECK_KEY_SECONDS == 15.0
+
+
+def test_a_socket_is_closed_when_the_role_of_its_caller_changes(
+    served: Api,
+    client: httpx2.Client,
+    module_settings: Settings,
+    manual_worker: ManualWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(web_sockets, "CHECK_KEY_SECONDS", 0.2)
+    person_id = insert_person(module_settings, "demoted@example.com")
+    organization_id = UUID(client.get("/usage").json()["organization_id"])
+    key = make_member_key(module_settings, person_id, organization_id, "client")
+    with open_socket(served, "/events/ws", served.client_with(key)) as socket:
+        send(socket, type="subscribe", subscription="all", filter={})
+        assert receive(socket)["type"] == "subscribed"
+        # A viewer may read streams too, but not what a client is shown in them.
+        manual_worker.connection.execute("UPDATE memberships SET role = 'viewer' WHERE person_id = %s", (person_id,))
+
+        assert receive_rest(socket)[1] == 1008
 
 
 def test_a_socket_of_a_revoked_key_is_closed_after_errors_of_the_database(
