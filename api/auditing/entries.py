@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -13,6 +12,7 @@ from starlette.requests import HTTPConnection
 from api.auth.caller import Caller
 from shared.audit.actions import AuditAction
 from shared.audit.entries import Actor, ActorType, Entry
+from shared.networks import read_address
 from shared.queries.audit import INSERT_ENTRY
 
 
@@ -48,11 +48,5 @@ async def write_entry(connection: AsyncConnection, entry: Entry) -> None:
 
 def find_address(request: HTTPConnection) -> str | None:
     """Return the address of the client, or None if there is none, as with a Unix socket."""
-    if request.client is None:
-        return None
-    # The zone of a link-local IPv6 address is the name of an interface of this computer.
-    host = request.client.host.partition("%")[0]
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return None
+    address = read_address(request.client.host if request.client is not None else None)
+    return None if address is None else str(address)

@@ -17,12 +17,12 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final, Literal
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.http.client_network import normalize_address
 from api.http.problems import Problem
 from shared.queries import people as queries
 from shared.queries.sessions import is_known_address
@@ -44,21 +44,6 @@ class Attempt:
     subjects: tuple[bytes, ...]
 
 
-def client_network(address: str | None) -> str:
-    """Return the network by which a client is counted: an IPv4 address, or the /64 of an IPv6 address."""
-    if address is None:
-        return "unknown"
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return "unknown"
-    if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ip_network((parsed, 64), strict=False))
-    return str(parsed)
-
-
 class Attempts:
     """Counts attempts in the database, for all processes."""
 
@@ -67,7 +52,7 @@ class Attempts:
 
     async def begin(self, account: str, address: str | None, person_id: UUID | None) -> Attempt:
         """Count an attempt to sign in, and return it. Raises the problem `rate-limited` beyond a limit."""
-        network = client_network(address)
+        network = normalize_address(address)
         of_network, of_account = _subject("network", network), _subject("account", account)
         of_both = _subject("both", f"{account} {network}")
         counted = await self._count(of_network, of_account, of_both)
@@ -87,13 +72,16 @@ class Attempts:
 
     async def forget(self, account: str, address: str | None) -> None:
         """Delete the counts of an account, whose owner has shown that the address is theirs."""
-        both = _subject("both", f"{account} {client_network(address)}")
+        both = _subject("both", f"{account} {normalize_address(address)}")
         async with self._engine.connect() as connection:
             await connection.execute(queries.forget_attempts([_subject("account", account), both]))
 
     async def count_email(self, purpose: Purpose, account: str, address: str | None) -> bool:
         """Count a request for an email, and return whether it is to be sent. Raises `rate-limited` for a network."""
-        of_network, of_account = _subject(f"{purpose} network", client_network(address)), _subject(purpose, account)
+        of_network, of_account = (
+            _subject(f"{purpose} network", normalize_address(address)),
+            _subject(purpose, account),
+        )
         counted = await self._count(of_network, of_account)
         if counted[of_network][0] > PER_NETWORK:
             raise _refusal(counted[of_network][1])
