@@ -30,6 +30,7 @@ from shared.permissions import (
     allowed_scopes,
 )
 from shared.queries import callers as queries
+from shared.queries import organizations as organization_queries
 from shared.settings import Settings
 
 T = TypeVar("T")
@@ -189,7 +190,7 @@ def insert_key(
 
 def ensure_service(connection: Connection, organization_id: UUID, name: str) -> UUID:
     """Return the id of the service of that name in an organization, which is made if there is none."""
-    connection.execute(queries.lock_organization(organization_id))
+    connection.execute(organization_queries.lock_organization(organization_id))
     caller_id = connection.execute(queries.find_service(organization_id, name)).scalars().first()
     if caller_id is None:
         caller_id = new_id()

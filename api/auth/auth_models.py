@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from api.http.answers import AnswerModel, Moment
-from api.http.json_text import load_json
-from api.http.problems import invalid, invalid_body
 from shared.people.email_addresses import SignInAddress, UnusableAddress, parse_sign_in_address
 from shared.permissions import OrganizationRole, PlatformRole
 
@@ -23,20 +21,6 @@ class Body(BaseModel):
     """The base of the bodies: unknown fields are refused, and values are not quoted in errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
-
-
-B = TypeVar("B", bound=Body)
-
-
-def parse_body(model: type[B], body: bytes) -> B:
-    """Return the body of a request. Raises the problem `validation`."""
-    content = load_json(body)
-    if not isinstance(content, dict):
-        raise invalid("", "dict_type", "Input should be an object")
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise invalid_body(error) from None
 
 
 def _check_address(value: str) -> str:

@@ -21,7 +21,7 @@ from shared.audit.actions import AuditAction
 from shared.identifiers import new_id
 from shared.people.email_addresses import SignInAddress
 from shared.people.one_use_tokens import token_digest
-from shared.queries import callers as caller_queries
+from shared.queries import organizations as organization_queries
 from shared.queries import people as queries
 from shared.settings import Settings
 
@@ -258,7 +258,7 @@ class Registrations:
         """Create an organization with the address as its name, and make the person its admin."""
         organization_id = new_id()
         for name in (person.email_key, f"{person.email_key} {organization_id}"):
-            statement = queries.insert_organization(organization_id, name)
+            statement = organization_queries.insert_organization(organization_id, name)
             if (await connection.execute(statement)).one_or_none() is not None:
                 break
         await self._add_member(connection, person.id, organization_id, "admin", person.name or person.email)
@@ -266,9 +266,9 @@ class Registrations:
     async def _add_member(
         self, connection: AsyncConnection, person_id: UUID, organization_id: UUID, role: str, name: str
     ) -> None:
-        await connection.execute(caller_queries.lock_organization(organization_id))
-        await connection.execute(queries.ensure_membership(person_id, organization_id, role))
-        await connection.execute(queries.ensure_person_caller(new_id(), organization_id, person_id, name))
+        await connection.execute(organization_queries.lock_organization(organization_id))
+        await connection.execute(organization_queries.insert_membership(person_id, organization_id, role))
+        await connection.execute(organization_queries.ensure_person_caller(new_id(), person_id, organization_id, name))
 
 
 def _bad_token(pointer: str) -> Problem:

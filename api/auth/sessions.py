@@ -25,7 +25,7 @@ from shared.identifiers import new_id
 from shared.people.access_tokens import ACCESS_TOKEN_SECONDS
 from shared.people.one_use_tokens import new_token, token_digest
 from shared.permissions import allowed_scopes
-from shared.queries import people as people_queries
+from shared.queries import organizations as organization_queries
 from shared.queries import sessions as queries
 from shared.settings import Settings
 
@@ -140,7 +140,7 @@ class Sessions:
                 connection, AuditAction.SESSION_REVOKED, row.id, person_id, client, None, {"reason": reason}
             )
         if but is None:
-            await connection.execute(people_queries.end_access(person_id))
+            await connection.execute(organization_queries.raise_security_version(person_id))
         return len(rows)
 
     async def note(

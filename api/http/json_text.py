@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
+from pydantic import BaseModel, ValidationError
 
-from api.http.problems import MAX_FIELD_ERRORS, FieldError, Problem, invalid, json_pointer
+from api.http.problems import MAX_FIELD_ERRORS, FieldError, Problem, invalid, invalid_body, json_pointer
+
+Model = TypeVar("Model", bound=BaseModel)
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 ESCAPED_COLON_START: Final = b"\\u003"
@@ -33,6 +36,16 @@ def load_json(text: bytes, prefix: str = "") -> Any:
     if _may_repeat_keys(text, content):
         _refuse_repeated_keys(text, prefix)
     return content
+
+
+def parse_body(model: type[Model], body: bytes, *, strict: bool | None = None) -> Model:
+    """Return a JSON body as a model; `strict` is that of the model unless it is given. Raises the problem `validation`."""
+    if not isinstance(load_json(body), dict):
+        raise invalid("", "dict_type", "Input should be an object")
+    try:
+        return model.model_validate_json(body, strict=strict)
+    except ValidationError as error:
+        raise invalid_body(error) from None
 
 
 def _may_repeat_keys(text: bytes, content: Any) -> bool:

@@ -19,9 +19,10 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from api.http.answers import PRIVATE_HEADERS, AnswerModel, json_page
-from api.http.cursors import write_cursor
+from api.http.cursors import read_cursor, write_cursor
 from api.http.headers import find_header
 from api.http.problems import Problem
+from api.http.query_strings import PageQuery
 from shared.csv_text import csv_text
 from shared.settings import Settings
 
@@ -59,6 +60,11 @@ def columns_of(model: type[AnswerModel], *left_out: str) -> Columns:
 def dump_item(item: AnswerModel) -> bytes:
     """Return an item as JSON, as `private_answer` writes it."""
     return item.model_dump_json(exclude_unset=True).encode()
+
+
+def make_page(rows: Sequence[Any], limit: int, model: Callable[[Any], AnswerModel]) -> Page:
+    """Return the page of the first `limit` rows, each as `model` describes it. A row beyond them says that a page follows."""
+    return Page([dump_item(model(row)) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None)
 
 
 FORMAT_RESPONSES: Final[dict[str, Any]] = {
@@ -130,9 +136,14 @@ def answer_whole_json(request: Request, answer: bytes, items: Sequence[bytes], c
 
 
 async def answer_list(
-    request: Request, settings: Settings, *, after: UUID | None, limit: int | None, read: ReadPage, columns: Columns
+    request: Request, settings: Settings, query: PageQuery, *, read: ReadPage, columns: Columns
 ) -> Response:
-    """Return a list in the format that the request accepts; `after` is the id in its cursor, and `limit` its own or None."""
+    """Return the page of a list that the query names, or the whole list, in the format that the request accepts.
+
+    Raises the problem `validation` for an invalid cursor, and `not-acceptable`.
+    """
+    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
+    limit = query.limit
     form = choose_format(find_header(request, "accept"))
     headers = dict(_VARY)
     whole = form is not ListFormat.JSON and limit is None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field, ValidationError
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.auditing.entries import audit, describe_actor, write_entry
@@ -16,11 +16,10 @@ from api.auth.caller import Caller
 from api.dependencies import EngineDependency, ReadsDependency, SettingsDependency, caller_with
 from api.http.answers import PRIVATE_HEADERS, private_answer
 from api.http.body import json_body, optional_json_body
-from api.http.cursors import read_cursor
-from api.http.json_text import load_json
-from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
-from api.http.problems import Problem, invalid, invalid_body
-from api.http.query_strings import NoQuery, PageLimit, StrictQuery
+from api.http.json_text import parse_body
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, make_page
+from api.http.problems import Problem, invalid
+from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
 from api.keys.key_grants import read_grant, read_stored_grant, require_grantable, role_in
 from api.keys.key_models import ApiKey, ApiKeyPage, KeyFields, RotationFields, key_model
@@ -62,7 +61,7 @@ async def create_api_key(
 
     A key has the form `tm_<prefix>_<secret><checksum>`, and fits the pattern `tm_[0-9a-f]{12}_[0-9A-Za-z]{49}`.
     """
-    fields = _parse_new(await json_body(request, settings.max_json_bytes))
+    fields = parse_body(KeyFields, await json_body(request, settings.max_json_bytes))
     organization_id = fields.organization_id or caller.organization_id
     if fields.service is not None or organization_id != caller.organization_id:
         caller.require(Permission.KEYS_MANAGE)
@@ -78,7 +77,7 @@ async def create_api_key(
         if fields.service is not None:
             caller_id = await connection.run_sync(api_keys.ensure_service, organization_id, fields.service)
         else:
-            await connection.execute(queries.lock_organization(organization_id))
+            await connection.execute(organization_queries.lock_organization(organization_id))
         if (await connection.execute(queries.count_valid_keys(caller_id))).scalar_one() >= MAX_KEYS:
             raise Problem("conflict", f"A caller may have {MAX_KEYS} valid keys: revoke one first.")
         issue = partial(
@@ -97,11 +96,9 @@ async def create_api_key(
     return private_answer(key_model(row, created.key), 201, headers)
 
 
-class KeyQuery(StrictQuery):
+class KeyQuery(PageQuery):
     """The page of a list of keys, and its filters."""
 
-    limit: PageLimit | None = None
-    cursor: str | None = None
     owner: Annotated[UUID | None, Field(description="Only keys of this caller.")] = None
     organization_id: Annotated[UUID | None, Field(description="Only keys of this organization.")] = None
 
@@ -143,12 +140,10 @@ async def list_api_keys(
             organization_id = visible_id or query.organization_id
             statement = queries.list_api_keys(organization_id, owner_id, before_id, limit + 1)
             rows = (await connection.execute(statement)).all()
-        items = [dump_item(key_model(row)) for row in rows[:limit]]
-        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+        return make_page(rows, limit, key_model)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
     columns = columns_of(ApiKey, "key", "links")
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
+    return await answer_list(request, settings, query, read=read, columns=columns)
 
 
 @router.get(
@@ -201,12 +196,8 @@ async def rotate_api_key(
     """Make a new key with the same owner, name, rights, networks and length of life. The old one is accepted for a day, or for
     `overlap_seconds`, and then expires.
     """
-    body = await optional_json_body(request, settings.max_json_bytes)
-    try:
-        load_json(body)
-        overlap = timedelta(seconds=RotationFields.model_validate_json(body).overlap_seconds)
-    except ValidationError as error:
-        raise invalid_body(error) from None
+    fields = parse_body(RotationFields, await optional_json_body(request, settings.max_json_bytes))
+    overlap = timedelta(seconds=fields.overlap_seconds)
     async with engine.begin() as connection:
         stored = await _lock(connection, key_id, caller)
         if api_keys.is_over(stored):
@@ -269,12 +260,3 @@ def _require_visible(row: Any, caller: Caller) -> Any:
     if not is_visible:
         raise Problem("not-found")
     return row
-
-
-def _parse_new(body: bytes) -> KeyFields:
-    if not isinstance(load_json(body), dict):
-        raise invalid("", "dict_type", "Input should be an object")
-    try:
-        return KeyFields.model_validate_json(body)
-    except ValidationError as error:
-        raise invalid_body(error) from None

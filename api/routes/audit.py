@@ -11,8 +11,7 @@ from pydantic import Field
 from api.auditing.audit_models import AUDIT_COLUMNS, AuditPage, entry_model
 from api.auth.caller import Caller
 from api.dependencies import ReadsDependency, SettingsDependency, caller_with
-from api.http.cursors import read_cursor
-from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, dump_item
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, make_page
 from api.http.problems import invalid, nul_character
 from api.http.query_strings import PageQuery
 from api.http.rate_limits import limited
@@ -93,8 +92,6 @@ async def list_audit(
             return Page([], None)
         async with reads.connect() as connection:
             rows = (await connection.execute(queries.list_entries(which, before_id, limit + 1))).all()
-        items = [dump_item(entry_model(row)) for row in rows[:limit]]
-        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+        return make_page(rows, limit, entry_model)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=AUDIT_COLUMNS)
+    return await answer_list(request, settings, query, read=read, columns=AUDIT_COLUMNS)

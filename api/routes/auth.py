@@ -26,7 +26,6 @@ from api.auth.auth_models import (
     TokenBody,
     Tokens,
     User,
-    parse_body,
 )
 from api.auth.clients import (
     delete_refresh_cookie,
@@ -50,6 +49,7 @@ from api.dependencies import (
 from api.http.answers import AnswerModel, private_answer
 from api.http.body import json_body, optional_json_body, read_body
 from api.http.headers import find_header
+from api.http.json_text import parse_body
 from api.http.problems import FieldError, Problem, invalid
 from api.http.query_strings import NoQuery, StrictQuery
 from api.http.rate_limits import limited

@@ -34,7 +34,6 @@ from api.following.task_models import Sha256, Valid
 from api.http.answers import PRIVATE_HEADERS, AnswerModel, Moment, private_answer, private_json
 from api.http.byte_ranges import ByteRange, RangeNotSatisfiable, attachment, find_range, http_date, range_applies
 from api.http.conditional import matches_etag
-from api.http.cursors import read_cursor
 from api.http.headers import find_header
 from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of
 from api.http.problems import Problem
@@ -199,9 +198,8 @@ async def list_files(
         items = [_file(row).model_dump_json().encode() for row in rows[:limit]]
         return Page(items, rows[limit - 1].id if len(rows) > limit else None)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
     columns = columns_of(File)
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
+    return await answer_list(request, settings, query, read=read, columns=columns)
 
 
 @router.get(

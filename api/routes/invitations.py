@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from api.auditing.entries import audit
-from api.auth.auth_models import Invitation, InvitationPage, InvitationToken, NewInvitation, User, parse_body
+from api.auth.auth_models import Invitation, InvitationPage, InvitationToken, NewInvitation, User
 from api.auth.clients import read_client
 from api.auth.people_reader import read_user, show_invitation
 from api.dependencies import (
@@ -21,14 +21,15 @@ from api.dependencies import (
 )
 from api.http.answers import PRIVATE_HEADERS, private_answer
 from api.http.body import json_body
-from api.http.cursors import read_cursor
-from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
+from api.http.json_text import parse_body
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, make_page
 from api.http.problems import Problem, invalid
 from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, json_body_of, problem_responses
 from shared.audit.actions import AuditAction
 from shared.permissions import Permission
+from shared.queries import organizations as organization_queries
 from shared.queries import people as queries
 
 router = APIRouter(tags=["users"])
@@ -56,7 +57,9 @@ async def create_invitation(
     body = parse_body(NewInvitation, await json_body(request, settings.max_json_bytes))
     organization_id = _read_organization(body.organization_id) or caller.organization_id
     async with reads.connect() as connection:
-        is_there = (await connection.execute(queries.has_organization(organization_id))).scalar_one()
+        is_there = (
+            await connection.execute(organization_queries.has_enabled_organization(organization_id))
+        ).scalar_one()
     if not is_there or not caller.has_for(Permission.MEMBERS_MANAGE, organization_id):
         raise invalid("/organization_id", "unknown_organization", "There is no such organization, or it is not yours.")
     row = await registrations.invite(body.email, organization_id, body.role, request, caller)
@@ -86,12 +89,10 @@ async def list_invitations(
         async with reads.connect() as connection:
             statement = queries.list_invitations(caller.reach_of(Permission.MEMBERS_MANAGE), before_id, limit + 1)
             rows = (await connection.execute(statement)).all()
-        items = [dump_item(show_invitation(row)) for row in rows[:limit]]
-        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+        return make_page(rows, limit, show_invitation)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
     columns = columns_of(Invitation)
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
+    return await answer_list(request, settings, query, read=read, columns=columns)
 
 
 @router.delete(

@@ -6,7 +6,6 @@ from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.auditing.entries import audit
@@ -14,8 +13,8 @@ from api.auth.caller import Caller
 from api.dependencies import EngineDependency, QuotaManagerCaller, SettingsDependency, UsageReaderCaller
 from api.http.answers import private_answer
 from api.http.body import json_body
-from api.http.json_text import load_json
-from api.http.problems import FieldError, Problem, invalid, invalid_body, json_pointer
+from api.http.json_text import parse_body
+from api.http.problems import FieldError, Problem, json_pointer
 from api.http.query_strings import NoQuery
 from api.http.rate_limits import limited
 from api.limits.limit_models import SubjectLimits
@@ -26,6 +25,7 @@ from shared.limit_targets import list_unknown_targets
 from shared.limits import Limits, Scope
 from shared.permissions import Permission
 from shared.queries import limits as queries
+from shared.queries import organizations as organization_queries
 from shared.tables.limits import DEFAULT_SUBJECT
 
 router = APIRouter(tags=["limits"])
@@ -128,12 +128,7 @@ async def replace_caller_limits(
 
 def _parse_limits(body: bytes) -> Limits:
     """Return the limits of a body. Raises the problem `validation`."""
-    if not isinstance(load_json(body), dict):
-        raise invalid("", "dict_type", "Input should be an object")
-    try:
-        limits = Limits.model_validate_json(body, strict=True)
-    except ValidationError as error:
-        raise invalid_body(error) from None
+    limits = parse_body(Limits, body, strict=True)
     if unknown := list(list_unknown_targets(limits)):
         raise Problem(
             "validation",
@@ -144,11 +139,9 @@ def _parse_limits(body: bytes) -> Limits:
 
 async def _require_organization(connection: AsyncConnection, caller: Caller, organization_id: UUID) -> None:
     """Raise `not-found` unless the organization exists and the caller may see its limits."""
-    if caller.has_for(Permission.USAGE_READ, organization_id):
-        parameters = {"organization_id": organization_id}
-        if (await connection.exec_driver_sql(queries.FIND_ORGANIZATION, parameters)).first() is not None:
-            return
-    raise Problem("not-found", "There is no such organization, or you may not see it.")
+    found = await connection.execute(organization_queries.find_organization(organization_id))
+    if found.first() is None or not caller.has_for(Permission.USAGE_READ, organization_id):
+        raise Problem("not-found", "There is no such organization, or you may not see it.")
 
 
 async def _require_caller(connection: AsyncConnection, caller: Caller, organization_id: UUID, caller_id: UUID) -> None:

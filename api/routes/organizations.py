@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.auditing.entries import audit
 from api.auth.caller import Caller
-from api.dependencies import EngineDependency, ReadsDependency, SettingsDependency, caller_with
+from api.dependencies import EngineDependency, MemberManagerCaller, ReadsDependency, SettingsDependency, caller_with
 from api.http.answers import PRIVATE_HEADERS, private_answer
 from api.http.body import json_body
-from api.http.cursors import read_cursor
-from api.http.json_text import load_json
-from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
-from api.http.problems import Problem, invalid, invalid_body
-from api.http.query_strings import NoQuery, PageLimit, StrictQuery
+from api.http.json_text import parse_body
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, make_page
+from api.http.problems import Problem, invalid
+from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, json_body_of, problem_responses
 from api.organizations.organization_models import (
@@ -39,20 +37,13 @@ from shared.identifiers import new_id
 from shared.people.email_addresses import UnusableAddress, parse_sign_in_address
 from shared.permissions import Permission
 from shared.queries import organizations as queries
+from shared.queries import people as people_queries
 
 router = APIRouter(tags=["organizations"])
 OrganizationManager = Annotated[Caller, caller_with(Permission.ORGANIZATIONS_MANAGE)]
-MemberManager = Annotated[Caller, caller_with(Permission.MEMBERS_MANAGE)]
-Body = TypeVar("Body", bound=BaseModel)
+NAME_TAKEN = "There is another organization of this name."
 NO_ORGANIZATION = "There is no such organization."
 NO_MEMBER = "The organization has no such member."
-
-
-class PageQuery(StrictQuery):
-    """The page of a list."""
-
-    limit: PageLimit | None = None
-    cursor: str | None = None
 
 
 @router.post(
@@ -73,13 +64,12 @@ async def create_organization(
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Create an organization. Then add members to it, or make a key for a service of it."""
-    fields = _parse(NewOrganizationFields, await json_body(request, settings.max_json_bytes))
-    try:
-        async with engine.begin() as connection:
-            row = (await connection.execute(queries.insert_organization(new_id(), fields.name))).one()
-            await audit(connection, request, caller, AuditAction.ORGANIZATION_CREATED, row.id, row.id)
-    except IntegrityError:
-        raise Problem("name-taken", "There is another organization of this name.") from None
+    fields = parse_body(NewOrganizationFields, await json_body(request, settings.max_json_bytes))
+    async with engine.begin() as connection:
+        row = (await connection.execute(queries.insert_organization(new_id(), fields.name))).one_or_none()
+        if row is None:
+            raise Problem("name-taken", NAME_TAKEN)
+        await audit(connection, request, caller, AuditAction.ORGANIZATION_CREATED, row.id, row.id)
     return private_answer(organization_model(row), 201, {"Location": f"/organizations/{row.id}"})
 
 
@@ -108,12 +98,10 @@ async def list_organizations(
                 caller.reach_of(Permission.ORGANIZATIONS_MANAGE), before_id, limit + 1
             )
             rows = (await connection.execute(statement)).all()
-        items = [dump_item(organization_model(row)) for row in rows[:limit]]
-        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+        return make_page(rows, limit, organization_model)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
     columns = columns_of(Organization, "links")
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
+    return await answer_list(request, settings, query, read=read, columns=columns)
 
 
 @router.get(
@@ -127,7 +115,7 @@ async def list_organizations(
 async def get_organization(
     request: Request,
     organization_id: UUID,
-    caller: MemberManager,
+    caller: MemberManagerCaller,
     reads: ReadsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -160,7 +148,7 @@ async def change_organization(
     """Change the fields that the body names. Once an organization is disabled, its keys and members are refused within a
     second, and it submits nothing more; what it owns stays. A new weight counts at once, for tasks that wait already too.
     """
-    fields = _parse(OrganizationChangeFields, await json_body(request, settings.max_json_bytes))
+    fields = parse_body(OrganizationChangeFields, await json_body(request, settings.max_json_bytes))
     if fields.disabled and organization_id == caller.organization_id:
         raise Problem("conflict", "This is your own organization: disabling it would refuse you too.")
     try:
@@ -190,7 +178,7 @@ async def change_organization(
                 weights = {"before": {"weight": stored.weight}, "after": {"weight": row.weight}}
                 await audit(connection, request, caller, AuditAction.WEIGHT_CHANGED, row.id, row.id, **weights)
     except IntegrityError:
-        raise Problem("name-taken", "There is another organization of this name.") from None
+        raise Problem("name-taken", NAME_TAKEN) from None
     return private_answer(organization_model(row))
 
 
@@ -207,7 +195,7 @@ async def change_organization(
 async def list_members(
     request: Request,
     organization_id: UUID,
-    caller: MemberManager,
+    caller: MemberManagerCaller,
     settings: SettingsDependency,
     reads: ReadsDependency,
     query: Annotated[PageQuery, Query()],
@@ -221,13 +209,10 @@ async def list_members(
     async def read(before_id: UUID | None, limit: int) -> Page:
         async with reads.connect() as connection:
             rows = (await connection.execute(queries.list_members(organization_id, before_id, limit + 1))).all()
-        return Page(
-            [dump_item(member_model(row)) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None
-        )
+        return make_page(rows, limit, member_model)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
     columns = columns_of(Member)
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
+    return await answer_list(request, settings, query, read=read, columns=columns)
 
 
 @router.post(
@@ -244,13 +229,13 @@ async def list_members(
 async def add_member(
     request: Request,
     organization_id: UUID,
-    caller: MemberManager,
+    caller: MemberManagerCaller,
     settings: SettingsDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Add a person who has an account. Invite a person who has none."""
-    fields = _parse(NewMemberFields, await json_body(request, settings.max_json_bytes))
+    fields = parse_body(NewMemberFields, await json_body(request, settings.max_json_bytes))
     async with engine.begin() as connection:
         await _lock(connection, organization_id, caller)
         person = await _find_person(connection, fields)
@@ -284,7 +269,7 @@ async def get_member(
     request: Request,
     organization_id: UUID,
     person_id: UUID,
-    caller: MemberManager,
+    caller: MemberManagerCaller,
     reads: ReadsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -308,7 +293,7 @@ async def change_member(
     request: Request,
     organization_id: UUID,
     person_id: UUID,
-    caller: MemberManager,
+    caller: MemberManagerCaller,
     settings: SettingsDependency,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
@@ -316,7 +301,7 @@ async def change_member(
     """Change what a member may do. Within a second it holds for the member's keys and tokens too. Nobody changes their own
     role, and an organization that has an admin keeps one, unless a platform admin takes the last one away.
     """
-    fields = _parse(MemberRoleFields, await json_body(request, settings.max_json_bytes))
+    fields = parse_body(MemberRoleFields, await json_body(request, settings.max_json_bytes))
     async with engine.begin() as connection:
         await _lock(connection, organization_id, caller)
         stored = await _get_member(connection, organization_id, person_id)
@@ -354,7 +339,7 @@ async def remove_member(
     request: Request,
     organization_id: UUID,
     person_id: UUID,
-    caller: MemberManager,
+    caller: MemberManagerCaller,
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
@@ -401,11 +386,11 @@ async def _get_member(connection: AsyncConnection, organization_id: UUID, person
 async def _find_person(connection: AsyncConnection, fields: NewMemberFields) -> Any:
     """Return the person that a body names. Raises `validation`."""
     if fields.person_id is not None:
-        pointer, statement = "/person_id", queries.find_person(fields.person_id)
+        pointer, statement = "/person_id", people_queries.get_person(fields.person_id)
     else:
         pointer = "/email"
         try:
-            statement = queries.find_person_by_email(parse_sign_in_address(fields.email or "").key)
+            statement = people_queries.find_person(parse_sign_in_address(fields.email or "").key)
         except UnusableAddress as error:
             raise invalid(pointer, "email", str(error)) from None
     row = (await connection.execute(statement)).one_or_none()
@@ -422,12 +407,3 @@ async def _require_other_admin(
         return
     if (await connection.execute(queries.count_other_admins(organization_id, person_id))).scalar_one() == 0:
         raise Problem("conflict", "This is the last admin of the organization: make another member an admin first.")
-
-
-def _parse(model: type[Body], body: bytes) -> Body:
-    if not isinstance(load_json(body), dict):
-        raise invalid("", "dict_type", "Input should be an object")
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise invalid_body(error) from None

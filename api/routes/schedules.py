@@ -34,9 +34,8 @@ from api.following.task_representation import new_task_json
 from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body
 from api.http.conditional import require_match
-from api.http.cursors import read_cursor
 from api.http.json_text import load_json
-from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, make_page
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
@@ -155,12 +154,10 @@ async def list_schedules(
         async with reads.connect() as connection:
             statement = queries.list_schedules(caller.visible_organization_id, before_id, limit + 1)
             rows = (await connection.execute(statement)).all()
-        items = [dump_item(_schedule(row)) for row in rows[:limit]]
-        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+        return make_page(rows, limit, _schedule)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
     columns = columns_of(Schedule, "next_times", "last_runs", "links")
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
+    return await answer_list(request, settings, query, read=read, columns=columns)
 
 
 @router.post(

@@ -45,7 +45,6 @@ from api.following.task_reader import TaskReader
 from api.following.task_representation import task_json
 from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body, optional_json_body
-from api.http.cursors import read_cursor
 from api.http.headers import find_header
 from api.http.json_text import load_json
 from api.http.list_formats import (
@@ -261,8 +260,7 @@ async def list_tasks(
         rows = await tasks.find_many(ids[:limit], caller)
         return Page([task_json(row) for row in rows], ids[limit - 1] if len(ids) > limit else None)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=TASK_COLUMNS)
+    return await answer_list(request, settings, query, read=read, columns=TASK_COLUMNS)
 
 
 async def _list_by_ids(request: Request, query: ListQuery, caller: Caller, tasks: TaskReader) -> Response:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.auditing.entries import audit
 from api.auth.account_emails import email_person
-from api.auth.auth_models import PersonChange, Session, SessionPage, User, UserChange, UserPage, parse_body
+from api.auth.auth_models import PersonChange, Session, SessionPage, User, UserChange, UserPage
 from api.auth.clients import delete_refresh_cookie, read_client
 from api.auth.people_reader import read_user, show_session, show_users
 from api.dependencies import (
@@ -24,8 +24,8 @@ from api.dependencies import (
 )
 from api.http.answers import PRIVATE_HEADERS, private_answer
 from api.http.body import json_body
-from api.http.cursors import read_cursor
-from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
+from api.http.json_text import parse_body
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item, make_page
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
@@ -147,11 +147,9 @@ async def list_sessions(
         async with reads.connect() as connection:
             statement = session_queries.list_sessions(person_id, before_id, limit + 1)
             rows = (await connection.execute(statement)).all()
-        items = [dump_item(show_session(row, session_id)) for row in rows[:limit]]
-        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+        return make_page(rows, limit, lambda row: show_session(row, session_id))
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns_of(Session))
+    return await answer_list(request, settings, query, read=read, columns=columns_of(Session))
 
 
 @router.delete(
@@ -202,9 +200,8 @@ async def list_users(
             users = await show_users(connection, rows[:limit])
         return Page([dump_item(user) for user in users], rows[limit - 1].id if len(rows) > limit else None)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
     columns = columns_of(User, "memberships")
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
+    return await answer_list(request, settings, query, read=read, columns=columns)
 
 
 @router.get(

@@ -18,8 +18,7 @@ from api.dependencies import (
     WebhookReaderCaller,
 )
 from api.http.answers import private_answer
-from api.http.cursors import read_cursor
-from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, make_page
 from api.http.problems import Problem
 from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
@@ -73,12 +72,10 @@ async def list_deliveries(
         )
         async with reads.connect() as connection:
             rows = (await connection.execute(statement)).all()
-        items = [dump_item(delivery_model(row)) for row in rows[:limit]]
-        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+        return make_page(rows, limit, delivery_model)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
     columns = columns_of(WebhookDelivery, "attempts", "links")
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
+    return await answer_list(request, settings, query, read=read, columns=columns)
 
 
 @router.get(

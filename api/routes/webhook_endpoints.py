@@ -7,7 +7,6 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from api.auditing.entries import write_entry
@@ -28,10 +27,9 @@ from api.following.waiters import Waiters
 from api.http.answers import PRIVATE_HEADERS, private_answer
 from api.http.body import json_body
 from api.http.conditional import require_match
-from api.http.cursors import read_cursor
-from api.http.json_text import load_json
-from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
-from api.http.problems import Problem, invalid, invalid_body
+from api.http.json_text import load_json, parse_body
+from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, make_page
+from api.http.problems import Problem, invalid
 from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, IF_MATCH, json_body_of, problem_responses
@@ -83,7 +81,7 @@ async def create_endpoint(
     the same in every try, `webhook-timestamp` and `webhook-signature`. A receiver begins to answer within 15 seconds, with 2xx.
     Any other answer is followed by more tries for three days, but 410 disables the endpoint.
     """
-    fields = _parse(await json_body(request, settings.max_json_bytes))
+    fields = parse_body(EndpointFields, await json_body(request, settings.max_json_bytes))
     await hosts.require({"/url": fields.url})
     secret = new_secret()
     values = {
@@ -126,12 +124,10 @@ async def list_endpoints(
         async with reads.connect() as connection:
             statement = queries.list_endpoints(caller.visible_organization_id, before_id, limit + 1)
             rows = (await connection.execute(statement)).all()
-        items = [dump_item(endpoint_model(row)) for row in rows[:limit]]
-        return Page(items, rows[limit - 1].id if len(rows) > limit else None)
+        return make_page(rows, limit, endpoint_model)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
     columns = columns_of(WebhookEndpoint, "secret", "links")
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
+    return await answer_list(request, settings, query, read=read, columns=columns)
 
 
 @router.get(
@@ -183,14 +179,14 @@ async def change_endpoint(
         stored = await _find(connection, endpoint_id, caller)
     caller.require_for(Permission.WEBHOOKS_MANAGE, stored.organization_id)
     require_match(request, endpoint_etag(stored))
-    fields = _parse(_apply_patch(stored, body))
+    fields = parse_body(EndpointFields, _apply_patch(stored, body))
     # A name server may take seconds, so no row is locked meanwhile.
     if fields.url != stored.url:
         await hosts.require({"/url": fields.url})
     async with engine.begin() as connection:
         stored = await _lock_for_change(connection, endpoint_id, caller)
         require_match(request, endpoint_etag(stored))
-        values = _parse(_apply_patch(stored, body)).model_dump()
+        values = parse_body(EndpointFields, _apply_patch(stored, body)).model_dump()
         if values["enabled"]:
             values["disabled_reason"] = None
             if not stored.enabled:
@@ -335,16 +331,6 @@ async def _lock_for_change(connection: AsyncConnection, endpoint_id: UUID, calle
 def _audited(row: Any) -> dict[str, Any]:
     """Return what the audit log holds of an endpoint: not its URL, which may contain a secret, nor its description."""
     return {"event_types": row.event_types, "enabled": row.enabled}
-
-
-def _parse(body: bytes) -> EndpointFields:
-    """Validate a body that holds the fields of an endpoint. Raises a problem."""
-    if not isinstance(load_json(body), dict):
-        raise invalid("", "dict_type", "Input should be an object")
-    try:
-        return EndpointFields.model_validate_json(body)
-    except ValidationError as error:
-        raise invalid_body(error) from None
 
 
 def _apply_patch(stored: Any, body: bytes) -> bytes:

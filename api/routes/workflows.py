@@ -25,7 +25,6 @@ from api.following.task_models import Valid
 from api.following.waiting_requests import wait_for_all
 from api.http.answers import PRIVATE_HEADERS, private_answer, private_json
 from api.http.body import json_body
-from api.http.cursors import read_cursor
 from api.http.headers import find_header
 from api.http.list_formats import ACCEPT, FORMAT_RESPONSES, Page, answer_list, columns_of, dump_item
 from api.http.query_strings import NoQuery, PageQuery, WaitForAllQuery, read_validate_only
@@ -126,9 +125,8 @@ async def list_workflows(
         rows = await workflows.list_page(caller, before_id, limit + 1, status)
         return Page([dump_item(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None)
 
-    after = read_cursor(settings, query.cursor) if query.cursor is not None else None
     columns = columns_of(WorkflowSummary, "links")
-    return await answer_list(request, settings, after=after, limit=query.limit, read=read, columns=columns)
+    return await answer_list(request, settings, query, read=read, columns=columns)
 
 
 @router.get(

@@ -18,6 +18,7 @@ from shared.people.passwords import PasswordHasher, UnacceptablePassword, check_
 from shared.people.signing_keys import OVERLAP, new_signing_key
 from shared.permissions import OrganizationRole
 from shared.queries import callers as caller_queries
+from shared.queries import organizations as organization_queries
 from shared.queries import people as queries
 from shared.queries import sessions as session_queries
 from shared.settings import Settings
@@ -115,7 +116,7 @@ def replace_password(settings: Settings, email: str, password: str | None = None
             connection.execute(queries.verify_email(person.id))
             connection.execute(queries.drop_person_tokens(person.id, "reset", "challenge"))
             connection.execute(session_queries.end_sessions(person.id, "password_reset"))
-            connection.execute(queries.end_access(person.id))
+            connection.execute(organization_queries.raise_security_version(person.id))
             write_entry(connection, Entry(COMMAND_LINE, AuditAction.PASSWORD_RESET, person.id, None))
     finally:
         engine.dispose()
@@ -194,7 +195,7 @@ def rotate_signing_key(connection: Connection, settings: Settings, *, only_if_du
 def _join(connection: Connection, person_id: UUID, organization: str, role: str, caller_name: str) -> UUID:
     statement = caller_queries.ensure_organization(new_id(), organization)
     organization_id: UUID = connection.execute(statement).scalar_one()
-    connection.execute(caller_queries.lock_organization(organization_id))
-    connection.execute(queries.ensure_membership(person_id, organization_id, role))
-    connection.execute(queries.ensure_person_caller(new_id(), organization_id, person_id, caller_name))
+    connection.execute(organization_queries.lock_organization(organization_id))
+    connection.execute(organization_queries.insert_membership(person_id, organization_id, role))
+    connection.execute(organization_queries.ensure_person_caller(new_id(), person_id, organization_id, caller_name))
     return organization_id

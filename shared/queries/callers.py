@@ -29,11 +29,6 @@ def ensure_organization(organization_id: UUID, name: str) -> Executable:
     )
 
 
-def lock_organization(organization_id: UUID) -> Executable:
-    """Lock an organization until the transaction ends, so that no two transactions insert the same caller."""
-    return select(organizations.c.id).where(organizations.c.id == organization_id).with_for_update()
-
-
 def find_service(organization_id: UUID, name: str) -> Select[UUID]:
     """Return the id of the caller of that name who is no person."""
     return select(callers.c.id).where(

@@ -50,9 +50,6 @@ def replace_limits(subject_id: UUID, scope: Scope, limits: Limits) -> Iterator[t
 FIND_CALLER: Final = "SELECT organization_id FROM callers WHERE id = %(caller_id)s"
 """Find the organization of a caller."""
 
-FIND_ORGANIZATION: Final = "SELECT id FROM organizations WHERE id = %(organization_id)s"
-"""Find an organization."""
-
 READ_USAGE: Final = """
 SELECT coalesce(sum(tasks), 0)::bigint AS tasks_per_day, coalesce(sum(emails), 0)::bigint AS emails_per_day,
     coalesce(sum(recipients), 0)::bigint AS recipients_per_day,

@@ -6,20 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Executable, Select, func, select, text
+from sqlalchemy import Executable, Select, exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.tables.callers import api_keys, callers, memberships, organizations, people
 
 _COLUMNS = (
-    *(organizations.c.id, organizations.c.name, organizations.c.created_at, organizations.c.disabled_at),
+    organizations.c.id,
+    organizations.c.name,
+    organizations.c.created_at,
+    organizations.c.disabled_at,
     organizations.c.weight,
 )
 
 
 def insert_organization(organization_id: UUID, name: str) -> Executable:
-    """Insert an organization and return it. It fails if there is one of that name."""
-    return organizations.insert().values(id=organization_id, name=name).returning(*_COLUMNS)
+    """Insert an organization unless there is one of that name; return it if it was inserted."""
+    return (
+        insert(organizations)
+        .values(id=organization_id, name=name)
+        .on_conflict_do_nothing(index_elements=["name"])
+        .returning(*_COLUMNS)
+    )
 
 
 def list_organizations(only_id: UUID | None, before_id: UUID | None, limit: int) -> Select[Any]:
@@ -35,6 +43,11 @@ def list_organizations(only_id: UUID | None, before_id: UUID | None, limit: int)
 def find_organization(organization_id: UUID) -> Select[Any]:
     """Return an organization."""
     return select(*_COLUMNS).where(organizations.c.id == organization_id)
+
+
+def has_enabled_organization(organization_id: UUID) -> Select[bool]:
+    """Return whether there is an organization that is not disabled."""
+    return select(exists().where(organizations.c.id == organization_id, organizations.c.disabled_at.is_(None)))
 
 
 def lock_organization(organization_id: UUID) -> Select[Any]:
@@ -81,16 +94,6 @@ def _members(organization_id: UUID) -> Select[Any]:
         )
         .where(memberships.c.organization_id == organization_id)
     )
-
-
-def find_person(person_id: UUID) -> Select[Any]:
-    """Return a person by id."""
-    return select(people.c.id, people.c.email, people.c.name).where(people.c.id == person_id)
-
-
-def find_person_by_email(email_key: str) -> Select[Any]:
-    """Return a person by the email address as it is compared."""
-    return select(people.c.id, people.c.email, people.c.name).where(people.c.email_key == email_key)
 
 
 def insert_membership(person_id: UUID, organization_id: UUID, role: str) -> Executable:
@@ -168,5 +171,5 @@ def revoke_keys_of_person(person_id: UUID) -> Executable:
 
 
 def raise_security_version(person_id: UUID) -> Executable:
-    """Note that what a person may do has changed, so that tokens from before are refused."""
+    """Raise the version of a person's rights, so that access tokens from before are refused."""
     return people.update().where(people.c.id == person_id).values(security_version=people.c.security_version + 1)

@@ -106,11 +106,6 @@ def verify_email(person_id: UUID) -> Executable:
     )
 
 
-def end_access(person_id: UUID) -> Executable:
-    """Raise the version of a person's rights: the access tokens of before are refused."""
-    return update(people).where(people.c.id == person_id).values(security_version=people.c.security_version + 1)
-
-
 def replace_password_hash(person_id: UUID, old: str, new: str) -> Executable:
     """Replace the hash of a password by one of the same password, unless it was changed meanwhile."""
     return update(people).where(people.c.id == person_id, people.c.password_hash == old).values(password_hash=new)
@@ -125,25 +120,6 @@ def has_another_platform_admin(person_id: UUID) -> Select[bool]:
     """Return whether a person other than this one is an enabled platform admin."""
     return select(
         exists().where(people.c.platform_role == "admin", people.c.disabled_at.is_(None), people.c.id != person_id)
-    )
-
-
-def ensure_membership(person_id: UUID, organization_id: UUID, role: str) -> Executable:
-    """Insert a membership unless there is one."""
-    return (
-        upsert(memberships)
-        .values(person_id=person_id, organization_id=organization_id, role=role)
-        .on_conflict_do_nothing()
-        .returning(memberships.c.role)
-    )
-
-
-def ensure_person_caller(caller_id: UUID, organization_id: UUID, person_id: UUID, name: str) -> Executable:
-    """Insert the caller of a person in an organization unless there is one."""
-    return (
-        upsert(callers)
-        .values(id=caller_id, organization_id=organization_id, person_id=person_id, name=name)
-        .on_conflict_do_nothing()
     )
 
 
@@ -343,11 +319,6 @@ def use_recovery_code(person_id: UUID, sha256: bytes) -> Executable:
     )
 
 
-def count_recovery_codes(person_id: UUID) -> Select[int]:
-    """Count the recovery codes of a person that were not used."""
-    return select(func.count()).where(recovery_codes.c.person_id == person_id, recovery_codes.c.used_at.is_(None))
-
-
 # Attempts
 
 
@@ -444,21 +415,6 @@ def find_person_token(sha256: bytes) -> Select[Any]:
             people.c.disabled_at.is_(None),
         )
     )
-
-
-def insert_organization(organization_id: UUID, name: str) -> Executable:
-    """Insert an organization unless one has the name; return the id if it was inserted."""
-    return (
-        upsert(organizations)
-        .values(id=organization_id, name=name)
-        .on_conflict_do_nothing(index_elements=["name"])
-        .returning(organizations.c.id)
-    )
-
-
-def has_organization(organization_id: UUID) -> Select[bool]:
-    """Return whether there is an organization that is not disabled."""
-    return select(exists().where(organizations.c.id == organization_id, organizations.c.disabled_at.is_(None)))
 
 
 def disable_person(person_id: UUID, *, is_disabled: bool) -> Executable:
