@@ -10,6 +10,7 @@ SOURCE_FOLDERS = ("api", "cli", "deploy", "migrations", "shared", "taskmill_kind
 NAMED_FILE = re.compile(
     rf"`((?:\.\./)*(?:{'|'.join((*SOURCE_FOLDERS, 'docs'))})/[\w./-]+\.(?:conf|csv|ini|jpg|json|md|pdf|py|toml|ts|yml))`"
 )
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 
 
@@ -37,4 +38,21 @@ def test_documents_and_comments_name_only_files_that_exist() -> None:
         if not (ROOT / name).exists()
     ]
 
+    assert dead == []
+
+
+def test_documents_name_only_tests_that_exist() -> None:
+    named = {
+        (file, name)
+        for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
+        for file, name in NAMED_TEST.findall(document.read_text(encoding="utf-8"))
+    }
+
+    dead = [
+        f"{file}::{name}"
+        for file, name in sorted(named)
+        if not (ROOT / file).exists() or f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+
+    assert named
     assert dead == []
