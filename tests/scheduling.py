@@ -47,7 +47,7 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc] # The same.
         return "stack" if file.startswith(WITH_STACK) else file
 
     def remove_node(self, node: object) -> str | None:
-        """Take a process out, and return the test that it was running when it crashed, if any.
+        """Remove a process, and return the test that it was running when it crashed, if any.
 
         Other processes run what is left of its files, without that test. pytest-xdist 3.8 would also put finished files back
         into the queue, and the process that replaces the crashed one would wait forever after it received one of them.

@@ -66,7 +66,7 @@ class Attempts:
         return Attempt((of_network, of_account, of_both))
 
     async def succeed(self, attempt: Attempt) -> None:
-        """Take an attempt back."""
+        """Undo the count of an attempt, because it succeeded."""
         async with self._engine.connect() as connection:
             await connection.execute(queries.uncount_attempts(list(attempt.subjects)))
 

@@ -51,7 +51,7 @@ NewPassword = Annotated[
         description="12 to 200 characters, and none of the passwords that are guessed first.",
     ),
 ]
-CurrentPassword = Annotated[str, Field(max_length=MAX_PASSWORD_TEXT, description="The password of now.")]
+CurrentPassword = Annotated[str, Field(max_length=MAX_PASSWORD_TEXT, description="Your present password.")]
 Token = Annotated[str, Field(max_length=200, description="The token of the email.")]
 Code = Annotated[str, Field(max_length=100, description="The six digits of the authenticator app, or a recovery code.")]
 
@@ -62,7 +62,7 @@ def address_of(email: str) -> SignInAddress:
 
 
 class Registration(Body):
-    """Who registers."""
+    """The account that is to be created."""
 
     email: Email
     password: NewPassword
@@ -90,7 +90,7 @@ class PasswordReset(Body):
 
 
 class PasswordChange(Body):
-    """The password of now, and a new one."""
+    """The present password, and a new one."""
 
     current_password: CurrentPassword
     new_password: NewPassword
@@ -116,7 +116,7 @@ class CodeBody(Body):
 
 
 class PasswordBody(Body):
-    """The password of now."""
+    """The present password."""
 
     password: CurrentPassword
 

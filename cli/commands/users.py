@@ -137,7 +137,7 @@ def remove_factor(
 
 @app.command("rotate-signing-key")
 def rotate_key(data_dir: StackDir = None) -> None:
-    """Let a new key sign access tokens. Tokens that the one before signed are accepted until they expire."""
+    """Replace the key that signs access tokens. Tokens that the one before signed are accepted until they expire."""
     from shared.people.creation import rotate_now
 
     rotate_now(read_settings_of(data_dir))

@@ -165,7 +165,7 @@ def list_people(settings: Settings) -> list[dict[str, str | None]]:
 
 
 def rotate_now(settings: Settings) -> None:
-    """Let a new key sign access tokens, by command."""
+    """Replace the key that signs access tokens, and audit that a command did."""
     engine = make_engine(settings, "users", pool_size=1)
     try:
         with engine.begin() as connection:
@@ -176,7 +176,7 @@ def rotate_now(settings: Settings) -> None:
 
 
 def rotate_signing_key(connection: Connection, settings: Settings, *, only_if_due: bool = False) -> bool:
-    """Let a new key sign access tokens, and return whether one was made.
+    """Replace the key that signs access tokens, and return whether a new one was made.
 
     Tokens of the key before are accepted until they expire. With `only_if_due`, a key younger than `signing_key_days` stays.
     """

@@ -196,7 +196,7 @@ def revoke_api_key(key_id: UUID) -> Executable:
 
 
 def end_api_key(key_id: UUID, overlap: timedelta) -> Executable:
-    """Let a key expire after a time, unless it expires earlier. `least` ignores a null."""
+    """Limit the life of a key to a time from now, unless it expires earlier. `least` ignores a null."""
     return (
         api_keys.update()
         .where(api_keys.c.id == key_id)

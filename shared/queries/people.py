@@ -112,7 +112,7 @@ def replace_password_hash(person_id: UUID, old: str, new: str) -> Executable:
 
 
 def lock_platform_admins() -> Executable:
-    """Take the lock under which platform admins are changed, until the transaction ends."""
+    """Lock the changes of platform admins, until the transaction ends."""
     return select(func.pg_advisory_xact_lock(func.hashtext("taskmill platform admins")))
 
 
@@ -355,7 +355,7 @@ def count_attempts(subjects: list[bytes], window_seconds: float) -> Executable:
 
 
 def uncount_attempts(subjects: list[bytes]) -> Executable:
-    """Take back one attempt of each subject, because it succeeded."""
+    """Subtract one attempt from each subject, because it succeeded."""
     locked = (
         select(sign_in_attempts.c.subject)
         .where(sign_in_attempts.c.subject.in_(subjects))

@@ -107,7 +107,7 @@ def mark_refresh_token_used(sha256: bytes) -> Executable:
 
 
 def extend_session(session_id: UUID, days: int, address: str | None, agent: str | None) -> Executable:
-    """Let a session end so many days from now, and store from where it is used."""
+    """Extend a session to so many days from now, and store from where it is used."""
     return (
         update(sessions)
         .where(sessions.c.id == session_id)
@@ -177,7 +177,7 @@ def list_signing_keys() -> Select[Any]:
 
 
 def lock_signing_keys() -> Executable:
-    """Take the lock under which the key that signs is replaced, until the transaction ends."""
+    """Lock the replacement of the key that signs, until the transaction ends."""
     return select(func.pg_advisory_xact_lock(func.hashtext("taskmill signing keys")))
 
 
@@ -189,7 +189,7 @@ def find_current_signing_key(days: int) -> Select[Any]:
 
 
 def retire_signing_key(overlap: timedelta) -> Executable:
-    """Let the key that signs be accepted for the overlap only."""
+    """Limit the life of the key that signs to the overlap."""
     return (
         update(signing_keys)
         .where(or_(signing_keys.c.retires_at.is_(None), signing_keys.c.retires_at > func.now() + overlap))

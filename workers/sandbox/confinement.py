@@ -77,7 +77,7 @@ def find_confinement() -> Confinement:
 
 
 def confine(readable: Iterable[str], listable: Iterable[str], writable: Iterable[str]) -> Confinement:
-    """Take everything from this process but some paths, each with what is below it; return what was taken.
+    """Confine this process to some paths, each with what is below it; return what was taken from it.
 
     Below `listable` it sees names and reads no file. Paths that do not exist are passed over. `no_new_privs` must be set
     (prctl(2)).
