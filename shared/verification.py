@@ -114,6 +114,7 @@ class _Verification:
         self._deep = deep
         self._on_finding = on_finding
         self._lease_seconds = settings.lease_seconds
+        self._audit_keep_days = settings.audit_keep_days
         self._floor = {"floor": least_id(since)}
         self._report = Report()
 
@@ -126,6 +127,7 @@ class _Verification:
             self._report.tasks = {row.status: row.tasks for row in _stream(connection, queries.COUNT, self._floor)}
             for finding in find_broken_rows(connection, self._since, self._lease_seconds):
                 self._note(*finding)
+            self._warn_of_early_deletion(connection)
             self._check_objects(connection)
         self._find_orphans()
         return self._report
@@ -137,6 +139,16 @@ class _Verification:
             self._report.broken.append(finding)
         if self._on_finding is not None:
             self._on_finding(finding)
+
+    def _warn_of_early_deletion(self, connection: Connection) -> None:
+        """Warn of deleted seals of the audit log that are too young. It breaks no promise if the time was made longer since."""
+        parameters = {"keep_days": self._audit_keep_days}
+        for row in _stream(connection, queries.FIND_EARLY_DELETION, parameters):
+            detail = (
+                f"the audit log was deleted up to the seal {row.number} of {row.sealed_at:%Y-%m-%d %H:%M}, which is younger than "
+                f"{self._audit_keep_days} days: TASKMILL_AUDIT_KEEP_DAYS was lower, or somebody deleted entries too early"
+            )
+            self._report.warnings.append(Finding("audit-seals", str(row.number), detail))
 
     def _check_objects(self, connection: Connection) -> None:
         """Check the object of every file."""

@@ -23,6 +23,12 @@ class Check(NamedTuple):
     statement: str
 
 
+FIND_EARLY_DELETION: Final = """
+SELECT deleted_number AS number, deleted_sealed_at AS sealed_at FROM audit_chain
+WHERE deleted_sealed_at > now() - %(keep_days)s::int * interval '1 day'"""
+"""Return the last deleted seal of the audit log, if it is younger than entries are kept."""
+
+
 def _quote(values: Iterable[object]) -> str:
     return ", ".join(f"'{value}'" for value in sorted(map(str, values)))
 

@@ -15,7 +15,7 @@ from shared.audit.entries import COMMAND_LINE, Entry, write_entry
 from shared.database.connections import make_engine
 from shared.identifiers import new_id
 from shared.settings import Settings
-from shared.verification import find_broken_rows
+from shared.verification import find_broken_rows, verify
 from tests.workers.handlers.maintenance.conftest import Chores
 
 NOTHING = {"seals": 0, "entries": 0, "deleted_seals": 0, "deleted_entries": 0}
@@ -181,3 +181,17 @@ def test_the_log_is_kept_for_a_day_at_least(log: Log, chores: Chores, database_u
     ):
         connection.execute("SELECT taskmill_delete_old_seals(0, 10)")
     assert log.count() == 1
+
+
+def test_verify_warns_of_seals_that_were_deleted_too_early(log: Log, chores: Chores, settings: Settings) -> None:
+    log.write()
+    chores.do("maintenance.seal_audit")
+    log.age(2)
+    with psycopg.connect(settings.database_url) as connection:
+        connection.execute("SELECT taskmill_delete_old_seals(1, 10)")
+
+    report = verify(settings)
+
+    (warning,) = report.warnings
+    assert "younger than 400 days" in warning.detail
+    assert report.sound
