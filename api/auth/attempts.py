@@ -34,7 +34,11 @@ PER_ACCOUNT: Final = 50
 KNOWN_DAYS: Final = 30
 EMAILS_PER_ACCOUNT: Final = 5
 """How many messages of one kind an address is sent in a window."""
-Purpose = Literal["sign-in", "reset", "verify"]
+TOO_MANY: Final = (
+    "Too many attempts to sign in. Wait, go on with a session that you have, or choose a new password by "
+    "`POST /auth/forgot-password`."
+)
+Purpose = Literal["sign-in", "reset", "verify", "invitation"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Attempts:
         )
         counted = await self._count(of_network, of_account)
         if counted[of_network][0] > PER_NETWORK:
-            raise _refusal(counted[of_network][1])
+            raise _refusal(counted[of_network][1], "Too many emails were asked for from this network: wait.")
         return counted[of_account][0] <= EMAILS_PER_ACCOUNT
 
     async def _count(self, *subjects: bytes) -> dict[bytes, tuple[int, float]]:
@@ -104,11 +108,5 @@ def _subject(*parts: str) -> bytes:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest()
 
 
-def _refusal(wait_seconds: float) -> Problem:
-    wait = max(1, math.ceil(wait_seconds))
-    return Problem(
-        "rate-limited",
-        "Too many attempts to sign in. Wait, go on with a session that you have, or choose a new password by "
-        "`POST /auth/forgot-password`.",
-        headers={"Retry-After": str(wait)},
-    )
+def _refusal(wait_seconds: float, detail: str = TOO_MANY) -> Problem:
+    return Problem("rate-limited", detail, headers={"Retry-After": str(max(1, math.ceil(wait_seconds)))})

@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from api.auditing.entries import audit
 from api.auth.account_emails import email_invitation, email_person
-from api.auth.attempts import Attempts, Purpose
+from api.auth.attempts import WINDOW_SECONDS, Attempts, Purpose
 from api.auth.auth_models import Registration, address_of
 from api.auth.caller import Caller
-from api.auth.clients import Client
+from api.auth.clients import Client, read_client
 from api.auth.passwords import Passwords, require_new_password
 from api.auth.sessions import Sessions
 from api.http.problems import Problem, invalid
@@ -54,7 +54,11 @@ class Registrations:
         self._sessions = sessions
 
     async def register(self, body: Registration, client: Client) -> UUID | None:
-        """Create a person. Return the id for an invited one, or None if an email was submitted to verify the address."""
+        """Create a person. Return the id for an invited one, or None if an email was submitted to verify the address.
+
+        If two registrations of an address that nobody has verified name different passwords, neither is accepted: whoever
+        verifies the address cannot know which of them is their own, and chooses one by a reset.
+        """
         if self._mode == "closed":
             raise Problem("registration-closed", CLOSED)
         if body.invitation is None and self._mode == "invite":
@@ -67,8 +71,12 @@ class Registrations:
         password_hash = await self._passwords.hash(normalized)
         async with self._engine.begin() as connection:
             person_id = await self._insert(connection, address, body.name, password_hash, client)
-            if person_id is None:
-                await self._replace_unverified(connection, address, body.name, password_hash)
+            person = (await connection.execute(queries.find_person(address.key))).one()
+        # For a new address too, so that the time of the answer does not tell which have an account.
+        is_same = await self._passwords.verify(normalized, person.password_hash)
+        async with self._engine.begin() as connection:
+            if person_id is None and not is_same:
+                await connection.execute(queries.drop_unverified_password(person.id))
             if is_sent:
                 await email_person(connection, "verify", address.key, client.request_id)
         return None
@@ -78,10 +86,7 @@ class Registrations:
         async with self._engine.begin() as connection:
             person_id = await self._use_token(connection, token, "verify")
             person = (await connection.execute(queries.lock_person(person_id))).one()
-            await connection.execute(queries.verify_email(person_id))
-            await self._sessions.note(connection, AuditAction.EMAIL_VERIFIED, person_id, person_id, client)
-            if not (await connection.execute(queries.list_memberships([person_id]))).all():
-                await self._found_organization(connection, person)
+            await self._accept_address(connection, person, client)
 
     async def request_email(self, purpose: Purpose, email: str, client: Client) -> None:
         """Submit an email with a token to an address. The work is the same whether anyone has the address or not."""
@@ -106,8 +111,10 @@ class Registrations:
         password_hash = await self._passwords.hash(normalized)
         async with self._engine.begin() as connection:
             person_id = await self._use_token(connection, token, "reset")
+            person = (await connection.execute(queries.lock_person(person_id))).one()
             await self._store_password(connection, person_id, password_hash, client)
-            await connection.execute(queries.verify_email(person_id))
+            if person.email_verified_at is None:
+                await self._accept_address(connection, person, client)
             await self._sessions.note(connection, AuditAction.PASSWORD_RESET, person_id, person_id, client)
             await self._sessions.end_all(connection, person_id, "password_reset", client)
             await email_person(connection, "password_changed", found.email_key, client.request_id)
@@ -128,6 +135,9 @@ class Registrations:
     async def invite(self, email: str, organization_id: UUID, role: str, request: Request, caller: Caller) -> Any:
         """Store an invitation, and submit its email. Return its row."""
         address = address_of(email)
+        if not await self._attempts.count_email("invitation", address.key, read_client(request).address):
+            wait = {"Retry-After": str(WINDOW_SECONDS)}
+            raise Problem("rate-limited", "This address was sent too many invitations: wait.", headers=wait)
         async with self._engine.begin() as connection:
             person = (await connection.execute(queries.find_person(address.key))).one_or_none()
             if person is None and self._mode == "closed":
@@ -200,15 +210,6 @@ class Registrations:
             await self._sessions.note(connection, AuditAction.PERSON_REGISTERED, person_id, person_id, client)
         return person_id
 
-    async def _replace_unverified(
-        self, connection: AsyncConnection, address: SignInAddress, name: str | None, password_hash: str
-    ) -> None:
-        """Replace name and password of an address that nobody has verified: the last registration is the one that counts."""
-        person = (await connection.execute(queries.find_person(address.key))).one()
-        if person.email_verified_at is None:
-            await connection.execute(queries.drop_person_tokens(person.id, "verify"))
-            await connection.execute(queries.change_person(person.id, {"name": name, "password_hash": password_hash}))
-
     async def _store_password(
         self, connection: AsyncConnection, person_id: UUID, password_hash: str, client: Client
     ) -> None:
@@ -253,6 +254,13 @@ class Registrations:
             invitation.organization_id,
             after={"person_id": str(person_id), "role": invitation.role},
         )
+
+    async def _accept_address(self, connection: AsyncConnection, person: Any, client: Client) -> None:
+        """Store that an address is that of its person. Someone without an organization gets one, as its admin."""
+        await connection.execute(queries.verify_email(person.id))
+        await self._sessions.note(connection, AuditAction.EMAIL_VERIFIED, person.id, person.id, client)
+        if not (await connection.execute(queries.list_memberships([person.id]))).all():
+            await self._found_organization(connection, person)
 
     async def _found_organization(self, connection: AsyncConnection, person: Any) -> None:
         """Create an organization with the address as its name, and make the person its admin."""

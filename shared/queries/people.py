@@ -97,6 +97,13 @@ def change_person(person_id: UUID, values: dict[str, Any]) -> Executable:
     return update(people).where(people.c.id == person_id).values(**values)
 
 
+def drop_unverified_password(person_id: UUID) -> Executable:
+    """Delete the password of a person, unless the address is verified."""
+    return (
+        update(people).where(people.c.id == person_id, people.c.email_verified_at.is_(None)).values(password_hash=None)
+    )
+
+
 def verify_email(person_id: UUID) -> Executable:
     """Store that a person has the address, unless that is stored."""
     return (

@@ -456,6 +456,50 @@ def test_registering_a_known_address_changes_nothing_and_says_the_same(people: P
     assert "tmv_" not in texts[email]
 
 
+def test_of_two_registrations_with_different_passwords_neither_password_is_accepted(
+    people: People, emails: ReadTokens
+) -> None:
+    email = people.email()
+    for password in (PASSWORD, PASSWORD, NEW_PASSWORD):
+        assert people.nobody.post("/auth/register", json={"email": email, "password": password}).status_code == 202
+    token = token_in(emails()[-1][1])
+
+    assert people.nobody.post("/auth/verify-email", json={"token": token}).status_code == 204
+    for password in (PASSWORD, NEW_PASSWORD):
+        assert problem(people.sign_in(email, password)) == (401, "invalid-credentials")
+
+
+def test_registering_twice_with_one_password_changes_nothing(people: People, emails: ReadTokens) -> None:
+    email = people.email()
+    for _ in range(2):
+        assert people.nobody.post("/auth/register", json={"email": email, "password": PASSWORD}).status_code == 202
+    token = token_in(emails()[-1][1])
+
+    assert people.nobody.post("/auth/verify-email", json={"token": token}).status_code == 204
+    assert people.sign_in(email).status_code == 200
+
+
+def test_a_reset_of_an_unverified_address_ends_the_registration_too(people: People, emails: ReadTokens) -> None:
+    email = people.email()
+    people.nobody.post("/auth/register", json={"email": email, "password": PASSWORD})
+    people.nobody.post("/auth/forgot-password", json={"email": email})
+    token = next(token for _, text in emails() if (token := token_in(text)).startswith("tmp_"))
+
+    answer = people.nobody.post("/auth/reset-password", json={"token": token, "password": NEW_PASSWORD})
+
+    assert answer.status_code == 204, answer.text
+    assert people.enter(email, NEW_PASSWORD).client.get("/users/me").json()["memberships"][0]["role"] == "admin"
+
+
+def test_an_address_is_sent_few_invitations(people: People) -> None:
+    boss = people.signed_in("admin")
+    body = {"email": people.email(), "role": "client"}
+
+    statuses = [boss.client.post("/invitations", json=body).status_code for _ in range(6)]
+
+    assert statuses == [201] * 5 + [429]
+
+
 @pytest.mark.parametrize(
     ("fields", "pointer"),
     [

@@ -109,6 +109,8 @@ def _write_to_person(params: AccountParams, context: HandlerContext) -> Message 
         f"Somebody, probably you, registered {person.email} on {url}.\n\n"
         f"Your token, which can be used once, for an hour:\n\n    {token}\n\n"
         f'Send it:\n\n    POST {url}/auth/verify-email\n    {{"token": "{token}"}}\n\n'
+        "If your password is refused then, because the address was registered twice with different ones, choose a new one:\n\n"
+        f"    POST {url}/auth/forgot-password\n\n"
         "If you did not register, ignore this message: nobody can sign in with your address until it is verified.\n",
     )
 
