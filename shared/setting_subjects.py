@@ -36,5 +36,5 @@ def refusal(message: str) -> PydanticCustomError:
 
 def name_in_environment(location: Sequence[int | str]) -> str:
     """Return the name, without its prefix, of the variable that a validation error is about, and the place within its value."""
-    field, *place = location
+    field, *place = location or [""]
     return str(field).upper() + (f" ({'.'.join(map(str, place))})" if place else "")

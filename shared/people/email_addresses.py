@@ -35,7 +35,8 @@ def parse_sign_in_address(text: str) -> SignInAddress:
         found = parse_mailbox(normalized)
     except BadMailbox as error:
         raise UnusableAddress(f"This is not an email address: {error}") from None
-    if found.display_name or found.address != found.address.strip('"<>[]') or '"' in found.local_part:
+    # The text is compared, because the parser removes quotes that an address does not need.
+    if any(character in normalized for character in '"<>[]'):
         raise UnusableAddress(
             "A sign-in address has neither a name, nor quotes, nor brackets: write it as ada@example.com."
         )

@@ -18,7 +18,7 @@ from shared.queries import hot_tasks
 from shared.settings import Settings
 from shared.tasks.submission import NewTask, submission_document
 
-ONLY_OF_REQUESTS = {"idempotency_key", "fingerprint", "unique_for", "rerun_of"}
+ONLY_OF_REQUESTS = {"idempotency_key", "fingerprint", "unique_for", "rerun_of", "params_digest"}
 """The fields that no task has which the database inserts."""
 ASSIGNED = {"id", "turn", "created_at", "version"}
 """The columns that differ between any two tasks."""
