@@ -10,7 +10,7 @@ this for as many as their keys have room for. Whether a task was blocked matters
 it is published.
 
 Tasks of one key may name different limits. A task starts if neither its own limit nor that of any running task of the key
-would be exceeded, and the older ones of a queue that wait come first.
+would be exceeded, and the older ones of a queue, kind and caller that wait come first.
 """
 
 from __future__ import annotations
@@ -49,48 +49,6 @@ def _count_starts(organization: str, key: str, seconds: str, condition: str) -> 
                 AND {_HAS_RATE_KEY} AND {_IS_UNSTARTED} = 0) AS tasks"""
 
 
-CHECK_KEY_LIMITS: Final = f"""limited AS (
-    SELECT task.id, task.organization_id, task.priority, {CONCURRENCY_KEY} AS concurrency_key, {_LIMIT} AS concurrency_limit,
-        {RATE_KEY} AS rate_key, (task.key_limits -> 'rate' ->> 'limit')::int AS rate_limit,
-        (task.key_limits -> 'rate' ->> 'period_seconds')::int AS rate_seconds
-    FROM candidates AS task WHERE task.key_limits IS NOT NULL
-),
-placed AS (
-    SELECT limited.*,
-        row_number() OVER of_concurrency AS concurrency_place, min(concurrency_limit) OVER of_concurrency AS concurrency_least,
-        row_number() OVER of_rate AS rate_place, min(rate_limit) OVER of_rate AS rate_least,
-        row_number() OVER of_period AS period_place
-    FROM limited
-    WINDOW of_concurrency AS (
-            PARTITION BY organization_id, concurrency_key ORDER BY priority DESC, id ROWS UNBOUNDED PRECEDING),
-        of_rate AS (PARTITION BY organization_id, rate_key ORDER BY priority DESC, id ROWS UNBOUNDED PRECEDING),
-        of_period AS (
-            PARTITION BY organization_id, rate_key, rate_seconds ORDER BY priority DESC, id ROWS UNBOUNDED PRECEDING)
-),
-counted AS (
-    SELECT placed.*, max(active.tasks) OVER of_concurrency AS active, min(active.least_limit) OVER of_concurrency AS active_least,
-        max(started.tasks) OVER of_period AS started
-    FROM placed
-    -- Each key is counted once, for its first task.
-    CROSS JOIN LATERAL (
-        {_count_active("placed.organization_id", "placed.concurrency_key", "placed.concurrency_place = 1")}) AS active
-    CROSS JOIN LATERAL (
-        {_count_starts("placed.organization_id", "placed.rate_key", "placed.rate_seconds", "placed.period_place = 1")}) AS started
-    WINDOW of_concurrency AS (PARTITION BY placed.organization_id, placed.concurrency_key),
-        of_period AS (PARTITION BY placed.organization_id, placed.rate_key, placed.rate_seconds)
-),
-checked AS MATERIALIZED (
-    SELECT counted.id, (counted.concurrency_key IS NULL
-            OR counted.active + counted.concurrency_place <= least(counted.concurrency_least, counted.active_least))
-        AND (counted.rate_key IS NULL OR counted.started + counted.rate_place <= counted.rate_least) AS fits
-    FROM counted
-)"""
-"""Which of the `candidates` with limits of keys may be published, as common table expressions: `checked` has (id, fits).
-
-Of several tasks of a key, those of higher priority come first, then the older ones; one that does not fit holds back those
-after it.
-"""
-
 _GROUP: Final = """task.organization_id, coalesce(task.key_limits -> 'concurrency' ->> 'key', '') AS concurrency_key,
         coalesce(task.key_limits -> 'rate' ->> 'key', '') AS rate_key, task.queue, task.kind, task.owner_id"""
 _GROUP_VALUES: Final = """task.organization_id, coalesce(task.key_limits -> 'concurrency' ->> 'key', ''),
@@ -102,6 +60,65 @@ def _in_group(group: str) -> str:
     names = ("organization_id", "concurrency_key", "rate_key", "queue", "kind", "owner_id")
     return f"({_GROUP_VALUES}) = ({', '.join(f'{group}.{name}' for name in names)})"
 
+
+CHECK_KEY_LIMITS: Final = f"""limited AS (
+    SELECT task.id, task.organization_id, task.kind, task.owner_id, task.priority,
+        {CONCURRENCY_KEY} AS concurrency_key, {_LIMIT} AS concurrency_limit,
+        {RATE_KEY} AS rate_key, (task.key_limits -> 'rate' ->> 'limit')::int AS rate_limit,
+        (task.key_limits -> 'rate' ->> 'period_seconds')::int AS rate_seconds
+    FROM candidates AS task WHERE task.key_limits IS NOT NULL
+),
+placed AS (
+    SELECT limited.*,
+        row_number() OVER of_concurrency AS concurrency_place, min(concurrency_limit) OVER of_concurrency AS concurrency_least,
+        row_number() OVER of_rate AS rate_place, min(rate_limit) OVER of_rate AS rate_least,
+        row_number() OVER of_period AS period_place, row_number() OVER of_group AS group_place
+    FROM limited
+    WINDOW of_concurrency AS (
+            PARTITION BY organization_id, concurrency_key ORDER BY priority DESC, id ROWS UNBOUNDED PRECEDING),
+        of_rate AS (PARTITION BY organization_id, rate_key ORDER BY priority DESC, id ROWS UNBOUNDED PRECEDING),
+        of_period AS (
+            PARTITION BY organization_id, rate_key, rate_seconds ORDER BY priority DESC, id ROWS UNBOUNDED PRECEDING),
+        of_group AS (
+            PARTITION BY organization_id, concurrency_key, rate_key, kind, owner_id
+            ORDER BY priority DESC, id ROWS UNBOUNDED PRECEDING)
+),
+counted AS (
+    SELECT placed.*, max(active.tasks) OVER of_concurrency AS active, min(active.least_limit) OVER of_concurrency AS active_least,
+        max(started.tasks) OVER of_period AS started,
+        first_value(head.id) OVER of_group AS blocked_id, first_value(head.priority) OVER of_group AS blocked_priority
+    FROM placed
+    -- Each key is counted once, for its first task, and the first blocked task of each group is read once.
+    CROSS JOIN LATERAL (
+        {_count_active("placed.organization_id", "placed.concurrency_key", "placed.concurrency_place = 1")}) AS active
+    CROSS JOIN LATERAL (
+        {_count_starts("placed.organization_id", "placed.rate_key", "placed.rate_seconds", "placed.period_place = 1")}) AS started
+    LEFT JOIN LATERAL (
+        SELECT task.id, task.priority FROM tasks task
+        WHERE placed.group_place = 1 AND {_IS_BLOCKED}
+            AND ({_GROUP_VALUES}) = (placed.organization_id, coalesce(placed.concurrency_key, ''),
+                coalesce(placed.rate_key, ''), %(queue)s, placed.kind, placed.owner_id)
+        ORDER BY task.priority DESC, task.id LIMIT 1) AS head ON true
+    WINDOW of_concurrency AS (PARTITION BY placed.organization_id, placed.concurrency_key),
+        of_period AS (PARTITION BY placed.organization_id, placed.rate_key, placed.rate_seconds),
+        of_group AS (
+            PARTITION BY placed.organization_id, placed.concurrency_key, placed.rate_key, placed.kind, placed.owner_id
+            ORDER BY placed.group_place)
+),
+checked AS MATERIALIZED (
+    SELECT counted.id, (counted.concurrency_key IS NULL
+            OR counted.active + counted.concurrency_place <= least(counted.concurrency_least, counted.active_least))
+        AND (counted.rate_key IS NULL OR counted.started + counted.rate_place <= counted.rate_least)
+        AND (counted.blocked_id IS NULL OR counted.blocked_priority < counted.priority
+            OR (counted.blocked_priority = counted.priority AND counted.blocked_id > counted.id)) AS fits
+    FROM counted
+)"""
+"""Which of the `candidates` with limits of keys may be published, as common table expressions: `checked` has (id, fits).
+
+Of several tasks of a key, those of higher priority come first, then the older ones; one that does not fit holds back those
+after it, and one that is blocked already holds back those of its group (see `UNBLOCK`). Otherwise a task with a low limit would
+wait for as long as younger ones with higher limits come.
+"""
 
 UNBLOCK: Final = f"""
 WITH RECURSIVE groups AS (

@@ -164,6 +164,25 @@ def test_the_strictest_limit_of_a_keys_running_tasks_holds(tasks: Tasks, relay: 
     assert relay.publish() == [last]
 
 
+def test_younger_tasks_of_a_key_do_not_overtake_one_that_is_blocked(tasks: Tasks, relay: Relay) -> None:
+    wide = tasks.submit_one(concurrency=concurrency(5))
+    assert relay.publish() == [wide]
+    assert relay.claim() == [wide]
+    narrow = tasks.submit_one(concurrency=concurrency(1))
+    assert relay.publish() == []
+
+    younger = tasks.submit_one(concurrency=concurrency(5))
+    urgent = tasks.submit_one(concurrency=concurrency(5), priority=9)
+
+    assert relay.publish() == [urgent]
+    assert relay.claim() == [urgent]
+    finish(tasks, [wide, urgent])
+    assert relay.publish() == [narrow]
+    assert relay.claim() == [narrow]
+    finish(tasks, [narrow])
+    assert relay.publish() == [younger]
+
+
 def test_a_key_counts_within_its_organization_and_over_all_queues(tasks: Tasks, relay: Relay) -> None:
     in_files = tasks.submit_one(owner=OWNER, concurrency=concurrency(1))
     tasks.submit_one(owner=OWNER, params={"queue": "reports"}, concurrency=concurrency(1))
