@@ -217,12 +217,13 @@ class Submissions:
         on_finished = None if batch.on_finished is None else self.new_task(batch.on_finished, request)
 
         async def insert_follow_up(connection: HotConnection) -> None:
+            # A trigger marks the tasks of the batch as followed, so they must be stored already.
             if on_finished is not None:
                 parameters = {"batch_id": batch_id, "submissions": submission_document([on_finished])}
                 await connection.execute(INSERT_FOLLOW_UP, parameters)
 
         try:
-            created_at = await self.store_together(tasks, request, insert_follow_up)
+            created_at = await self.store_together(tasks, request, after=insert_follow_up)
         except KeyTaken:
             return await self.replay(request, lambda: self.accept_batch(batch, request))
         except psycopg.errors.ForeignKeyViolation:
@@ -314,8 +315,11 @@ class Submissions:
         tasks: Sequence[NewTask],
         request: SubmissionRequest,
         before: Callable[[HotConnection], Awaitable[None]] | None = None,
+        after: Callable[[HotConnection], Awaitable[None]] | None = None,
     ) -> datetime:
-        """Store tasks, the request's idempotency key and what `before` writes in one transaction; return `created_at`.
+        """Store tasks, the request's idempotency key, and what is written before and after them, in one transaction.
+
+        Returns `created_at` of the tasks.
 
         Raises `KeyTaken` or `UniqueTaken`, and then nothing is stored.
         """
@@ -329,6 +333,8 @@ class Submissions:
             statement = hot_tasks.SUBMIT_KEYED if any(needs_keyed_form(task) for task in tasks) else hot_tasks.SUBMIT
             row = await (await connection.execute(statement, {"document": submission_document(tasks)})).fetchone()
             assert row is not None
+            if after is not None:
+                await after(connection)
         return StoredTasks._make(row).created_at
 
     async def _claim_uniqueness(self, connection: HotConnection, task: NewTask) -> None:

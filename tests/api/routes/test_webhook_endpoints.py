@@ -196,7 +196,6 @@ def test_an_endpoint_that_is_enabled_again_counts_as_not_failing(
     assert (enabled["enabled"], enabled["disabled_reason"], enabled["failing_since"]) == (True, None, None)
 
 
-@pytest.mark.usefixtures("sender")
 def test_an_endpoint_can_be_deleted_while_a_delivery_to_it_ends(
     client: httpx2.Client, manual_worker: ManualWorker, module_settings: Settings, eventually: Eventually
 ) -> None:
@@ -215,6 +214,7 @@ def test_an_endpoint_can_be_deleted_while_a_delivery_to_it_ends(
     assert manual_worker.count("SELECT count(*) FROM webhook_deliveries WHERE id = %s", delivery_id) == 0
 
 
+@pytest.mark.usefixtures("sender")
 def test_a_test_sends_a_signed_ping_and_shows_what_came_back(client: httpx2.Client, receiver: Receiver) -> None:
     endpoint = created(client, url=receiver.url)
 
