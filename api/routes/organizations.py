@@ -234,10 +234,16 @@ async def add_member(
     engine: EngineDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
-    """Add a person who has an account. Invite a person who has none."""
+    """Add a person who has an account. Invite a person who has none.
+
+    Where everyone may register, only platform admins add people; others invite them.
+    """
     fields = parse_body(NewMemberFields, await json_body(request, settings.max_json_bytes))
     async with engine.begin() as connection:
         await _lock(connection, organization_id, caller)
+        if settings.registration == "open" and caller.reach_of(Permission.MEMBERS_MANAGE) is not None:
+            # Everyone is the admin of an organization there, who must not find out who has an account, nor act on others.
+            raise Problem("forbidden", "Everyone may register here, so people join by invitation: `POST /invitations`.")
         person = await _find_person(connection, fields)
         if person.id == caller.person_id:
             raise Problem("forbidden", "Nobody gives a role to themselves: ask another admin.")

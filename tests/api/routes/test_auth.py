@@ -491,6 +491,16 @@ def test_a_reset_of_an_unverified_address_ends_the_registration_too(people: Peop
     assert people.enter(email, NEW_PASSWORD).client.get("/users/me").json()["memberships"][0]["role"] == "admin"
 
 
+def test_nobody_is_added_unasked_where_everyone_may_register(people: People) -> None:
+    boss, platform_admin, known = people.signed_in("admin"), people.signed_in("admin", admin=True), people.create()
+    members = f"/organizations/{boss.organization_id}/members"
+
+    answers = [boss.client.post(members, json={"email": email, "role": "client"}) for email in (known, people.email())]
+
+    assert [problem(answer) for answer in answers] == [(403, "forbidden")] * 2
+    assert platform_admin.client.post(members, json={"email": known, "role": "client"}).status_code == 201
+
+
 def test_an_address_is_sent_few_invitations(people: People) -> None:
     boss = people.signed_in("admin")
     body = {"email": people.email(), "role": "client"}
