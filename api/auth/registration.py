@@ -120,13 +120,22 @@ class Registrations:
             await email_person(connection, "password_changed", found.email_key, client.request_id)
         await self._attempts.forget(found.email_key, client.address)
 
-    async def change_password(self, person_id: UUID, session_id: UUID, password: str, client: Client) -> None:
-        """Replace the password of a signed-in person, and end every other session."""
+    async def change_password(
+        self, person_id: UUID, session_id: UUID, confirmed_hash: str, password: str, client: Client
+    ) -> None:
+        """Replace the password of a signed-in person, and end every other session.
+
+        `confirmed_hash` is that of the password that the person sent. Raises `invalid-credentials` if it was replaced since, such
+        as by a reset.
+        """
         async with self._engine.connect() as connection:
             person = (await connection.execute(queries.get_person(person_id))).one()
         normalized = require_new_password(password, person.email, "/new_password")
         password_hash = await self._passwords.hash(normalized)
         async with self._engine.begin() as connection:
+            locked = (await connection.execute(queries.lock_person(person_id))).one()
+            if locked.password_hash != confirmed_hash:
+                raise Problem("invalid-credentials", "The password was changed in the meantime.")
             await self._store_password(connection, person_id, password_hash, client)
             await self._sessions.note(connection, AuditAction.PASSWORD_CHANGED, person_id, person_id, client)
             await self._sessions.end_all(connection, person_id, "password_changed", client, but=session_id)

@@ -127,8 +127,11 @@ class SignIn:
         await self._attempts.succeed(attempt)
         return await self._sessions.issue(session_id, refresh_token)
 
-    async def confirm_password(self, person_id: UUID, password: str, client: Client) -> None:
-        """Raise the problem `validation` unless the password is that of a signed-in person. The attempt is counted."""
+    async def confirm_password(self, person_id: UUID, password: str, client: Client) -> str:
+        """Return the stored hash of a signed-in person's password. The attempt is counted.
+
+        Raises the problem `invalid-credentials` for another password.
+        """
         async with self._reads.connect() as connection:
             person = (await connection.execute(queries.get_person(person_id))).one()
         attempt = await self._attempts.begin(person.email_key, client.address, person_id)
@@ -136,6 +139,8 @@ class SignIn:
             await self._note_failure(person_id, "password", client)
             raise Problem("invalid-credentials", "The password is wrong.")
         await self._attempts.succeed(attempt)
+        stored: str = person.password_hash
+        return stored
 
     async def start_second_factor(self, person_id: UUID) -> SecondFactor:
         """Store a new secret, which is not asked for until it is confirmed. Raises `conflict` when there is a second factor."""

@@ -306,8 +306,8 @@ async def change_password(
     person_id, session_id = caller.require_session()
     body = parse_body(PasswordChange, await json_body(request, settings.max_json_bytes))
     client = read_client(request)
-    await sign_in.confirm_password(person_id, body.current_password, client)
-    await registrations.change_password(person_id, session_id, body.new_password, client)
+    confirmed_hash = await sign_in.confirm_password(person_id, body.current_password, client)
+    await registrations.change_password(person_id, session_id, confirmed_hash, body.new_password, client)
     return Response(status_code=204, headers=NO_STORE)
 
 

@@ -456,6 +456,17 @@ def test_registering_a_known_address_changes_nothing_and_says_the_same(people: P
     assert "tmv_" not in texts[email]
 
 
+def test_of_changes_of_a_password_at_the_same_time_one_succeeds(people: People) -> None:
+    person = people.signed_in()
+
+    def change(number: int) -> int:
+        body = {"current_password": PASSWORD, "new_password": f"{NEW_PASSWORD} {number}"}
+        return person.client.post("/auth/change-password", json=body).status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sorted(threads.map(change, range(4))) == [204, 401, 401, 401]
+
+
 def test_of_two_registrations_with_different_passwords_neither_password_is_accepted(
     people: People, emails: ReadTokens
 ) -> None:
