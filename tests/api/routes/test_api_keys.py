@@ -15,7 +15,7 @@ from shared.identifiers import new_id
 from shared.permissions import SCOPES
 from shared.settings import Settings
 from tests.api.conftest import ErrorsOf, ManualWorker
-from tests.conftest import Api, Eventually
+from tests.conftest import PATIENCE_SECONDS, Api, Eventually
 
 ALL_OF_A_CLIENT = ["tasks:read", "tasks:write", "files:read", "files:write", "keys:write"]
 
@@ -217,7 +217,7 @@ def test_no_request_is_accepted_a_second_after_the_revocation_of_its_key(served:
             await asyncio.gather(*asking)
             return revoked_at
 
-    revoked_at = asyncio.run(revoke_meanwhile())
+    revoked_at = asyncio.run(asyncio.wait_for(revoke_meanwhile(), PATIENCE_SECONDS))
 
     assert len(answers) >= 300
     assert {status for _, status in answers} == {415, 401}
