@@ -75,7 +75,9 @@ def explanations() -> dict[str, Explanation]:
     for name, meaning in ATTEMPT_ERRORS.items():
         found[name] = _explain(name, meaning)
     for name, problem in PROBLEMS.items():
-        found[name] = _explain(name, problem.explanation, title=problem.title, status=problem.status)
+        # A quota that is exceeded can end a task too, if the task was submitted before.
+        kinds = _list_declaring(name) or None
+        found[name] = _explain(name, problem.explanation, title=problem.title, status=problem.status, kinds=kinds)
     return found
 
 
