@@ -1,6 +1,7 @@
-"""The option `--write-failed FILE`: the names of the tests that failed, one a line, in a form that pytest takes as arguments.
+"""The option `--write-failed=FILE`: the names of the tests that failed, one a line, in a form that pytest takes as arguments.
 
-`.ci/run` runs these tests once more, alone.
+`.ci/run` runs these tests once more, alone. The option needs its `=`: pytest takes a file that follows for a place of tests, and
+looks for its configuration there.
 """
 
 from __future__ import annotations
