@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 from api.auditing.entries import describe_actor
 from api.auth.caller import Caller
+from api.auth.provider_sign_in import ProviderSignIn
 from api.auth.registration import Registrations
 from api.auth.route_permissions import declare_permissions, declare_person
 from api.auth.sessions import Sessions
@@ -186,6 +187,11 @@ def get_sign_in(connection: HTTPConnection) -> SignIn:
     return _services(connection).sign_in
 
 
+def get_provider_sign_in(connection: HTTPConnection) -> ProviderSignIn:
+    """Return what signs people in with the provider."""
+    return _services(connection).provider_sign_in
+
+
 def get_registrations(connection: HTTPConnection) -> Registrations:
     """Return what registers people."""
     return _services(connection).registrations
@@ -315,6 +321,7 @@ IdempotencyKeysDependency = Annotated[IdempotencyKeys, Depends(get_idempotency_k
 SignerDependency = Annotated[TokenSigner, Depends(get_signer)]
 SessionsDependency = Annotated[Sessions, Depends(get_sessions)]
 SignInDependency = Annotated[SignIn, Depends(get_sign_in)]
+ProviderSignInDependency = Annotated[ProviderSignIn, Depends(get_provider_sign_in)]
 RegistrationsDependency = Annotated[Registrations, Depends(get_registrations)]
 TaskStreamCaller = Annotated[Caller, Depends(stream_caller)]
 WaitersDependency = Annotated[Waiters, Depends(get_waiters)]

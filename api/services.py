@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.auth.attempts import Attempts
 from api.auth.authentication import Authenticator
 from api.auth.passwords import Passwords
+from api.auth.provider_sign_in import ProviderSignIn
 from api.auth.registration import Registrations
 from api.auth.sessions import Sessions
 from api.auth.sign_in import SignIn
@@ -75,6 +76,13 @@ class Services:
         )
         self.registrations = Registrations(
             settings, engine=self.engine, passwords=passwords, attempts=attempts, sessions=self.sessions
+        )
+        self.provider_sign_in = ProviderSignIn(
+            settings,
+            engine=self.engine,
+            reads=self.reads,
+            sessions=self.sessions,
+            registrations=self.registrations,
         )
         self.limit_reader = LimitReader(settings, self.engine, self.reads, self.limits)
         self.sign_in_limits = SignInLimits(settings)
@@ -139,6 +147,7 @@ class Services:
         await self._batcher.close()
         await self.reader.close()
         await self.authenticator.close()
+        await self.provider_sign_in.close()
         await self.sign_in_limits.close()
         await self.readiness.close()
         await self.wait_estimates.close()

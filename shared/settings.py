@@ -29,6 +29,7 @@ from shared.encryption_keys import parse_encryption_keys
 from shared.errors import ConfigurationError
 from shared.limit_settings import LimitSettings, QuotaSettings
 from shared.networks import includes_every_address
+from shared.oidc_settings import OidcSettings
 from shared.people_settings import PeopleSettings
 from shared.setting_sources import FILE_SUFFIX, FileSource, open_aws_source
 from shared.setting_subjects import GIBIBYTE, MEBIBYTE, Subject, name_in_environment, refusal
@@ -483,6 +484,7 @@ SUBJECTS: tuple[type[Subject], ...] = (
     OutgoingRequestSettings,
     ApiSettings,
     PeopleSettings,
+    OidcSettings,
     LimitSettings,
     QuotaSettings,
     AuditSettings,
@@ -504,6 +506,7 @@ class Settings(
     OutgoingRequestSettings,
     ApiSettings,
     PeopleSettings,
+    OidcSettings,
     LimitSettings,
     QuotaSettings,
     AuditSettings,
@@ -591,8 +594,7 @@ def _find_misspelt(names: Iterable[str]) -> list[str]:
     found = []
     for name in sorted(names):
         if name.startswith(PREFIX) and name not in known:
-            ending = name.removeprefix(PREFIX)
             endings = [setting.removeprefix(PREFIX) for setting in known]
-            close = get_close_matches(ending, endings, 1, MISSPELLING_SIMILARITY)
+            close = get_close_matches(name.removeprefix(PREFIX), endings, 1, MISSPELLING_SIMILARITY)
             found += [f"- {name} is not a setting: did you mean {PREFIX}{setting}?" for setting in close]
     return found

@@ -31,9 +31,14 @@ class NeededProgram(NamedTuple):
 
 
 def find_program(name: str) -> str | None:
-    """Return the path of a program, or None. Servers are in /usr/sbin, which is not in the PATH of every account."""
+    """Return the path of a program, or None. Servers are in /usr/sbin, which is not in the PATH of every account.
+
+    An npm package without a command, which a program of a test imports, is found by the name of its folder.
+    """
+    package = GENERATORS / "node_modules" / name
     folders = ["/usr/sbin", "/sbin", str(GENERATORS / "bin"), str(GENERATORS / "node_modules" / ".bin")]
-    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *folders]))
+    found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *folders]))
+    return str(package) if found is None and package.is_dir() else found
 
 
 def list_missing_programs(item: pytest.Item) -> list[NeededProgram]:

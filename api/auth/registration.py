@@ -81,6 +81,34 @@ class Registrations:
                 await email_person(connection, "verify", address.key, client.request_id)
         return None
 
+    async def insert_of_provider(
+        self, connection: AsyncConnection, address: SignInAddress, name: str | None, client: Client
+    ) -> UUID:
+        """Insert a person whom the sign-in provider knows by a verified address that has no account, and return the id."""
+        person_id = await self._insert(connection, address, name, None, client)
+        if person_id is None:
+            raise Problem("conflict", "Somebody has registered with your address at the same time: sign in again.")
+        await connection.execute(queries.verify_email(person_id))
+        return person_id
+
+    async def found_organization_if_none(self, connection: AsyncConnection, person: Any) -> None:
+        """Create an organization for a person who belongs to none, who becomes its admin."""
+        if not (await connection.execute(queries.list_memberships([person.id]))).all():
+            await self._found_organization(connection, person)
+
+    async def trust_address(self, connection: AsyncConnection, person: Any, client: Client) -> None:
+        """Store that an address is that of its person, because the sign-in provider says so.
+
+        A password of before is dropped if nobody had verified the address: whoever chose it may be somebody else.
+        """
+        if person.email_verified_at is not None:
+            return
+        await connection.execute(queries.change_person(person.id, {"password_hash": None}))
+        await connection.execute(queries.drop_person_tokens(person.id, "reset", "verify", "challenge"))
+        await self._sessions.end_all(connection, person.id, "password_reset", client)
+        await connection.execute(queries.verify_email(person.id))
+        await self._sessions.note(connection, AuditAction.EMAIL_VERIFIED, person.id, person.id, client)
+
     async def verify_email(self, token: str, client: Client) -> None:
         """Store that an address is that of its person. Someone without an organization gets one, as its admin."""
         async with self._engine.begin() as connection:
@@ -208,12 +236,17 @@ class Registrations:
         connection: AsyncConnection,
         address: SignInAddress,
         name: str | None,
-        password_hash: str,
+        password_hash: str | None,
         client: Client,
     ) -> UUID | None:
         """Insert a person, and return the id, or None if the address has an account."""
-        values = {"id": new_id(), "email": address.address, "email_key": address.key, "name": name}
-        values["password_hash"] = password_hash
+        values = {
+            "id": new_id(),
+            "email": address.address,
+            "email_key": address.key,
+            "name": name,
+            "password_hash": password_hash,
+        }
         person_id: UUID | None = (await connection.execute(queries.insert_person(values))).scalar_one_or_none()
         if person_id is not None:
             await self._sessions.note(connection, AuditAction.PERSON_REGISTERED, person_id, person_id, client)
@@ -268,8 +301,7 @@ class Registrations:
         """Store that an address is that of its person. Someone without an organization gets one, as its admin."""
         await connection.execute(queries.verify_email(person.id))
         await self._sessions.note(connection, AuditAction.EMAIL_VERIFIED, person.id, person.id, client)
-        if not (await connection.execute(queries.list_memberships([person.id]))).all():
-            await self._found_organization(connection, person)
+        await self.found_organization_if_none(connection, person)
 
     async def _found_organization(self, connection: AsyncConnection, person: Any) -> None:
         """Create an organization with the address as its name, and make the person its admin."""

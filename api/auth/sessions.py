@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -37,6 +38,7 @@ class Sessions:
 
     def __init__(self, settings: Settings, engine: AsyncEngine, signer: TokenSigner) -> None:
         self._days = settings.session_days
+        self._provider_lifetime = min(timedelta(hours=settings.oidc_session_hours), timedelta(days=self._days))
         self._engine = engine
         self._signer = signer
 
@@ -64,7 +66,8 @@ class Sessions:
             "address": client.address,
             "agent": client.agent,
         }
-        await connection.execute(queries.insert_session(values, self._days))
+        lifetime = self._provider_lifetime if method == "oidc" else timedelta(days=self._days)
+        await connection.execute(queries.insert_session(values, lifetime))
         refresh_token = await self._store_refresh_token(connection, session_id)
         await self.note(
             connection, AuditAction.SIGNED_IN, session_id, person_id, client, organization_id, after={"method": method}

@@ -74,8 +74,9 @@ class SignIn:
         if person.email_verified_at is None:
             await self._attempts.succeed(attempt)
             raise Problem("email-not-verified")
-        organization_id, role = await self._choose_organization(person, organization)
-        granted = _grant(scopes, role, person.platform_role)
+        async with self._reads.connect() as connection:
+            organization_id, role = await choose_organization(connection, person.id, organization, "form:organization")
+        granted = grant_scopes(scopes, role, person.platform_role)
         rehashed = await self._passwords.rehash(password, person.password_hash)
         async with self._engine.begin() as connection:
             await self._require_unchanged(connection, person)
@@ -223,23 +224,6 @@ class SignIn:
         ):
             raise Problem("invalid-credentials")
 
-    async def _choose_organization(self, person: Any, wanted: str | None) -> tuple[UUID, str]:
-        """Return the organization for which the tokens will be, and the role there: the wanted one, or the oldest membership."""
-        async with self._reads.connect() as connection:
-            rows = (await connection.execute(queries.list_memberships([person.id]))).all()
-        for row in rows:
-            if wanted is None or wanted in {str(row.organization_id), row.organization_name}:
-                return row.organization_id, row.role
-        if wanted is None:
-            raise Problem(
-                "forbidden", "You are a member of no enabled organization: ask an admin to invite you to one."
-            )
-        raise invalid(
-            "form:organization",
-            "not_a_member",
-            "You are not a member of this organization: `GET /users/me` lists yours.",
-        )
-
     async def _note_failure(self, person_id: UUID | None, what: str, client: Client) -> None:
         async with self._engine.begin() as connection:
             await self._sessions.note(
@@ -247,7 +231,19 @@ class SignIn:
             )
 
 
-def _grant(scopes: Sequence[str], role: str, platform_role: str | None) -> frozenset[str] | None:
+async def choose_organization(
+    connection: AsyncConnection, person_id: UUID, wanted: str | None, pointer: str
+) -> tuple[UUID, str]:
+    """Return the organization for which the tokens will be, and the role there: the wanted one, or the oldest membership."""
+    for row in (await connection.execute(queries.list_memberships([person_id]))).all():
+        if wanted is None or wanted in {str(row.organization_id), row.organization_name}:
+            return row.organization_id, row.role
+    if wanted is None:
+        raise Problem("forbidden", "You are a member of no enabled organization: ask an admin to invite you to one.")
+    raise invalid(pointer, "not_a_member", "You are not a member of this organization: `GET /users/me` lists yours.")
+
+
+def grant_scopes(scopes: Sequence[str], role: str, platform_role: str | None) -> frozenset[str] | None:
     """Return the requested scopes that the roles allow, or None if none was requested, which means all that they allow."""
     if not scopes:
         return None

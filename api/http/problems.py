@@ -223,6 +223,12 @@ PROBLEMS: Final[dict[str, ProblemType]] = {
         "Unavailable",
         "The database or the storage does not answer. Nothing was stored: try again after `Retry-After` seconds.",
     ),
+    "provider-unavailable": ProblemType(
+        503,
+        "Sign-in provider unavailable",
+        "The provider with which you sign in does not answer, or not as OpenID Connect says. Try again after `Retry-After` "
+        "seconds, or sign in with a password. The log of the server says what is wrong.",
+    ),
     "storage-full": ProblemType(
         507,
         "Storage full",

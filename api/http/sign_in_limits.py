@@ -36,6 +36,8 @@ UNLIMITED_PATHS: Final = frozenset({"/auth/refresh", "/auth/logout", "/auth/logo
 """Routes of `/auth/` that a signed-in browser calls, which is recognized by its token."""
 INVITATION_PATHS: Final = frozenset({"/invitations", "/invitations/accept"})
 """Routes that send an email to an address which the caller chooses, or take the token of such an email."""
+PROVIDER_PATHS: Final = "/auth/oidc/"
+"""Routes that browsers are sent to in order to sign in with a provider."""
 log = structlog.get_logger()
 
 
@@ -137,6 +139,8 @@ class SignInGuard:
 
 def is_sign_in(method: str, path: str) -> bool:
     """Return whether a request signs in, registers, resets a password, or makes or uses an invitation."""
+    if method == "GET":
+        return path.startswith(PROVIDER_PATHS)
     if method != "POST":
         return False
     return path in INVITATION_PATHS or (path.startswith("/auth/") and path not in UNLIMITED_PATHS)

@@ -40,6 +40,8 @@ OPEN_AUTH_PATHS: Final = frozenset(
         "reset-password",
         "verify-email",
         "resend-verification",
+        "oidc/login",
+        "oidc/callback",
     )
 )
 """The routes of `/auth` that need none either: they take a password or a token in the body."""
@@ -100,7 +102,7 @@ _HEADERS: Final[dict[str, dict[str, Any]]] = {
     },
     "Retry-After": {"description": "How many seconds to wait before the next request.", **_WHOLE_NUMBER},
     "Location": {
-        "description": "The path of the task, batch, workflow or schedule.",
+        "description": "The path of the task, batch, workflow or schedule, or where a browser goes on.",
         "schema": {"type": "string", "format": "uri-reference"},
     },
     "ETag": {"description": "The version of the answer, for `If-None-Match` and `If-Match`.", "schema": TEXT},
@@ -270,6 +272,8 @@ def _list_headers(method: str, path: str, status: int, is_closed: bool) -> list[
         names.append("Retry-After")
     if method == "post" and status == 202 and not path.endswith(_PLAIN_202):
         names += ["Location", "Idempotency-Replayed"]
+    if status == 303:
+        names.append("Location")
     if status in {200, 206, 304} and path in {"/tasks/{task_id}", "/files/{file_id}/content"}:
         names.append("ETag")
     if status == 200 and (method, path) == ("get", "/tasks/{task_id}"):

@@ -31,6 +31,7 @@ from api.http.query_strings import NoQuery, PageQuery
 from api.http.rate_limits import limited
 from api.openapi.operations import ANY_CALLER, json_body_of, problem_responses
 from shared.audit.actions import AuditAction
+from shared.queries import identities as identity_queries
 from shared.queries import organizations as organization_queries
 from shared.queries import people as queries
 from shared.queries import sessions as session_queries
@@ -112,6 +113,7 @@ async def delete_me(
         await sessions.end_all(connection, person_id, "deleted", read_client(request))
         await connection.execute(organization_queries.revoke_keys_of_person(person_id))
         await connection.execute(queries.delete_memberships(person_id))
+        await connection.execute(identity_queries.delete_identities(person_id))
         await connection.execute(queries.delete_second_factor(person_id))
         await connection.execute(queries.delete_recovery_codes(person_id))
         await connection.execute(queries.drop_person_tokens(person_id, "reset", "verify", "challenge"))

@@ -25,6 +25,7 @@ class AuditAction(StrEnum):
     EMAIL_VERIFIED = "person.email_verified"
     SECOND_FACTOR_ENABLED = "person.second_factor_enabled"
     SECOND_FACTOR_DISABLED = "person.second_factor_disabled"
+    IDENTITY_LINKED = "person.identity_linked"
     RECOVERY_CODE_USED = "person.recovery_code_used"
     SIGN_IN_FAILED = "person.sign_in_failed"
 

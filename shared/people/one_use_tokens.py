@@ -9,13 +9,14 @@ import hashlib
 import secrets
 from typing import Final, Literal
 
-Purpose = Literal["refresh", "invitation", "reset", "verify", "challenge"]
+Purpose = Literal["refresh", "invitation", "reset", "verify", "challenge", "provider"]
 PREFIXES: Final[dict[Purpose, str]] = {
     "refresh": "tmr_",
     "invitation": "tmi_",
     "reset": "tmp_",
     "verify": "tmv_",
     "challenge": "tmc_",
+    "provider": "tmo_",
 }
 MAX_TOKEN_CHARACTERS: Final = 100
 

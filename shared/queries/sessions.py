@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Executable, Select, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Executable, Select, case, delete, exists, func, insert, or_, select, update
 
 from shared.tables.callers import callers, memberships, organizations, people
 from shared.tables.sessions import refresh_tokens, sessions, signing_keys
@@ -69,9 +69,9 @@ def store_session_use(session_id: UUID, address: str | None) -> Executable:
     )
 
 
-def insert_session(values: dict[str, Any], days: int) -> Executable:
-    """Insert a session, which ends after so many days without use."""
-    return insert(sessions).values(**values, expires_at=func.now() + timedelta(days=days))
+def insert_session(values: dict[str, Any], lifetime: timedelta) -> Executable:
+    """Insert a session, which ends after so long without use."""
+    return insert(sessions).values(**values, expires_at=func.now() + lifetime)
 
 
 def insert_refresh_token(sha256: bytes, session_id: UUID) -> Executable:
@@ -107,11 +107,21 @@ def mark_refresh_token_used(sha256: bytes) -> Executable:
 
 
 def extend_session(session_id: UUID, days: int, address: str | None, agent: str | None) -> Executable:
-    """Extend a session to so many days from now, and store from where it is used."""
+    """Extend a session to so many days from now, and store from where it is used.
+
+    One that began with a provider keeps its end, so that the provider is asked again.
+    """
     return (
         update(sessions)
         .where(sessions.c.id == session_id)
-        .values(last_used_at=func.now(), expires_at=func.now() + timedelta(days=days), address=address, agent=agent)
+        .values(
+            last_used_at=func.now(),
+            expires_at=case(
+                (sessions.c.method == "oidc", sessions.c.expires_at), else_=func.now() + timedelta(days=days)
+            ),
+            address=address,
+            agent=agent,
+        )
     )
 
 

@@ -39,6 +39,8 @@ EVERY_TABLE = (
     sessions.person_tokens,
     sessions.signing_keys,
     sessions.sign_in_attempts,
+    sessions.identities,
+    sessions.provider_requests,
     files.files,
     tasks.tasks,
     tasks.task_payloads,

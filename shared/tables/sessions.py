@@ -14,6 +14,7 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     func,
     text,
@@ -139,4 +140,31 @@ sign_in_attempts = Table(
     Column("attempts", Integer, nullable=False),
     Column("since", moment, nullable=False),
     Index("ix_sign_in_attempts_since", "since"),
+)
+
+# The identities by which people sign in with a provider. The subject is what the issuer calls the person, and never changes.
+identities = Table(
+    "identities",
+    metadata,
+    Column("issuer", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("person_id", Uuid, ForeignKey("people.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", moment, nullable=False, server_default=func.now()),
+    Column("last_used_at", moment, nullable=False, server_default=func.now()),
+    # A second subject for the same person would be somebody who has got the address of another.
+    UniqueConstraint("person_id", "issuer"),
+)
+
+# Sign-ins that were sent to the provider and have not come back, by the digest of what only the browser knows.
+provider_requests = Table(
+    "provider_requests",
+    metadata,
+    Column("sha256", LargeBinary, primary_key=True),
+    Column("organization", Text),
+    Column("scopes", ARRAY(Text)),
+    # The path to which the browser is sent at the end; NULL to answer the tokens.
+    Column("return_to", Text),
+    Column("expires_at", moment, nullable=False),
+    CheckConstraint("length(sha256) = 32", name="sha256"),
+    Index("ix_provider_requests_expires_at", "expires_at"),
 )

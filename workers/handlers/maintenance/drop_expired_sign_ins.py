@@ -11,6 +11,7 @@ from shared.audit.actions import AuditAction
 from shared.audit.entries import PLATFORM, Entry, write_entry
 from shared.contracts.maintenance.drop_expired_sign_ins import DropExpiredSignInsParams, DropExpiredSignInsResult
 from shared.people.creation import rotate_signing_key
+from shared.queries import identities as identity_queries
 from shared.queries import people as people_queries
 from shared.queries import sessions as session_queries
 from workers.handler_context import HandlerContext
@@ -23,7 +24,8 @@ def handle(params: DropExpiredSignInsParams, context: HandlerContext) -> DropExp
     """Delete expired rows in rounds, each in a transaction of its own."""
     return DropExpiredSignInsResult(
         sessions=_repeat(context, lambda: session_queries.drop_old_sessions(ROWS_TOGETHER, SESSION_DAYS)),
-        tokens=_repeat(context, lambda: people_queries.drop_old_person_tokens(ROWS_TOGETHER)),
+        tokens=_repeat(context, lambda: people_queries.drop_old_person_tokens(ROWS_TOGETHER))
+        + _repeat(context, lambda: identity_queries.drop_old_provider_requests(ROWS_TOGETHER)),
         invitations=_repeat(context, lambda: people_queries.drop_old_invitations(ROWS_TOGETHER)),
         attempts=_repeat(context, lambda: people_queries.drop_old_attempts(ROWS_TOGETHER)),
         has_new_signing_key=_renew_signing_key(context),
