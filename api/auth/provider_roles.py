@@ -1,4 +1,4 @@
-"""Gives people the roles that the claims of their provider grant, and takes those away that they grant no longer."""
+"""Updates the roles of people to what the claims of their provider grant: adds new ones and removes the others."""
 
 from __future__ import annotations
 

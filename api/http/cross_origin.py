@@ -1,4 +1,4 @@
-"""Lets pages of other origins, which the operator has named, call the API from a browser (CORS).
+"""Allows pages of other origins, which the operator has named, to call the API from a browser (CORS).
 
 Credentials are not allowed: such a page sends an API key or an access token in a header, and no cookie.
 """

@@ -369,7 +369,7 @@ async def verify_email(
     registrations: RegistrationsDependency,
     query: Annotated[NoQuery, Query()],
 ) -> Response:
-    """Show with the token of the email that the address is yours. It can be used once, for an hour."""
+    """Verify your email address with the token of the email that was sent to it. The token works once, for an hour."""
     body = parse_body(TokenBody, await json_body(request, settings.max_json_bytes))
     await registrations.verify_email(body.token, read_client(request))
     return Response(status_code=204, headers=NO_STORE)
